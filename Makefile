@@ -1,0 +1,51 @@
+# make setup | demo | test | lint     (each can be run again at any time; nothing is done twice)
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.panoptic_fusion_installed
+DEMO_DATA := datasets/toy
+DEMO_OUT := output/toy
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint
+
+help:
+	@echo "make setup   create $(VENV) and install the pinned requirements and detectron2 (about 6 GB, no compiler)"
+	@echo "make demo    make toy street scenes, train on them, evaluate, draw pictures (about 8 minutes on 2 cores)"
+	@echo "make test    run the tests"
+	@echo "make lint    check the style"
+
+setup: $(STAMP)
+
+# A detectron2 that is importable is used as it is. Otherwise PyPI's wheel of the official main branch of 2024-04-17: it
+# is tagged for Python 3.10, is pure Python as installed here, and works on later versions.
+$(STAMP): requirements.txt requirements-dev.txt setup.py
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit("Python 3.11 to 3.13 is needed, this is %d.%d: make PYTHON=python3.12 ..." % v)'
+	@test -x $(PY) || { echo "== creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "== installing the pinned requirements into $(VENV) (about 6 GB, some minutes)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps panopticapi-lite==0.2.0
+	@$(PY) -c 'import detectron2' 2>/dev/null && echo "== detectron2: using the one that is installed" || { \
+		echo "== installing detectron2 (sal-detectron2 0.7.2, no compiler)"; \
+		$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.10 \
+			--target "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" sal-detectron2==0.7.2; }
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(PY) -c 'import panoptic_fusion' && touch $@ && echo "== ready: $(VENV)"
+
+demo: setup
+	@echo "== 1/4 toy street scenes -> $(DEMO_DATA)"
+	@$(PY) tools/make_toy_scenes.py --output $(DEMO_DATA)
+	@echo "== 2/4 training and evaluation -> $(DEMO_OUT)"
+	@rm -rf $(DEMO_OUT)
+	@$(PY) train_net.py --config-file configs/toy/panoptic_fpn_r18.yaml OUTPUT_DIR $(DEMO_OUT)
+	@echo "== 3/4 pictures: input, ground truth, prediction -> $(DEMO_OUT)/pictures"
+	@$(PY) tools/compare_pictures.py --model $(DEMO_OUT) --dataset toy_val --output $(DEMO_OUT)/pictures --num-images 8
+	@echo "== 4/4 results"
+	@cat $(DEMO_OUT)/results.md
+	@echo "Pictures: $(DEMO_OUT)/pictures   model: $(DEMO_OUT) (try: $(PY) demo.py --model $(DEMO_OUT) --input IMAGE --output FOLDER)"
+
+test: setup
+	@$(PY) -m pytest
+
+lint: setup
+	@$(PY) -m ruff check .

@@ -1,0 +1,173 @@
+#!/usr/bin/env python
+"""Segments images, folders of images, globs or videos with a trained model.
+
+    python demo.py --model output/toy --input street.jpg photos/ "more/*.png" drive.mp4 --output segmented
+
+For each image or video frame it writes a picture (NAME.jpg), the panoptic map as a PNG of segment ids
+(NAME.png, id = R + 256 G + 65536 B, 0 = void), and for all of them panoptic.json with the segments.
+"""
+
+import argparse
+import glob
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultPredictor
+from tqdm import tqdm
+
+from panoptic_fusion import get_cfg, load_trained, resolve_config
+from panoptic_fusion.checkpoint import AtomicCheckpointer
+from panoptic_fusion.checkpoint.checkpointer import write_atomically
+from panoptic_fusion.engine.preflight import check_writable
+from panoptic_fusion.errors import UserError, run_cli
+from panoptic_fusion.evaluation import write_panoptic_png
+from panoptic_fusion.visualization import draw_panoptic
+
+IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
+VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
+
+
+def find_files(inputs: list[str]) -> list[Path]:
+    """The image and video files that the arguments name.
+
+    Raises:
+        UserError: an argument names nothing; the message says which.
+    """
+    files = []
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES | VIDEOS)
+        else:
+            found = [path] if path.is_file() else [Path(p) for p in sorted(glob.glob(text, recursive=True))]
+            found = [p for p in found if p.is_file()]
+        if not found:
+            what = "holds no image or video" if path.is_dir() else "does not exist and matches no file"
+            raise UserError(f"--input {text}: {what}")
+        files += found
+    return list(dict.fromkeys(files))
+
+
+def count_frames(file: Path) -> int:
+    """Number of frames of a video as its header says, 1 for an image."""
+    if file.suffix.lower() not in VIDEOS:
+        return 1
+    video = cv2.VideoCapture(str(file))
+    count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    video.release()
+    return max(count, 1)
+
+
+def read_frames(file: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, BGR uint8 image) of an image, or of each frame of a video.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    if file.suffix.lower() not in VIDEOS:
+        image = cv2.imread(str(file), cv2.IMREAD_COLOR)
+        if image is None:
+            raise UserError(f"{file} is not a readable image")
+        yield file.stem, image
+        return
+    video = cv2.VideoCapture(str(file))
+    number = 0
+    while True:
+        good, image = video.read()
+        if not good:
+            break
+        yield f"{file.stem}_{number:06d}", image
+        number += 1
+    video.release()
+    if number == 0:
+        raise UserError(f"{file} is not a readable video")
+
+
+def configure(args: argparse.Namespace):
+    """The config of --model, or of --config-file; with the classes of the model."""
+    device = [] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"]
+    opts = [*device, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']", *args.opts]
+    if args.model:
+        return load_trained(args.model, opts)
+    if not args.config_file:
+        raise UserError("give --model (the OUTPUT_DIR of a training), or --config-file and MODEL.WEIGHTS")
+    cfg = get_cfg()
+    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(opts)
+    return resolve_config(cfg)
+
+
+def main() -> int:
+    """Runs the command line; 1 if some file could not be read."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="OUTPUT_DIR of a training: its config.yaml and last checkpoint are used")
+    parser.add_argument("--config-file", help="instead of --model: a config; the weights are its MODEL.WEIGHTS")
+    parser.add_argument("--input", nargs="+", required=True, help="images, folders, globs or videos")
+    parser.add_argument("--output", required=True, help="folder for the results")
+    parser.add_argument("--alpha", type=float, default=0.6, help="opacity of the segments in the pictures, 0 to 1")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs that change the config")
+    args = parser.parse_args()
+    files = find_files(args.input)
+    check_writable(args.output, "--output")
+    cfg = configure(args)
+    predictor = DefaultPredictor(cfg)
+    AtomicCheckpointer(predictor.model, require_complete=True).load(cfg.MODEL.WEIGHTS)
+    metadata = MetadataCatalog.get((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)[0])
+
+    annotations, unreadable, used = [], [], set()
+    progress = tqdm(total=sum(map(count_frames, files)), unit="image", mininterval=1, disable=None)
+    for file in files:
+        try:
+            for name, image in read_frames(file):
+                name = unused_name(name, used)
+                annotations.append(segment(predictor, image, name, args, metadata))
+                progress.update()
+        except UserError as error:
+            unreadable.append(str(error))
+    progress.close()
+    path = os.path.join(args.output, "panoptic.json")
+    content = {"annotations": annotations, "categories": list(cfg.MODEL.CATEGORIES)}
+    write_atomically(path, lambda f: f.write(json.dumps(content).encode()))
+    print(f"{len(annotations)} images: pictures, panoptic PNGs and panoptic.json in {args.output}")
+    for message in unreadable:
+        print(f"skipped: {message}", file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+def unused_name(name: str, used: set[str]) -> str:
+    """`name`, with a number if an image of the same name came before; adds it to `used`."""
+    candidate, number = name, 1
+    while candidate in used:
+        number += 1
+        candidate = f"{name}_{number}"
+    used.add(candidate)
+    return candidate
+
+
+def segment(predictor: DefaultPredictor, image: np.ndarray, name: str, args: argparse.Namespace, metadata) -> dict:
+    """Segments one BGR image, writes its picture and its PNG, and returns its entry of panoptic.json."""
+    panoptic_seg, segments_info = predictor(image)["panoptic_seg"]
+    ids = panoptic_seg.cpu().numpy()
+    picture = draw_panoptic(image[:, :, ::-1], ids, segments_info, metadata, args.alpha)
+    cv2.imwrite(os.path.join(args.output, f"{name}.jpg"), picture[:, :, ::-1])
+    write_panoptic_png(os.path.join(args.output, f"{name}.png"), ids)
+    return {"file_name": f"{name}.png", "segments_info": [named(s, metadata) for s in segments_info]}
+
+
+def named(info: dict, metadata) -> dict:
+    """A segment with the name of its class, and the data set's category id in place of the contiguous one."""
+    kind = "thing" if info["isthing"] else "stuff"
+    category = info["category_id"]
+    back = {v: k for k, v in metadata.get(f"{kind}_dataset_id_to_contiguous_id").items()}
+    return {**info, "category_id": back[category], "category": metadata.get(f"{kind}_classes")[category]}
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,5 @@
+"""Saving and loading of checkpoints."""
+
+from .checkpointer import AtomicCheckpointer
+
+__all__ = ["AtomicCheckpointer"]

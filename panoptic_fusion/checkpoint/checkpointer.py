@@ -1,0 +1,105 @@
+"""Checkpoints of which a killed training never leaves a half-written one behind."""
+
+import os
+from collections.abc import Callable
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
+
+from panoptic_fusion.errors import UserError
+
+
+class AtomicCheckpointer(DetectionCheckpointer):
+    """detectron2's checkpointer that writes each file under another name, flushes it to the disk and renames it.
+
+    So `last_checkpoint` always names a whole file. It also refuses weights that do not fit, where detectron2 logs a
+    warning and goes on with random tensors.
+    """
+
+    def __init__(
+        self, model, save_dir: str = "", *, require_complete: bool = False, allow_shape_mismatch: bool = False, **kwargs
+    ):
+        """
+        Args:
+            model: the model to load into and save from.
+            save_dir: folder of the checkpoints.
+            require_complete: refuse a file that lacks a tensor of the model (evaluation); pretrained backbones lack some.
+            allow_shape_mismatch: skip tensors of another shape instead of refusing them.
+            kwargs: see detectron2's DetectionCheckpointer.
+        """
+        super().__init__(model, save_dir, **kwargs)
+        self.require_complete = require_complete
+        self.allow_shape_mismatch = allow_shape_mismatch
+
+    def save(self, name: str, **kwargs) -> None:
+        """Saves `<save_dir>/<name>.pth` and names it in `last_checkpoint` (rank 0 only)."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict(), **{k: v.state_dict() for k, v in self.checkpointables.items()}, **kwargs}
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", path)
+        write_atomically(path, lambda file: torch.save(data, file))
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Names the last checkpoint in the file `last_checkpoint`."""
+        path = os.path.join(self.save_dir, "last_checkpoint")
+        write_atomically(path, lambda file: file.write(last_filename_basename.encode()))
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
+        """The last checkpoint of `save_dir` with all training states if `resume` and there is one, else `path`."""
+        self.require_complete |= resume and self.has_checkpoint()
+        return super().resume_or_load(path, resume=resume)
+
+    def load(self, path: str, *args, **kwargs) -> dict:
+        """See fvcore's Checkpointer.load; "" loads nothing.
+
+        Raises:
+            FileNotFoundError: no such file.
+            UserError: the file cannot be read, or its tensors do not fit; the message names the first.
+        """
+        if path and "://" not in path and not os.path.isfile(path.partition("?")[0]):
+            raise FileNotFoundError(f"checkpoint {path} (MODEL.WEIGHTS) does not exist")
+        return super().load(path, *args, **kwargs)
+
+    def _torch_load(self, f: str) -> dict:
+        try:
+            return torch.load(f, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a broken file makes zipfile, pickle and torch raise
+            raise UserError(f"{f} is not a readable checkpoint ({type(error).__name__}: {error})") from error
+
+    def _load_model(self, checkpoint: dict):
+        incompatible = super()._load_model(checkpoint)
+        if incompatible.incorrect_shapes and not self.allow_shape_mismatch:
+            name, theirs, ours = incompatible.incorrect_shapes[0]
+            raise UserError(
+                f"the checkpoint does not fit: {len(incompatible.incorrect_shapes)} tensors have another shape, the first "
+                f"is {name}: {tuple(theirs)} in the file, {tuple(ours)} in the model. Check the config, or set "
+                "MODEL.ALLOW_SHAPE_MISMATCH True to skip such tensors"
+            )
+        if incompatible.missing_keys and self.require_complete:
+            raise UserError(
+                f"the checkpoint does not fit: it lacks {len(incompatible.missing_keys)} tensors of the model, the first "
+                f"is {incompatible.missing_keys[0]}. Check that it was made with this config"
+            )
+        return incompatible
+
+
+def write_atomically(path: str, write: Callable) -> None:
+    """Writes a file such that `path` is either the old one or the whole new one, whenever the process is killed.
+
+    Args:
+        path: the file.
+        write: called with a file object opened for writing bytes.
+    """
+    temporary = f"{path}.{os.getpid()}.{comm.get_rank()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)

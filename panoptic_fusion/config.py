@@ -1,0 +1,83 @@
+"""Every config key that the project adds to detectron2's, one sentence each."""
+
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
+
+CONFIG_ROOTS = (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs")
+
+
+def add_panoptic_fusion_config(cfg: CfgNode) -> None:
+    """Adds the project's keys to `cfg` and sets the few detectron2 defaults that must differ, in place."""
+    model, sem_seg, data = cfg.MODEL, cfg.MODEL.SEM_SEG_HEAD, cfg.DATASETS
+
+    # -- data -------------------------------------------------------------------------------------------------
+    # Data sets to register: a list of keyword arguments of `panoptic_fusion.data.register_panoptic`.
+    data.REGISTER = []
+    # Factors (low, high) of MIN_SIZE_TRAIN[0] between which the short side is drawn, capped by MAX_SIZE_TRAIN;
+    # empty: detectron2's MIN_SIZE_TRAIN and MIN_SIZE_TRAIN_SAMPLING decide.
+    cfg.INPUT.SCALE_JITTER = []
+    # Images without a thing are trained on like all others.
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+
+    # -- label space ------------------------------------------------------------------------------------------
+    # The categories (id, name, isthing, color) of the model; empty: those of DATASETS.TRAIN[0]. The number of
+    # classes of every head follows from them. A trained model carries them in its config.yaml.
+    model.CATEGORIES = []
+
+    # -- network ----------------------------------------------------------------------------------------------
+    model.META_ARCHITECTURE = "PanopticRCNN"
+    model.ROI_HEADS.NAME = "PanopticROIHeads"
+    model.MASK_ON = True
+    # Accept MODEL.WEIGHTS in which some tensors have another shape (fine-tuning on other classes): they are skipped.
+    model.ALLOW_SHAPE_MISMATCH = False
+
+    # Name of the stuff head, in detectron2's SEM_SEG_HEADS_REGISTRY.
+    sem_seg.NAME = "PanopticFPNHead"
+    # Semantic channels: "full" (stuff, then things), "collapsed" (stuff, then one for all things) or "stuff".
+    sem_seg.ONTOLOGY = "full"
+    # Share of an image's pixels, the hardest ones, that the semantic loss averages over; 1.0 is plain cross entropy.
+    sem_seg.HARD_PIXEL_FRACTION = 1.0
+
+    # -- fusion -----------------------------------------------------------------------------------------------
+    fusion = model.PANOPTIC_FUSION = CfgNode()
+    # Name of the fusion, in PANOPTIC_FUSION_REGISTRY.
+    fusion.NAME = "HeuristicFusion"
+    # Instances with a lower score do not enter the panoptic map.
+    fusion.INSTANCES_CONFIDENCE_THRESH = 0.5
+    # An instance is dropped when a larger share of its mask is covered already.
+    fusion.OVERLAP_THRESH = 0.5
+    # Stuff segments of fewer pixels become void.
+    fusion.STUFF_AREA_LIMIT = 4096
+    # Fuse at the size of the network's input and resize the map (nearest), instead of fusing at the output size.
+    fusion.AT_INPUT_RESOLUTION = False
+    # What inference returns, of "sem_seg", "instances" and "panoptic_seg"; fewer is faster and smaller.
+    fusion.OUTPUTS = ["sem_seg", "instances", "panoptic_seg"]
+
+    # -- evaluation -------------------------------------------------------------------------------------------
+    # What is measured after training: "panoptic" (PQ, PQ-dagger, mIoU), "instances" (mask AP).
+    cfg.TEST.EVALUATORS = ["panoptic", "instances"]
+    # Also write COCO panoptic PNGs + json of the predictions into OUTPUT_DIR/inference/<data set>.
+    cfg.TEST.WRITE_PREDICTIONS = False
+
+
+def get_cfg() -> CfgNode:
+    """detectron2's default config with the project's keys."""
+    cfg = get_detectron2_cfg()
+    add_panoptic_fusion_config(cfg)
+    return cfg
+
+
+def config_file(name: str) -> str:
+    """Path of one of the project's configs, such as "toy/panoptic_fpn_r18.yaml".
+
+    Raises:
+        FileNotFoundError: there is no such config; the message lists those that exist.
+    """
+    known = set()
+    for root in CONFIG_ROOTS:
+        if (root / name).is_file():
+            return str(root / name)
+        known.update(str(p.relative_to(root)) for p in root.glob("*/*.yaml"))
+    raise FileNotFoundError(f"no config {name!r}; there are: {', '.join(sorted(known))}")

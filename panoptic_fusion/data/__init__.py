@@ -1,0 +1,17 @@
+"""Data sets: the label space, registering and reading COCO panoptic data, the training mapper, the checker."""
+
+from .coco_panoptic import label_space_of, load_panoptic, panoptic_files, register_from_config, register_panoptic
+from .faults import DatasetError
+from .label_space import IGNORE_LABEL, ONTOLOGIES, LabelSpace
+
+__all__ = [
+    "IGNORE_LABEL",
+    "ONTOLOGIES",
+    "DatasetError",
+    "LabelSpace",
+    "label_space_of",
+    "load_panoptic",
+    "panoptic_files",
+    "register_from_config",
+    "register_panoptic",
+]

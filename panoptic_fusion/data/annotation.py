@@ -1,0 +1,178 @@
+"""One panoptic annotation, a PNG of segment ids + its segments_info, turned into semantic map, boxes and bit masks.
+
+H, W: image size; N: number of segments; label k > 0 stands for segments_info[k - 1], label 0 for void.
+Pure functions on numpy arrays. They work on runs (stretches of equal values in a row), of which an annotation has far
+fewer than pixels, so that hundreds of segments cost little more than one.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from pycocotools import mask as mask_api
+
+from .faults import DatasetError, Report, raise_fault
+from .label_space import IGNORE_LABEL, LabelSpace
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_COLORS = {0: "grayscale", 2: "RGB", 3: "palette", 4: "grayscale with alpha", 6: "RGB with alpha"}
+
+
+def read_id_map(path: str, report: Report = raise_fault) -> np.ndarray | None:
+    """Reads a panoptic PNG.
+
+    Returns the segment ids (H, W) int32, R + 256 G + 65536 B, 0 = void; None after a fault was reported.
+    Only RGB PNGs of 8 bits a channel are accepted. The checksums of the file are verified, so that a damaged one is a
+    DatasetError and never a wrong label.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except FileNotFoundError:
+        report(DatasetError("the PNG is missing", path, "missing PNG"))
+        return None
+    except OSError as error:
+        report(DatasetError(f"the PNG cannot be read ({error.strerror})", path, "missing PNG"))
+        return None
+    fault = _png_fault(data)
+    if fault is None:
+        bits, color = data[24], data[25]
+        if color != 2 or bits != 8:
+            text = f"the PNG is {_PNG_COLORS.get(color, f'of colour type {color}')} with {bits} bits a channel"
+            report(DatasetError(f"{text}, not RGB with 8 bits (id = R + 256 G + 65536 B)", path, "PNG not RGB"))
+            return None
+        try:
+            bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        except cv2.error:
+            bgr = None
+        fault = "its pixels cannot be decoded" if bgr is None else None
+    if fault is not None:
+        report(DatasetError(f"the PNG is corrupt: {fault}", path, "corrupt PNG"))
+        return None
+    # As little-endian integers the bytes R, G, B, 255 are the id plus the alpha byte on top.
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA).view("<i4")[..., 0] & 0xFFFFFF
+
+
+def _png_fault(data: bytes) -> str | None:
+    """What is wrong with the chunks of a PNG (cut off, checksum ...), or None."""
+    if data[:8] != _PNG_SIGNATURE:
+        return "it is no PNG" if data else "it is empty"
+    position, kind = 8, b""
+    while kind != b"IEND":
+        if position + 8 > len(data):
+            return "it is cut off"
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if position == 8 and (kind != b"IHDR" or length != 13):
+            return "it does not start with a header"
+        if end > len(data):
+            return "it is cut off"
+        if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
+            return f"wrong checksum in chunk {kind.decode('latin-1')}"
+        position = end
+    return None
+
+
+def check_map_size(id_map: np.ndarray, height: int, width: int, file: str, report: Report = raise_fault) -> bool:
+    """Whether a PNG has its image's size; if not, it is reported."""
+    if id_map.shape == (height, width):
+        return True
+    size = f"{id_map.shape[1]}x{id_map.shape[0]}"
+    report(DatasetError(f"the PNG is {size}, its image {width}x{height} by the json", file, "wrong PNG size"))
+    return False
+
+
+def label_map(
+    id_map: np.ndarray, segments_info: Sequence[Mapping[str, Any]], file: str = "", report: Report = raise_fault
+) -> np.ndarray:
+    """Replaces segment ids by labels.
+
+    `id_map` (H, W) int32 as `read_id_map` gives it; `segments_info` N dicts with distinct `id` > 0. Returns labels
+    (H, W) int32 in 0..N. Reports ids of the PNG that have no segment (their pixels become void), and segments without a
+    pixel.
+    """
+    starts, lengths, run_ids = _runs(id_map)
+    ids = np.array([0] + [s["id"] for s in segments_info], dtype=np.int64)
+    order = np.argsort(ids, kind="stable")
+    slot = order[np.minimum(np.searchsorted(ids[order], run_ids), len(ids) - 1)]
+    known = ids[slot] == run_ids
+    if not known.all():
+        for segment_id in np.unique(run_ids[~known]).tolist():
+            pixels = int(lengths[run_ids == segment_id].sum())
+            text = f"id {segment_id} ({pixels} pixels) is in the PNG, but not in segments_info"
+            report(DatasetError(text, file, "id without segment"))
+        slot = np.where(known, slot, 0)
+    used = np.bincount(slot, minlength=len(ids))
+    for label in np.flatnonzero(used[1:] == 0).tolist():
+        text = f"segment id {segments_info[label]['id']} of segments_info has no pixel in the PNG"
+        report(DatasetError(text, file, "segment without pixel"))
+    return np.repeat(slot.astype(np.int32), lengths).reshape(id_map.shape)
+
+
+def _runs(array: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Runs of equal values within the rows of a 2D array: start (flat index), length, value; each of shape (runs,)."""
+    change = np.ones(array.shape, dtype=bool)
+    np.not_equal(array[:, 1:], array[:, :-1], out=change[:, 1:])
+    starts = np.flatnonzero(change)
+    return starts, np.diff(starts, append=array.size), array.reshape(-1)[starts]
+
+
+def label_extents(labels: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bounding boxes and areas of the labels 1..num of a map (H, W) of integers in 0..num.
+
+    Returns boxes (num, 4) int64 as x0, y0, x1, y1 in pixels, x1 and y1 exclusive, all 0 for a label that does not
+    occur, and areas (num,) int64 in pixels.
+    """
+    starts, lengths, values = _runs(labels)
+    y, x = np.divmod(starts, max(labels.shape[1], 1))
+    low = np.full((num + 1, 2), np.iinfo(np.int64).max)
+    high = np.zeros((num + 1, 2), dtype=np.int64)
+    np.minimum.at(low[:, 0], values, x)
+    np.minimum.at(low[:, 1], values, y)
+    np.maximum.at(high[:, 0], values, x + lengths)
+    np.maximum.at(high[:, 1], values, y + 1)
+    areas = np.bincount(values, weights=lengths, minlength=num + 1).astype(np.int64)
+    low[areas == 0] = 0
+    return np.concatenate([low, high], axis=1)[1:], areas[1:]
+
+
+def semantic_map(
+    labels: np.ndarray, segments_info: Sequence[Mapping[str, Any]], label_space: LabelSpace, ontology: str
+) -> np.ndarray:
+    """The semantic map (H, W) uint8 of a label map: channels of `ontology`, `IGNORE_LABEL` where void.
+
+    Crowds keep the channel of their class. `segments_info` has contiguous `category_id` and `isthing`.
+    """
+    table = [IGNORE_LABEL]
+    table += [label_space.sem_seg_channel(s["category_id"], s["isthing"], ontology) for s in segments_info]
+    return np.array(table, dtype=np.uint8)[labels]
+
+
+def bit_masks(labels: np.ndarray, wanted: Sequence[int], boxes: np.ndarray) -> np.ndarray:
+    """Bit masks (M, H, W) bool of M labels, `wanted`, of a label map; `boxes` (M, 4) as of `label_extents`."""
+    masks = np.zeros((len(wanted), *labels.shape), dtype=bool)
+    for mask, label, (x0, y0, x1, y1) in zip(masks, wanted, boxes.tolist(), strict=True):
+        np.equal(labels[y0:y1, x0:x1], label, out=mask[y0:y1, x0:x1])
+    return masks
+
+
+def decode_segmentation(segmentation: dict | list, height: int, width: int) -> np.ndarray:
+    """The mask (H, W) uint8, 0 or 1, of an RLE or of polygons in COCO's format."""
+    if isinstance(segmentation, list) or isinstance(segmentation["counts"], list):
+        segmentation = mask_api.frPyObjects(segmentation, height, width)
+    return mask_api.decode(mask_api.merge(segmentation) if isinstance(segmentation, list) else segmentation)
+
+
+def load_annotation(record: Mapping[str, Any], report: Report = raise_fault) -> np.ndarray | None:
+    """The label map (H, W) int32 of one data set dict (of `load_panoptic`); None if a reported fault leaves none."""
+    file = os.fspath(record["pan_seg_file_name"])
+    id_map = read_id_map(file, report)
+    if id_map is None or not check_map_size(id_map, record["height"], record["width"], file, report):
+        return None
+    return label_map(id_map, record["segments_info"], file, report)

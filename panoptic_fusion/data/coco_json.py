@@ -1,0 +1,303 @@
+"""Reading the two jsons of a data set, COCO panoptic and COCO instances, with every check that needs no pixel."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .faults import DatasetError, Report, raise_fault
+from .label_space import LabelSpace
+
+MAX_SEGMENT_ID = 256**3 - 1
+
+
+@dataclass(frozen=True)
+class PanopticJson:
+    """The content of a COCO panoptic json.
+
+    `images`: image id -> its entry (file_name, height, width ...). `annotations`: image id -> its entry (file_name,
+    segments_info with ids and category ids as in the json). In both, entries with a fault are left out.
+    """
+
+    label_space: LabelSpace | None
+    images: dict[Any, dict[str, Any]]
+    annotations: dict[Any, dict[str, Any]]
+
+
+def read_json(path: str, lists: tuple[str, ...], report: Report = raise_fault) -> dict[str, list]:
+    """Reads a json whose top level is an object with the given lists; one that is missing is reported."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = json.load(file)
+    except FileNotFoundError:
+        report(DatasetError("the file is missing", path, "missing file"))
+        data = None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        report(DatasetError(f"not a readable json ({error})", path, "corrupt json"))
+        data = None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        report(DatasetError("not a COCO json: the top level must be an object", path, "corrupt json"))
+        return {}
+    found = {}
+    for key in lists:
+        if isinstance(data.get(key), list):
+            found[key] = data[key]
+        else:
+            report(DatasetError(f"the json has no list {key!r}", path, "missing list in json"))
+    return found
+
+
+def read_panoptic_json(path: str, report: Report = raise_fault) -> PanopticJson:
+    """Reads and checks a COCO panoptic json; raises (or reports) DatasetError.
+
+    An image whose segments_info is empty is fine: all of it is void.
+    """
+    data = read_json(path, ("categories", "images", "annotations"), report)
+    label_space = None
+    if "categories" in data:
+        try:
+            label_space = LabelSpace.from_categories(data["categories"])
+        except ValueError as error:
+            report(DatasetError(str(error), path, "bad category"))
+    images = _check_images(data.get("images", ()), path, report)
+    listed = _ids(data["images"]) if "images" in data else None
+    category_ids = set(label_space.contiguous_ids()) if label_space else None
+    annotations: dict[Any, dict[str, Any]] = {}
+    for index, entry in enumerate(data.get("annotations", ())):
+        fault = _annotation_fault(entry)
+        if fault:
+            report(DatasetError(f"annotations[{index}] {fault}", path, "bad annotation entry"))
+        elif entry["image_id"] in annotations:
+            text = f"image id {entry['image_id']!r} has two annotations, the second one is {entry['file_name']!r}"
+            report(DatasetError(text, path, "duplicate annotation"))
+        else:
+            if listed is not None and entry["image_id"] not in listed:
+                text = f"annotation {entry['file_name']!r} is for image id {entry['image_id']!r}, which is not listed"
+                report(DatasetError(text, path, "annotation without image"))
+            segments = _check_segments(entry, label_space, category_ids, path, report)
+            annotations[entry["image_id"]] = {**entry, "segments_info": segments}
+    if "annotations" in data:
+        annotated = _ids(data["annotations"], "image_id")
+        for image_id, entry in images.items():
+            if image_id not in annotated:
+                text = f"image {entry['file_name']!r} (id {image_id!r}) has no annotation"
+                report(DatasetError(text, path, "image without annotation"))
+    return PanopticJson(label_space, images, annotations)
+
+
+def read_instances_json(
+    path: str, images: Mapping[Any, Mapping[str, Any]], label_space: LabelSpace, report: Report = raise_fault
+) -> dict[Any, list[dict[str, Any]]]:
+    """Reads and checks a COCO instances json against the images and the thing classes of the panoptic one.
+
+    Returns image id -> list of its entries as in the json (category ids included); entries with a fault are left out.
+    """
+    data = read_json(path, ("annotations",), report)
+    thing_ids = set(label_space.thing_ids)
+    found: dict[Any, list[dict[str, Any]]] = {}
+    seen = set()
+    for index, entry in enumerate(data.get("annotations", ())):
+        fault = _instance_fault(entry)
+        if fault:
+            report(DatasetError(f"annotations[{index}] {fault}", path, "bad instance entry"))
+            continue
+        name = f"annotations[{index}] (id {entry.get('id')!r})"
+        if entry["id"] in seen:
+            report(DatasetError(f"{name}: the id occurs twice", path, "duplicate instance id"))
+        seen.add(entry["id"])
+        image = images.get(entry["image_id"])
+        if image is None:
+            text = f"{name} is for image id {entry['image_id']!r}, which the panoptic json does not list"
+            report(DatasetError(text, path, "instance without image"))
+        elif entry["category_id"] not in thing_ids:
+            what = "a stuff category" if entry["category_id"] in label_space.stuff_ids else "no category"
+            text = f"{name}: category {entry['category_id']} is {what} of the panoptic json; instances are things"
+            report(DatasetError(text, path, "instance of unknown category"))
+        elif _rle_size(entry["segmentation"]) not in (None, (image["height"], image["width"])):
+            height, width = _rle_size(entry["segmentation"])
+            text = f"{name}: the mask is {width}x{height}, its image {image['width']}x{image['height']}"
+            report(DatasetError(text, path, "instance of wrong size"))
+        else:
+            found.setdefault(entry["image_id"], []).append(entry)
+    return found
+
+
+def _ids(entries: list, key: str = "id") -> set:
+    return {e[key] for e in entries if isinstance(e, dict) and isinstance(e.get(key), int | str)}
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a json value is an integer; 3.0 and true are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_id(value: Any) -> bool:
+    return is_integer(value) or isinstance(value, str)
+
+
+def _check_images(entries: list, path: str, report: Report) -> dict[Any, dict[str, Any]]:
+    images: dict[Any, dict[str, Any]] = {}
+    for index, entry in enumerate(entries):
+        fault = _image_fault(entry)
+        if fault:
+            report(DatasetError(f"images[{index}] {fault}", path, "bad image entry"))
+        elif entry["id"] in images:
+            text = f"image id {entry['id']!r} occurs twice, the second time for {entry['file_name']!r}"
+            report(DatasetError(text, path, "duplicate image id"))
+        else:
+            images[entry["id"]] = entry
+    return images
+
+
+def _image_fault(entry: Any) -> str | None:
+    if not isinstance(entry, dict):
+        return "is no object"
+    if not _is_id(entry.get("id")):
+        return f"needs an id (integer or text), not {entry.get('id')!r}"
+    if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
+        return f"(id {entry['id']!r}) needs a file_name, not {entry.get('file_name')!r}"
+    for key in ("height", "width"):
+        if not is_integer(entry.get(key)) or entry[key] <= 0:
+            return f"({entry['file_name']!r}) needs {key} as an integer > 0, not {entry.get(key)!r}"
+    return None
+
+
+def _annotation_fault(entry: Any) -> str | None:
+    if not isinstance(entry, dict):
+        return "is no object"
+    if not _is_id(entry.get("image_id")):
+        return f"needs an image_id (integer or text), not {entry.get('image_id')!r}"
+    if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
+        return f"(image id {entry['image_id']!r}) needs the file_name of a PNG, not {entry.get('file_name')!r}"
+    if not isinstance(entry.get("segments_info"), list):
+        return f"({entry['file_name']!r}) needs a list segments_info, not {type(entry.get('segments_info')).__name__}"
+    return None
+
+
+def _segment_fault(segment: Any) -> str | None:
+    if not isinstance(segment, dict):
+        return "is no object"
+    for key in ("id", "category_id"):
+        if not is_integer(segment.get(key)):
+            return f"needs {key} as an integer, not {segment.get(key)!r}"
+    if not 0 <= segment["id"] <= MAX_SEGMENT_ID:
+        return f"has id {segment['id']}; ids are 1..{MAX_SEGMENT_ID}"
+    if segment.get("iscrowd", 0) not in (0, 1):
+        return f"needs iscrowd as 0 or 1, not {segment['iscrowd']!r}"
+    if "area" in segment and not (_is_number(segment["area"]) and segment["area"] == int(segment["area"])):
+        return f"needs area as an integer, not {segment['area']!r}"
+    if "bbox" in segment and not _is_box(segment["bbox"]):
+        return f"needs bbox as four numbers (x, y, width, height), not {segment['bbox']!r}"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+
+
+def _check_segments(
+    entry: dict[str, Any], label_space: LabelSpace | None, category_ids: set[int] | None, path: str, report: Report
+) -> list[dict[str, Any]]:
+    """The segments of one annotation that can be used; each of the others is reported."""
+    segments: list[dict[str, Any]] = []
+    seen: set[int] = set()
+    for index, segment in enumerate(entry["segments_info"]):
+        name = f"{entry['file_name']!r}, segments_info[{index}]"
+        fault = _segment_fault(segment)
+        if fault:
+            report(DatasetError(f"{name} {fault}", path, "bad segment entry"))
+            continue
+        if segment["id"] == 0:
+            report(DatasetError(f"{name} has id 0, which means void", path, "segment id 0"))
+            continue
+        if segment["id"] in seen:
+            report(DatasetError(f"{name}: id {segment['id']} occurs twice", path, "duplicate segment id"))
+            continue
+        seen.add(segment["id"])
+        if category_ids is not None and segment["category_id"] not in category_ids:
+            text = f"{name} (id {segment['id']}): category {segment['category_id']} is not among the categories"
+            report(DatasetError(text, path, "unknown category"))
+        segments.append(segment)
+    return segments
+
+
+def _instance_fault(entry: Any) -> str | None:
+    if not isinstance(entry, dict):
+        return "is no object"
+    for key in ("id", "category_id"):
+        if not is_integer(entry.get(key)):
+            return f"needs {key} as an integer, not {entry.get(key)!r}"
+    if not _is_id(entry.get("image_id")):
+        return f"(id {entry['id']}) needs an image_id (integer or text), not {entry.get('image_id')!r}"
+    if entry.get("iscrowd", 0) not in (0, 1):
+        return f"(id {entry['id']}) needs iscrowd as 0 or 1, not {entry['iscrowd']!r}"
+    if "bbox" in entry and not _is_box(entry["bbox"]):
+        return f"(id {entry['id']}) needs bbox as four numbers (x, y, width, height), not {entry['bbox']!r}"
+    fault = _segmentation_fault(entry.get("segmentation"))
+    return f"(id {entry['id']}) {fault}" if fault else None
+
+
+def _segmentation_fault(value: Any) -> str | None:
+    if isinstance(value, list):
+        for polygon in value:
+            if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+                return "needs polygons of at least 3 points (x, y, x, y ...)"
+            if not all(map(_is_number, polygon)):
+                return "needs polygons of at least 3 points (x, y, x, y ...)"
+        return None if value else "has no polygon"
+    if not isinstance(value, dict) or "counts" not in value or _rle_size(value) is None:
+        return "needs a segmentation: polygons, or an RLE with size (height, width) and counts"
+    counts = value["counts"]
+    if isinstance(counts, list):
+        if not all(is_integer(c) and c >= 0 for c in counts) or sum(counts) != math.prod(value["size"]):
+            return "has an RLE whose counts do not add up to its size"
+    elif not isinstance(counts, str) or rle_pixels(counts) != math.prod(value["size"]):
+        return "has an RLE whose counts do not add up to its size"
+    return None
+
+
+def _rle_size(segmentation: Any) -> tuple[int, int] | None:
+    """(height, width) of an RLE; None for polygons and for what is no RLE."""
+    size = segmentation.get("size") if isinstance(segmentation, dict) else None
+    if not isinstance(size, list) or len(size) != 2 or not all(is_integer(v) and v > 0 for v in size):
+        return None
+    return size[0], size[1]
+
+
+def rle_pixels(counts: str) -> int:
+    """The number of pixels that a compressed RLE describes; -1 if it is not one.
+
+    pycocotools reads and writes out of bounds when this is not height x width, so check before decoding. Each count is
+    given in 5-bit groups of characters 48..111, low group first; from the fourth count on as the difference to the
+    count two before.
+    """
+    lengths: list[int] = []
+    value = shift = 0
+    for char in counts:
+        code = ord(char) - 48
+        if not 0 <= code < 64:
+            return -1
+        value |= (code & 31) << shift
+        shift += 5
+        if code & 32:
+            if shift > 60:
+                return -1
+            continue
+        if code & 16:
+            value -= 1 << shift
+        if len(lengths) > 2:
+            value += lengths[-2]
+        if value < 0:
+            return -1
+        lengths.append(value)
+        value = shift = 0
+    return sum(lengths) if shift == 0 else -1

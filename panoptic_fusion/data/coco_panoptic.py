@@ -1,0 +1,240 @@
+"""Registering data sets in COCO panoptic format: one call, or one entry of DATASETS.REGISTER in a yaml.
+
+Nothing is read at registration. The json is read when the data set, its label space or its metadata is first asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
+from detectron2.structures import BoxMode
+from pycocotools import mask as mask_api
+
+from ..errors import ConfigError
+from .coco_json import PanopticJson, read_instances_json, read_panoptic_json
+from .faults import DatasetError, Report, raise_fault
+from .label_space import LabelSpace
+
+
+@dataclass(frozen=True)
+class PanopticFiles:
+    """Where a data set is: folder of images, folder of PNGs, COCO panoptic json, and maybe a COCO instances json.
+
+    ~ and $VARIABLES in the paths are expanded. The instances json gives masks that may overlap; its image ids and
+    category ids are those of the panoptic json.
+    """
+
+    images: str
+    panoptic_root: str
+    panoptic_json: str
+    instances_json: str | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            path = getattr(self, field.name)
+            if path is not None:
+                object.__setattr__(self, field.name, os.path.expanduser(os.path.expandvars(os.fspath(path))))
+
+    def check_folders(self, report: Report = raise_fault) -> None:
+        """Reports a folder that is missing."""
+        for what, folder in (("images", self.images), ("panoptic_root", self.panoptic_root)):
+            if not os.path.isdir(folder):
+                report(DatasetError(f"the folder is missing ({what})", folder, "missing file"))
+
+
+_REGISTERED: dict[str, PanopticFiles] = {}
+_LABEL_SPACES: dict[str, LabelSpace] = {}
+
+
+def register_panoptic(
+    name: str, images: str, panoptic_root: str, panoptic_json: str, instances_json: str | None = None
+) -> None:
+    """Registers a data set in detectron2's DatasetCatalog and MetadataCatalog under `name`, without reading it.
+
+    The other arguments are those of `PanopticFiles`. A second call with the same arguments does nothing; with others,
+    or with a name that something else has registered, it raises ConfigError.
+    """
+    files = PanopticFiles(images, panoptic_root, panoptic_json, instances_json)
+    if _REGISTERED.get(name) == files and name in DatasetCatalog:
+        return
+    if name in DatasetCatalog:
+        before = f"with other arguments: {asdict(_REGISTERED[name])}" if name in _REGISTERED else "by other code"
+        raise ConfigError(f"data set {name!r} is registered already, {before}; choose another name")
+    present = MetadataCatalog[name].as_dict() if name in MetadataCatalog else {}
+    metadata = _LazyMetadata(**{**present, "name": name})
+    metadata.set(image_root=files.images, panoptic_root=files.panoptic_root, panoptic_json=files.panoptic_json)
+    metadata.set(evaluator_type="panoptic_fusion")
+    if files.instances_json is not None:
+        metadata.set(instances_json=files.instances_json)
+    _LABEL_SPACES.pop(name, None)
+    _REGISTERED[name] = files
+    MetadataCatalog[name] = metadata
+    DatasetCatalog.register(name, partial(_load_registered, name))
+
+
+def register_from_config(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Registers each entry of `cfg.DATASETS.REGISTER`: a mapping of keyword arguments of `register_panoptic`.
+
+    Returns the names. Raises ConfigError naming the entry and the key that is unknown, missing or no text.
+    """
+    required = ("name", "images", "panoptic_root", "panoptic_json")
+    known = (*required, "instances_json")
+    names = []
+    for index, entry in enumerate(entries):
+        where = f"DATASETS.REGISTER[{index}]"
+        if not isinstance(entry, Mapping):
+            raise ConfigError(f"{where} must be a mapping with the keys {', '.join(known)}, not {entry!r}")
+        for key, value in entry.items():
+            if key not in known:
+                raise ConfigError(f"{where} has an unknown key {key!r}; the keys are {', '.join(known)}")
+            if not (isinstance(value, str) and value) and not (key == "instances_json" and value is None):
+                raise ConfigError(f"{where}: {key} must be a text, not {value!r}")
+        for key in required:
+            if key not in entry:
+                raise ConfigError(f"{where} has no key {key!r}; it needs {', '.join(required)}")
+        register_panoptic(**entry)
+        names.append(entry["name"])
+    return names
+
+
+def panoptic_files(name: str) -> PanopticFiles:
+    """The paths of a data set that `register_panoptic` has registered. Raises ConfigError for any other name."""
+    if name not in _REGISTERED:
+        known = ", ".join(sorted(_REGISTERED)) or "none"
+        raise ConfigError(f"no data set {name!r} is registered (registered: {known}); see DATASETS.REGISTER")
+    return _REGISTERED[name]
+
+
+def label_space_of(name: str) -> LabelSpace:
+    """The label space of a registered data set; reads its json the first time, and fills its metadata.
+
+    Raises ConfigError if the name is unknown and DatasetError if the json is missing or at fault.
+    """
+    if name not in _LABEL_SPACES:
+        if name not in _REGISTERED and MetadataCatalog.get(name).get("stuff_classes") is not None:
+            return LabelSpace.from_metadata(MetadataCatalog.get(name))
+        _remember(name, read_panoptic_json(panoptic_files(name).panoptic_json).label_space)
+    return _LABEL_SPACES[name]
+
+
+def load_panoptic(files: PanopticFiles, report: Report = raise_fault) -> tuple[LabelSpace | None, list[dict[str, Any]]]:
+    """Reads the jsons of a data set; no image is opened.
+
+    Returns its label space and one dict per image, in the order of the json's images:
+    `file_name`, `image_id`, `height`, `width`, `pan_seg_file_name`, and
+    `segments_info`, a list of {id, category_id (contiguous thing id if isthing, else stuff id), isthing (bool), iscrowd
+    (0 or 1), and if the json has them area, bbox}; with an instances json also
+    `annotations`, a list of {bbox (XYWH), bbox_mode, segmentation (RLE or polygons), category_id (contiguous thing id),
+    iscrowd}.
+    Each fault goes to `report`, by default a DatasetError raised.
+    """
+    panoptic = read_panoptic_json(files.panoptic_json, report)
+    files.check_folders(report)
+    instances = None
+    if files.instances_json is not None and panoptic.label_space is not None:
+        instances = read_instances_json(files.instances_json, panoptic.images, panoptic.label_space, report)
+    return panoptic.label_space, dataset_dicts(files, panoptic, instances)
+
+
+def dataset_dicts(
+    files: PanopticFiles, panoptic: PanopticJson, instances: Mapping[Any, list[dict[str, Any]]] | None
+) -> list[dict[str, Any]]:
+    """The dicts that `load_panoptic` describes, of the images that have an annotation."""
+    if panoptic.label_space is None:
+        return []
+    contiguous = panoptic.label_space.contiguous_ids()
+    dicts = []
+    for image_id, image in panoptic.images.items():
+        annotation = panoptic.annotations.get(image_id)
+        if annotation is None:
+            continue
+        record = {
+            "file_name": os.path.join(files.images, image["file_name"]),
+            "image_id": image_id,
+            "height": image["height"],
+            "width": image["width"],
+            "pan_seg_file_name": os.path.join(files.panoptic_root, annotation["file_name"]),
+            "segments_info": [
+                _segment(s, contiguous) for s in annotation["segments_info"] if s["category_id"] in contiguous
+            ],
+        }
+        if instances is not None:
+            entries = instances.get(image_id, ())
+            record["annotations"] = [_instance(e, contiguous, image["height"], image["width"]) for e in entries]
+        dicts.append(record)
+    return dicts
+
+
+class _LazyMetadata(Metadata):
+    """Metadata that reads the data set's json when classes, colours or id tables are first asked for."""
+
+    _LAZY = (
+        "thing_classes",
+        "stuff_classes",
+        "thing_colors",
+        "stuff_colors",
+        "thing_dataset_id_to_contiguous_id",
+        "stuff_dataset_id_to_contiguous_id",
+        "ignore_label",
+    )
+
+    def __getattr__(self, key: str) -> Any:
+        name = self.__dict__.get("name")
+        # While `label_space_of` fills this object, the label space is known and the entry is just not set yet.
+        if key in self._LAZY and name in _REGISTERED and name not in _LABEL_SPACES:
+            label_space_of(name)
+            return self.__dict__[key]
+        return super().__getattr__(key)
+
+
+def _remember(name: str, label_space: LabelSpace) -> None:
+    _LABEL_SPACES[name] = label_space
+    label_space.apply_to_metadata(MetadataCatalog.get(name))
+
+
+def _load_registered(name: str) -> list[dict[str, Any]]:
+    label_space, dicts = load_panoptic(panoptic_files(name))
+    if name not in _LABEL_SPACES:
+        _remember(name, label_space)
+    return dicts
+
+
+def _segment(segment: Mapping[str, Any], contiguous: Mapping[int, tuple[bool, int]]) -> dict[str, Any]:
+    isthing, category_id = contiguous[segment["category_id"]]
+    record = {
+        "id": segment["id"],
+        "category_id": category_id,
+        "isthing": isthing,
+        "iscrowd": int(segment.get("iscrowd", 0)),
+    }
+    if "area" in segment:
+        record["area"] = int(segment["area"])
+    if "bbox" in segment:
+        record["bbox"] = segment["bbox"]
+    return record
+
+
+def _instance(
+    entry: Mapping[str, Any], contiguous: Mapping[int, tuple[bool, int]], height: int, width: int
+) -> dict[str, Any]:
+    segmentation = entry["segmentation"]
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
+        segmentation = mask_api.frPyObjects(segmentation, height, width)
+    if "bbox" in entry:
+        bbox = entry["bbox"]
+    else:
+        rles = mask_api.frPyObjects(segmentation, height, width) if isinstance(segmentation, list) else [segmentation]
+        bbox = mask_api.toBbox(mask_api.merge(rles)).tolist()
+    return {
+        "bbox": bbox,
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "segmentation": segmentation,
+        "category_id": contiguous[entry["category_id"]][1],
+        "iscrowd": int(entry.get("iscrowd", 0)),
+    }

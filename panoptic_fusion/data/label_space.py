@@ -1,0 +1,284 @@
+"""The label space: which classes are things and stuff, and which semantic channel each of them has.
+
+Things are numbered 0..T-1, stuff 0..S-1, both in ascending order of the category id in the data set's json, so that
+two jsons which list the same categories in another order give the same numbers.
+Semantic channels are stuff first, then things: stuff s has channel s; thing t has channel S+t in the ontology `full`,
+S in `collapsed` (one channel for all things), and none (`IGNORE_LABEL`) in `stuff`.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError, UserError
+
+ONTOLOGIES = ("full", "collapsed", "stuff")
+IGNORE_LABEL = 255
+
+Color = tuple[int, int, int]
+
+
+def check_ontology(ontology: str) -> None:
+    """Raises ConfigError unless `ontology` is one of `ONTOLOGIES`."""
+    if ontology not in ONTOLOGIES:
+        raise ConfigError(f"unknown ontology {ontology!r}: MODEL.SEM_SEG_HEAD.ONTOLOGY is one of {ONTOLOGIES}")
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The classes of a data set.
+
+    `thing_ids` and `stuff_ids` are the category ids in the data set's json, ascending; the colours are RGB in 0..255.
+    A space without things or without stuff is allowed; one without any class is not. Raises UserError if the tuples
+    do not fit each other, or if an id or a name occurs twice.
+    """
+
+    thing_classes: tuple[str, ...]
+    stuff_classes: tuple[str, ...]
+    thing_colors: tuple[Color, ...]
+    stuff_colors: tuple[Color, ...]
+    thing_ids: tuple[int, ...]
+    stuff_ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for kind in ("thing", "stuff"):
+            names, colors, ids = (getattr(self, f"{kind}_{what}") for what in ("classes", "colors", "ids"))
+            if not len(names) == len(colors) == len(ids):
+                raise UserError(
+                    f"a label space needs as many {kind} classes ({len(names)}) as {kind} colours ({len(colors)}) "
+                    f"and {kind} ids ({len(ids)})"
+                )
+            if any(a >= b for a, b in zip(ids, ids[1:], strict=False)):
+                raise UserError(f"the {kind} ids of a label space must ascend, but are {list(ids)}")
+        if not self.thing_ids and not self.stuff_ids:
+            raise UserError("no categories: a label space needs at least one thing or stuff class")
+        _reject_duplicates("category id", self.thing_ids + self.stuff_ids)
+        _reject_duplicates("category name", self.thing_classes + self.stuff_classes)
+
+    # -- sizes and channels ------------------------------------------------------------------------------------------
+
+    @property
+    def num_things(self) -> int:
+        """T, the number of thing classes."""
+        return len(self.thing_classes)
+
+    @property
+    def num_stuff(self) -> int:
+        """S, the number of stuff classes."""
+        return len(self.stuff_classes)
+
+    def num_channels(self, ontology: str) -> int:
+        """The number C of semantic channels: S+T (`full`), S+1 (`collapsed`), S (`stuff`).
+
+        Raises UserError for an unknown ontology, and if the channels do not fit below `IGNORE_LABEL`.
+        """
+        check_ontology(ontology)
+        num = self.num_stuff + {"full": self.num_things, "collapsed": 1, "stuff": 0}[ontology]
+        if num > IGNORE_LABEL:
+            raise UserError(f"ontology {ontology!r} has {num} channels; at most {IGNORE_LABEL} are possible")
+        return num
+
+    def sem_seg_channel(self, category_id: int, isthing: bool, ontology: str) -> int:
+        """The semantic channel of a class; `IGNORE_LABEL` for things in the ontology `stuff`.
+
+        `category_id` is contiguous: 0..T-1 if `isthing`, else 0..S-1. Raises UserError outside of that range.
+        """
+        check_ontology(ontology)
+        num = self.num_things if isthing else self.num_stuff
+        if not 0 <= category_id < num:
+            raise UserError(f"no {'thing' if isthing else 'stuff'} class {category_id}: there are {num}")
+        if not isthing:
+            return int(category_id)
+        return {"full": self.num_stuff + int(category_id), "collapsed": self.num_stuff, "stuff": IGNORE_LABEL}[ontology]
+
+    def channel_table(self, ontology: str) -> tuple[np.ndarray, np.ndarray]:
+        """The reverse of `sem_seg_channel`.
+
+        Returns `isthing` (C,) bool and `category_id` (C,) int64, contiguous. The one things channel of `collapsed`
+        stands for no single class: its `category_id` is -1.
+        """
+        num = self.num_channels(ontology)
+        isthing = np.arange(num) >= self.num_stuff
+        category_id = np.arange(num, dtype=np.int64)
+        category_id[isthing] -= self.num_stuff
+        if ontology == "collapsed":
+            category_id[-1] = -1
+        return isthing, category_id
+
+    def channel_names(self, ontology: str) -> tuple[str, ...]:
+        """The class name of each of the C channels; "things" for the things channel of `collapsed`."""
+        check_ontology(ontology)
+        things = {"full": self.thing_classes, "collapsed": ("things",), "stuff": ()}[ontology]
+        return self.stuff_classes + things
+
+    def contiguous_ids(self) -> dict[int, tuple[bool, int]]:
+        """Category id in the json -> (isthing, contiguous id)."""
+        table = {i: (True, t) for t, i in enumerate(self.thing_ids)}
+        table.update({i: (False, s) for s, i in enumerate(self.stuff_ids)})
+        return table
+
+    # -- requirements of models --------------------------------------------------------------------------------------
+
+    def require_things(self, where: str = "the data set") -> None:
+        """Raises UserError if there is no thing class: a network with RoI heads cannot be trained on that."""
+        if not self.thing_classes:
+            raise UserError(
+                f"{where} has no thing class: set isthing to 1 for at least one of its categories "
+                f"(now: {_shorten(self.stuff_classes)})"
+            )
+
+    def require_stuff(self, where: str = "the data set") -> None:
+        """Raises UserError if there is no stuff class: a network with a stuff head cannot be trained on that."""
+        if not self.stuff_classes:
+            raise UserError(
+                f"{where} has no stuff class: set isthing to 0 for at least one of its categories "
+                f"(now: {_shorten(self.thing_classes)})"
+            )
+
+    # -- conversions -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_categories(cls, categories: Sequence[Mapping[str, Any]]) -> LabelSpace:
+        """Makes the label space of the `categories` of a COCO panoptic json.
+
+        Each category has `id` (int >= 0), `name`, `isthing` (0, 1, or bool) and maybe `color` (RGB in 0..255); missing
+        colours are made up, the same ones every time. Raises UserError that names the category at fault.
+        """
+        if not isinstance(categories, Sequence) or isinstance(categories, str) or not categories:
+            raise UserError("no categories: a COCO panoptic json needs a list `categories` with id, name and isthing")
+        parsed = sorted((_parse_category(c) for c in categories), key=lambda c: c[0])
+        _reject_duplicates("category id", [c[0] for c in parsed])
+        colors = _fill_colors([c[3] for c in parsed])
+        things = [(i, name, color) for (i, name, isthing, _), color in zip(parsed, colors, strict=True) if isthing]
+        stuff = [(i, name, color) for (i, name, isthing, _), color in zip(parsed, colors, strict=True) if not isthing]
+        thing_ids, thing_classes, thing_colors = zip(*things, strict=True) if things else ((), (), ())
+        stuff_ids, stuff_classes, stuff_colors = zip(*stuff, strict=True) if stuff else ((), (), ())
+        return cls(thing_classes, stuff_classes, thing_colors, stuff_colors, thing_ids, stuff_ids)
+
+    def to_categories(self) -> list[dict[str, Any]]:
+        """The categories as plain Python for yaml and json, ascending by id; the inverse of `from_categories`."""
+        rows = [
+            {"id": int(i), "name": str(name), "isthing": isthing, "color": [int(v) for v in color]}
+            for isthing, ids, names, colors in (
+                (1, self.thing_ids, self.thing_classes, self.thing_colors),
+                (0, self.stuff_ids, self.stuff_classes, self.stuff_colors),
+            )
+            for i, name, color in zip(ids, names, colors, strict=True)
+        ]
+        return sorted(rows, key=lambda row: row["id"])
+
+    @classmethod
+    def from_metadata(cls, meta: Any) -> LabelSpace:
+        """Reads the label space from detectron2's `Metadata` as `apply_to_metadata` has written it.
+
+        Raises UserError if an entry is missing.
+        """
+        entries = {}
+        for kind in ("thing", "stuff"):
+            for key in (f"{kind}_classes", f"{kind}_dataset_id_to_contiguous_id"):
+                if getattr(meta, key, None) is None:
+                    raise UserError(
+                        f"the metadata of data set {getattr(meta, 'name', '?')!r} has no {key}: "
+                        "register it with panoptic_fusion.data.register_panoptic"
+                    )
+            names = tuple(getattr(meta, f"{kind}_classes"))
+            to_contiguous = getattr(meta, f"{kind}_dataset_id_to_contiguous_id")
+            if sorted(to_contiguous.values()) != list(range(len(names))):
+                raise UserError(
+                    f"the metadata of data set {getattr(meta, 'name', '?')!r} is not of panoptic_fusion's label space: "
+                    f"{kind}_dataset_id_to_contiguous_id does not lead to 0..{len(names) - 1}"
+                )
+            ids = sorted(to_contiguous, key=to_contiguous.__getitem__)
+            colors = getattr(meta, f"{kind}_colors", None) or [None] * len(names)
+            entries[kind] = (names, list(colors), tuple(int(i) for i in ids))
+        num_things = len(entries["thing"][0])
+        colors = _fill_colors(entries["thing"][1] + entries["stuff"][1])
+        return cls(
+            entries["thing"][0],
+            entries["stuff"][0],
+            tuple(colors[:num_things]),
+            tuple(colors[num_things:]),
+            entries["thing"][2],
+            entries["stuff"][2],
+        )
+
+    def apply_to_metadata(self, meta: Any) -> Any:
+        """Writes classes, colours, id tables and `ignore_label` to detectron2's `Metadata`; returns it.
+
+        Raises UserError if `meta` holds other values already.
+        """
+        values = {
+            "thing_classes": list(self.thing_classes),
+            "stuff_classes": list(self.stuff_classes),
+            "thing_colors": [list(c) for c in self.thing_colors],
+            "stuff_colors": [list(c) for c in self.stuff_colors],
+            "thing_dataset_id_to_contiguous_id": {i: t for t, i in enumerate(self.thing_ids)},
+            "stuff_dataset_id_to_contiguous_id": {i: s for s, i in enumerate(self.stuff_ids)},
+            "ignore_label": IGNORE_LABEL,
+        }
+        present = meta.as_dict()
+        for key, value in values.items():
+            if key in present and present[key] != value:
+                raise UserError(f"the metadata of data set {getattr(meta, 'name', '?')!r} has another {key} already")
+        return meta.set(**values)
+
+
+def _parse_category(category: Any) -> tuple[int, str, bool, Color | None]:
+    """One entry of `categories` -> (id, name, isthing, colour or None); ValueError names what is wrong."""
+    if not isinstance(category, Mapping):
+        raise UserError(f"a category must be a mapping with id, name and isthing, not {category!r}")
+    for key in ("id", "name", "isthing"):
+        if key not in category:
+            raise UserError(f"category {dict(category)!r} has no {key}")
+    category_id, name, isthing = category["id"], category["name"], category["isthing"]
+    if not isinstance(category_id, Integral) or isinstance(category_id, bool) or category_id < 0:
+        raise UserError(f"category {name!r}: the id must be an integer >= 0, not {category_id!r}")
+    if not isinstance(name, str) or not name:
+        raise UserError(f"category {category_id}: the name must be a text, not {name!r}")
+    if not isinstance(isthing, Integral) or isthing not in (0, 1):
+        raise UserError(f"category {name!r}: isthing must be 0 or 1, not {isthing!r}")
+    color = category.get("color")
+    if color is not None:
+        if (
+            not isinstance(color, Sequence)
+            or len(color) != 3
+            or not all(isinstance(v, Integral) and 0 <= v <= 255 for v in color)
+        ):
+            raise UserError(f"category {name!r}: the color must be three integers in 0..255, not {color!r}")
+        color = tuple(int(v) for v in color)
+    return int(category_id), name, bool(isthing), color
+
+
+def _fill_colors(colors: Sequence[Sequence[int] | None]) -> list[Color]:
+    """Replaces each None by a colour that no other class has: hues in golden-ratio steps, the same ones every time."""
+    filled = [None if c is None else tuple(int(v) for v in c) for c in colors]
+    taken = {c for c in filled if c is not None} | {(0, 0, 0)}
+    step = 0
+    for index, color in enumerate(filled):
+        while color is None:
+            hue = step * 0.618033988749895 % 1.0
+            saturation, value = ((0.65, 0.90), (0.90, 0.65), (0.45, 0.80))[step % 3]
+            candidate = tuple(round(255 * v) for v in colorsys.hsv_to_rgb(hue, saturation, value))
+            step += 1
+            color = None if candidate in taken else candidate
+        taken.add(color)
+        filled[index] = color
+    return filled
+
+
+def _reject_duplicates(what: str, values: Iterable[Any]) -> None:
+    seen = set()
+    for value in values:
+        if value in seen:
+            raise UserError(f"{what} {value!r} occurs twice")
+        seen.add(value)
+
+
+def _shorten(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

@@ -1,0 +1,194 @@
+"""The mapper: a data set dict in, the network's input (and ground truth) out, with detectron2's augmentations."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+from detectron2.structures import BitMasks, Boxes, Instances
+
+from ..errors import ConfigError
+from .annotation import bit_masks, decode_segmentation, label_extents, load_annotation, semantic_map
+from .coco_panoptic import label_space_of
+from .faults import DatasetError, Report, raise_fault
+from .label_space import LabelSpace, check_ontology
+
+
+class PanopticDatasetMapper:
+    """Maps one dict of `load_panoptic` to the input of PanopticRCNN.
+
+    Returns a dict with `image` (3, h, w) uint8, `height` and `width` (of the original image, not of `image`),
+    `image_id`, `file_name`, and in training
+    `sem_seg` (h, w) int64: channels of the ontology, 255 where ignored; crowds keep the channel of their class;
+    `instances`: Instances with `gt_boxes`, `gt_classes` (contiguous thing ids) and `gt_masks` (BitMasks) of the things
+    that are no crowds and still have a pixel after augmentation. They come from the dict's `annotations` (an instances
+    json, whose masks may overlap) if it has that, else from the PNG.
+    Labels are resampled as detectron2 does it (nearest), boxes are computed from the masks after it.
+
+    A fault of the data set raises the DatasetError that tools/check_dataset.py reports. Areas and boxes in the json are
+    not compared here: nothing in training uses them.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool = True,
+        *,
+        augmentations: Sequence[T.Augmentation | T.Transform],
+        image_format: str,
+        label_space: LabelSpace | None = None,
+        ontology: str = "full",
+    ) -> None:
+        """`image_format`: "BGR" or "RGB"; `label_space` and `ontology` are needed in training only."""
+        if is_train and label_space is None:
+            raise ConfigError("PanopticDatasetMapper needs a label space for training")
+        check_ontology(ontology)
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.label_space = label_space
+        self.ontology = ontology
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        return {
+            "is_train": is_train,
+            "augmentations": build_augmentations(cfg, is_train),
+            "image_format": cfg.INPUT.FORMAT,
+            "label_space": common_label_space(cfg.DATASETS.TRAIN) if is_train else None,
+            "ontology": cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY,
+        }
+
+    def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
+        record = copy.copy(dict(dataset_dict))
+        annotations = record.pop("annotations", None)
+        image = read_image(record, self.image_format)
+        aug_input = T.AugInput(image)
+        transforms = self.augmentations(aug_input)
+        record["image"] = torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
+        if not self.is_train:
+            return record
+        segments_info = record.pop("segments_info")
+        labels = load_annotation({**record, "segments_info": segments_info})
+        labels = transform_labels(labels, transforms)
+        sem_seg = semantic_map(labels, segments_info, self.label_space, self.ontology)
+        record["sem_seg"] = torch.from_numpy(sem_seg.astype(np.int64))
+        if annotations is None:
+            record["instances"] = instances_of_labels(labels, segments_info)
+        else:
+            size = (record["height"], record["width"])
+            record["instances"] = instances_of_annotations(annotations, size, transforms, labels.shape)
+        return record
+
+
+def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
+    """The augmentations of INPUT.*: resize (aspect kept), then in training maybe crop (INPUT.CROP) and flip.
+
+    With INPUT.SCALE_JITTER = [low, high] the short side is drawn from low..high times MIN_SIZE_TRAIN[0], with
+    MAX_SIZE_TRAIN as the limit of the long side; without it MIN_SIZE_TRAIN and MIN_SIZE_TRAIN_SAMPLING decide as in
+    detectron2. Unlike in detectron2's mapper the crop comes after the resize, so that an absolute crop size bounds the
+    size of the network's input. Raises ConfigError for a SCALE_JITTER that is not two factors, 0 < low <= high.
+    """
+    if not is_train:
+        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
+    sizes, sampling = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    jitter = list(cfg.INPUT.SCALE_JITTER)
+    if jitter:
+        if len(jitter) != 2 or not 0 < jitter[0] <= jitter[1]:
+            raise ConfigError(f"INPUT.SCALE_JITTER must be two factors [low, high], 0 < low <= high, not {jitter}")
+        sizes, sampling = tuple(max(1, round(factor * sizes[0])) for factor in jitter), "range"
+    augmentations: list[T.Augmentation] = [T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN, sampling)]
+    if cfg.INPUT.CROP.ENABLED:
+        augmentations.append(T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+    flip = cfg.INPUT.RANDOM_FLIP
+    if flip not in ("none", "horizontal", "vertical"):
+        raise ConfigError(f"INPUT.RANDOM_FLIP must be none, horizontal or vertical, not {flip!r}")
+    if flip != "none":
+        augmentations.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
+    return augmentations
+
+
+def common_label_space(names: Sequence[str]) -> LabelSpace:
+    """The label space of DATASETS.TRAIN. Raises ConfigError if there is none, or if the data sets do not share one."""
+    if not names:
+        raise ConfigError("DATASETS.TRAIN is empty: name at least one registered data set")
+    label_space = label_space_of(names[0])
+    for name in names[1:]:
+        if label_space_of(name) != label_space:
+            raise ConfigError(f"the data sets {names[0]!r} and {name!r} of DATASETS.TRAIN have different categories")
+    return label_space
+
+
+def read_image(record: Mapping[str, Any], image_format: str, report: Report = raise_fault) -> np.ndarray | None:
+    """Reads the image of a data set dict: (height, width, 3) uint8; None after a fault was reported."""
+    file = record["file_name"]
+    try:
+        image = detection_utils.read_image(file, format=image_format)
+    except FileNotFoundError:
+        report(DatasetError("the image is missing", file, "missing image"))
+        return None
+    except Exception as error:  # the decoders raise OSError, SyntaxError, ValueError, struct.error and more
+        report(DatasetError(f"the image cannot be read ({type(error).__name__}: {error})", file, "corrupt image"))
+        return None
+    if image.shape[:2] != (record["height"], record["width"]):
+        size = f"{image.shape[1]}x{image.shape[0]}"
+        text = f"the image is {size}, by the json {record['width']}x{record['height']}"
+        report(DatasetError(text, file, "wrong image size"))
+    return image
+
+
+def transform_labels(labels: np.ndarray, transforms: T.TransformList) -> np.ndarray:
+    """Applies an augmentation to a label map (H, W); returns (h, w) uint8 or int32.
+
+    detectron2 resizes uint8 maps and other maps by different rules, of which the one for uint8 is aligned with the
+    image; so labels above 255 are transformed as two planes of bytes.
+    """
+    low = transforms.apply_segmentation((labels & 255).astype(np.uint8))
+    if labels.size == 0 or labels.max() < 256:
+        return low
+    high = transforms.apply_segmentation((labels >> 8).astype(np.uint8))
+    return low.astype(np.int32) + 256 * high.astype(np.int32)
+
+
+def instances_of_labels(labels: np.ndarray, segments_info: Sequence[Mapping[str, Any]]) -> Instances:
+    """The things of a label map (h, w) that are no crowds and have a pixel, as training Instances."""
+    boxes, areas = label_extents(labels, len(segments_info))
+    wanted = [k for k, s in enumerate(segments_info) if s["isthing"] and not s["iscrowd"] and areas[k] > 0]
+    masks = bit_masks(labels, [k + 1 for k in wanted], boxes[wanted])
+    return _instances(masks, boxes[wanted], [segments_info[k]["category_id"] for k in wanted])
+
+
+def instances_of_annotations(
+    annotations: Sequence[Mapping[str, Any]],
+    size: tuple[int, int],
+    transforms: T.TransformList,
+    transformed_size: tuple[int, int],
+) -> Instances:
+    """The same from `annotations` of an image of `size` (H, W); their masks may overlap, each is transformed alone."""
+    masks, boxes, classes = [], [], []
+    for annotation in annotations:
+        if annotation["iscrowd"]:
+            continue
+        mask = transforms.apply_segmentation(decode_segmentation(annotation["segmentation"], *size))
+        columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+        if len(rows):
+            masks.append(mask.astype(bool))
+            boxes.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+            classes.append(annotation["category_id"])
+    stacked = np.stack(masks) if masks else np.zeros((0, *transformed_size), dtype=bool)
+    return _instances(stacked, np.array(boxes, dtype=np.int64).reshape(-1, 4), classes)
+
+
+def _instances(masks: np.ndarray, boxes: np.ndarray, classes: Sequence[int]) -> Instances:
+    """`masks` (M, h, w) bool, `boxes` (M, 4) as x0, y0, x1, y1, `classes` M contiguous thing ids."""
+    instances = Instances(masks.shape[1:])
+    instances.gt_boxes = Boxes(torch.from_numpy(boxes.astype(np.float32)))
+    instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
+    instances.gt_masks = BitMasks(torch.from_numpy(masks))
+    return instances

@@ -1,0 +1,78 @@
+"""Cityscapes: instanceIds PNGs to COCO panoptic, with the result of cityscapesscripts' createPanopticImgs.
+
+cityscapesscripts' own function converts a split in one process and keeps nothing of a run that was stopped, so the
+rule is stated here again (`convert`); tests compare the two. An id below 1000 is a label id: for a class with instances
+a group, which is a crowd; from 1000 on it is label id * 1000 + instance. Labels that evaluation ignores are void. The
+segment id is the instance id, the category id the label id.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ...errors import UserError
+from ..datasets.cityscapes import cityscapes_files
+from .runner import Converted, Source, SplitPlan
+from .segments import describe_segments, image_entry, read_id_map
+
+SUFFIX = "_gtFine_instanceIds.png"
+
+
+def annotation_folder(root: Path, split: str) -> Path:
+    """Where the official annotations of a split are."""
+    return root / "gtFine" / split
+
+
+def plan_split(root: Path, split: str) -> SplitPlan:
+    """Lists what is to convert of a split. Raises UserError if cityscapesscripts is not installed."""
+    files = cityscapes_files(str(root), split)
+    sources = [
+        Source(path.name.removesuffix(SUFFIX), str(path), path.name.replace("_instanceIds.png", "_panoptic.png"))
+        for path in sorted(annotation_folder(root, split).glob(f"*/*{SUFFIX}"))
+    ]
+    return SplitPlan(Path(files.panoptic_json), Path(files.panoptic_root), _categories(), sources, convert)
+
+
+def convert(source: Source) -> Converted:
+    """Converts one instanceIds PNG. Raises ValueError if it holds an id that is none of Cityscapes'."""
+    id2label = _labels().id2label
+    id_map = read_id_map(source.path)
+    categories = {}
+    for segment_id in np.flatnonzero(np.bincount(id_map.ravel())).tolist():
+        label = id2label.get(segment_id if segment_id < 1000 else segment_id // 1000)
+        if label is None:
+            raise ValueError(f"{source.path}: {segment_id} is no instance id of Cityscapes")
+        if not label.ignoreInEval:
+            categories[segment_id] = (label.id, int(segment_id < 1000 and label.hasInstances))
+    pixels, segments = describe_segments(id_map, categories)
+    # The name that createPanopticImgs writes, though no image is called so.
+    file_name = Path(source.path).name.replace("_instanceIds.png", "_leftImg8bit.png")
+    return Converted(image_entry(source.image_id, file_name, *id_map.shape), pixels, segments)
+
+
+def _labels() -> ModuleType:
+    """The label table of cityscapesscripts."""
+    try:
+        from cityscapesscripts.helpers import labels
+    except ImportError as error:
+        raise UserError("Cityscapes needs its official package: pip install cityscapesscripts") from error
+    return labels
+
+
+def _categories() -> list[dict[str, Any]]:
+    """The json's categories as createPanopticImgs writes them."""
+    return [
+        {
+            "id": label.id,
+            "name": label.name,
+            "color": list(label.color),
+            "supercategory": label.category,
+            "isthing": int(label.hasInstances),
+        }
+        for label in _labels().labels
+        if not label.ignoreInEval
+    ]

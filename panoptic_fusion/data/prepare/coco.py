@@ -1,0 +1,42 @@
+"""COCO: nothing to convert; the PNGs come as a zip inside of the annotations' zip, which is unpacked here."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ...errors import UserError
+from ..datasets.coco import coco_files
+
+
+def annotation_folder(root: Path, split: str) -> Path:
+    """Where the official annotations of a split are: its json."""
+    return Path(coco_files(str(root), split).panoptic_json)
+
+
+def unpack_pngs(root: Path, split: str, progress: bool = True) -> int:
+    """Unpacks annotations/panoptic_{split}2017.zip to panoptic_{split}2017; returns how many PNGs were not there yet.
+
+    Without the zip nothing is done. Raises UserError if it is damaged.
+    """
+    target = Path(coco_files(str(root), split).panoptic_root)
+    archive = root / "annotations" / f"{target.name}.zip"
+    if not archive.is_file():
+        return 0
+    target.mkdir(exist_ok=True)
+    present = set(os.listdir(target))
+    try:
+        with zipfile.ZipFile(archive) as file:
+            members = [m for m in file.infolist() if m.filename.endswith(".png") and "__MACOSX" not in m.filename]
+            todo = [m for m in members if Path(m.filename).name not in present]
+            for member in tqdm(todo, desc=archive.name, unit="image", disable=not progress or not todo):
+                path = target / Path(member.filename).name
+                temporary = path.with_name(f".{path.name}.tmp")
+                temporary.write_bytes(file.read(member))
+                os.replace(temporary, path)
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{archive} is damaged ({error}); get it again") from error
+    return len(todo)

@@ -1,0 +1,108 @@
+"""IDD: polygon jsons to COCO panoptic at level 3.
+
+Polygons are painted in the order of the list, later ones over earlier ones, with PIL's polygon fill, as the data set's
+own tool does. What no polygon covers is void, and so is what a polygon of a void label covers. A thing class has one
+segment for each object; its groups ("cargroup") are one crowd segment; a stuff class has one segment an image.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ..datasets.idd import VOID_LEVEL3, IddLabel, idd_categories, idd_files, idd_labels
+from .runner import Converted, Source, SplitPlan
+from .segments import describe_segments, image_entry
+
+SUFFIX = "_gtFine_polygons.json"
+GROUP = "group"
+
+
+def annotation_folder(root: Path, split: str) -> Path:
+    """Where the official annotations of a split are."""
+    return root / "gtFine" / split
+
+
+def plan_split(root: Path, split: str) -> SplitPlan:
+    """Lists what is to convert of a split. Drives use the same frame numbers: the id of an image is {drive}_{frame}."""
+    files = idd_files(str(root), split)
+    sources = []
+    for path in sorted(annotation_folder(root, split).glob(f"*/*{SUFFIX}")):
+        image_id = f"{path.parent.name}_{path.name.removesuffix(SUFFIX)}"
+        sources.append(Source(image_id, str(path), f"{image_id}_gtFine_panoptic.png"))
+    return SplitPlan(Path(files.panoptic_json), Path(files.panoptic_root), idd_categories(), sources, convert)
+
+
+def convert(source: Source) -> Converted:
+    """Converts one polygon json.
+
+    Raises ValueError for a json that is no annotation or an image of another size, FileNotFoundError for no image.
+    """
+    annotation = _read(source.path)
+    width, height = annotation["imgWidth"], annotation["imgHeight"]
+    file_name = _image_of(Path(source.path), (width, height))
+    things = {c["id"] for c in idd_categories() if c["isthing"]}
+    canvas = Image.new("I", (width, height), 0)
+    draw = ImageDraw.Draw(canvas)
+    categories: dict[int, tuple[int, int]] = {}
+    merged: dict[tuple[int, int], int] = {}  # segments of several polygons: (category id, iscrowd) -> id
+    notes: Counter[str] = Counter()
+    for entry in annotation["objects"]:
+        label, is_group = _label_of(entry.get("label"))
+        polygon = [tuple(point) for point in entry.get("polygon") or ()]
+        if entry.get("deleted") or len(polygon) < 2:
+            continue
+        if label is None:
+            notes[f"label {entry.get('label')!r} is unknown: its polygons are skipped"] += 1
+            continue
+        if label.level3_id == VOID_LEVEL3:
+            segment_id = 0
+        else:
+            isthing = label.level3_id in things
+            category = (label.level3_id, int(isthing and is_group))
+            new = len(categories) + 1
+            segment_id = new if isthing and not is_group else merged.setdefault(category, new)
+            categories[segment_id] = category
+        draw.polygon(polygon, fill=segment_id)
+    pixels, segments = describe_segments(np.asarray(canvas), categories)
+    return Converted(image_entry(source.image_id, file_name, height, width), pixels, segments, dict(notes))
+
+
+def _label_of(name: Any) -> tuple[IddLabel | None, bool]:
+    """The label, and whether the name means a group of it; a known name that ends so ("polegroup") means none."""
+    labels = idd_labels()
+    if name in labels:
+        return labels[name], False
+    if isinstance(name, str) and name.endswith(GROUP):
+        return labels.get(name.removesuffix(GROUP).rstrip()), True
+    return None, False
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        annotation = json.loads(Path(path).read_bytes())
+        sizes = [annotation[key] for key in ("imgWidth", "imgHeight")]
+        if not isinstance(annotation["objects"], list) or not all(isinstance(s, int) and s > 0 for s in sizes):
+            raise ValueError("imgWidth, imgHeight or objects is wrong")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a polygon json of IDD ({error}); get it again") from error
+    return annotation
+
+
+def _image_of(annotation: Path, size: tuple[int, int]) -> str:
+    """The image's name relative to leftImg8bit/{split}: a PNG, in part II of the data set a JPEG."""
+    drive, stem = annotation.parent.name, annotation.name.removesuffix(SUFFIX)
+    folder = annotation.parents[3] / "leftImg8bit" / annotation.parents[1].name / drive
+    for suffix in ("png", "jpg"):
+        path = folder / f"{stem}_leftImg8bit.{suffix}"
+        if path.is_file():
+            with Image.open(path) as image:
+                if image.size != size:
+                    raise ValueError(f"{path} is {image.size[0]}x{image.size[1]}, its annotation {size[0]}x{size[1]}")
+            return f"{drive}/{path.name}"
+    raise FileNotFoundError(f"{folder / stem}_leftImg8bit.png is missing, the image of {annotation}")

@@ -1,0 +1,72 @@
+"""From a map of segment ids to what COCO panoptic stores of it: an RGB PNG and a list of segments.
+
+H, W: image size. An id map is (H, W), integers >= 0; an id that is not described is void (0 in the PNG).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..annotation import label_extents
+
+
+def describe_segments(id_map: np.ndarray, categories: Mapping[int, tuple[int, int]]) -> tuple[np.ndarray, list[dict]]:
+    """Encodes an id map.
+
+    Args:
+        id_map: (H, W) integer, 0 <= id < 2^24.
+        categories: segment id -> (category id, iscrowd); ids without an entry, and 0, become void.
+
+    Returns:
+        The PNG's pixels (H, W, 3) uint8, id = R + 256 G + 65536 B, and the segments that have a pixel, ascending by id:
+        id, category_id, iscrowd, area (pixels), bbox (x, y, width, height).
+    """
+    ids = np.flatnonzero(np.bincount(id_map.ravel()))
+    label_of = np.zeros(ids[-1] + 1, np.int32)
+    label_of[ids] = np.arange(1, len(ids) + 1)
+    labels = label_of[id_map]
+    boxes, areas = label_extents(labels, len(ids))
+    boxes[:, 2:] -= boxes[:, :2]
+    kept = np.array([0] + [i if i in categories else 0 for i in ids.tolist()])
+    colors = np.stack([kept % 256, kept // 256 % 256, kept // 65536], axis=1).astype(np.uint8)
+    segments = []
+    for segment_id, area, box in zip(kept[1:].tolist(), areas.tolist(), boxes.tolist(), strict=True):
+        if segment_id:
+            category_id, iscrowd = categories[segment_id]
+            segments.append(
+                {"id": segment_id, "category_id": category_id, "iscrowd": iscrowd, "area": area, "bbox": box}
+            )
+    return colors[labels], segments
+
+
+def write_png(pixels: np.ndarray, path: Path) -> None:
+    """Writes (H, W, 3) uint8 to `path`, which exists only once it is complete."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    Image.fromarray(pixels).save(temporary, format="PNG")
+    os.replace(temporary, path)
+
+
+def read_id_map(path: str | Path) -> np.ndarray:
+    """Reads a PNG of integers with one channel of 8 or 16 bits: (H, W) int32.
+
+    Raises ValueError naming the file if it cannot be read or has more channels.
+    """
+    try:
+        with Image.open(path) as image:
+            mode, pixels = image.mode, np.asarray(image)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{path} is not a readable image ({error}); get it again") from error
+    if pixels.ndim != 2 or mode == "P" or not np.issubdtype(pixels.dtype, np.integer):
+        raise ValueError(f"{path} must be a PNG with one channel of 8 or 16 bits, not mode {mode}")
+    return pixels.astype(np.int32)
+
+
+def image_entry(image_id: str, file_name: str, height: int, width: int) -> dict[str, Any]:
+    """An entry of the json's list `images`."""
+    return {"id": image_id, "file_name": file_name, "height": int(height), "width": int(width)}

@@ -1,0 +1,70 @@
+"""What a prepared split holds, from its json: images, segments of each class, share of void."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import UserError
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """`segments` and `crowds`: class name -> count (crowds are not in `segments`); `void_share`: 0..1 of all pixels;
+    `empty`: images without a segment; `converted`, `kept`: images done by this run and by earlier ones; `notes`: what
+    else there is to say."""
+
+    name: str
+    images: int
+    empty: int
+    segments: dict[str, int]
+    crowds: dict[str, int]
+    void_share: float
+    converted: int = 0
+    kept: int = 0
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.name}: {self.images} images ({self.empty} without a segment), {sum(self.segments.values())} "
+            f"segments, {sum(self.crowds.values())} crowds, {self.void_share:.1%} of the pixels void"
+        ]
+        if self.converted or self.kept:
+            lines.append(f"  {self.converted} images converted now, {self.kept} before")
+        width = max(map(len, self.segments), default=0)
+        for name, count in self.segments.items():
+            crowds = f" + {self.crowds[name]} crowds" if self.crowds.get(name) else ""
+            lines.append(f"  {name:<{width}} {count:>9}{crowds}")
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def summarize(
+    name: str, panoptic_json: Path, panoptic_root: Path, converted: int = 0, kept: int = 0, notes: Sequence[str] = ()
+) -> SplitSummary:
+    """Summarises a split; opens no PNG. Raises UserError if the json cannot be used or one of its PNGs is missing."""
+    try:
+        data = json.loads(panoptic_json.read_bytes())
+        classes = {c["id"]: c["name"] for c in data["categories"]}
+        pixels = sum(image["height"] * image["width"] for image in data["images"])
+        segments, crowds = Counter(dict.fromkeys(classes.values(), 0)), Counter()
+        covered = empty = 0
+        for annotation in data["annotations"]:
+            empty += not annotation["segments_info"]
+            for segment in annotation["segments_info"]:
+                (crowds if segment.get("iscrowd") else segments)[classes[segment["category_id"]]] += 1
+                covered += segment["area"]
+        names = [annotation["file_name"] for annotation in data["annotations"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{panoptic_json} is not a usable COCO panoptic json ({error!r}); get it again") from error
+    missing = sorted(set(names) - set(os.listdir(panoptic_root) if panoptic_root.is_dir() else ()))
+    if missing:
+        others = f" and {len(missing) - 1} other PNGs of {panoptic_json} are" if missing[1:] else " is"
+        raise UserError(f"{panoptic_root / missing[0]}{others} missing")
+    void_share = 1 - covered / pixels if pixels else 0.0
+    found = (len(data["images"]), empty, dict(segments), dict(crowds), void_share)
+    return SplitSummary(name, *found, converted, kept, tuple(notes))

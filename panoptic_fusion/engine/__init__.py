@@ -1,0 +1,5 @@
+"""Training: the trainer behind train_net.py and its hooks."""
+
+from .trainer import PanopticTrainer
+
+__all__ = ["PanopticTrainer"]

@@ -1,0 +1,73 @@
+"""What is checked before long work starts, so that a mistake costs seconds."""
+
+import os
+import tempfile
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+
+from panoptic_fusion.checkpoint import AtomicCheckpointer
+from panoptic_fusion.data.coco_panoptic import label_space_of
+from panoptic_fusion.data.label_space import LabelSpace
+from panoptic_fusion.errors import ConfigError
+
+
+def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
+    """Checks data sets, weights and output folder of a resolved config.
+
+    Args:
+        cfg: a resolved config.
+        resume: whether the last checkpoint in OUTPUT_DIR will be used.
+        eval_only: whether nothing will be trained.
+
+    Raises:
+        UserError, FileNotFoundError: the message names the file or config key and says what to do.
+    """
+    check_writable(cfg.OUTPUT_DIR)
+    names = list(cfg.DATASETS.TEST) + ([] if eval_only else list(cfg.DATASETS.TRAIN))
+    if not names:
+        raise ConfigError("DATASETS.TEST is empty" if eval_only else "DATASETS.TRAIN and DATASETS.TEST are empty")
+    model = LabelSpace.from_categories(cfg.MODEL.CATEGORIES)
+    for name in names:
+        if name not in DatasetCatalog.list():
+            raise ConfigError(
+                f"data set {name!r} (DATASETS.TRAIN, DATASETS.TEST) is not registered: name it in DATASETS.REGISTER or call "
+                "register_panoptic"
+            )
+        data = label_space_of(name)
+        if (data.thing_classes, data.stuff_classes) != (model.thing_classes, model.stuff_classes):
+            raise ConfigError(
+                f"the classes of data set {name!r} are not those of the model (MODEL.CATEGORIES, or DATASETS.TRAIN[0]): "
+                f"{data.num_things} things and {data.num_stuff} stuff there, {model.num_things} and {model.num_stuff} here, "
+                "or other names or another order"
+            )
+        if not DatasetCatalog.get(name):
+            raise ConfigError(f"data set {name!r} has no image")
+    if resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
+        return
+    weights = cfg.MODEL.WEIGHTS
+    if weights and "://" not in weights and not os.path.isfile(weights):
+        raise ConfigError(f"MODEL.WEIGHTS: {weights} does not exist")
+    if weights and weights.endswith(".pth"):
+        from detectron2.modeling import build_model
+
+        on_cpu = cfg.clone()
+        on_cpu.defrost()
+        on_cpu.MODEL.DEVICE = "cpu"
+        AtomicCheckpointer(
+            build_model(on_cpu), require_complete=eval_only, allow_shape_mismatch=cfg.MODEL.ALLOW_SHAPE_MISMATCH
+        ).load(weights)
+
+
+def check_writable(folder: str, key: str = "OUTPUT_DIR") -> None:
+    """Makes the folder and tries to write into it; `key` names in the error where the folder was given.
+
+    Raises:
+        ConfigError: it cannot be made or written to.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{key}: cannot write to {folder} ({error.strerror}): choose another folder") from error

@@ -1,0 +1,89 @@
+"""The trainer behind train_net.py: detectron2's DefaultTrainer on the project's data, checkpoints and evaluators."""
+
+import logging
+import os
+import weakref
+from collections import OrderedDict
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model
+from detectron2.evaluation import DatasetEvaluators
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+
+from panoptic_fusion.checkpoint import AtomicCheckpointer
+from panoptic_fusion.data.mapper import PanopticDatasetMapper
+from panoptic_fusion.evaluation import build_evaluators
+
+from .hooks import ProgressBar, VisualizePredictions
+
+
+class PanopticTrainer(DefaultTrainer):
+    """Trains, evaluates and resumes a model of this project; also on CPU with several gloo processes."""
+
+    def __init__(self, cfg: CfgNode):
+        """
+        Args:
+            cfg: a resolved config (`resolve_config`).
+        """
+        TrainerBase.__init__(self)
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        ddp_options = {"device_ids": None} if on_cpu else {}
+        model = create_ddp_model(model, broadcast_buffers=False, **ddp_options)
+        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = AtomicCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            allow_shape_mismatch=cfg.MODEL.ALLOW_SHAPE_MISMATCH,
+            trainer=weakref.proxy(self),
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def build_hooks(self) -> list:
+        """detectron2's hooks, pictures in TensorBoard every VIS_PERIOD, and a bar where stderr is a terminal."""
+        hooks = super().build_hooks()
+        if comm.is_main_process():
+            extra = [ProgressBar()]
+            if self.cfg.VIS_PERIOD > 0:
+                extra.append(VisualizePredictions(self.cfg))
+            hooks[-1:-1] = extra  # before the writers, which come last
+        return hooks
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        """The model; its parameter count goes to the log, its layers do not."""
+        model = build_model(cfg)
+        count = sum(p.numel() for p in model.parameters())
+        logging.getLogger(__name__).info("%s with %.2f M parameters", type(model).__name__, count / 1e6)
+        return model
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        """Batches of `PanopticDatasetMapper`'s dicts."""
+        return build_detection_train_loader(cfg, mapper=PanopticDatasetMapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        """Images of one data set, one a batch."""
+        return build_detection_test_loader(cfg, dataset_name, mapper=PanopticDatasetMapper(cfg, is_train=False))
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
+        """The evaluators that the data set's metadata and TEST.EVALUATORS call for."""
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        return build_evaluators(cfg, dataset_name, folder)
+
+    def train(self) -> OrderedDict | None:
+        """Trains from the current to the last iteration; returns the results of the last evaluation, if any."""
+        super().train()
+        return getattr(self, "_last_eval_results", None)

@@ -1,0 +1,15 @@
+"""Measuring panoptic segmentation: the numbers, detectron2 evaluators around them, files for submission servers."""
+
+from .evaluator import PanopticQualityEvaluator
+from .panoptic_quality import PanopticQuality
+from .selection import InstancesEvaluator, build_evaluators
+from .submission import SubmissionWriter, write_panoptic_png
+
+__all__ = [
+    "InstancesEvaluator",
+    "PanopticQuality",
+    "PanopticQualityEvaluator",
+    "SubmissionWriter",
+    "build_evaluators",
+    "write_panoptic_png",
+]

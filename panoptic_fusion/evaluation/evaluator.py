@@ -1,0 +1,205 @@
+"""detectron2's `DatasetEvaluator` around `PanopticQuality`: reads ground truth, scores image by image, reports."""
+
+import logging
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from tabulate import tabulate
+
+from ..data.annotation import load_annotation, read_id_map
+from ..data.label_space import LabelSpace
+from ..errors import UserError
+from .panoptic_quality import PQ_DAGGER_RULES, PanopticQuality
+from .submission import SubmissionWriter, write_json
+
+logger = logging.getLogger(__name__)
+
+_GROUPS = {"all": "", "things": "_th", "stuff": "_st"}
+
+
+class PanopticQualityEvaluator(DatasetEvaluator):
+    """PQ, PQ-dagger and mIoU of `panoptic_seg` on a registered data set.
+
+    Each image is scored when it is predicted, at the size of its ground truth. Only per-class sums are kept, which one
+    small reduction adds up over the processes. The images seen are scored, be it a subset. Outputs are not changed.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        *,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        write_predictions: bool = False,
+        pq_dagger: str = "matched",
+    ):
+        """
+        Args:
+            dataset_name: a data set of `panoptic_fusion.data.register_panoptic`.
+            distributed: add up over all processes; otherwise each one reports what it has seen.
+            output_dir: where panoptic_quality.json, the results with the counts of each class, is written; or None.
+            write_predictions: also write the predictions for submission servers: `output_dir`/panoptic_predictions/
+                with the PNGs and panoptic_predictions.json beside it.
+            pq_dagger: "matched" or "ground_truth", see `PanopticQuality.compute`.
+
+        Raises:
+            UserError: `write_predictions` without `output_dir`, or an unknown `pq_dagger`.
+            DatasetError: the data set's json is at fault.
+        """
+        if write_predictions and output_dir is None:
+            raise UserError("write_predictions needs an output_dir")
+        if pq_dagger not in PQ_DAGGER_RULES:
+            raise UserError(f"pq_dagger is {pq_dagger!r}; it can be one of {', '.join(PQ_DAGGER_RULES)}")
+        self._dataset_name = dataset_name
+        self._images = {record["image_id"]: record for record in DatasetCatalog.get(dataset_name)}
+        self._label_space = LabelSpace.from_metadata(MetadataCatalog.get(dataset_name))
+        self._distributed = distributed
+        self._output_dir = None if output_dir is None else Path(output_dir)
+        self._write_predictions = write_predictions
+        self._pq_dagger = pq_dagger
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the images seen."""
+        self._quality = PanopticQuality(self._label_space.num_things, self._label_space.num_stuff)
+        self._submission = None
+        if self._write_predictions:
+            self._submission = SubmissionWriter(self._output_dir / "panoptic_predictions", self._label_space)
+            self._png_names = _png_names(self._images)
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Scores a batch.
+
+        Args:
+            inputs: dicts with image_id, of images of the data set.
+            outputs: dicts with panoptic_seg = (map (H, W) integer tensor or array, segments_info), of the size of the
+                ground truth; items of segments_info have id, isthing, category_id (contiguous thing or stuff id).
+
+        Raises:
+            UserError: an image that is not in the data set.
+            DatasetError: the ground-truth PNG is missing or unreadable.
+            ValueError: an output breaks the above, the message names the image.
+        """
+        for image, output in zip(inputs, outputs, strict=True):
+            record = self._images.get(image["image_id"])
+            if record is None:
+                raise UserError(f"image id {image['image_id']!r} is not in data set {self._dataset_name!r}")
+            name = record["file_name"]
+            if output.get("panoptic_seg") is None:
+                raise ValueError(f"{name}: no panoptic_seg in the output; MODEL.PANOPTIC_FUSION.OUTPUTS must list it")
+            pred_map, segments_info = output["panoptic_seg"]
+            if isinstance(pred_map, torch.Tensor):
+                pred_map = pred_map.cpu().numpy()
+            if segments_info is None:
+                raise ValueError(f"{name}: panoptic_seg has no segments_info")
+            pred_segments = {int(s["id"]): self._class_index(s, name) for s in segments_info}
+            if len(pred_segments) < len(segments_info):
+                raise ValueError(f"{name}: segments_info has a segment id twice")
+            if self._submission is not None:
+                self._submission.write(record, self._png_names[record["image_id"]], pred_map, segments_info)
+            gt_map = read_id_map(record["pan_seg_file_name"])
+            gt_segments = [(s["id"], self._class_index(s, name), s["iscrowd"] == 1) for s in record["segments_info"]]
+            try:
+                self._quality.update(pred_map, pred_segments, gt_map, gt_segments, name=name)
+            except ValueError:
+                load_annotation(record)  # where the ground truth is at fault, its own error says more
+                raise
+
+    def evaluate(self) -> OrderedDict:
+        """Adds up over the processes and reports; all of them must call it.
+
+        Returns:
+            {"panoptic_seg": {name: float}}, empty in all processes but the first. Measures are x 100, NaN where no
+            class counts: PQ, SQ, RQ, PQ_dagger, mIoU, each of them also with _th (things) and _st (stuff); PQ-<class>
+            for each class; and images, the number of images seen.
+        """
+        if self._submission is not None:
+            path = self._submission.finish(self._distributed)
+            if path is not None:
+                logger.info("Predictions written to %s and the folder beside it", path)
+        if self._distributed and comm.get_world_size() > 1:
+            states = comm.gather(self._quality.state())
+            if not comm.is_main_process():
+                return OrderedDict()
+            total = PanopticQuality(self._label_space.num_things, self._label_space.num_stuff)
+            for state in states:
+                total.merge(state)
+        else:
+            total = self._quality
+        quality = total.compute(self._pq_dagger)
+        names = self._label_space.thing_classes + self._label_space.stuff_classes
+        logger.info("%s: panoptic quality\n%s", self._dataset_name, quality_table(quality))
+        logger.info("%s: per class\n%s", self._dataset_name, class_table(quality, names))
+        num_images = len(self._images)
+        if total.images < num_images:
+            logger.warning("%d of the %d images of %s were evaluated", total.images, num_images, self._dataset_name)
+        results = _results(quality, names)
+        if self._output_dir is not None:
+            self._output_dir.mkdir(parents=True, exist_ok=True)
+            per_class = dict(zip(names, quality["per_class"], strict=True))
+            content = {"dataset": self._dataset_name, "pq_dagger": self._pq_dagger, **results, "per_class": per_class}
+            write_json(self._output_dir / "panoptic_quality.json", _without_nan(content))
+        return OrderedDict(panoptic_seg=results)
+
+    def _class_index(self, segment: Mapping[str, Any], name: str) -> int:
+        """The class index of `PanopticQuality` of an item of segments_info."""
+        space, category_id = self._label_space, int(segment["category_id"])
+        num = space.num_things if segment["isthing"] else space.num_stuff
+        if not 0 <= category_id < num:
+            kind = "thing" if segment["isthing"] else "stuff"
+            raise ValueError(f"{name}: segment {segment['id']} is of {kind} class {category_id}; there are {num}")
+        return category_id if segment["isthing"] else space.num_things + category_id
+
+
+def quality_table(quality: Mapping[str, Any]) -> str:
+    """The summary of `PanopticQuality.compute` as a markdown table, measures x 100."""
+    rows = []
+    for group in _GROUPS:
+        values = [100 * quality[group][key] for key in ("pq", "sq", "rq", "pq_dagger", "miou")]
+        rows.append([group, *values, quality[group]["n"]])
+    header = [f"{quality['images']} images", "PQ", "SQ", "RQ", "PQ†", "mIoU", "classes"]
+    return tabulate(rows, header, tablefmt="pipe", floatfmt=".3f")
+
+
+def class_table(quality: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The classes of `PanopticQuality.compute` that occur as a markdown table, measures x 100."""
+    rows = []
+    for name, row in zip(names, quality["per_class"], strict=True):
+        if row["tp"] + row["fp"] + row["fn"] > 0:
+            values = [100 * row[key] for key in ("pq", "sq", "rq", "pq_dagger", "iou")]
+            rows.append([name, *values, row["tp"], row["fp"], row["fn"]])
+    header = ["class", "PQ", "SQ", "RQ", "PQ†", "IoU", "TP", "FP", "FN"]
+    return tabulate(rows, header, tablefmt="pipe", floatfmt=".1f")
+
+
+def _results(quality: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
+    results = {}
+    for group, suffix in _GROUPS.items():
+        for key, label in (("pq", "PQ"), ("sq", "SQ"), ("rq", "RQ"), ("pq_dagger", "PQ_dagger"), ("miou", "mIoU")):
+            results[label + suffix] = 100 * quality[group][key]
+    results["images"] = float(quality["images"])
+    results.update({f"PQ-{name}": 100 * row["pq"] for name, row in zip(names, quality["per_class"], strict=True)})
+    return results
+
+
+def _png_names(images: Mapping[Any, Mapping[str, Any]]) -> dict[Any, str]:
+    """Image id -> name of its PNG: that of the image; where two images in different folders share one, the id."""
+    names = {i: os.path.splitext(os.path.basename(record["file_name"]))[0] for i, record in images.items()}
+    if len(set(names.values())) < len(names):
+        names = {i: str(i).replace("/", "_") for i in images}
+    return {i: f"{name}.png" for i, name in names.items()}
+
+
+def _without_nan(content: Any) -> Any:
+    """Replaces NaN by None: json has no NaN."""
+    if isinstance(content, Mapping):
+        return {key: _without_nan(value) for key, value in content.items()}
+    return None if isinstance(content, float) and math.isnan(content) else content

@@ -1,0 +1,85 @@
+"""Which evaluators a data set gets: by TEST.EVALUATORS, what the model returns and what the metadata holds."""
+
+import logging
+import os
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
+from detectron2.utils import comm
+
+from ..data import coco_panoptic
+from ..data.label_space import LabelSpace
+from ..errors import ConfigError
+from .evaluator import PanopticQualityEvaluator
+
+logger = logging.getLogger(__name__)
+
+NEEDED_OUTPUT = {"panoptic": "panoptic_seg", "instances": "instances"}
+
+
+class InstancesEvaluator(COCOEvaluator):
+    """detectron2's `COCOEvaluator` (box and mask AP) on a data set that has panoptic ground truth.
+
+    Its ground truth is the data set's instances json; without one, the things of the panoptic PNGs, for which a json
+    is written to `output_dir` (again when the panoptic json has become younger).
+    """
+
+    def __init__(self, dataset_name: str, output_dir: str, *, distributed: bool = True):
+        """
+        Args:
+            dataset_name: a data set of `panoptic_fusion.data.register_panoptic` with thing classes.
+            output_dir: gets the derived json and the results in COCO format.
+            distributed: collect from all processes, which must all make the evaluator.
+        """
+        metadata = MetadataCatalog.get(dataset_name)
+        json_file = metadata.get("instances_json") or _derived_json(dataset_name, output_dir, distributed)
+        # COCOEvaluator reads json_file from the metadata, where it cannot be changed again: one metadata for each json.
+        shadow = MetadataCatalog.get(f"{dataset_name}, instances of {json_file}")
+        classes = {key: metadata.get(key) for key in ("thing_classes", "thing_dataset_id_to_contiguous_id")}
+        shadow.set(json_file=str(json_file), **classes)
+        # The fast implementation needs detectron2's compiled code.
+        super().__init__(shadow.name, distributed=distributed, output_dir=output_dir, use_fast_impl=False)
+
+
+def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str) -> DatasetEvaluators:
+    """The evaluators of TEST.EVALUATORS for a data set.
+
+    Left out, with a warning, are those whose output MODEL.PANOPTIC_FUSION.OUTPUTS leaves out, and "instances" for a
+    data set without thing classes.
+
+    Raises:
+        ConfigError: TEST.EVALUATORS names one that does not exist.
+    """
+    for name in cfg.TEST.EVALUATORS:
+        if name not in NEEDED_OUTPUT:
+            raise ConfigError(f"TEST.EVALUATORS has {name!r}; it can list {', '.join(NEEDED_OUTPUT)}")
+    evaluators = []
+    for name in cfg.TEST.EVALUATORS:
+        needed = NEEDED_OUTPUT[name]
+        if needed not in cfg.MODEL.PANOPTIC_FUSION.OUTPUTS:
+            logger.warning("evaluator %r is left out: MODEL.PANOPTIC_FUSION.OUTPUTS has no %r", name, needed)
+        elif name == "panoptic":
+            write = cfg.TEST.WRITE_PREDICTIONS
+            evaluators.append(PanopticQualityEvaluator(dataset_name, output_dir=output_dir, write_predictions=write))
+        elif LabelSpace.from_metadata(MetadataCatalog.get(dataset_name)).num_things == 0:
+            logger.warning("evaluator %r is left out: data set %s has no thing class", name, dataset_name)
+        else:
+            evaluators.append(InstancesEvaluator(dataset_name, output_dir))
+    return DatasetEvaluators(evaluators)
+
+
+def _derived_json(dataset_name: str, output_dir: str, distributed: bool) -> Path:
+    path = Path(output_dir) / f"{dataset_name.replace('/', '_')}_instances.json"
+    if not distributed or comm.is_main_process():
+        source = MetadataCatalog.get(dataset_name).panoptic_json
+        if not path.exists() or path.stat().st_mtime < os.stat(source).st_mtime:
+            logger.info("Deriving instances of %s for mask AP ...", dataset_name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f"{path.name}.partial")
+            coco_panoptic.derive_instances_json(dataset_name, str(partial))
+            os.replace(partial, path)
+    if distributed:
+        comm.synchronize()
+    return path

@@ -1,0 +1,123 @@
+"""Predictions as COCO panoptic files, the format of submission servers: one PNG per image and one json.
+
+Each PNG is written in one step when its image has been predicted, and its entry of the json is appended to
+`<folder>.rank<r>.jsonl`, so an evaluation that fails later leaves everything that was predicted.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from detectron2.utils import comm
+
+from ..data.label_space import LabelSpace
+from .panoptic_quality import MAX_SEGMENT_ID
+
+
+def write_panoptic_png(path: str | os.PathLike, panoptic_map: np.ndarray) -> None:
+    """Writes a map (H, W) of ids in [0, 2^24) as colours, id = R + 256 G + 65536 B.
+
+    The file appears whole or not at all.
+
+    Raises:
+        ValueError: the map is not 2-D or an id is out of range; the message names the file.
+    """
+    if panoptic_map.ndim != 2 or panoptic_map.min(initial=0) < 0 or panoptic_map.max(initial=0) > MAX_SEGMENT_ID:
+        raise ValueError(f"{path}: a panoptic PNG needs a map (H, W) of ids in [0, 2^24)")
+    little_endian = np.ascontiguousarray(panoptic_map, "<u4").view(np.uint8).reshape(*panoptic_map.shape, 4)
+    _, encoded = cv2.imencode(".png", little_endian[..., 2::-1])  # OpenCV takes B, G, R
+    _write(Path(path), encoded.tobytes())
+
+
+def coco_segments(segments_info: Iterable[Mapping[str, Any]], label_space: LabelSpace) -> list[dict[str, Any]]:
+    """COCO entries of a model's `segments_info`: category ids of the data set, Python numbers; changes no argument."""
+    segments = []
+    for info in segments_info:
+        ids = label_space.thing_ids if info["isthing"] else label_space.stuff_ids
+        segment = {"id": int(info["id"]), "category_id": int(ids[info["category_id"]])}
+        segment.update({key: kind(info[key]) for key, kind in (("area", int), ("score", float)) if key in info})
+        segments.append(segment)
+    return segments
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Writes a json file, which appears whole or not at all."""
+    _write(Path(path), json.dumps(content).encode())
+
+
+class SubmissionWriter:
+    """Writes `<folder>/<image>.png` image by image and `<folder>.json` at the end, over all processes."""
+
+    def __init__(self, folder: str | os.PathLike, label_space: LabelSpace):
+        """
+        Args:
+            folder: gets the PNGs; it is made if it is missing.
+            label_space: gives the category ids of the data set.
+        """
+        self._folder = Path(folder)
+        self._label_space = label_space
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._entries = Path(f"{self._folder}.rank{comm.get_rank()}.jsonl")
+        self._entries.write_text("")
+
+    def write(
+        self,
+        image: Mapping[str, Any],
+        file_name: str,
+        panoptic_map: np.ndarray,
+        segments_info: Iterable[Mapping[str, Any]],
+    ) -> None:
+        """Writes one image.
+
+        Args:
+            image: has image_id and file_name.
+            file_name: name of the PNG in the folder.
+            panoptic_map: (H, W) integer array of segment ids.
+            segments_info: the model's, with isthing and contiguous category ids; not changed.
+        """
+        write_panoptic_png(self._folder / file_name, panoptic_map)
+        height, width = panoptic_map.shape
+        entry = {
+            "image": {
+                "id": image["image_id"],
+                "file_name": os.path.basename(image["file_name"]),
+                "height": height,
+                "width": width,
+            },
+            "annotation": {
+                "image_id": image["image_id"],
+                "file_name": file_name,
+                "segments_info": coco_segments(segments_info, self._label_space),
+            },
+        }
+        with open(self._entries, "a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def finish(self, distributed: bool = True) -> Path | None:
+        """Writes the json, with the entries of all processes if `distributed`.
+
+        Returns its path; None in the processes that do not write it.
+        """
+        entries = [json.loads(line) for line in self._entries.read_text().splitlines()]
+        if distributed:
+            entries = list(chain.from_iterable(comm.gather(entries)))
+        path = None
+        if not distributed or comm.is_main_process():
+            path = Path(f"{self._folder}.json")
+            content = {"images": [e["image"] for e in entries], "annotations": [e["annotation"] for e in entries]}
+            write_json(path, {**content, "categories": self._label_space.to_categories()})
+        if distributed:
+            comm.synchronize()  # no process drops its entries before the json is there
+        self._entries.unlink()
+        return path
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)

@@ -1,0 +1,16 @@
+"""Operations that no paper owns alone: pure functions first, thin modules on them."""
+
+from .activated_norm import freeze_norm_parameters, get_activated_norm, resolve_norm
+from .box_pool import box_average
+from .hard_pixel_loss import hard_pixel_cross_entropy
+from .in_place_abn import InPlaceABN, in_place_abn
+
+__all__ = [
+    "InPlaceABN",
+    "box_average",
+    "freeze_norm_parameters",
+    "get_activated_norm",
+    "hard_pixel_cross_entropy",
+    "in_place_abn",
+    "resolve_norm",
+]

@@ -1,0 +1,78 @@
+"""Average pooling with a large fixed window at stride 1, at a cost that does not depend on the window (Seamless,
+section 3.3: the third branch of MiniDL)."""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+def box_average(x: Tensor, kernel_size: int = 64) -> Tensor:
+    """Mean over windows of kernel_size x kernel_size, then replication of the border to the input's size.
+
+    A map smaller than the window in one dimension is averaged over all of that dimension. Windows that would reach over
+    the border do not exist; the result there is that of the nearest window (no zero padding). Equal to
+    `F.pad(F.avg_pool2d(x, (kh, kw), stride=1), (left, right, top, bottom), mode="replicate")` with kh =
+    min(kernel_size, H), left = (kw - 1) // 2, right = kw - 1 - left, and so on, in O(H * W) by running sums, in
+    float32 at least.
+
+    Args:
+        x: (N, C, H, W) float.
+        kernel_size: side of the window in pixels, >= 1.
+
+    Returns:
+        Shape and dtype of `x`. Backward keeps no tensor.
+
+    Raises:
+        ValueError: kernel_size < 1, or an empty map.
+    """
+    if kernel_size < 1:
+        raise ValueError(f"box_average: kernel_size is {kernel_size}; it must be at least 1")
+    if x.dim() != 4 or 0 in x.shape[-2:]:
+        raise ValueError(f"box_average: the input has shape {tuple(x.shape)}; it must be (N, C, H, W) with H, W > 0")
+    return _BoxAverage.apply(x, kernel_size)
+
+
+class _BoxAverage(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, kernel_size):
+        kh, kw = min(kernel_size, x.shape[-2]), min(kernel_size, x.shape[-1])
+        ctx.kernel = kh, kw
+        y = x.to(torch.promote_types(x.dtype, torch.float32))
+        y = _window_sum(_window_sum(y, -1, kw), -2, kh).div_(kh * kw)
+        return F.pad(y, (*_border(kw), *_border(kh)), mode="replicate").to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        kh, kw = ctx.kernel
+        g = grad.to(torch.promote_types(grad.dtype, torch.float32))
+        g = _fold_border(_fold_border(g, -1, kw), -2, kh)
+        # A pixel belongs to the k windows that end at it or after it: window sums again, over the zero-padded gradient.
+        g = _window_sum(F.pad(g, (kw - 1, kw - 1)), -1, kw)
+        g = _window_sum(F.pad(g, (0, 0, kh - 1, kh - 1)), -2, kh)
+        return g.div_(kh * kw).to(grad.dtype), None
+
+
+def _border(k: int) -> tuple[int, int]:
+    """How many positions lie before the first and behind the last window's centre."""
+    return (k - 1) // 2, k - 1 - (k - 1) // 2
+
+
+def _window_sum(x: Tensor, dim: int, k: int) -> Tensor:
+    """Sums of all windows of `k` positions along `dim`; length n becomes n - k + 1."""
+    num = x.shape[dim] - k + 1
+    sums = x.cumsum(dim)
+    out = sums.narrow(dim, k - 1, num).clone()
+    out.narrow(dim, 1, num - 1).sub_(sums.narrow(dim, 0, num - 1))
+    return out
+
+
+def _fold_border(grad: Tensor, dim: int, k: int) -> Tensor:
+    """Adjoint of the replication along `dim`: the border's gradient goes to the first and last window."""
+    before, behind = _border(k)
+    num = grad.shape[dim] - before - behind
+    out = grad.narrow(dim, before, num).clone()
+    out.narrow(dim, 0, 1).add_(grad.narrow(dim, 0, before).sum(dim, keepdim=True))
+    out.narrow(dim, num - 1, 1).add_(grad.narrow(dim, before + num, behind).sum(dim, keepdim=True))
+    return out

@@ -1,0 +1,7 @@
+"""The networks. Importing this package registers them."""
+
+from . import meta_arch  # noqa: F401
+from .fusion import PANOPTIC_FUSION_REGISTRY, PanopticFusion
+from .meta_arch import PanopticRCNN
+
+__all__ = ["PANOPTIC_FUSION_REGISTRY", "PanopticFusion", "PanopticRCNN"]

@@ -1,0 +1,134 @@
+"""The masks of R instances as box crops: what painting needs, without a tensor of R x H x W.
+
+A window is the box of an instance in whole pixels, enlarged by one pixel and clipped to the image. The windows of all
+instances reach the host in a single transfer; everything else stays on the device.
+"""
+
+from __future__ import annotations
+
+import torch
+from detectron2.structures import Boxes, Instances
+
+Window = tuple[slice, slice]
+"""Rows and columns of an image, as slices with Python ints."""
+
+
+class MaskCrops:
+    """R masks that are read one at a time: `crops[i]` is the (h, w) bool mask in `crops.windows[i]`.
+
+    Attributes:
+        size: (height, width) of the image.
+        device: where the masks are.
+        windows: R windows; `image[crops.windows[i]]` is a view that matches `crops[i]`. A window may be empty.
+    """
+
+    size: tuple[int, int]
+    device: torch.device
+    windows: list[Window]
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        raise NotImplementedError
+
+    @staticmethod
+    def from_instances(instances: Instances) -> MaskCrops:
+        """The crops of instances at output size (`instances.image_size`), from pred_mask_logits or pred_masks.
+
+        Raises:
+            ValueError: if the instances have neither.
+        """
+        boxes: Boxes = instances.pred_boxes
+        if instances.has("pred_mask_logits"):
+            return PastedCrops(instances.pred_mask_logits.float().sigmoid(), boxes.tensor, instances.image_size)
+        if instances.has("pred_masks"):
+            return BitmaskCrops(instances.pred_masks, boxes.tensor)
+        raise ValueError("Panoptic fusion needs masks: instances with pred_mask_logits or pred_masks (MODEL.MASK_ON).")
+
+
+class BitmaskCrops(MaskCrops):
+    """Crops of full masks: views, no copy.
+
+    Args:
+        masks: (R, H, W) bool; each mask lies inside of its box enlarged by 1 pixel, what lies outside is not seen.
+            The masks that detectron2 pastes fulfil this.
+        boxes: (R, 4) float, XYXY in pixels.
+    """
+
+    def __init__(self, masks: torch.Tensor, boxes: torch.Tensor):
+        self.masks = masks
+        self.size = tuple(masks.shape[1:])
+        self.device = masks.device
+        self.windows = _to_windows(_window_corners(boxes, self.size))
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        rows, cols = self.windows[index]
+        return self.masks[index, rows, cols]
+
+
+class PastedCrops(MaskCrops):
+    """Crops of masks that a mask head gives relative to boxes, pasted as detectron2's `paste_masks_in_image` does.
+
+    A pixel belongs to the mask if the probability at its centre, interpolated bilinearly with zeros around the map, is
+    at least 0.5. Sampling is separable, so each crop takes one interpolation of columns and one of rows.
+
+    Args:
+        probabilities: (R, M, M) float in [0, 1].
+        boxes: (R, 4) float, XYXY in pixels of the image.
+        size: (height, width) of the image.
+    """
+
+    def __init__(self, probabilities: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int]):
+        self.size = (int(size[0]), int(size[1]))
+        self.device = probabilities.device
+        corners = _window_corners(boxes, self.size)
+        self.windows = _to_windows(corners)
+        self.maps = torch.nn.functional.pad(probabilities, (1, 1, 1, 1))
+        side = probabilities.shape[-1]
+        height = max((rows.stop - rows.start for rows, _ in self.windows), default=0)
+        width = max((cols.stop - cols.start for _, cols in self.windows), default=0)
+        self.rows = _taps(corners[:, 1], boxes[:, 1], boxes[:, 3], height, side)
+        self.cols = _taps(corners[:, 0], boxes[:, 0], boxes[:, 2], width, side)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        rows, cols = self.windows[index]
+        first, second, weight = (tap[index, : cols.stop - cols.start] for tap in self.cols)
+        mask = self.maps[index]
+        mask = torch.lerp(mask.index_select(1, first), mask.index_select(1, second), weight)
+        first, second, weight = (tap[index, : rows.stop - rows.start] for tap in self.rows)
+        mask = torch.lerp(mask.index_select(0, first), mask.index_select(0, second), weight[:, None])
+        return mask >= 0.5
+
+
+def _window_corners(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Boxes (R, 4) XYXY as whole pixels, enlarged by one pixel and clipped: (R, 4) int64, XYXY with exclusive ends."""
+    height, width = size
+    start, end = boxes[:, :2].floor() - 1, boxes[:, 2:].ceil() + 1
+    corners = torch.cat([start, torch.maximum(start, end)], dim=1)
+    limit = corners.new_tensor([width, height, width, height])
+    return torch.minimum(corners.clamp(min=0), limit).long()
+
+
+def _to_windows(corners: torch.Tensor) -> list[Window]:
+    return [(slice(y0, y1), slice(x0, x1)) for x0, y0, x1, y1 in corners.tolist()]
+
+
+def _taps(first_pixel: torch.Tensor, start: torch.Tensor, end: torch.Tensor, length: int, side: int):
+    """Where the pixels of each window lie in maps that are padded with one zero on each side, along one axis.
+
+    Args:
+        first_pixel: (R,) int64, the first pixel of each window.
+        start, end: (R,) float, the sides of the boxes.
+        length: pixels of the longest window.
+        side: texels of the unpadded map, M.
+
+    Returns:
+        three tensors (R, length): the two texels to read (int64) and the weight of the second (float).
+    """
+    centres = first_pixel[:, None] + (torch.arange(length, device=start.device) + 0.5)
+    position = (centres - start[:, None]) / (end - start)[:, None] * side - 0.5
+    position = position.nan_to_num(nan=-1.0).clamp(-1, side) + 1
+    first = position.floor()
+    index = first.long()
+    return index, (index + 1).clamp(max=side + 1), position - first

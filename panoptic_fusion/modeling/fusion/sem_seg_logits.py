@@ -1,0 +1,120 @@
+"""Semantic logits of one image that are brought to the output size in row strips, never all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn import functional as F
+
+MAX_STRIP_ELEMENTS = {"cpu": 2**20, "cuda": 2**24}
+"""Float elements that one strip may have, by device type: what stays in the cache, what keeps the device busy."""
+
+
+@dataclass(frozen=True)
+class SemSegLogits:
+    """Logits of the stuff head for one image, and the sizes that lead to the output.
+
+    The values at output size are those of bilinear upsampling by the stride, cropping to the image, and bilinear
+    resizing to the output size (what detectron2 does in its heads and in `sem_seg_postprocess`), up to the rounding of
+    float32. The two steps act on rows and columns separately, so a strip of output rows first interpolates the
+    few rows of the logits that it needs, and only then widens them.
+
+    Attributes:
+        logits: (C, h, w) float, at `stride` of the padded input.
+        padded_size: (height, width) of the padded input, stride * (h, w).
+        image_size: (height, width) of the image in it, before padding.
+        output_size: (height, width) H x W of the result.
+    """
+
+    logits: torch.Tensor
+    padded_size: tuple[int, int]
+    image_size: tuple[int, int]
+    output_size: tuple[int, int]
+
+    def __post_init__(self):
+        height, width = self.logits.shape[-2:]
+        stride = self.padded_size[0] // max(height, 1)
+        if self.logits.dim() != 3 or (height * stride, width * stride) != tuple(self.padded_size) or stride < 1:
+            raise ValueError(
+                f"Logits of shape {tuple(self.logits.shape)} are no (C, h, w) at an integer stride of the padded "
+                f"size {tuple(self.padded_size)}."
+            )
+        if not all(0 < image <= padded for image, padded in zip(self.image_size, self.padded_size, strict=True)):
+            raise ValueError(f"Image size {self.image_size} does not lie in the padded size {self.padded_size}.")
+        if not all(side > 0 for side in self.output_size):
+            raise ValueError(f"Output size {self.output_size} is empty.")
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the padded input per pixel of the logits."""
+        return self.padded_size[0] // self.logits.shape[1]
+
+    @property
+    def num_channels(self) -> int:
+        return self.logits.shape[0]
+
+    def select(self, channels: slice | list[int] | torch.Tensor) -> SemSegLogits:
+        """The same for some of the channels only."""
+        return replace(self, logits=self.logits[channels])
+
+    def full(self) -> torch.Tensor:
+        """All logits at output size, (C, H, W) float32, in one tensor: for callers that want them all."""
+        x = F.interpolate(self.logits[None].float(), scale_factor=float(self.stride), mode="bilinear")
+        x = x[..., : self.image_size[0], : self.image_size[1]]
+        if tuple(self.image_size) != tuple(self.output_size):
+            x = F.interpolate(x, size=self.output_size, mode="bilinear")
+        return x[0]
+
+    def strips(self) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """Yield (y0, y1, logits (C, y1 - y0, W) float32) for consecutive strips of output rows, from the top."""
+        height, width = self.output_size
+        widest = max(width, self.logits.shape[2] * self.stride)
+        limit = MAX_STRIP_ELEMENTS.get(self.logits.device.type, MAX_STRIP_ELEMENTS["cuda"])
+        rows = max(1, limit // max(1, self.num_channels * widest))
+        for y0 in range(0, height, rows):
+            y1 = min(y0 + rows, height)
+            yield y0, y1, self._widen(self._rows(y0, y1))
+
+    def argmax(self) -> torch.Tensor:
+        """The channel of the highest logit for every pixel, (H, W) int64; the lowest such channel in a tie."""
+        labels = torch.empty(self.output_size, dtype=torch.int64, device=self.logits.device)
+        for y0, y1, logits in self.strips():
+            labels[y0:y1] = logits.max(dim=0).indices
+        return labels
+
+    def _rows(self, y0: int, y1: int) -> torch.Tensor:
+        """Rows y0..y1 of the output at the width of the logits: (C, y1 - y0, w) float32."""
+        device = self.logits.device
+        rows = torch.arange(y0, y1, device=device, dtype=torch.float32)
+        if self.image_size[0] == self.output_size[0]:
+            return _lerp_rows(self.logits.float(), _source(rows, 1 / self.stride), self.logits.shape[1])
+        source = _source(rows, self.image_size[0] / self.output_size[0])
+        upper = source.floor()
+        taps = [
+            _lerp_rows(self.logits, _source(tap.clamp(max=self.image_size[0] - 1), 1 / self.stride), self.logits.shape[1])
+            for tap in (upper, upper + 1)
+        ]
+        return torch.lerp(taps[0], taps[1], (source - upper)[:, None])
+
+    def _widen(self, x: torch.Tensor) -> torch.Tensor:
+        """(C, rows, w) at the width of the logits to (C, rows, W)."""
+        x = F.interpolate(x[None], scale_factor=(1.0, float(self.stride)), mode="bilinear")
+        x = x[..., : self.image_size[1]]
+        if self.image_size[1] != self.output_size[1]:
+            x = F.interpolate(x, size=(x.shape[2], self.output_size[1]), mode="bilinear")
+        return x[0]
+
+
+def _source(positions: torch.Tensor, scale: float) -> torch.Tensor:
+    """Source positions of bilinear resizing (align_corners=False), not clamped at the far end."""
+    return ((positions + 0.5) * scale - 0.5).clamp(min=0)
+
+
+def _lerp_rows(x: torch.Tensor, source: torch.Tensor, height: int) -> torch.Tensor:
+    """Rows of x (C, h, w) at fractional positions (K,): (C, K, w) float32."""
+    upper = source.floor()
+    index = upper.long()
+    first, second = (x.index_select(1, i.clamp(max=height - 1)).float() for i in (index, index + 1))
+    return torch.lerp(first, second, (source - upper)[:, None])

@@ -1,0 +1,87 @@
+"""The interface of a stuff head, and the semantic loss that all of them share.
+
+Shape shorthand: N: images, C: semantic channels (of the ontology), H, W: size of the padded network input, s: stride of
+the head's logits (4).
+"""
+
+from detectron2.config import CfgNode, configurable
+from detectron2.structures import Instances
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class StuffHead(nn.Module):
+    """What the meta-architecture expects of a stuff head: `forward` and `losses`.
+
+    A head sets its layers and implements `forward`; `losses` may be extended.
+    """
+
+    @configurable
+    def __init__(
+        self, *, loss_weight: float = 1.0, ignore_value: int = 255, common_stride: int = 4, hard_pixel_fraction: float = 1.0
+    ):
+        """
+        Args:
+            loss_weight: factor of `loss_sem_seg`.
+            ignore_value: label of pixels without ground truth.
+            common_stride: stride of the logits, in pixels of the network's input.
+            hard_pixel_fraction: see `semantic_loss`.
+        """
+        super().__init__()
+        self.loss_weight = loss_weight
+        self.ignore_value = ignore_value
+        self.common_stride = common_stride
+        self.hard_pixel_fraction = hard_pixel_fraction
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict | None = None) -> dict:
+        return {
+            "loss_weight": cfg.MODEL.SEM_SEG_HEAD.LOSS_WEIGHT,
+            "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            "common_stride": cfg.MODEL.SEM_SEG_HEAD.COMMON_STRIDE,
+            "hard_pixel_fraction": cfg.MODEL.SEM_SEG_HEAD.HARD_PIXEL_FRACTION,
+        }
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """
+        Args:
+            features: the backbone's feature maps.
+
+        Returns:
+            (N, C, H/s, W/s) logits, in training and in inference.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement forward")
+
+    def losses(self, logits: Tensor, gt_sem_seg: Tensor, gt_instances: list[Instances]) -> dict[str, Tensor]:
+        """
+        Args:
+            logits: what `forward` returned.
+            gt_sem_seg: (N, H, W) int64 channels, `ignore_value` where there is no ground truth and on padding.
+            gt_instances: for each image the ground-truth things.
+        """
+        del gt_instances
+        loss = semantic_loss(logits, gt_sem_seg, self.ignore_value, self.hard_pixel_fraction)
+        return {"loss_sem_seg": self.loss_weight * loss}
+
+
+def semantic_loss(logits: Tensor, gt_sem_seg: Tensor, ignore_value: int = 255, hard_pixel_fraction: float = 1.0) -> Tensor:
+    """Cross entropy of the bilinearly upsampled logits.
+
+    With `hard_pixel_fraction` 1 it is the mean over all pixels that have ground truth (detectron2's semantic loss, but
+    0 instead of NaN for a batch without any); below 1 the mean over each image's hardest pixels.
+
+    Args:
+        logits: (N, C, h, w) float.
+        gt_sem_seg: (N, H, W) int64 channels or `ignore_value`.
+        hard_pixel_fraction: in (0, 1].
+
+    Returns:
+        A scalar with a gradient, also where no pixel has ground truth.
+    """
+    logits = F.interpolate(logits.float(), size=gt_sem_seg.shape[-2:], mode="bilinear", align_corners=False)
+    if hard_pixel_fraction < 1:
+        from panoptic_fusion.layers.hard_pixel_loss import hard_pixel_cross_entropy
+
+        return hard_pixel_cross_entropy(logits, gt_sem_seg, hard_pixel_fraction, ignore_value=ignore_value)
+    total = F.cross_entropy(logits, gt_sem_seg, ignore_index=ignore_value, reduction="sum")
+    return total / (gt_sem_seg != ignore_value).sum().clamp(min=1)

@@ -1,0 +1,46 @@
+"""The baseline's stuff head: the layout of Panoptic FPN (Kirillov et al., "Panoptic Feature Pyramid Networks", section
+3.1) on the project's channels."""
+
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
+from detectron2.structures import Instances
+from torch import Tensor
+
+from .base import StuffHead
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class PanopticFPNHead(SemSegFPNHead):
+    """detectron2's SemSegFPNHead with the interface of `StuffHead`; its checkpoints load.
+
+    Deviation from detectron2: the channels are stuff first, then things (or one for all), where detectron2 has one
+    "things" channel at 0.
+    """
+
+    @configurable
+    def __init__(self, input_shape: dict[str, ShapeSpec], *, hard_pixel_fraction: float = 1.0, **kwargs):
+        """
+        Args:
+            input_shape: of the backbone's feature maps that the head uses.
+            hard_pixel_fraction: see `semantic_loss`.
+            kwargs: those of detectron2's SemSegFPNHead.
+        """
+        super().__init__(input_shape, **kwargs)
+        self.hard_pixel_fraction = hard_pixel_fraction
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        return {
+            **super().from_config(cfg, input_shape),
+            "hard_pixel_fraction": cfg.MODEL.SEM_SEG_HEAD.HARD_PIXEL_FRACTION,
+        }
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """Logits (N, C, H/4, W/4) of the feature maps."""
+        return self.layers(features)
+
+    def losses(self, logits: Tensor, gt_sem_seg: Tensor, gt_instances: list[Instances]) -> dict[str, Tensor]:
+        """See `StuffHead.losses`."""
+        return StuffHead.losses(self, logits, gt_sem_seg, gt_instances)

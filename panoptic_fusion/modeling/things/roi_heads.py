@@ -1,0 +1,82 @@
+"""Mask R-CNN's RoI heads that hand their mask logits over to the fusion.
+
+Shape shorthand: R: number of regions of all images of the batch, R_i: of image i, T: number of thing classes, M: side
+of a mask (28).
+"""
+
+import torch
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
+from detectron2.modeling.roi_heads.mask_head import mask_rcnn_loss
+from detectron2.modeling.roi_heads.roi_heads import select_foreground_proposals
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor
+
+
+@ROI_HEADS_REGISTRY.register()
+class PanopticROIHeads(StandardROIHeads):
+    """detectron2's StandardROIHeads whose mask logits stay available.
+
+    In training it returns the positive proposals with their `mask_logits`, so that a fusion can learn from them
+    without a second forward of the mask head. In inference the instances carry `pred_mask_logits` (R_i, M, M), the raw
+    logits of the predicted class, instead of `pred_masks`: the meta-architecture pastes masks only when asked for.
+    """
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """
+        Returns:
+            In training, the positive proposals of each image (`proposal_boxes`, `gt_classes`, `gt_masks` if the image
+            has any, `mask_logits` (R_i, M, M) float of the ground-truth class), and the losses.
+            In inference, the instances of each image and an empty dict.
+        """
+        if not self.training:
+            return super().forward(images, features, proposals, targets)
+        proposals = self.label_and_sample_proposals(proposals, targets)
+        losses = self._forward_box(features, proposals)
+        foreground, _ = select_foreground_proposals(proposals, self.num_classes)
+        logits = self.mask_logits(features, [x.proposal_boxes for x in foreground])
+        losses["loss_mask"] = self.mask_head.loss_weight * mask_rcnn_loss(logits, foreground, self.mask_head.vis_period)
+        classes = [x.gt_classes for x in foreground]
+        for instances, class_logits in zip(foreground, select_class(logits, classes), strict=True):
+            instances.mask_logits = class_logits
+        return foreground, losses
+
+    def mask_logits(self, features: dict[str, Tensor], boxes: list[Boxes]) -> Tensor:
+        """Runs the mask head on given boxes.
+
+        Args:
+            features: the backbone's feature maps.
+            boxes: one `Boxes` (R_i) an image, in pixels of the network's input.
+
+        Returns:
+            (R, T, M, M) raw mask logits.
+        """
+        pooled = self.mask_pooler([features[f] for f in self.mask_in_features], boxes)
+        return self.mask_head.layers(pooled)
+
+    def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]) -> list[Instances]:
+        logits = self.mask_logits(features, [x.pred_boxes for x in instances])
+        classes = [x.pred_classes for x in instances]
+        for x, class_logits in zip(instances, select_class(logits, classes), strict=True):
+            x.pred_mask_logits = class_logits
+        return instances
+
+
+def select_class(logits: Tensor, classes: list[Tensor]) -> list[Tensor]:
+    """The masks of one class each.
+
+    Args:
+        logits: (R, T, M, M); T = 1 for a class-agnostic mask head.
+        classes: for each image (R_i,) int64, the class of each region.
+
+    Returns:
+        For each image (R_i, M, M).
+    """
+    index = torch.cat(classes) if logits.shape[1] > 1 else logits.new_zeros(len(logits), dtype=torch.int64)
+    own = logits[torch.arange(len(logits), device=logits.device), index]
+    return list(own.split([len(c) for c in classes]))

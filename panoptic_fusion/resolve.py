@@ -1,0 +1,103 @@
+"""What a config leaves to the data: the classes, and with them the sizes of all heads.
+
+`T` things, `S` stuff and the ontology decide every NUM_CLASSES. They come from `MODEL.CATEGORIES` if a trained
+model's config carries them, else from the first training data set, and are never typed into a config.
+"""
+
+import os
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+
+from .config import get_cfg
+from .data.coco_panoptic import label_space_of, register_from_config
+from .data.label_space import ONTOLOGIES, LabelSpace
+from .errors import ConfigError
+from .modeling.fusion import PANOPTIC_FUSION_REGISTRY
+
+
+def resolve_config(cfg: CfgNode) -> CfgNode:
+    """Registers the config's data sets, fills in the classes and checks the names of the parts.
+
+    Args:
+        cfg: a config with the project's keys, frozen or not. It is not changed.
+
+    Returns:
+        A frozen copy with MODEL.CATEGORIES and all NUM_CLASSES set. Resolving it again changes nothing.
+
+    Raises:
+        ConfigError: a key has a value that cannot work; the message names the key.
+        FileNotFoundError: the training data set's files are missing.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    register_from_config(cfg.DATASETS.REGISTER if not cfg.MODEL.CATEGORIES else _present(cfg.DATASETS.REGISTER))
+    _check_names(cfg)
+    if not cfg.MODEL.CATEGORIES:
+        if not cfg.DATASETS.TRAIN:
+            raise ConfigError("MODEL.CATEGORIES and DATASETS.TRAIN are both empty: name a training data set")
+        cfg.MODEL.CATEGORIES = label_space_of(cfg.DATASETS.TRAIN[0]).to_categories()
+    label_space = LabelSpace.from_categories(cfg.MODEL.CATEGORIES)
+    label_space.require_things()
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = label_space.num_things
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = label_space.num_channels(cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY)
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        metadata = MetadataCatalog.get(name)
+        if not hasattr(metadata, "thing_classes"):
+            label_space.apply_to_metadata(metadata)
+    cfg.freeze()
+    return cfg
+
+
+def load_trained(model_dir: str | os.PathLike, opts: list[str] = ()) -> CfgNode:
+    """The config of a trained model from its OUTPUT_DIR alone; no data set needs to be there.
+
+    Args:
+        model_dir: an OUTPUT_DIR with `config.yaml` and a checkpoint.
+        opts: further "KEY VALUE" pairs.
+
+    Returns:
+        A resolved config whose MODEL.WEIGHTS is the last checkpoint of `model_dir`: ready for `DefaultPredictor`.
+
+    Raises:
+        FileNotFoundError: the folder has no config.yaml or no checkpoint.
+    """
+    model_dir = Path(model_dir)
+    if not (model_dir / "config.yaml").is_file():
+        raise FileNotFoundError(f"{model_dir} has no config.yaml: give the OUTPUT_DIR of a training")
+    pointer = model_dir / "last_checkpoint"
+    weights = model_dir / (pointer.read_text().strip() if pointer.is_file() else "model_final.pth")
+    cfg = get_cfg()
+    cfg.merge_from_file(str(model_dir / "config.yaml"))
+    cfg.MODEL.WEIGHTS = str(weights)
+    cfg.OUTPUT_DIR = str(model_dir)
+    cfg.merge_from_list(list(opts))
+    if not os.path.isfile(cfg.MODEL.WEIGHTS):
+        raise FileNotFoundError(f"{cfg.MODEL.WEIGHTS} does not exist: {model_dir} holds no finished checkpoint")
+    return resolve_config(cfg)
+
+
+def _present(entries: list[dict]) -> list[dict]:
+    """The data sets of a trained model's config that this machine has (it may have none)."""
+    return [e for e in entries if os.path.exists(os.path.expanduser(os.path.expandvars(str(e.get("panoptic_json")))))]
+
+
+def _check_names(cfg: CfgNode) -> None:
+    for key, value, registry in (
+        ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
+        ("MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME, SEM_SEG_HEADS_REGISTRY),
+        ("MODEL.PANOPTIC_FUSION.NAME", cfg.MODEL.PANOPTIC_FUSION.NAME, PANOPTIC_FUSION_REGISTRY),
+    ):
+        if value not in registry:
+            raise ConfigError(f"{key} is {value!r}; there are: {', '.join(sorted(name for name, _ in registry))}")
+    if cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY not in ONTOLOGIES:
+        raise ConfigError(
+            f"MODEL.SEM_SEG_HEAD.ONTOLOGY is {cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY!r}; there are: {', '.join(ONTOLOGIES)}"
+        )
+    outputs = {"sem_seg", "instances", "panoptic_seg"}
+    if not set(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS) <= outputs:
+        raise ConfigError(
+            f"MODEL.PANOPTIC_FUSION.OUTPUTS is {cfg.MODEL.PANOPTIC_FUSION.OUTPUTS}; it holds some of {sorted(outputs)}"
+        )

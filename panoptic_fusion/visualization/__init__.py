@@ -1,0 +1,5 @@
+"""Pictures of panoptic segmentations."""
+
+from .draw import draw_comparison, draw_panoptic, ground_truth_panoptic
+
+__all__ = ["draw_comparison", "draw_panoptic", "ground_truth_panoptic"]

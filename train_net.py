@@ -1,0 +1,69 @@
+#!/usr/bin/env python
+"""Trains or evaluates a model: detectron2's launcher on the project's trainer.
+
+    python train_net.py --config-file configs/toy/panoptic_fpn_r18.yaml [--num-gpus 8] [--resume] [KEY VALUE ...]
+    python train_net.py --eval-only --config-file output/toy/config.yaml MODEL.WEIGHTS output/toy/model_final.pth
+
+On a machine without a GPU, --num-gpus 2 trains with two CPU processes (gloo).
+"""
+
+import os
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+
+from panoptic_fusion import get_cfg, resolve_config
+from panoptic_fusion.checkpoint import AtomicCheckpointer
+from panoptic_fusion.engine import PanopticTrainer
+from panoptic_fusion.engine.preflight import check_before_start
+from panoptic_fusion.errors import run_cli
+from panoptic_fusion.evaluation.report import write_results
+
+
+def configure(args) -> CfgNode:
+    """The resolved config of the command line."""
+    cfg = get_cfg()
+    if args.config_file:
+        cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts)
+    if not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    return resolve_config(cfg)
+
+
+def train_or_evaluate(args) -> None:
+    """What each process runs."""
+    cfg = configure(args)
+    default_setup(cfg, args)
+    if args.eval_only:
+        model = PanopticTrainer.build_model(cfg)
+        AtomicCheckpointer(model, cfg.OUTPUT_DIR, require_complete=True).resume_or_load(
+            cfg.MODEL.WEIGHTS, resume=args.resume
+        )
+        results = PanopticTrainer.test(cfg, model)
+    else:
+        trainer = PanopticTrainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        results = trainer.train()
+    if comm.is_main_process() and results:
+        write_results(results, os.path.join(cfg.OUTPUT_DIR, "results"))
+
+
+def main() -> None:
+    """Checks everything that can be checked at once, then starts the processes."""
+    args = default_argument_parser(epilog=__doc__).parse_args()
+    check_before_start(configure(args), resume=args.resume, eval_only=args.eval_only)
+    launch(
+        train_or_evaluate,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+if __name__ == "__main__":
+    run_cli(main)
