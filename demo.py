@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 from panoptic_fusion import get_cfg, load_trained, resolve_config
 from panoptic_fusion.checkpoint import AtomicCheckpointer
-from panoptic_fusion.checkpoint.checkpointer import write_atomically
 from panoptic_fusion.engine.preflight import check_writable
 from panoptic_fusion.errors import UserError, run_cli
 from panoptic_fusion.evaluation import write_panoptic_png
+from panoptic_fusion.files import write_atomically
 from panoptic_fusion.visualization import draw_panoptic
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}

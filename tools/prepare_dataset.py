@@ -6,10 +6,14 @@ It can be stopped at any moment and run again; it goes on where it was.
 
 import argparse
 import os
+import sys
+from pathlib import Path
 
-from panoptic_fusion.data.datasets import BUILTIN, datasets_root
-from panoptic_fusion.data.prepare import prepare
-from panoptic_fusion.errors import run_cli
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from panoptic_fusion.data.datasets import BUILTIN, datasets_root  # noqa: E402
+from panoptic_fusion.data.prepare import prepare  # noqa: E402
+from panoptic_fusion.errors import run_cli  # noqa: E402
 
 
 def main() -> None:

@@ -1,13 +1,12 @@
 """Checkpoints of which a killed training never leaves a half-written one behind."""
 
 import os
-from collections.abc import Callable
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.utils import comm
 
 from panoptic_fusion.errors import UserError
+from panoptic_fusion.files import write_atomically
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
@@ -84,22 +83,3 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 f"is {incompatible.missing_keys[0]}. Check that it was made with this config"
             )
         return incompatible
-
-
-def write_atomically(path: str, write: Callable) -> None:
-    """Writes a file such that `path` is either the old one or the whole new one, whenever the process is killed.
-
-    Args:
-        path: the file.
-        write: called with a file object opened for writing bytes.
-    """
-    temporary = f"{path}.{os.getpid()}.{comm.get_rank()}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)

@@ -1,6 +1,13 @@
 """Data sets: the label space, registering and reading COCO panoptic data, the training mapper, the checker."""
 
-from .coco_panoptic import label_space_of, load_panoptic, panoptic_files, register_from_config, register_panoptic
+from .coco_panoptic import (
+    derive_instances_json,
+    label_space_of,
+    load_panoptic,
+    panoptic_files,
+    register_from_config,
+    register_panoptic,
+)
 from .faults import DatasetError
 from .label_space import IGNORE_LABEL, ONTOLOGIES, LabelSpace
 
@@ -9,6 +16,7 @@ __all__ = [
     "ONTOLOGIES",
     "DatasetError",
     "LabelSpace",
+    "derive_instances_json",
     "label_space_of",
     "load_panoptic",
     "panoptic_files",

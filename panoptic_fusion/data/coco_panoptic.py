@@ -19,6 +19,7 @@ from pycocotools import mask as mask_api
 from ..errors import ConfigError
 from .coco_json import PanopticJson, read_instances_json, read_panoptic_json
 from .faults import DatasetError, Report, raise_fault
+from .instances_json import write_instances_json
 from .label_space import LabelSpace
 
 
@@ -104,11 +105,15 @@ def register_from_config(entries: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def panoptic_files(name: str) -> PanopticFiles:
-    """The paths of a data set that `register_panoptic` has registered. Raises ConfigError for any other name."""
-    if name not in _REGISTERED:
+    """The paths of a registered data set in COCO panoptic format. Raises ConfigError for any other name."""
+    if name in _REGISTERED:
+        return _REGISTERED[name]
+    metadata = MetadataCatalog[name] if name in DatasetCatalog and name in MetadataCatalog else None
+    paths = [metadata.get(key) if metadata else None for key in ("image_root", "panoptic_root", "panoptic_json")]
+    if None in paths:
         known = ", ".join(sorted(_REGISTERED)) or "none"
-        raise ConfigError(f"no data set {name!r} is registered (registered: {known}); see DATASETS.REGISTER")
-    return _REGISTERED[name]
+        raise ConfigError(f"no panoptic data set {name!r} is registered (registered: {known}); see DATASETS.REGISTER")
+    return PanopticFiles(*paths, metadata.get("instances_json"))
 
 
 def label_space_of(name: str) -> LabelSpace:
@@ -169,6 +174,11 @@ def dataset_dicts(
             record["annotations"] = [_instance(e, contiguous, image["height"], image["width"]) for e in entries]
         dicts.append(record)
     return dicts
+
+
+def derive_instances_json(name: str, path: str) -> None:
+    """Writes the things of a registered data set as a COCO instances json, see `write_instances_json`."""
+    write_instances_json(DatasetCatalog.get(name), label_space_of(name), panoptic_files(name).images, path)
 
 
 class _LazyMetadata(Metadata):

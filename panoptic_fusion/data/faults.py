@@ -47,6 +47,7 @@ KINDS = (
     "instance of unknown category",
     "instance of wrong size",
     "instance without pixel",
+    "unexpected error",
 )
 
 

@@ -4,12 +4,14 @@ from .evaluator import PanopticQualityEvaluator
 from .panoptic_quality import PanopticQuality
 from .selection import InstancesEvaluator, build_evaluators
 from .submission import SubmissionWriter, write_panoptic_png
+from .unchanged import UnchangedOutputs
 
 __all__ = [
     "InstancesEvaluator",
     "PanopticQuality",
     "PanopticQualityEvaluator",
     "SubmissionWriter",
+    "UnchangedOutputs",
     "build_evaluators",
     "write_panoptic_png",
 ]

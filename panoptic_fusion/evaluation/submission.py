@@ -16,6 +16,7 @@ import numpy as np
 from detectron2.utils import comm
 
 from ..data.label_space import LabelSpace
+from ..files import write_atomically
 from .panoptic_quality import MAX_SEGMENT_ID
 
 
@@ -31,7 +32,7 @@ def write_panoptic_png(path: str | os.PathLike, panoptic_map: np.ndarray) -> Non
         raise ValueError(f"{path}: a panoptic PNG needs a map (H, W) of ids in [0, 2^24)")
     little_endian = np.ascontiguousarray(panoptic_map, "<u4").view(np.uint8).reshape(*panoptic_map.shape, 4)
     _, encoded = cv2.imencode(".png", little_endian[..., 2::-1])  # OpenCV takes B, G, R
-    _write(Path(path), encoded.tobytes())
+    write_atomically(path, lambda file: file.write(encoded))
 
 
 def coco_segments(segments_info: Iterable[Mapping[str, Any]], label_space: LabelSpace) -> list[dict[str, Any]]:
@@ -47,7 +48,7 @@ def coco_segments(segments_info: Iterable[Mapping[str, Any]], label_space: Label
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
     """Writes a json file, which appears whole or not at all."""
-    _write(Path(path), json.dumps(content).encode())
+    write_atomically(path, lambda file: file.write(json.dumps(content).encode()))
 
 
 class SubmissionWriter:
@@ -115,9 +116,3 @@ class SubmissionWriter:
             comm.synchronize()  # no process drops its entries before the json is there
         self._entries.unlink()
         return path
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import stuff_heads, things  # noqa: F401  (registers the heads)
+from . import backbone, stuff_heads, things  # noqa: F401  (registers their parts)
 from .fusion import FusionTrainingInputs, SemSegLogits, build_panoptic_fusion
 from .things.roi_heads import select_class
 

@@ -161,7 +161,7 @@ def test_signs_stand_before_buses(dataset):
     contested = 0
     for image_id, items in instances_by_image(instances).items():
         buses = [mask for item, mask in items if NAME[item["category_id"]] == "bus"]
-        for item, mask in items:
+        for item, _ in items:
             if NAME[item["category_id"]] == "sign":
                 shown = maps[image_id] == item["segment_id"]
                 contested += any((shown & bus).sum() > 0.5 * shown.sum() for bus in buses)

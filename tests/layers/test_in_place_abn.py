@@ -259,6 +259,25 @@ def test_keeps_only_its_output():
     assert 21 * map_bytes <= counts["BN"] < 21.1 * map_bytes
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_on_cuda_equals_cpu(shape):
+    torch.manual_seed(0)
+    layer, x, residual, grad = make_layer(), torch.randn(shape), torch.randn(shape), torch.randn(shape)
+    results = []
+    for device in ("cpu", "cuda"):
+        copy = make_layer()
+        copy.load_state_dict(layer.state_dict())
+        copy.to(device)
+        inputs = x.detach().to(device).requires_grad_(), residual.detach().to(device).requires_grad_()
+        y = copy(*inputs)
+        y.backward(grad.to(device))
+        tensors = (y, inputs[0].grad, inputs[1].grad, copy.weight.grad, copy.bias.grad, *copy.buffers())
+        results.append([t.detach().cpu() for t in tensors])
+    for on_cpu, on_cuda in zip(*results, strict=True):
+        torch.testing.assert_close(on_cuda, on_cpu, atol=1e-4, rtol=1e-4)
+
+
 BATCHES = [(3, 1), (4, 0), (0, 2), (0, 0)]  # images of the two processes
 
 

@@ -6,6 +6,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from panoptic_fusion.config import get_cfg
 from panoptic_fusion.layers import InPlaceABN
@@ -90,6 +91,19 @@ def test_parameter_counts():
         assert count(make_abn_resnet(101).parameters()) == 44_549_160 - 2_049_000
 
 
+def test_multiply_accumulates():
+    """At 1024 x 2048, in units of 10^9: the facts' counts."""
+    with torch.device("meta"):
+        fpn = AbnFPN(make_abn_resnet(50), FEATURES, num_extra_levels=1).eval()
+        counts = []
+        for net in (fpn.bottom_up, fpn):
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                net(torch.empty(1, 3, 1024, 2048))
+            counts.append(counter.get_total_flops() / 2e9)
+    assert counts[0] == pytest.approx(170.83, abs=0.006)
+    assert counts[1] - counts[0] == pytest.approx(121.20, abs=0.006)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_backbone_equals_plain_pytorch(training):
     torch.manual_seed(0)
@@ -148,9 +162,8 @@ def test_pyramid_equals_plain_pytorch(size, training):
 
 def test_without_extra_levels_and_other_norms():
     for norm in ("GN", "BN", "FrozenBN"):
-        fpn = AbnFPN(
-            make_abn_resnet(50, stem_channels=16, res2_channels=64, norm=norm), FEATURES, 16, num_extra_levels=0, norm=norm
-        )
+        backbone = make_abn_resnet(50, stem_channels=16, res2_channels=64, norm=norm)
+        fpn = AbnFPN(backbone, FEATURES, 16, num_extra_levels=0, norm=norm)
         assert list(fpn(torch.randn(1, 3, 64, 64))) == ["p2", "p3", "p4", "p5"]
 
 
@@ -162,6 +175,29 @@ def test_frozen_parts_update_their_statistics():
         assert parameter.requires_grad == (parameter.grad is not None) == (not name.startswith(("stem", "res2"))), name
     for name in ("stem.conv1.norm", "res2.2.conv3.norm"):
         assert not torch.equal(net.state_dict()[name + ".running_mean"], before[name + ".running_mean"])
+
+
+def saved_bytes(net: nn.Module, x: torch.Tensor) -> int:
+    """Bytes of the distinct storages kept for backward, without the parameters and buffers."""
+    own = {t.untyped_storage().data_ptr() for t in [*net.parameters(), *net.buffers()]}
+    sizes = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = 0 if storage.data_ptr() in own else storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        features = net(x)
+    del features
+    return sum(sizes.values())
+
+
+def test_memory_for_backward():
+    """At most 0.6 of BatchNorm2d and LeakyReLU, although that LeakyReLU works in place."""
+    x = torch.randn(1, 3, 128, 192)
+    sizes = {norm: saved_bytes(make_abn_resnet(50, norm=norm), x) for norm in ("InPlaceABN", "BN")}
+    assert sizes["InPlaceABN"] <= 0.6 * sizes["BN"]
 
 
 def config():

@@ -8,6 +8,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_sem_seg_head
 from detectron2.structures import Instances
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from panoptic_fusion.config import get_cfg
 from panoptic_fusion.layers import InPlaceABN
@@ -94,6 +95,16 @@ def test_parameter_counts():
     assert counts[3] - counts[1] == 4 * 384 * 128 * 8  # 1.57 M more, as the facts say
 
 
+def test_multiply_accumulates():
+    """At 1024 x 2048, in units of 10^9: the facts' count."""
+    with torch.device("meta"):
+        head = MiniDLSemSegHead(input_shape=input_shape(), num_classes=19).eval()
+        features = {n: torch.empty(1, 256, 1024 // s.stride, 2048 // s.stride) for n, s in input_shape().items()}
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            head(features)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(118.21, abs=0.006)
+
+
 def test_initialisation():
     torch.manual_seed(0)
     head = MiniDLSemSegHead(input_shape=input_shape(), num_classes=65)
@@ -104,7 +115,7 @@ def test_initialisation():
 
 
 def test_loss():
-    """Against the loss written out: 25 % of each image without its padding, ignored pixels as zeros; then its gradient."""
+    """Against the loss written out: 25 % of each image without its padding, ignored pixels as zeros; gradients."""
     torch.manual_seed(0)
     head = random_head(loss_weight=2.0)
     features = random_features(48, 64)
@@ -149,6 +160,8 @@ def test_from_config():
     cfg.MODEL.SEM_SEG_HEAD.NORM = "InPlaceABN"
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 19
     cfg.MODEL.SEM_SEG_HEAD.HARD_PIXEL_FRACTION = 0.25
+    cfg.MODEL.SEM_SEG_HEAD.MINIDL_POOL_SIZE = 64
+    cfg.MODEL.SEM_SEG_HEAD.MINIDL_FUSE_KERNEL = 1
     shapes = input_shape() | {"p6": ShapeSpec(channels=256, stride=64)}
     with torch.device("meta"):
         head = build_sem_seg_head(cfg, shapes)

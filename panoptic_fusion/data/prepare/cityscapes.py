@@ -3,7 +3,8 @@
 cityscapesscripts' own function converts a split in one process and keeps nothing of a run that was stopped, so the
 rule is stated here again (`convert`); tests compare the two. An id below 1000 is a label id: for a class with instances
 a group, which is a crowd; from 1000 on it is label id * 1000 + instance. Labels that evaluation ignores are void. The
-segment id is the instance id, the category id the label id.
+segment id is the instance id, the category id the label id. One entry differs: an image's `file_name` is its path below
+leftImg8bit/{split}, where createPanopticImgs writes a name that no file has ("..._gtFine_leftImg8bit.png").
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from ...errors import UserError
 from ..datasets.cityscapes import cityscapes_files
 from .runner import Converted, Source, SplitPlan
-from .segments import describe_segments, image_entry, read_id_map
+from .segments import describe_segments, read_id_map
 
 SUFFIX = "_gtFine_instanceIds.png"
 
@@ -30,10 +31,11 @@ def annotation_folder(root: Path, split: str) -> Path:
 def plan_split(root: Path, split: str) -> SplitPlan:
     """Lists what is to convert of a split. Raises UserError if cityscapesscripts is not installed."""
     files = cityscapes_files(str(root), split)
-    sources = [
-        Source(path.name.removesuffix(SUFFIX), str(path), path.name.replace("_instanceIds.png", "_panoptic.png"))
-        for path in sorted(annotation_folder(root, split).glob(f"*/*{SUFFIX}"))
-    ]
+    sources = []
+    for path in sorted(annotation_folder(root, split).glob(f"*/*{SUFFIX}")):
+        image_id = path.name.removesuffix(SUFFIX)
+        image_name = f"{path.parent.name}/{image_id}_leftImg8bit.png"
+        sources.append(Source(image_id, image_name, str(path), f"{image_id}_gtFine_panoptic.png"))
     return SplitPlan(Path(files.panoptic_json), Path(files.panoptic_root), _categories(), sources, convert)
 
 
@@ -49,9 +51,7 @@ def convert(source: Source) -> Converted:
         if not label.ignoreInEval:
             categories[segment_id] = (label.id, int(segment_id < 1000 and label.hasInstances))
     pixels, segments = describe_segments(id_map, categories)
-    # The name that createPanopticImgs writes, though no image is called so.
-    file_name = Path(source.path).name.replace("_instanceIds.png", "_leftImg8bit.png")
-    return Converted(image_entry(source.image_id, file_name, *id_map.shape), pixels, segments)
+    return Converted(pixels, segments)
 
 
 def _labels() -> ModuleType:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from ..datasets.idd import VOID_LEVEL3, IddLabel, idd_categories, idd_files, idd_labels
 from .runner import Converted, Source, SplitPlan
-from .segments import describe_segments, image_entry
+from .segments import check_image, describe_segments
 
 SUFFIX = "_gtFine_polygons.json"
 GROUP = "group"
@@ -34,18 +35,20 @@ def plan_split(root: Path, split: str) -> SplitPlan:
     sources = []
     for path in sorted(annotation_folder(root, split).glob(f"*/*{SUFFIX}")):
         image_id = f"{path.parent.name}_{path.name.removesuffix(SUFFIX)}"
-        sources.append(Source(image_id, str(path), f"{image_id}_gtFine_panoptic.png"))
-    return SplitPlan(Path(files.panoptic_json), Path(files.panoptic_root), idd_categories(), sources, convert)
+        image_name = _image_name(path, Path(files.images))
+        sources.append(Source(image_id, image_name, str(path), f"{image_id}_gtFine_panoptic.png"))
+    task = partial(convert, files.images)
+    return SplitPlan(Path(files.panoptic_json), Path(files.panoptic_root), idd_categories(), sources, task)
 
 
-def convert(source: Source) -> Converted:
-    """Converts one polygon json.
+def convert(images: str, source: Source) -> Converted:
+    """Converts one polygon json; `images` is the folder that its image's name is relative to.
 
     Raises ValueError for a json that is no annotation or an image of another size, FileNotFoundError for no image.
     """
     annotation = _read(source.path)
     width, height = annotation["imgWidth"], annotation["imgHeight"]
-    file_name = _image_of(Path(source.path), (width, height))
+    check_image(Path(images, source.image_name), (height, width), source.path)
     things = {c["id"] for c in idd_categories() if c["isthing"]}
     canvas = Image.new("I", (width, height), 0)
     draw = ImageDraw.Draw(canvas)
@@ -70,7 +73,7 @@ def convert(source: Source) -> Converted:
             categories[segment_id] = category
         draw.polygon(polygon, fill=segment_id)
     pixels, segments = describe_segments(np.asarray(canvas), categories)
-    return Converted(image_entry(source.image_id, file_name, height, width), pixels, segments, dict(notes))
+    return Converted(pixels, segments, dict(notes))
 
 
 def _label_of(name: Any) -> tuple[IddLabel | None, bool]:
@@ -94,15 +97,7 @@ def _read(path: str) -> dict[str, Any]:
     return annotation
 
 
-def _image_of(annotation: Path, size: tuple[int, int]) -> str:
-    """The image's name relative to leftImg8bit/{split}: a PNG, in part II of the data set a JPEG."""
-    drive, stem = annotation.parent.name, annotation.name.removesuffix(SUFFIX)
-    folder = annotation.parents[3] / "leftImg8bit" / annotation.parents[1].name / drive
-    for suffix in ("png", "jpg"):
-        path = folder / f"{stem}_leftImg8bit.{suffix}"
-        if path.is_file():
-            with Image.open(path) as image:
-                if image.size != size:
-                    raise ValueError(f"{path} is {image.size[0]}x{image.size[1]}, its annotation {size[0]}x{size[1]}")
-            return f"{drive}/{path.name}"
-    raise FileNotFoundError(f"{folder / stem}_leftImg8bit.png is missing, the image of {annotation}")
+def _image_name(annotation: Path, images: Path) -> str:
+    """The image's path below leftImg8bit/{split}: a PNG, in part II of the data set a JPEG."""
+    stem = f"{annotation.parent.name}/{annotation.name.removesuffix(SUFFIX)}_leftImg8bit"
+    return f"{stem}.jpg" if (images / f"{stem}.jpg").is_file() else f"{stem}.png"

@@ -36,19 +36,19 @@ LOCK_PATIENCE_S = 10.0
 
 @dataclass(frozen=True)
 class Source:
-    """One annotation to convert: the image's id in the json, the annotation's file, the name of the PNG to write."""
+    """One annotation to convert: id and file_name of its image in the json, its own path, the name of the PNG to write."""
 
     image_id: str
+    image_name: str
     path: str
     png_name: str
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What the conversion of one annotation gives: `image` is the entry of the json's `images`, `pixels` (H, W, 3)
-    uint8 and `segments` as of `describe_segments`, `notes` counts what the user should know of (text -> how often)."""
+    """What the conversion of one annotation gives: `pixels` (H, W, 3) uint8 and `segments` as of `describe_segments`;
+    `notes` counts what the user should know of (text -> how often)."""
 
-    image: dict[str, Any]
     pixels: np.ndarray
     segments: list[dict[str, Any]]
     notes: dict[str, int] = field(default_factory=dict)
@@ -103,8 +103,8 @@ def run_split(plan: SplitPlan, workers: int | None = None, force: bool = False, 
         if force:
             plan.panoptic_json.unlink(missing_ok=True)
             plan.journal.write_bytes(b"")
-        in_json = _read_json(plan) if plan.panoptic_json.is_file() else {}
-        done = _usable(plan, in_json | _read_journal(plan))
+        before = _read_json(plan) if plan.panoptic_json.is_file() else None
+        done = _usable(plan, _records(before) | _read_journal(plan))
         for leftover in plan.panoptic_root.glob(".*.tmp"):
             leftover.unlink()
         todo = [source for source in plan.sources if source.image_id not in done]
@@ -112,9 +112,11 @@ def run_split(plan: SplitPlan, workers: int | None = None, force: bool = False, 
         if errors:
             shown = "; ".join(errors[:5]) + (f"; and {len(errors) - 5} more" if len(errors) > 5 else "")
             raise UserError(f"{len(errors)} of {len(plan.sources)} annotations could not be converted: {shown}")
-        if todo or list(in_json) != [source.image_id for source in plan.sources]:
+        if todo:
             done |= _read_journal(plan)
-            _write_json(plan, done)
+        content = _content(plan, done)
+        if content != before:
+            write_json(content, plan.panoptic_json)
         plan.journal.unlink()
     notes: dict[str, int] = {}
     for record in done.values():
@@ -159,13 +161,11 @@ def _convert_one(
     except (ValueError, FileNotFoundError) as error:
         return str(error)
     write_png(converted.pixels, Path(panoptic_root, source.png_name))
+    height, width = converted.pixels.shape[:2]
+    names = {"image_id": source.image_id, "file_name": source.png_name}
     record = {
-        "image": converted.image,
-        "annotation": {
-            "image_id": source.image_id,
-            "file_name": source.png_name,
-            "segments_info": converted.segments,
-        },
+        "image": {"id": source.image_id, "file_name": source.image_name, "height": height, "width": width},
+        "annotation": {**names, "segments_info": converted.segments},
         "notes": converted.notes,
     }
     # One write, which O_APPEND puts at the end as a whole. The line feed comes first, so that a line which a kill has
@@ -229,30 +229,33 @@ def _read_journal(plan: SplitPlan) -> dict[str, dict[str, Any]]:
     return records
 
 
-def _read_json(plan: SplitPlan) -> dict[str, dict[str, Any]]:
+def _read_json(plan: SplitPlan) -> dict[str, Any]:
+    """The json that is there; raises UserError if it is none, or of other categories."""
     try:
-        data = json.loads(plan.panoptic_json.read_bytes())
-        found = {c["id"]: (c["name"], c["isthing"]) for c in data["categories"]}
-        images = {image["id"]: image for image in data["images"]}
-        records = {a["image_id"]: {"image": images[a["image_id"]], "annotation": a} for a in data["annotations"]}
+        content = json.loads(plan.panoptic_json.read_bytes())
+        found = {c["id"]: (c["name"], c["isthing"]) for c in content["categories"]}
+        _records(content)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{plan.panoptic_json} is not a COCO panoptic json; --force replaces it") from error
     if found != {c["id"]: (c["name"], c["isthing"]) for c in plan.categories}:
         raise UserError(f"{plan.panoptic_json} has other categories than this conversion makes; --force replaces it")
-    return records
+    return content
 
 
-def _write_json(plan: SplitPlan, done: dict[str, dict[str, Any]]) -> None:
-    """Writes the split's json, in the order of the sources."""
-    records = [done[source.image_id] for source in plan.sources]
-    data = {
-        "images": [record["image"] for record in records],
-        "annotations": [record["annotation"] for record in records],
-        "categories": plan.categories,
-    }
-    if plan.info is not None:
-        data["info"] = plan.info
-    write_json(data, plan.panoptic_json)
+def _records(content: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """The records of a panoptic json, as the journal has them."""
+    if content is None:
+        return {}
+    images = {image["id"]: image for image in content["images"]}
+    return {a["image_id"]: {"image": images[a["image_id"]], "annotation": a} for a in content["annotations"]}
+
+
+def _content(plan: SplitPlan, done: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The split's json, in the order of the sources."""
+    images = [{**done[source.image_id]["image"], "file_name": source.image_name} for source in plan.sources]
+    annotations = [done[source.image_id]["annotation"] for source in plan.sources]
+    content = {"images": images, "annotations": annotations, "categories": plan.categories}
+    return content if plan.info is None else {**content, "info": plan.info}
 
 
 def write_json(data: Any, path: Path) -> None:

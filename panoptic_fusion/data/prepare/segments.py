@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -67,6 +66,17 @@ def read_id_map(path: str | Path) -> np.ndarray:
     return pixels.astype(np.int32)
 
 
-def image_entry(image_id: str, file_name: str, height: int, width: int) -> dict[str, Any]:
-    """An entry of the json's list `images`."""
-    return {"id": image_id, "file_name": file_name, "height": int(height), "width": int(width)}
+def check_image(path: Path, size: tuple[int, int], annotation: str) -> None:
+    """Looks whether the image of an annotation is there in its size (H, W); reads its header only.
+
+    Raises FileNotFoundError or ValueError naming both files.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing, the image of {annotation}")
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+    except OSError as error:
+        raise ValueError(f"{path} is not a readable image ({error}); get it again") from error
+    if (height, width) != size:
+        raise ValueError(f"{path} is {width}x{height}, its annotation {annotation} {size[1]}x{size[0]}")

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ...errors import UserError
 from ..datasets.vistas import FOLDERS, vistas_categories, vistas_files
 from .runner import Converted, Source, SplitPlan
-from .segments import describe_segments, image_entry, read_id_map
+from .segments import check_image, describe_segments, read_id_map
 
 INFO = {"description": "made from the instance maps of Mapillary Vistas v1.2 by panoptic_fusion"}
 
@@ -39,7 +38,8 @@ def plan_split(root: Path, split: str) -> SplitPlan | None:
         return None
     table = class_table(root / "config.json")
     sources = [
-        Source(path.stem, str(path), path.name) for path in sorted((root / FOLDERS[split] / "instances").glob("*.png"))
+        Source(path.stem, f"{path.stem}.jpg", str(path), path.name)
+        for path in sorted((root / FOLDERS[split] / "instances").glob("*.png"))
     ]
     convert = partial(convert_instances, table)
     return SplitPlan(panoptic_json, Path(files.panoptic_root), vistas_categories(), sources, convert, INFO)
@@ -76,6 +76,7 @@ def class_table(config: Path) -> tuple[tuple[int, int], ...]:
 def convert_instances(table: tuple[tuple[int, int], ...], source: Source) -> Converted:
     """Converts one instance map. Raises ValueError if it holds a class that config.json does not have."""
     id_map = read_id_map(source.path)
+    check_image(Path(source.path).parents[1] / "images" / source.image_name, id_map.shape, source.path)
     if id_map.max() >= 256 * len(table):
         raise ValueError(f"{source.path}: config.json has {len(table)} labels, no class {id_map.max() // 256}")
     things = {c["id"] for c in vistas_categories() if c["isthing"]}
@@ -89,8 +90,7 @@ def convert_instances(table: tuple[tuple[int, int], ...], source: Source) -> Con
         if category_id:
             categories.update(dict.fromkeys(range(first, first + 256), (category_id, iscrowd)))
     pixels, segments = describe_segments(lookup[id_map], categories)
-    image = image_entry(source.image_id, _image_of(source, id_map.shape), *id_map.shape)
-    return Converted(image, pixels, segments)
+    return Converted(pixels, segments)
 
 
 def _is_ours(panoptic_json: Path) -> bool:
@@ -113,14 +113,3 @@ def _category_of(name: str, classes: list[str]) -> int:
         if candidate in classes:
             return classes.index(candidate) + 1
     return 0
-
-
-def _image_of(source: Source, shape: tuple[int, int]) -> str:
-    """The image's name; raises FileNotFoundError if it is missing, ValueError if its size is not that of the map."""
-    path = Path(source.path).parents[1] / "images" / f"{source.image_id}.jpg"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing, the image of {source.path}")
-    with Image.open(path) as image:
-        if image.size != (shape[1], shape[0]):
-            raise ValueError(f"{path} is {image.size[0]}x{image.size[1]}, its instance map {shape[1]}x{shape[0]}")
-    return path.name

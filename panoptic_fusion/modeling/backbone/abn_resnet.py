@@ -1,5 +1,5 @@
 """ResNet with activated norms: the backbone of Seamless Scene Segmentation (section 3.1), in torchvision's layout
-(stride on the 3x3 convolution) and with detectron2's names (`stem.conv1`, `res2.0.conv1.norm`, `res2.0.shortcut`, ...)."""
+(stride on the 3x3 convolution) and with detectron2's names (`stem.conv1`, `res2.0.conv1.norm`, `res2.0.shortcut`)."""
 
 from collections.abc import Callable
 
@@ -35,7 +35,7 @@ class _Block(CNNBlockBase):
 
 
 class AbnStem(_Block):
-    """7x7 convolution of stride 2 with activated norm, 3x3 max pooling of stride 2: (N, 3, H, W) -> (N, C, H/4, W/4)."""
+    """7x7 convolution of stride 2 with activated norm, then 3x3 max pooling of stride 2."""
 
     def __init__(self, in_channels: int = 3, out_channels: int = 64, norm: Norm = "InPlaceABN"):
         super().__init__(in_channels, out_channels, 4)

@@ -1,0 +1,248 @@
+"""Reading a data set through, image by image, and collecting every fault: what tools/check_dataset.py does."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+from pycocotools import mask as mask_api
+from tqdm import tqdm
+
+from .annotation import decode_segmentation, label_extents, load_annotation
+from .coco_json import PanopticJson, read_instances_json, read_panoptic_json
+from .coco_panoptic import PanopticFiles
+from .faults import KINDS, DatasetError, Report
+from .label_space import LabelSpace
+from .mapper import read_image
+
+BOX_TOLERANCE = 1  # pixels by which a bbox in a json may differ: some tools count the last row and column, some do not
+
+
+@dataclass
+class CheckResult:
+    """What the check of a data set found; the counts are of the images that could be read."""
+
+    faults: list[DatasetError] = field(default_factory=list)
+    label_space: LabelSpace | None = None
+    num_images: int = 0
+    segments: Counter = field(default_factory=Counter)  # by category id of the json
+    num_crowds: int = 0
+    pixels: int = 0
+    void_pixels: int = 0
+
+
+ImageFile = Callable[[Mapping[str, Any], PanopticFiles], str]
+
+
+def check_dataset(
+    files: PanopticFiles,
+    num_workers: int | None = None,
+    show_progress: bool = False,
+    image_file: ImageFile | None = None,
+) -> CheckResult:
+    """Checks all of a data set; never raises for what is in its files.
+
+    `num_workers`: processes, by default one a core; 0 checks in this process. `image_file`: for a data set whose json
+    does not give the image's path, the function of a record (with image_id) and `files` that does.
+    """
+    result = CheckResult()
+    panoptic = read_panoptic_json(files.panoptic_json, result.faults.append)
+    result.label_space = panoptic.label_space
+    if panoptic.label_space is not None:
+        try:
+            panoptic.label_space.require_things()
+        except ValueError as error:
+            result.faults.append(DatasetError(str(error), files.panoptic_json, "no thing class"))
+    instances: Mapping[Any, list] = {}
+    if files.instances_json is not None and panoptic.label_space is not None:
+        instances = read_instances_json(
+            files.instances_json, panoptic.images, panoptic.label_space, result.faults.append
+        )
+    num_before = len(result.faults)
+    files.check_folders(result.faults.append)
+    if len(result.faults) > num_before:  # else every single file would be reported as missing
+        return result
+    tasks = _tasks(files, panoptic, instances, image_file)
+    checked = _map(check_image, tasks, os.cpu_count() if num_workers is None else num_workers)
+    try:
+        for found in _progress(checked, len(tasks)) if show_progress else checked:
+            _add(result, found)
+    except BrokenProcessPool:
+        text = "a process of the check was killed (out of memory?): try fewer --workers"
+        result.faults.append(DatasetError(text, files.panoptic_json, "unexpected error"))
+    return result
+
+
+def check_image(task: Mapping[str, Any]) -> CheckResult:
+    """Checks one image, its PNG (if it has an annotation) and its instances: the part that needs pixels."""
+    result = CheckResult(num_images=1)
+    report = result.faults.append
+    try:
+        if task["image_file"] is not None:
+            task = {**task, "file_name": task["image_file"](task, task["files"])}
+        read_image(task, "RGB", report)
+        if "pan_seg_file_name" in task:
+            _check_annotation(task, result)
+        for instance in task["instances"]:
+            _check_instance(task, instance, report)
+    except Exception as error:  # a fault that no check foresees must not hide the others
+        report(DatasetError(f"{type(error).__name__}: {error}", task["file_name"], "unexpected error"))
+    return result
+
+
+def format_result(name: str, result: CheckResult) -> str:
+    """The report as text: faults by kind with their count, or the summary if there are none."""
+    if not result.faults:
+        return _summary(name, result)
+    lines = [f"{name}: {len(result.faults)} fault{'s' if len(result.faults) > 1 else ''}"]
+    by_kind: dict[str, list[DatasetError]] = {kind: [] for kind in KINDS}
+    for fault in result.faults:
+        by_kind[fault.kind].append(fault)
+    for kind, faults in by_kind.items():
+        if faults:
+            lines.append(f"{kind}: {len(faults)}")
+            lines += [f"  {fault}" for fault in faults]
+    return "\n".join(lines)
+
+
+def _summary(name: str, result: CheckResult) -> str:
+    void = 100 * result.void_pixels / max(result.pixels, 1)
+    total = sum(result.segments.values())
+    lines = [
+        f"{name}: no fault in {result.num_images} images, {total} segments ({result.num_crowds} of them crowds), "
+        f"{void:.1f} % of the pixels void",
+    ]
+    space = result.label_space
+    for kind, ids, names in (
+        ("thing", space.thing_ids, space.thing_classes),
+        ("stuff", space.stuff_ids, space.stuff_classes),
+    ):
+        lines += [f"  {kind} {n}: {result.segments[i]}" for i, n in zip(ids, names, strict=True)]
+    return "\n".join(lines)
+
+
+def _tasks(
+    files: PanopticFiles, panoptic: PanopticJson, instances: Mapping[Any, list], image_file: ImageFile | None
+) -> list[dict[str, Any]]:
+    stuff_ids = set(panoptic.label_space.stuff_ids) if panoptic.label_space else set()
+    tasks = []
+    for image_id, image in panoptic.images.items():
+        task = {
+            "file_name": os.path.join(files.images, image["file_name"]),
+            "height": image["height"],
+            "width": image["width"],
+            "instances": instances.get(image_id, ()),
+            "image_id": image_id,
+            "files": files,
+            "image_file": image_file,
+            "stuff_ids": stuff_ids,
+        }
+        annotation = panoptic.annotations.get(image_id)
+        if annotation is not None:
+            task["pan_seg_file_name"] = os.path.join(files.panoptic_root, annotation["file_name"])
+            task["segments_info"] = annotation["segments_info"]
+        tasks.append(task)
+    return tasks
+
+
+def _check_annotation(task: Mapping[str, Any], result: CheckResult) -> None:
+    file, segments = task["pan_seg_file_name"], task["segments_info"]
+    report = result.faults.append
+    _check_stuff(file, segments, task["stuff_ids"], report)
+    labels = load_annotation(task, report)
+    if labels is None:
+        return
+    boxes, areas = label_extents(labels, len(segments))
+    for segment, (x0, y0, x1, y1), area in zip(segments, boxes.tolist(), areas.tolist(), strict=True):
+        result.segments[segment["category_id"]] += 1
+        result.num_crowds += segment.get("iscrowd", 0)
+        if area == 0:
+            continue  # reported as "segment without pixel"
+        if segment.get("area", area) != area:
+            text = f"segment id {segment['id']} has {area} pixels, by the json {segment['area']}"
+            report(DatasetError(text, file, "area mismatch"))
+        box = [x0, y0, x1 - x0, y1 - y0]
+        if not _boxes_agree(segment.get("bbox", box), box):
+            text = f"segment id {segment['id']} has bbox {box}, by the json {segment['bbox']}"
+            report(DatasetError(text, file, "bbox mismatch"))
+    result.pixels += labels.size
+    result.void_pixels += int(labels.size - areas.sum())
+
+
+def _check_stuff(file: str, segments: Sequence[Mapping[str, Any]], stuff_ids: set[int], report: Report) -> None:
+    stuff = [s for s in segments if s["category_id"] in stuff_ids]
+    for segment in stuff:
+        if segment.get("iscrowd", 0):
+            text = f"segment id {segment['id']} is stuff (category {segment['category_id']}) and has iscrowd 1"
+            report(DatasetError(text, file, "crowd stuff"))
+    for category_id, count in Counter(s["category_id"] for s in stuff).items():
+        if count > 1:
+            text = f"stuff category {category_id} has {count} segments; it should be one"
+            report(DatasetError(text, file, "several stuff segments of a class"))
+
+
+def _check_instance(task: Mapping[str, Any], instance: Mapping[str, Any], report: Report) -> None:
+    name = f"instance id {instance['id']} of image {os.path.basename(task['file_name'])!r}"
+    mask = decode_segmentation(instance["segmentation"], task["height"], task["width"])
+    if not mask.any():
+        report(DatasetError(f"{name} has no pixel", task["files"].instances_json, "instance without pixel"))
+    elif isinstance(instance["segmentation"], dict) and "bbox" in instance:  # boxes of polygons are no pixel boxes
+        box = mask_api.toBbox(mask_api.encode(mask)).tolist()
+        if not _boxes_agree(instance["bbox"], box):
+            text = f"{name} has bbox {[int(v) for v in box]}, by the json {instance['bbox']}"
+            report(DatasetError(text, task["files"].instances_json, "bbox mismatch"))
+
+
+def _boxes_agree(box: Sequence[float], other: Sequence[float]) -> bool:
+    return all(abs(a - b) <= BOX_TOLERANCE for a, b in zip(box, other, strict=True))
+
+
+def _map(function: Any, tasks: Sequence[Any], num_workers: int) -> Iterator[CheckResult]:
+    """`map(function, tasks)` over processes, in order."""
+    if num_workers <= 1 or len(tasks) < 2:
+        yield from map(function, tasks)
+        return
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+    with ProcessPoolExecutor(
+        min(num_workers, len(tasks)),
+        mp_context=multiprocessing.get_context(method),
+        initializer=cv2.setNumThreads,
+        initargs=(0,),
+    ) as pool:
+        try:
+            yield from pool.map(function, tasks, chunksize=max(1, min(16, len(tasks) // (4 * num_workers))))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _add(result: CheckResult, found: CheckResult) -> None:
+    result.faults += found.faults
+    result.num_images += found.num_images
+    result.segments.update(found.segments)
+    result.num_crowds += found.num_crowds
+    result.pixels += found.pixels
+    result.void_pixels += found.void_pixels
+
+
+def _progress(results: Iterable[CheckResult], total: int) -> Iterator[CheckResult]:
+    """Passes the results on; shows a bar on a terminal, else a line with the remaining time every 30 seconds."""
+    if sys.stderr.isatty():
+        yield from tqdm(results, total=total, desc="checking", unit="image", dynamic_ncols=True)
+        return
+    start = last = time.monotonic()
+    for done, result in enumerate(results, start=1):
+        yield result
+        now = time.monotonic()
+        if now - last >= 30:
+            last = now
+            left = (now - start) / done * (total - done)
+            print(f"checked {done} of {total} images, about {left:.0f} s left", file=sys.stderr, flush=True)

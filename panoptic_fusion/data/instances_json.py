@@ -1,0 +1,72 @@
+"""Writing the things of a data set as a COCO instances json, the ground truth of detectron2's COCOEvaluator."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_api
+from tqdm import tqdm
+
+from .annotation import decode_segmentation, label_extents, load_annotation
+from .label_space import LabelSpace
+
+
+def write_instances_json(
+    dicts: Sequence[Mapping[str, Any]], label_space: LabelSpace, image_root: str, path: str
+) -> None:
+    """Writes the things of data set dicts (of `load_panoptic`), crowds included, to `path`.
+
+    The masks are those of the dicts' `annotations` if they have them, else those of the PNGs. Every annotation has an
+    RLE, bbox (XYWH), area (pixels), iscrowd, and an id from 1 on; category ids are those of the data set's json. The
+    file appears under its name only when it is complete. Raises DatasetError for a fault of the data set.
+    """
+    images, annotations = [], []
+    for record in tqdm(dicts, desc="instances json", unit="image", disable=not sys.stderr.isatty()):
+        file_name = os.path.relpath(record["file_name"], image_root)
+        size = {"height": record["height"], "width": record["width"]}
+        images.append({"id": record["image_id"], "file_name": file_name, **size})
+        for category_id, iscrowd, mask in thing_masks(record):
+            rle = mask_api.encode(np.asfortranarray(mask))
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": record["image_id"],
+                    "category_id": label_space.thing_ids[category_id],
+                    "iscrowd": iscrowd,
+                    "area": int(mask_api.area(rle)),
+                    "bbox": mask_api.toBbox(rle).tolist(),
+                    "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+                }
+            )
+    categories = [{"id": i, "name": n} for i, n in zip(label_space.thing_ids, label_space.thing_classes, strict=True)]
+    content = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(content, file)
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def thing_masks(record: Mapping[str, Any]) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yields (contiguous category_id, iscrowd, mask (H, W) uint8) of each thing of a data set dict, crowds included."""
+    if "annotations" in record:
+        for annotation in record["annotations"]:
+            mask = decode_segmentation(annotation["segmentation"], record["height"], record["width"])
+            yield annotation["category_id"], annotation["iscrowd"], mask
+        return
+    labels = load_annotation(record)
+    boxes, _ = label_extents(labels, len(record["segments_info"]))
+    for label, (segment, box) in enumerate(zip(record["segments_info"], boxes.tolist(), strict=True), start=1):
+        if segment["isthing"]:
+            x0, y0, x1, y1 = box
+            mask = np.zeros(labels.shape, dtype=np.uint8, order="F")
+            mask[y0:y1, x0:x1] = labels[y0:y1, x0:x1] == label
+            yield segment["category_id"], segment["iscrowd"], mask

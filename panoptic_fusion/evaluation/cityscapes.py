@@ -1,0 +1,225 @@
+"""Cityscapes' own measures and submission files, made from the panoptic output.
+
+Every thing segment is an instance with its score; every segment's class is the label of its pixels, and void is the
+label "unlabeled" (0). What is measured is therefore what the panoptic map says, with no overlaps, not the instances
+before fusion. The measures are detectron2's `CityscapesInstanceEvaluator` and `CityscapesSemSegEvaluator`, which call
+cityscapesscripts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import CityscapesInstanceEvaluator, CityscapesSemSegEvaluator, DatasetEvaluator
+from detectron2.utils import comm
+from PIL import Image
+
+from ..data.label_space import LabelSpace
+from ..errors import UserError
+
+logger = logging.getLogger(__name__)
+
+UNLABELED = 0  # label id of pixels without a class; cityscapesscripts counts them as wrong
+
+
+def build_cityscapes_evaluators(
+    dataset_name: str, output_dir: str | os.PathLike | None = None, write_submission: bool = False
+) -> list[DatasetEvaluator]:
+    """The evaluators of this module that a data set can have: none unless its metadata say that it is Cityscapes.
+
+    The measures need `cityscapes_gt_dir` in the metadata, which the test split does not have. `write_submission` also
+    writes the files for the servers below `output_dir`. Raises UserError if `write_submission` lacks an `output_dir`.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    evaluators: list[DatasetEvaluator] = []
+    if metadata.get("cityscapes_gt_dir") is not None:
+        if importlib.util.find_spec("cityscapesscripts") is None:
+            logger.warning("Cityscapes' own measures are left out: pip install cityscapesscripts")
+        else:
+            evaluators += [InstancesOfPanoptic(dataset_name), SemSegOfPanoptic(dataset_name)]
+    if write_submission and metadata.get("builtin_key") == "cityscapes":
+        if output_dir is None:
+            raise UserError("writing the Cityscapes submission needs an output_dir")
+        evaluators.append(CityscapesSubmission(dataset_name, output_dir))
+    return evaluators
+
+
+# -- one image -------------------------------------------------------------------------------------------------------
+
+
+def label_id_map(
+    panoptic_map: np.ndarray, segments_info: Sequence[Mapping[str, Any]], label_space: LabelSpace
+) -> np.ndarray:
+    """The label ids of a panoptic map (H, W): (H, W) uint8, `UNLABELED` where void.
+
+    `segments_info` has contiguous category ids, `label_space` is that of Cityscapes, where category ids are label ids.
+    """
+    table = np.full(int(panoptic_map.max(initial=0)) + 1, UNLABELED, np.uint8)
+    for segment in segments_info:
+        ids = label_space.thing_ids if segment["isthing"] else label_space.stuff_ids
+        if segment["id"] < len(table):
+            table[segment["id"]] = ids[segment["category_id"]]
+    return table[panoptic_map]
+
+
+def write_pixel_level(path: Path, panoptic_map: np.ndarray, segments_info: Sequence, label_space: LabelSpace) -> None:
+    """Writes the PNG of label ids that the pixel-level server takes."""
+    Image.fromarray(label_id_map(panoptic_map, segments_info, label_space)).save(path)
+
+
+def write_instance_level(
+    path: Path, panoptic_map: np.ndarray, segments_info: Sequence, label_space: LabelSpace
+) -> None:
+    """Writes what the instance-level server takes: the text file `path`, a line "mask label-id score" for each thing
+    segment, and beside it the masks, PNGs of 0 and 255. Masks of an older `path` are removed.
+
+    Raises ValueError for a thing segment without a score.
+    """
+    if path.exists():
+        for line in path.read_text().splitlines():
+            path.with_name(line.split()[0]).unlink(missing_ok=True)
+    lines = []
+    for segment in segments_info:
+        if not segment["isthing"]:
+            continue
+        if "score" not in segment:
+            raise ValueError(f"{path}: segment {segment['id']} is a thing without a score")
+        mask = panoptic_map == segment["id"]
+        label_id = label_space.thing_ids[segment["category_id"]]
+        name = f"{path.stem}_{segment['id']}_{label_id}.png"
+        Image.fromarray(mask.astype(np.uint8) * 255).save(path.with_name(name), compress_level=1)
+        lines.append(f"{name} {label_id} {float(segment['score'])!r}\n")
+    path.write_text("".join(lines))
+
+
+def _panoptic(image: Mapping[str, Any], output: Mapping[str, Any]) -> tuple[str, np.ndarray, Sequence]:
+    """The image's name without folder and suffix, its map (H, W) and its segments_info."""
+    name = Path(image["file_name"]).stem
+    if output.get("panoptic_seg") is None:
+        raise ValueError(f"{name}: no panoptic_seg in the output; MODEL.PANOPTIC_FUSION.OUTPUTS must list it")
+    panoptic_map, segments_info = output["panoptic_seg"]
+    if isinstance(panoptic_map, torch.Tensor):
+        panoptic_map = panoptic_map.cpu().numpy()
+    return name, panoptic_map, segments_info
+
+
+# -- evaluators ------------------------------------------------------------------------------------------------------
+
+
+class _OfPanoptic:
+    """What the two evaluators share, put before detectron2's class. They evaluate the images that they have seen."""
+
+    def __init__(self, dataset_name: str) -> None:
+        """`dataset_name`: a data set of Cityscapes whose metadata have `cityscapes_gt_dir`."""
+        metadata = MetadataCatalog.get(dataset_name)
+        self._label_space = LabelSpace.from_metadata(metadata)
+        self._gt_dir = Path(metadata.cityscapes_gt_dir).absolute()
+        self._metadata = SimpleNamespace(gt_dir=None)  # detectron2's class reads the folder from here
+        self._cpu_device = torch.device("cpu")
+        self._logger = logger
+
+    def evaluate(self) -> OrderedDict:
+        """Returns `{self.key: {measure: value x 100}}`, empty in all processes but the first; all must call it."""
+        comm.synchronize()  # all predictions are written
+        with contextlib.ExitStack() as stack:
+            if comm.is_main_process():
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cityscapes_gt_")))
+                self._link_ground_truth(folder / "gt")
+                self._metadata.gt_dir = str(folder / "gt")
+                stack.enter_context(contextlib.chdir(folder))  # cityscapesscripts leaves a matches.json behind
+                stack.enter_context(_numpy_with_in1d())
+            results = super().evaluate()
+        return OrderedDict({self.key: next(iter(results.values()))}) if results else OrderedDict()
+
+    def _link_ground_truth(self, folder: Path) -> None:
+        """Makes `folder`/{city} with links to the ground truth of the predicted images only, in the official names."""
+        predicted = sorted(Path(self._temp_dir).glob(f"*_leftImg8bit_pred.{self.suffix}"))
+        if not predicted:
+            raise UserError("no image was evaluated: the Cityscapes measures need at least one")
+        for path in predicted:
+            name = path.name.removesuffix(f"_leftImg8bit_pred.{self.suffix}")
+            city = folder / name.split("_")[0]
+            city.mkdir(parents=True, exist_ok=True)
+            for kind in ("instanceIds", "labelIds"):
+                source = self._gt_dir / city.name / f"{name}_gtFine_{kind}.png"
+                if not source.is_file():
+                    raise FileNotFoundError(f"{source} is missing, the Cityscapes measures need it")
+                (city / source.name).symlink_to(source)
+
+
+class InstancesOfPanoptic(_OfPanoptic, CityscapesInstanceEvaluator):
+    """Cityscapes' instance-level AP and AP50 of the thing segments; result key `cityscapes_instance`."""
+
+    key = "cityscapes_instance"
+    suffix = "txt"
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Writes the instances of a batch; `outputs` have panoptic_seg and are not changed."""
+        for image, output in zip(inputs, outputs, strict=True):
+            name, panoptic_map, segments_info = _panoptic(image, output)
+            path = Path(self._temp_dir, f"{name}_pred.txt")
+            write_instance_level(path, panoptic_map, segments_info, self._label_space)
+
+
+class SemSegOfPanoptic(_OfPanoptic, CityscapesSemSegEvaluator):
+    """Cityscapes' pixel-level IoU, iIoU, IoU_sup and iIoU_sup of the map; result key `cityscapes_sem_seg`."""
+
+    key = "cityscapes_sem_seg"
+    suffix = "png"
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Writes the label ids of a batch; `outputs` have panoptic_seg and are not changed."""
+        for image, output in zip(inputs, outputs, strict=True):
+            name, panoptic_map, segments_info = _panoptic(image, output)
+            path = Path(self._temp_dir, f"{name}_pred.png")
+            write_pixel_level(path, panoptic_map, segments_info, self._label_space)
+
+
+class CityscapesSubmission(DatasetEvaluator):
+    """Measures nothing, writes `output_dir`/cityscapes_pixel_level/*.png and cityscapes_instance_level/*.{txt,png}:
+    zip each folder for its server. (The panoptic server takes the COCO files of `evaluation.submission`.)"""
+
+    def __init__(self, dataset_name: str, output_dir: str | os.PathLike) -> None:
+        self._label_space = LabelSpace.from_metadata(MetadataCatalog.get(dataset_name))
+        self._pixel_level = Path(output_dir, "cityscapes_pixel_level")
+        self._instance_level = Path(output_dir, "cityscapes_instance_level")
+
+    def reset(self) -> None:
+        """Makes the folders; what is in them stays until it is written anew."""
+        for folder in (self._pixel_level, self._instance_level):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Writes the files of a batch; `outputs` have panoptic_seg and are not changed."""
+        for image, output in zip(inputs, outputs, strict=True):
+            name, panoptic_map, segments_info = _panoptic(image, output)
+            prediction = panoptic_map, segments_info, self._label_space
+            write_pixel_level(self._pixel_level / f"{name}_pred.png", *prediction)
+            write_instance_level(self._instance_level / f"{name}_pred.txt", *prediction)
+
+    def evaluate(self) -> OrderedDict:
+        """Says where the files are."""
+        logger.info("Cityscapes submissions written to %s and %s", self._pixel_level, self._instance_level)
+        return OrderedDict()
+
+
+@contextlib.contextmanager
+def _numpy_with_in1d() -> Iterator[None]:
+    """Gives numpy its function in1d back, which cityscapesscripts 2.3.0 calls and numpy 2.4 has no more."""
+    with contextlib.ExitStack() as stack:
+        if not hasattr(np, "in1d"):
+            stack.enter_context(mock.patch.object(np, "in1d", np.isin, create=True))
+        yield

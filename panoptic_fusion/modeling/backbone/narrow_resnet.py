@@ -1,0 +1,44 @@
+"""ResNet-18 of any width, under FPN: the backbone of the small configs, which train from scratch on a CPU."""
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone import FPN, ResNet
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
+
+BLOCKS = (2, 2, 2, 2)  # of ResNet-18, in res2 .. res5
+
+
+@BACKBONE_REGISTRY.register()
+def build_narrow_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
+    """ResNet-18 with MODEL.RESNETS.RES2_OUT_CHANNELS channels in res2, doubled in each later stage.
+
+    detectron2's builder fixes that number to 64 for ResNet-18; with 64 and a stem of 64 this is its network.
+    """
+    norm, width = cfg.MODEL.RESNETS.NORM, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS
+    stem = BasicStem(input_shape.channels, cfg.MODEL.RESNETS.STEM_OUT_CHANNELS, norm)
+    stages, channels = [], cfg.MODEL.RESNETS.STEM_OUT_CHANNELS
+    for i, num_blocks in enumerate(BLOCKS):
+        strides = [1 if i == 0 else 2] + [1] * (num_blocks - 1)
+        out = width * 2**i
+        stages.append(
+            ResNet.make_stage(
+                BasicBlock, num_blocks, stride_per_block=strides, in_channels=channels, out_channels=out, norm=norm
+            )
+        )
+        channels = out
+    return ResNet(stem, stages, out_features=cfg.MODEL.RESNETS.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
+
+
+@BACKBONE_REGISTRY.register()
+def build_narrow_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """The same under detectron2's FPN, with P6 by max pooling."""
+    return FPN(
+        build_narrow_resnet_backbone(cfg, input_shape),
+        cfg.MODEL.FPN.IN_FEATURES,
+        cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelMaxPool(),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
