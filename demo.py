@@ -18,16 +18,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from tqdm import tqdm
 
-from panoptic_fusion import get_cfg, load_trained, resolve_config
+from panoptic_fusion import load_trained, resolve_config
 from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.engine.preflight import check_writable
 from panoptic_fusion.errors import UserError, run_cli
 from panoptic_fusion.evaluation import write_panoptic_png
 from panoptic_fusion.files import write_atomically
+from panoptic_fusion.read_config import read_config
 from panoptic_fusion.visualization import draw_panoptic
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
@@ -90,18 +92,33 @@ def read_frames(file: Path) -> Iterator[tuple[str, np.ndarray]]:
         raise UserError(f"{file} is not a readable video")
 
 
-def configure(args: argparse.Namespace):
+def configure(args: argparse.Namespace) -> CfgNode:
     """The config of --model, or of --config-file; with the classes of the model."""
     device = [] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"]
     opts = [*device, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']", *args.opts]
     if args.model:
+        read_config(opts=opts)  # an unknown key is reported before the model's own files are read
         return load_trained(args.model, opts)
     if not args.config_file:
-        raise UserError("give --model (the OUTPUT_DIR of a training), or --config-file and MODEL.WEIGHTS")
-    cfg = get_cfg()
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(opts)
-    return resolve_config(cfg)
+        raise UserError("give --model (the OUTPUT_DIR of a training), or --config-file and --opts MODEL.WEIGHTS FILE")
+    cfg = resolve_config(read_config(args.config_file, opts))
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError(f"{args.config_file} names no weights: add --opts MODEL.WEIGHTS FILE, or give --model")
+    return cfg
+
+
+def build_predictor(cfg: CfgNode) -> DefaultPredictor:
+    """detectron2's predictor with the weights of `cfg`.
+
+    Raises:
+        FileNotFoundError, UserError: the checkpoint is missing, cannot be read or does not fit.
+    """
+    without_weights = cfg.clone()
+    without_weights.defrost()
+    without_weights.MODEL.WEIGHTS = ""
+    predictor = DefaultPredictor(without_weights)
+    AtomicCheckpointer(predictor.model, require_complete=True).load(cfg.MODEL.WEIGHTS)
+    return predictor
 
 
 def main() -> int:
@@ -115,10 +132,12 @@ def main() -> int:
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs that change the config")
     args = parser.parse_args()
     files = find_files(args.input)
+    for file in files:
+        if file.resolve().parent == Path(args.output).resolve():
+            raise UserError(f"--output {args.output} holds the input {file.name}: choose another folder")
     check_writable(args.output, "--output")
     cfg = configure(args)
-    predictor = DefaultPredictor(cfg)
-    AtomicCheckpointer(predictor.model, require_complete=True).load(cfg.MODEL.WEIGHTS)
+    predictor = build_predictor(cfg)
     metadata = MetadataCatalog.get((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)[0])
 
     annotations, unreadable, used = [], [], set()

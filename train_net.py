@@ -7,36 +7,38 @@
 On a machine without a GPU, --num-gpus 2 trains with two CPU processes (gloo).
 """
 
+import argparse
 import os
+import re
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, launch
 from detectron2.utils import comm
+from torch.multiprocessing import ProcessRaisedException
 
-from panoptic_fusion import get_cfg, resolve_config
+from panoptic_fusion import resolve_config
 from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.engine import PanopticTrainer
-from panoptic_fusion.engine.preflight import check_before_start
-from panoptic_fusion.errors import run_cli
+from panoptic_fusion.engine.preflight import check_before_start, check_processes
+from panoptic_fusion.engine.setup import set_up
+from panoptic_fusion.errors import UserError, run_cli
 from panoptic_fusion.evaluation.report import write_results
+from panoptic_fusion.read_config import read_config
 
 
-def configure(args) -> CfgNode:
+def configure(args: argparse.Namespace) -> CfgNode:
     """The resolved config of the command line."""
-    cfg = get_cfg()
-    if args.config_file:
-        cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
+    cfg = read_config(args.config_file, args.opts)
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     return resolve_config(cfg)
 
 
-def train_or_evaluate(args) -> None:
+def train_or_evaluate(args: argparse.Namespace) -> None:
     """What each process runs."""
     cfg = configure(args)
-    default_setup(cfg, args)
+    set_up(cfg, args)
     if args.eval_only:
         model = PanopticTrainer.build_model(cfg)
         AtomicCheckpointer(model, cfg.OUTPUT_DIR, require_complete=True).resume_or_load(
@@ -54,15 +56,23 @@ def train_or_evaluate(args) -> None:
 def main() -> None:
     """Checks everything that can be checked at once, then starts the processes."""
     args = default_argument_parser(epilog=__doc__).parse_args()
-    check_before_start(configure(args), resume=args.resume, eval_only=args.eval_only)
-    launch(
-        train_or_evaluate,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    cfg = configure(args)
+    check_processes(cfg, args.num_gpus, args.num_machines)
+    check_before_start(cfg, resume=args.resume, eval_only=args.eval_only)
+    try:
+        launch(
+            train_or_evaluate,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except ProcessRaisedException as error:  # its text ends with the child's traceback
+        user_error = re.search(r"^panoptic_fusion\.\S+Error: (.*)\Z", str(error).strip(), re.MULTILINE)
+        if user_error is None:
+            raise
+        raise UserError(user_error[1]) from error
 
 
 if __name__ == "__main__":

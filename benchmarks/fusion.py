@@ -181,17 +181,17 @@ def main() -> None:
         ),
         "model": (lambda: fusion(sem_seg, with_logits), their_model_path),
     }
-    print(f"{size[0]}x{size[1]}, {len(with_logits)} instances, {args.device}, {args.threads} threads, torch {torch.__version__}\n")
+    print(f"{size[0]}x{size[1]}, {len(with_logits)} instances, {args.device}, {args.threads} threads")
+    print(f"torch {torch.__version__}, median of {args.repeats} alternating runs\n")
     print("| input | ours, ms | detectron2, ms | ratio | identical | segments | reads, ours | reads, detectron2 |")
     print("|---|---|---|---|---|---|---|---|")
     for name, (ours, theirs) in pairs.items():
         our_result, their_result = ours(), theirs()
         reads = count_reads(ours), count_reads(theirs)
         our_time, their_time = seconds([ours, theirs], args.repeats, args.device)
-        print(
-            f"| {name} | {our_time * 1e3:.1f} | {their_time * 1e3:.1f} | {their_time / our_time:.1f} "
-            f"| {'yes' if identical(our_result, their_result) else 'NO'} | {len(our_result[1])} | {reads[0]} | {reads[1]} |"
-        )
+        same = "yes" if identical(our_result, their_result) else "NO"
+        times = f"{our_time * 1e3:.1f} | {their_time * 1e3:.1f} | {their_time / our_time:.1f}"
+        print(f"| {name} | {times} | {same} | {len(our_result[1])} | {reads[0]} | {reads[1]} |")
 
 
 if __name__ == "__main__":

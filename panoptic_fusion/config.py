@@ -39,6 +39,10 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     sem_seg.ONTOLOGY = "full"
     # Share of an image's pixels, the hardest ones, that the semantic loss averages over; 1.0 is plain cross entropy.
     sem_seg.HARD_PIXEL_FRACTION = 1.0
+    # Seamless's MiniDL head: side of the average pooling, in pixels of each feature map.
+    sem_seg.MINIDL_POOL_SIZE = 64
+    # Seamless's MiniDL head: kernel that fuses a level's three branches, 1 (the paper's numbers) or 3 (its text).
+    sem_seg.MINIDL_FUSE_KERNEL = 1
 
     # -- fusion -----------------------------------------------------------------------------------------------
     fusion = model.PANOPTIC_FUSION = CfgNode()

@@ -17,7 +17,9 @@ def run_cli(main: Callable[[], int | None]) -> None:
     try:
         sys.exit(main() or 0)
     except (UserError, FileNotFoundError, PermissionError) as error:
-        message = str(error) if isinstance(error, UserError) or not error.filename else f"{error.strerror}: {error.filename}"
+        message = (
+            str(error) if isinstance(error, UserError) or not error.filename else f"{error.strerror}: {error.filename}"
+        )
         print(f"{sys.argv[0]}: error: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Draws image, ground truth and prediction of a trained model side by side, one PNG an image, and a contact sheet.
 
-    python tools/compare_pictures.py --model output/toy --dataset toy_val --output output/toy/pictures --num-images 8
+python tools/compare_pictures.py --model output/toy --dataset toy_val --output output/toy/pictures --num-images 8
 """
 
 import argparse
@@ -35,8 +35,10 @@ def main() -> None:
     check_writable(args.output, "--output")
     cfg = load_trained(args.model, args.opts)
     if args.dataset not in DatasetCatalog.list():
-        raise ConfigError(f"data set {args.dataset!r} is not registered; the model's config registers "
-                          f"{', '.join(e['name'] for e in cfg.DATASETS.REGISTER) or 'none'}")
+        raise ConfigError(
+            f"data set {args.dataset!r} is not registered; the model's config registers "
+            f"{', '.join(e['name'] for e in cfg.DATASETS.REGISTER) or 'none'}"
+        )
     dicts = DatasetCatalog.get(args.dataset)
     dicts = [dicts[i] for i in np.linspace(0, len(dicts) - 1, min(args.num_images, len(dicts))).round().astype(int)]
     predictor = DefaultPredictor(cfg)

@@ -1,12 +1,14 @@
 """Checkpoints of which a killed training never leaves a half-written one behind."""
 
 import os
+from pathlib import Path
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.files import write_atomically
+from panoptic_fusion.read_config import one_line
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
@@ -23,7 +25,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         Args:
             model: the model to load into and save from.
             save_dir: folder of the checkpoints.
-            require_complete: refuse a file that lacks a tensor of the model (evaluation); pretrained backbones lack some.
+            require_complete: refuse a file that lacks a tensor of the model (for evaluation).
             allow_shape_mismatch: skip tensors of another shape instead of refusing them.
             kwargs: see detectron2's DetectionCheckpointer.
         """
@@ -35,7 +37,11 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """Saves `<save_dir>/<name>.pth` and names it in `last_checkpoint` (rank 0 only)."""
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict(), **{k: v.state_dict() for k, v in self.checkpointables.items()}, **kwargs}
+        data = {
+            "model": self.model.state_dict(),
+            **{k: v.state_dict() for k, v in self.checkpointables.items()},
+            **kwargs,
+        }
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         write_atomically(path, lambda file: torch.save(data, file))
@@ -60,26 +66,44 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """
         if path and "://" not in path and not os.path.isfile(path.partition("?")[0]):
             raise FileNotFoundError(f"checkpoint {path} (MODEL.WEIGHTS) does not exist")
-        return super().load(path, *args, **kwargs)
+        try:
+            return super().load(path, *args, **kwargs)
+        finally:
+            self._parsed_url_during_load = None  # detectron2 leaves it set after an error and then refuses to load
+
+    def remove_partial_files(self) -> None:
+        """Removes what a killed training was writing into `save_dir`; only for a process that is the one to write there."""
+        for pattern in (".*.pth.*.partial", ".last_checkpoint.*.partial"):
+            for file in Path(self.save_dir).glob(pattern):
+                file.unlink(missing_ok=True)
 
     def _torch_load(self, f: str) -> dict:
         try:
-            return torch.load(f, map_location="cpu", weights_only=True)
+            content = torch.load(f, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a broken file makes zipfile, pickle and torch raise
-            raise UserError(f"{f} is not a readable checkpoint ({type(error).__name__}: {error})") from error
+            reason = one_line(error)[:200]
+            raise UserError(f"{f} is not a readable checkpoint ({type(error).__name__}: {reason})") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{f} is not a checkpoint: it holds a {type(content).__name__}, no tensors by name")
+        return content
 
     def _load_model(self, checkpoint: dict):
-        incompatible = super()._load_model(checkpoint)
+        try:
+            incompatible = super()._load_model(checkpoint)
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"the checkpoint does not hold the tensors of a model: {one_line(error)}") from error
         if incompatible.incorrect_shapes and not self.allow_shape_mismatch:
             name, theirs, ours = incompatible.incorrect_shapes[0]
             raise UserError(
-                f"the checkpoint does not fit: {len(incompatible.incorrect_shapes)} tensors have another shape, the first "
-                f"is {name}: {tuple(theirs)} in the file, {tuple(ours)} in the model. Check the config, or set "
+                f"the checkpoint does not fit: {len(incompatible.incorrect_shapes)} tensors have another shape, the "
+                f"first is {name}: {tuple(theirs)} in the file, {tuple(ours)} in the model. Check the config, or set "
                 "MODEL.ALLOW_SHAPE_MISMATCH True to skip such tensors"
             )
         if incompatible.missing_keys and self.require_complete:
             raise UserError(
-                f"the checkpoint does not fit: it lacks {len(incompatible.missing_keys)} tensors of the model, the first "
-                f"is {incompatible.missing_keys[0]}. Check that it was made with this config"
+                f"the checkpoint does not fit: it lacks {len(incompatible.missing_keys)} tensors of the model, the "
+                f"first is {incompatible.missing_keys[0]}. Check that it was made with this config"
             )
+        if {name for name, _ in self.model.named_parameters()} <= set(incompatible.missing_keys):
+            raise UserError("the checkpoint does not fit: it holds no tensor of the model. Check MODEL.WEIGHTS")
         return incompatible

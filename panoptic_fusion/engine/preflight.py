@@ -3,13 +3,14 @@
 import os
 import tempfile
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.data.coco_panoptic import label_space_of
 from panoptic_fusion.data.label_space import LabelSpace
-from panoptic_fusion.errors import ConfigError
+from panoptic_fusion.errors import ConfigError, UserError
 
 
 def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
@@ -31,22 +32,26 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     for name in names:
         if name not in DatasetCatalog.list():
             raise ConfigError(
-                f"data set {name!r} (DATASETS.TRAIN, DATASETS.TEST) is not registered: name it in DATASETS.REGISTER or call "
-                "register_panoptic"
+                f"data set {name!r} (DATASETS.TRAIN, DATASETS.TEST) is not registered: name it in DATASETS.REGISTER or "
+                "call register_panoptic"
             )
         data = label_space_of(name)
         if (data.thing_classes, data.stuff_classes) != (model.thing_classes, model.stuff_classes):
             raise ConfigError(
-                f"the classes of data set {name!r} are not those of the model (MODEL.CATEGORIES, or DATASETS.TRAIN[0]): "
-                f"{data.num_things} things and {data.num_stuff} stuff there, {model.num_things} and {model.num_stuff} here, "
-                "or other names or another order"
+                f"the classes of data set {name!r} are not those of the model (MODEL.CATEGORIES, or "
+                f"DATASETS.TRAIN[0]): {data.num_things} things and {data.num_stuff} stuff there, {model.num_things} and "
+                f"{model.num_stuff} here, or other names or another order"
             )
-        if not DatasetCatalog.get(name):
+        dicts = DatasetCatalog.get(name)
+        if not dicts:
             raise ConfigError(f"data set {name!r} has no image")
+        _check_files(name, dicts)
     if resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
         return
     weights = cfg.MODEL.WEIGHTS
-    if weights and "://" not in weights and not os.path.isfile(weights):
+    if eval_only and not weights:
+        raise ConfigError("MODEL.WEIGHTS is empty: name the checkpoint to evaluate (or use --resume)")
+    if weights and "://" not in weights and not os.path.isfile(weights.partition("?")[0]):
         raise ConfigError(f"MODEL.WEIGHTS: {weights} does not exist")
     if weights and weights.endswith(".pth"):
         from detectron2.modeling import build_model
@@ -57,6 +62,41 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         AtomicCheckpointer(
             build_model(on_cpu), require_complete=eval_only, allow_shape_mismatch=cfg.MODEL.ALLOW_SHAPE_MISMATCH
         ).load(weights)
+
+
+def check_processes(cfg: CfgNode, num_gpus: int, num_machines: int) -> None:
+    """Checks --num-gpus and --num-machines against the machine and the batch size.
+
+    Raises:
+        UserError: there are fewer GPUs, or the batch cannot be shared equally.
+    """
+    if min(num_gpus, num_machines) < 1:
+        raise UserError(f"--num-gpus {num_gpus}, --num-machines {num_machines}: both must be at least 1")
+    if torch.cuda.is_available() and num_gpus > torch.cuda.device_count():
+        raise UserError(f"--num-gpus {num_gpus}: this machine has {torch.cuda.device_count()}")
+    processes = num_gpus * num_machines
+    if cfg.SOLVER.REFERENCE_WORLD_SIZE == 0 and cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}: {processes} processes cannot share it equally"
+        )
+
+
+def _check_files(name: str, dicts: list[dict]) -> None:
+    """That all images and PNGs are there: each folder is listed once, nothing is opened."""
+    listed = {}
+    for key in ("file_name", "pan_seg_file_name"):
+        missing = []
+        for dataset_dict in dicts:
+            folder, base = os.path.split(dataset_dict[key])
+            if folder not in listed:
+                listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+            if base not in listed[folder]:
+                missing.append(dataset_dict[key])
+        if missing:
+            raise ConfigError(
+                f"data set {name!r}: {len(missing)} of {len(dicts)} files are missing, the first is {missing[0]}; "
+                "tools/check_dataset.py lists all faults"
+            )
 
 
 def check_writable(folder: str, key: str = "OUTPUT_DIR") -> None:

@@ -59,6 +59,24 @@ class PanopticTrainer(DefaultTrainer):
             hooks[-1:-1] = extra  # before the writers, which come last
         return hooks
 
+    def resume_or_load(self, resume: bool = True) -> None:
+        """See DefaultTrainer; also removes what a killed training has left half-written in OUTPUT_DIR."""
+        if comm.is_main_process():
+            self.checkpointer.remove_partial_files()
+        super().resume_or_load(resume)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: list | None = None) -> OrderedDict:
+        """See DefaultTrainer.
+
+        Of several processes, all evaluate the buffers (running statistics of BN) of the first, which are the ones in the
+        checkpoint; in training each process has its own.
+        """
+        if comm.get_world_size() > 1:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        return super().test(cfg, model, evaluators)
+
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         """The model; its parameter count goes to the log, its layers do not."""

@@ -15,13 +15,17 @@ def write_results(results: Mapping[str, Mapping], stem: str) -> None:
     """Writes `<stem>.json` and `<stem>.md`.
 
     Args:
-        results: what `DefaultTrainer.test` returns: {task: {name: number}}, or {data set: {task: ...}} if there are several
-            data sets. Measures are x 100; NaN becomes null in the json.
+        results: what `DefaultTrainer.test` returns: {task: {name: number}}, or {data set: {task: ...}} if there are
+            several data sets. Measures are x 100; NaN becomes null in the json.
         stem: path without a suffix.
     """
-    per_dataset = results if all(isinstance(v, Mapping) for r in results.values() for v in r.values()) else {"": results}
+    per_dataset = (
+        results if all(isinstance(v, Mapping) for r in results.values() for v in r.values()) else {"": results}
+    )
     write_atomically(f"{stem}.json", lambda f: f.write(json.dumps(_plain(results), indent=1).encode()))
-    text = "\n\n".join(f"### {name}\n\n{results_table(r)}" if name else results_table(r) for name, r in per_dataset.items())
+    text = "\n\n".join(
+        f"### {name}\n\n{results_table(r)}" if name else results_table(r) for name, r in per_dataset.items()
+    )
     write_atomically(f"{stem}.md", lambda f: f.write(f"{text}\n".encode()))
 
 

@@ -120,7 +120,9 @@ class PanopticRCNN(GeneralizedRCNN):
             detections, _ = self.roi_heads(images, features, proposals, None)
         padded_size = images.tensor.shape[-2:]
         results = []
-        for logits, instances, size, x in zip(sem_seg_logits, detections, images.image_sizes, batched_inputs, strict=True):
+        for logits, instances, size, x in zip(
+            sem_seg_logits, detections, images.image_sizes, batched_inputs, strict=True
+        ):
             output_size = (x.get("height", size[0]), x.get("width", size[1]))
             results.append(self._postprocess_image(logits, instances, tuple(padded_size), size, output_size))
         return results
@@ -170,7 +172,9 @@ def with_pasted_masks(instances: Instances) -> Instances:
     return detector_postprocess(pasted, *instances.image_size)
 
 
-def resize_panoptic(panoptic_seg: Tensor, segments_info: list[dict], size: tuple[int, int]) -> tuple[Tensor, list[dict]]:
+def resize_panoptic(
+    panoptic_seg: Tensor, segments_info: list[dict], size: tuple[int, int]
+) -> tuple[Tensor, list[dict]]:
     """A panoptic map at another size, by nearest neighbour; areas are counted anew, vanished segments dropped.
 
     Args:

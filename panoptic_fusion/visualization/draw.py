@@ -35,7 +35,9 @@ def draw_panoptic(
     inverse = inverse.reshape(ids.shape)
     colors = np.zeros((len(known), 3), np.float32)
     segments = {s["id"]: s for s in segments_info}
-    for row, (segment_id, color) in enumerate(zip(known.tolist(), _segment_colors(known, segments, metadata), strict=True)):
+    for row, (segment_id, color) in enumerate(
+        zip(known.tolist(), _segment_colors(known, segments, metadata), strict=True)
+    ):
         if segment_id in segments:
             colors[row] = color
     drawn = image * (1 - alpha) + colors[inverse] * alpha
@@ -47,7 +49,9 @@ def draw_panoptic(
     return drawn
 
 
-def draw_comparison(image: np.ndarray, ground_truth: tuple | None, prediction: tuple, metadata, scale: int = 0) -> np.ndarray:
+def draw_comparison(
+    image: np.ndarray, ground_truth: tuple | None, prediction: tuple, metadata, scale: int = 0
+) -> np.ndarray:
     """Image, ground truth and prediction side by side.
 
     Args:
@@ -71,7 +75,10 @@ def draw_comparison(image: np.ndarray, ground_truth: tuple | None, prediction: t
         if segmentation is not None:
             ids, segments_info = segmentation
             ids = enlarge(np.asarray(torch.as_tensor(ids).cpu()))
-            panels += [np.full((large.shape[0], 4, 3), 255, np.uint8), draw_panoptic(large, ids, segments_info, metadata)]
+            panels += [
+                np.full((large.shape[0], 4, 3), 255, np.uint8),
+                draw_panoptic(large, ids, segments_info, metadata),
+            ]
     return np.concatenate(panels, axis=1)
 
 

@@ -159,7 +159,7 @@ def _add_official_vistas(folder: Path, entries: dict, key: str, values: np.ndarr
 
 
 def idd_annotation(rng: np.random.Generator, height: int, width: int) -> dict:
-    """A random polygon json: all labels, groups, deleted ones, too short ones, unknown labels, polygons over the border."""
+    """A random polygon json: all labels, groups, deleted, too short, unknown ones, polygons over the border."""
     names = list(idd_labels())
     objects = []
     for _ in range(rng.integers(4, 16)):
@@ -196,7 +196,7 @@ def make_idd(root: Path, rng: np.random.Generator, frames: int = 3) -> None:
 
 
 def make_coco(root: Path, rng: np.random.Generator, zipped: bool = True) -> None:
-    """Images, both jsons, the PNGs inside of annotations/panoptic_{split}2017.zip if `zipped`; crowds, overlapping instances."""
+    """Images and both jsons; if `zipped`, the PNGs are inside of annotations/panoptic_{split}2017.zip."""
     (root / "annotations").mkdir(parents=True)
     for split, numbers in (("train", (9, 25, 30)), ("val", (139, 285))):
         (root / f"{split}2017").mkdir()

@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 from detectron2.data.catalog import Metadata
+
 from panoptic_fusion.data.label_space import IGNORE_LABEL, ONTOLOGIES, LabelSpace
 
 CATEGORIES = [
@@ -67,7 +68,8 @@ def test_random_spaces():
                 assert "color" not in by_id[i] or tuple(by_id[i]["color"]) == color
         for ontology in ONTOLOGIES:
             isthing, category_id = space.channel_table(ontology)
-            assert len(isthing) == len(category_id) == space.num_channels(ontology) == len(space.channel_names(ontology))
+            assert len(isthing) == len(category_id) == space.num_channels(ontology)
+            assert len(isthing) == len(space.channel_names(ontology))
             for thing, num in ((True, space.num_things), (False, space.num_stuff)):
                 for c in range(num):
                     channel = space.sem_seg_channel(c, thing, ontology)

@@ -1,4 +1,4 @@
-"""A random tiny COCO panoptic data set on disk, with an instances json, for tests; everything computed by slow loops."""
+"""A random tiny COCO panoptic data set on disk, with an instances json, for tests."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-from panoptic_fusion.data.coco_panoptic import PanopticFiles
 from PIL import Image
 from pycocotools import mask as mask_api
+
+from panoptic_fusion.data.coco_panoptic import PanopticFiles
 
 CATEGORIES = [
     {"id": 3, "name": "sky", "isthing": 0, "color": [1, 2, 3]},
@@ -30,7 +31,8 @@ def random_segments(
     rng: np.random.Generator, height: int, width: int, num_things: int
 ) -> tuple[np.ndarray, list[dict], list[tuple[int, np.ndarray]]]:
     """An id map (H, W) with void in it, its segments_info, and the whole masks of the things, which overlap."""
-    ids = rng.choice(np.arange(1, 256**3), size=num_things + 2, replace=False).tolist()
+    ids = np.unique(rng.integers(1, 256**3, size=2 * num_things + 9))
+    ids = rng.permutation(ids)[: num_things + 2].tolist()
     id_map = np.zeros((height, width), dtype=np.int64)
     horizon = int(rng.integers(3, height - 2))
     id_map[:horizon], id_map[horizon:] = ids[0], ids[1]

@@ -36,7 +36,7 @@ LOCK_PATIENCE_S = 10.0
 
 @dataclass(frozen=True)
 class Source:
-    """One annotation to convert: id and file_name of its image in the json, its own path, the name of the PNG to write."""
+    """One annotation to convert: id and file_name of its image in the json, its own path, the PNG's name."""
 
     image_id: str
     image_name: str

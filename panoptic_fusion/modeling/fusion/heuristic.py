@@ -16,8 +16,8 @@ class HeuristicFusion(GreedyFusion):
     Instances of a score of at least INSTANCES_CONFIDENCE_THRESH are painted by descending score (in a tie the lower row
     first). One of whose pixels more than the fraction OVERLAP_THRESH is covered already is dropped. Stuff segments of
     fewer than STUFF_AREA_LIMIT pixels and left-over thing labels become void. The map and segments_info are those of
-    detectron2, but that things also have an `area`, and that with OVERLAP_THRESH = 1 an instance that is covered
-    completely is no segment.
+    detectron2, but that things also have an `area`, and that segments without a pixel are left out (detectron2 lists
+    them where OVERLAP_THRESH is 1 or STUFF_AREA_LIMIT is 0).
     """
 
     def accept(self, scene: Scene, candidate: Candidate) -> torch.Tensor:

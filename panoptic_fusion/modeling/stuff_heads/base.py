@@ -4,10 +4,14 @@ Shape shorthand: N: images, C: semantic channels (of the ontology), H, W: size o
 the head's logits (4).
 """
 
+from collections.abc import Sequence
+
 from detectron2.config import CfgNode, configurable
 from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from panoptic_fusion.layers.hard_pixel_loss import hard_pixel_cross_entropy
 
 
 class StuffHead(nn.Module):
@@ -18,7 +22,12 @@ class StuffHead(nn.Module):
 
     @configurable
     def __init__(
-        self, *, loss_weight: float = 1.0, ignore_value: int = 255, common_stride: int = 4, hard_pixel_fraction: float = 1.0
+        self,
+        *,
+        loss_weight: float = 1.0,
+        ignore_value: int = 255,
+        common_stride: int = 4,
+        hard_pixel_fraction: float = 1.0,
     ):
         """
         Args:
@@ -59,12 +68,24 @@ class StuffHead(nn.Module):
             gt_sem_seg: (N, H, W) int64 channels, `ignore_value` where there is no ground truth and on padding.
             gt_instances: for each image the ground-truth things.
         """
-        del gt_instances
-        loss = semantic_loss(logits, gt_sem_seg, self.ignore_value, self.hard_pixel_fraction)
+        loss = semantic_loss(
+            logits,
+            gt_sem_seg,
+            ignore_value=self.ignore_value,
+            hard_pixel_fraction=self.hard_pixel_fraction,
+            image_sizes=[x.image_size for x in gt_instances],
+        )
         return {"loss_sem_seg": self.loss_weight * loss}
 
 
-def semantic_loss(logits: Tensor, gt_sem_seg: Tensor, ignore_value: int = 255, hard_pixel_fraction: float = 1.0) -> Tensor:
+def semantic_loss(
+    logits: Tensor,
+    gt_sem_seg: Tensor,
+    *,
+    ignore_value: int = 255,
+    hard_pixel_fraction: float = 1.0,
+    image_sizes: Sequence[tuple[int, int]] | None = None,
+) -> Tensor:
     """Cross entropy of the bilinearly upsampled logits.
 
     With `hard_pixel_fraction` 1 it is the mean over all pixels that have ground truth (detectron2's semantic loss, but
@@ -74,14 +95,15 @@ def semantic_loss(logits: Tensor, gt_sem_seg: Tensor, ignore_value: int = 255, h
         logits: (N, C, h, w) float.
         gt_sem_seg: (N, H, W) int64 channels or `ignore_value`.
         hard_pixel_fraction: in (0, 1].
+        image_sizes: sizes of the images before padding, see `hard_pixel_cross_entropy`.
 
     Returns:
         A scalar with a gradient, also where no pixel has ground truth.
     """
     logits = F.interpolate(logits.float(), size=gt_sem_seg.shape[-2:], mode="bilinear", align_corners=False)
     if hard_pixel_fraction < 1:
-        from panoptic_fusion.layers.hard_pixel_loss import hard_pixel_cross_entropy
-
-        return hard_pixel_cross_entropy(logits, gt_sem_seg, hard_pixel_fraction, ignore_value=ignore_value)
+        return hard_pixel_cross_entropy(
+            logits, gt_sem_seg, hard_pixel_fraction, ignore_value=ignore_value, image_sizes=image_sizes
+        )
     total = F.cross_entropy(logits, gt_sem_seg, ignore_index=ignore_value, reduction="sum")
     return total / (gt_sem_seg != ignore_value).sum().clamp(min=1)

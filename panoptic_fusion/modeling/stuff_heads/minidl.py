@@ -6,11 +6,10 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
-from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panoptic_fusion.layers import box_average, get_activated_norm, hard_pixel_cross_entropy
+from panoptic_fusion.layers import box_average, get_activated_norm
 
 from .base import StuffHead
 
@@ -138,16 +137,3 @@ class MiniDLSemSegHead(StuffHead):
                 y = F.interpolate(y, size=size, mode="bilinear", align_corners=False)
             outputs.append(y)
         return self.predictor(torch.cat(outputs, dim=1))
-
-    def losses(self, logits: Tensor, gt_sem_seg: Tensor, gt_instances: list[Instances]) -> dict[str, Tensor]:
-        """See `StuffHead.losses`; the images' sizes, which tell padding from ignored pixels, are those of
-        `gt_instances`."""
-        logits = F.interpolate(logits.float(), size=gt_sem_seg.shape[-2:], mode="bilinear", align_corners=False)
-        loss = hard_pixel_cross_entropy(
-            logits,
-            gt_sem_seg,
-            self.hard_pixel_fraction,
-            ignore_value=self.ignore_value,
-            image_sizes=[instances.image_size for instances in gt_instances],
-        )
-        return {"loss_sem_seg": self.loss_weight * loss}

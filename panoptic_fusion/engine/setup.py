@@ -1,0 +1,60 @@
+"""The start of a job: log files, the config in OUTPUT_DIR, random seeds."""
+
+import argparse
+import logging
+import os
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+from panoptic_fusion.errors import UserError
+from panoptic_fusion.files import write_atomically
+from panoptic_fusion.read_config import one_line
+
+
+def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """detectron2's `default_setup` for this project; each process of a job calls it.
+
+    Other than there, the package's own messages are logged, a killed process leaves no half-written config.yaml, and an
+    evaluation does not replace the config.yaml of the training whose OUTPUT_DIR it uses.
+
+    Args:
+        cfg: a resolved config.
+        args: the command line, with `eval_only`.
+    """
+    rank = comm.get_rank()
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="panoptic_fusion", abbrev_name="pf")
+    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
+    _log_user_errors_without_traceback()
+    logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
+    logger.info("Environment info:\n%s", collect_env_info())
+    logger.info("Command line arguments: %s", args)
+    logger.info("Running with full config:\n%s", cfg.dump())
+    path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+    if comm.is_main_process() and not (args.eval_only and os.path.isfile(path)):
+        write_atomically(path, lambda file: file.write(cfg.dump().encode()))
+        logger.info("Full config saved to %s", path)
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+class _UserErrorsInOneLine(logging.Filter):
+    """Takes the traceback from records of user errors; the command line shows their message."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], UserError):
+            record.msg, record.args = f"{record.getMessage()} {one_line(record.exc_info[1])}", ()
+            record.exc_info = record.exc_text = None
+        return True
+
+
+def _log_user_errors_without_traceback() -> None:
+    logger = logging.getLogger("detectron2.engine.train_loop")
+    if not any(isinstance(f, _UserErrorsInOneLine) for f in logger.filters):
+        logger.addFilter(_UserErrorsInOneLine())

@@ -1,0 +1,66 @@
+"""A config from a yaml file and KEY VALUE pairs, with errors that name the file or the key in one line."""
+
+import os
+from collections.abc import Sequence
+
+import yaml
+from detectron2.config import CfgNode
+
+from .config import get_cfg
+from .errors import ConfigError
+
+# What yacs, fvcore and detectron2 raise for an unknown key, a wrong type, an odd number of words, a missing base, ...
+_MERGE_ERRORS = (KeyError, ValueError, AssertionError, TypeError, AttributeError)
+
+
+def read_config(config_file: str | os.PathLike | None = None, opts: Sequence[str] = ()) -> CfgNode:
+    """The project's default config, changed by a yaml file and then by KEY VALUE pairs. Not resolved, not frozen.
+
+    Args:
+        config_file: a yaml file, or None or "" for the defaults.
+        opts: KEY, VALUE, KEY, VALUE, ...
+
+    Raises:
+        FileNotFoundError: no such file.
+        ConfigError: it is no yaml of known keys, or `opts` has an unknown key or a value of the wrong type.
+    """
+    cfg = get_cfg()
+    if config_file:
+        merge_file(cfg, config_file)
+    merge_opts(cfg, opts)
+    return cfg
+
+
+def merge_file(cfg: CfgNode, config_file: str | os.PathLike) -> None:
+    """Merges a yaml file into `cfg`, in place. Tags that run code are refused. For errors see `read_config`."""
+    config_file = os.fspath(config_file)
+    if not os.path.isfile(config_file):
+        raise FileNotFoundError(f"config file {config_file} does not exist")
+    try:
+        if not isinstance(yaml.safe_load(open(config_file, encoding="utf-8")), dict):
+            raise ConfigError(f"{config_file}: the file has no config keys")
+        cfg.merge_from_file(config_file, allow_unsafe=False)
+    except (ConfigError, FileNotFoundError):
+        raise
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{config_file} is not valid yaml: {one_line(error)}") from error
+    except _MERGE_ERRORS as error:
+        raise ConfigError(f"{config_file}: {one_line(error)}") from error
+
+
+def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
+    """Merges KEY VALUE pairs into `cfg`, in place. For errors see `read_config`."""
+    opts = list(opts)
+    if len(opts) % 2:
+        raise ConfigError(f"options come in pairs KEY VALUE; {len(opts)} words were given: {' '.join(map(str, opts))}")
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        try:
+            cfg.merge_from_list([key, value])
+        except _MERGE_ERRORS as error:
+            raise ConfigError(f"option {key} {value}: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error without line breaks."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split()) or type(error).__name__
