@@ -72,7 +72,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             self._parsed_url_during_load = None  # detectron2 leaves it set after an error and then refuses to load
 
     def remove_partial_files(self) -> None:
-        """Removes what a killed training was writing into `save_dir`; only for a process that is the one to write there."""
+        """Removes what a killed training was writing into `save_dir`; only for the one process that writes there."""
         for pattern in (".*.pth.*.partial", ".last_checkpoint.*.partial"):
             for file in Path(self.save_dir).glob(pattern):
                 file.unlink(missing_ok=True)

@@ -34,11 +34,9 @@ def read_json(path: str, lists: tuple[str, ...], report: Report = raise_fault) -
             data = json.load(file)
     except FileNotFoundError:
         report(DatasetError("the file is missing", path, "missing file"))
-        data = None
+        return {}
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         report(DatasetError(f"not a readable json ({error})", path, "corrupt json"))
-        data = None
-    if data is None:
         return {}
     if not isinstance(data, dict):
         report(DatasetError("not a COCO json: the top level must be an object", path, "corrupt json"))

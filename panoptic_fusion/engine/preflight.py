@@ -39,8 +39,8 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         if (data.thing_classes, data.stuff_classes) != (model.thing_classes, model.stuff_classes):
             raise ConfigError(
                 f"the classes of data set {name!r} are not those of the model (MODEL.CATEGORIES, or "
-                f"DATASETS.TRAIN[0]): {data.num_things} things and {data.num_stuff} stuff there, {model.num_things} and "
-                f"{model.num_stuff} here, or other names or another order"
+                f"DATASETS.TRAIN[0]): {data.num_things} things and {data.num_stuff} stuff there, {model.num_things} "
+                f"and {model.num_stuff} here, or other names or another order"
             )
         dicts = DatasetCatalog.get(name)
         if not dicts:

@@ -69,8 +69,8 @@ class PanopticTrainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: list | None = None) -> OrderedDict:
         """See DefaultTrainer.
 
-        Of several processes, all evaluate the buffers (running statistics of BN) of the first, which are the ones in the
-        checkpoint; in training each process has its own.
+        Of several processes, all evaluate the buffers (running statistics of BN) of the first, those of the checkpoint; in
+        training each process has its own.
         """
         if comm.get_world_size() > 1:
             for buffer in model.buffers():

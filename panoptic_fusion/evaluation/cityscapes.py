@@ -139,8 +139,7 @@ class _OfPanoptic:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cityscapes_gt_")))
                 self._link_ground_truth(folder / "gt")
                 self._metadata.gt_dir = str(folder / "gt")
-                stack.enter_context(contextlib.chdir(folder))  # cityscapesscripts leaves a matches.json behind
-                stack.enter_context(_numpy_with_in1d())
+                stack.enter_context(_cityscapesscripts_on_numpy_2())
             results = super().evaluate()
         return OrderedDict({self.key: next(iter(results.values()))}) if results else OrderedDict()
 
@@ -165,6 +164,15 @@ class InstancesOfPanoptic(_OfPanoptic, CityscapesInstanceEvaluator):
 
     key = "cityscapes_instance"
     suffix = "txt"
+
+    def evaluate(self) -> OrderedDict:
+        """As `_OfPanoptic.evaluate`; NaN where cityscapesscripts fails: it indexes an empty array for a class of which no
+        instance is found while all predictions lie on ignored regions."""
+        try:
+            return super().evaluate()
+        except IndexError as error:
+            logger.warning("cityscapesscripts cannot compute the instance AP of these predictions (%s): NaN", error)
+            return OrderedDict({self.key: {"AP": float("nan"), "AP50": float("nan")}})
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Writes the instances of a batch; `outputs` have panoptic_seg and are not changed."""
@@ -217,9 +225,19 @@ class CityscapesSubmission(DatasetEvaluator):
 
 
 @contextlib.contextmanager
-def _numpy_with_in1d() -> Iterator[None]:
-    """Gives numpy its function in1d back, which cityscapesscripts 2.3.0 calls and numpy 2.4 has no more."""
+def _cityscapesscripts_on_numpy_2() -> Iterator[None]:
+    """Lets cityscapesscripts 2.3.0 work with today's numpy, and without output and files of its own.
+
+    It calls in1d, which numpy 2.4 has no more, and writes a matches.json into the working directory, which fails on the
+    integers that numpy 2 counts.
+    """
+    from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as instance_level
+    from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as pixel_level
+
     with contextlib.ExitStack() as stack:
         if not hasattr(np, "in1d"):
             stack.enter_context(mock.patch.object(np, "in1d", np.isin, create=True))
+        stack.enter_context(mock.patch.object(instance_level, "writeDict2JSON", lambda content, path: None))
+        stack.enter_context(mock.patch.object(instance_level.args, "quiet", True))
+        stack.enter_context(mock.patch.object(pixel_level.args, "quiet", True))
         yield

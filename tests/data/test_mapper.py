@@ -124,7 +124,7 @@ def one_image(tmp_path: Path, id_map: np.ndarray, segments: list[dict]) -> dict:
 
 
 SPACE = LabelSpace.from_categories(
-    [{"id": 1, "name": "sky", "isthing": 0}, {"id": 2, "name": "dog", "isthing": 1}, {"id": 3, "name": "cat", "isthing": 1}]
+    [{"id": i, "name": name, "isthing": thing} for i, name, thing in ((1, "sky", 0), (2, "dog", 1), (3, "cat", 1))]
 )
 
 

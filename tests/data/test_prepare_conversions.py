@@ -7,13 +7,14 @@ import dataset_trees
 import numpy as np
 import pytest
 from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
+from PIL import Image, ImageDraw
+
 from panoptic_fusion.data.datasets.idd import idd_labels
 from panoptic_fusion.data.datasets.vistas import vistas_categories
 from panoptic_fusion.data.prepare import idd, prepare, vistas
 from panoptic_fusion.data.prepare.runner import Source
 from panoptic_fusion.data.prepare.segments import describe_segments, write_png
 from panoptic_fusion.errors import UserError
-from PIL import Image, ImageDraw
 
 
 def read_ids(path) -> np.ndarray:

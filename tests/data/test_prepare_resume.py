@@ -11,6 +11,7 @@ from pathlib import Path
 import dataset_trees
 import numpy as np
 import pytest
+
 from panoptic_fusion.data.prepare import idd, prepare, runner
 from panoptic_fusion.data.prepare.runner import run_split
 from panoptic_fusion.errors import UserError

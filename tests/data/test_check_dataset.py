@@ -1,0 +1,172 @@
+"""The checker: nothing on a sound data set; a seeded fuzz of 1,000 corruptions, each reported with kind and file."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from corruptions import CORRUPTIONS, Tree
+from detectron2.data import detection_utils  # noqa: F401  (imported once, before the clock of the fuzz)
+from tiny_panoptic import make_tiny
+
+from panoptic_fusion.data.checks import CheckResult, check_dataset, format_result
+from panoptic_fusion.data.coco_panoptic import PanopticFiles, load_panoptic
+from panoptic_fusion.data.faults import KINDS, DatasetError
+from panoptic_fusion.data.mapper import PanopticDatasetMapper
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SHARED = Path(os.environ.get("PANOPTIC_FUSION_DATA", REPOSITORY.parent / "shared" / "data"))
+NUM_CORRUPTIONS = 1000
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory) -> list[PanopticFiles]:
+    root = tmp_path_factory.mktemp("tiny")
+    return [make_tiny(root / str(seed), seed, num_images=4) for seed in range(5)]
+
+
+def broken_copy(files: PanopticFiles, root: Path, seed: int) -> tuple[PanopticFiles, object]:
+    """Copies a data set to `root`, applies the corruption that `seed` picks; returns its files and what is expected."""
+    original = Path(files.images).parent
+    shutil.copytree(original, root)
+    rng = np.random.default_rng(seed)
+    panoptic, instances = (json.loads((original / f"{name}.json").read_text()) for name in ("panoptic", "instances"))
+    tree = Tree(root, rng, panoptic, instances)
+    expected = CORRUPTIONS[seed % len(CORRUPTIONS)](tree)
+    data = json.dumps(panoptic).encode() if tree.raw_panoptic is None else tree.raw_panoptic
+    (root / "panoptic.json").write_bytes(data)
+    if data == b"remove":
+        (root / "panoptic.json").unlink()
+    (root / "instances.json").write_text(json.dumps(instances))
+    paths = (root / "images", root / "png", root / "panoptic.json", root / "instances.json")
+    return PanopticFiles(*map(str, paths)), expected
+
+
+def train_through(files: PanopticFiles) -> None:
+    """What training does with a data set, without the network."""
+    label_space, dicts = load_panoptic(files)
+    mapper = PanopticDatasetMapper(True, augmentations=[], image_format="RGB", label_space=label_space)
+    for record in dicts:
+        mapper(record)
+
+
+def test_sound_data_sets_have_no_fault(originals):
+    for files in originals:
+        result = check_dataset(files, num_workers=0)
+        assert result.faults == [] and result.num_images == 4
+        panoptic = json.loads(Path(files.panoptic_json).read_text())
+        segments = [s for a in panoptic["annotations"] for s in a["segments_info"]]
+        assert result.segments == Counter(s["category_id"] for s in segments)
+        assert result.num_crowds == sum(s["iscrowd"] for s in segments)
+        assert result.pixels == sum(i["height"] * i["width"] for i in panoptic["images"])
+        assert result.void_pixels == result.pixels - sum(s["area"] for s in segments)
+        text = format_result("tiny", result)
+        assert text.startswith("tiny: no fault in 4 images") and f"thing car: {result.segments[4]}" in text
+        train_through(files)
+
+
+def test_fuzz(originals, tmp_path):
+    assert len(CORRUPTIONS) >= 20
+    done = Counter()
+    for seed in range(NUM_CORRUPTIONS):
+        root = tmp_path / str(seed)
+        files, expected = broken_copy(originals[seed % 5], root, seed)
+        what = (seed, CORRUPTIONS[seed % len(CORRUPTIONS)].__name__, expected)
+        result = check_dataset(files, num_workers=0)
+        texts = [str(f) for f in result.faults]
+        assert any(f.kind == expected.kind and expected.text in str(f) for f in result.faults), (what, texts)
+        for fault in result.faults:
+            assert fault.kind in {expected.kind} | expected.also, (what, texts)
+            assert fault.kind in KINDS and fault.kind != "unexpected error"
+            assert str(root) in fault.file and str(fault).startswith(f"{fault.file}: ") and "\n" not in str(fault)
+        report = format_result("tiny", result)
+        assert all(text in report for text in texts)
+        if expected.training:  # the same fault, in the same words, stops training
+            with pytest.raises(DatasetError) as error:
+                train_through(files)
+            assert str(error.value) in texts, (what, str(error.value), texts)
+        else:
+            try:
+                train_through(files)
+            except DatasetError as fault:
+                assert str(fault) in texts, (what, str(fault), texts)
+        done[expected.kind] += 1
+        shutil.rmtree(root)
+    assert set(KINDS) - set(done) == {"unexpected error"}
+    assert sum(done.values()) == NUM_CORRUPTIONS and min(done.values()) >= 10
+
+
+def test_two_corruptions_are_both_reported(originals, tmp_path):
+    files, _ = broken_copy(originals[0], tmp_path / "x", seed=0)
+    (tmp_path / "x" / "png" / "map3.png").write_bytes(b"")
+    os.truncate(tmp_path / "x" / "images" / "image2.png", 40)
+    kinds = Counter(f.kind for f in check_dataset(files, num_workers=0).faults)
+    assert kinds["corrupt PNG"] == 1 and kinds["missing image"] + kinds["corrupt image"] >= 2
+
+
+def test_processes_give_the_same(originals, tmp_path):
+    files, _ = broken_copy(originals[1], tmp_path / "x", seed=3)
+    alone, together = check_dataset(files, num_workers=0), check_dataset(files, num_workers=2)
+    assert [str(f) for f in alone.faults] == [str(f) for f in together.faults] and alone.faults
+    assert [f.kind for f in alone.faults] == [f.kind for f in together.faults]
+    assert (alone.segments, alone.void_pixels) == (together.segments, together.void_pixels)
+
+
+def test_report_groups_by_kind():
+    faults = [DatasetError("b", "2.png", "missing PNG"), DatasetError("a", "1.jpg", "missing image")]
+    faults.append(DatasetError("c", "3.png", "missing PNG"))
+    assert format_result("x", CheckResult(faults=faults)).splitlines() == [
+        "x: 3 faults", "missing image: 1", "  1.jpg: a", "missing PNG: 2", "  2.png: b", "  3.png: c",
+    ]  # fmt: skip
+
+
+def run_cli(*arguments: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, str(REPOSITORY / "tools" / "check_dataset.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_command_line(originals, tmp_path):
+    sound = originals[0]
+    broken, expected = broken_copy(originals[1], tmp_path / "x", seed=4)
+    entries = "".join(
+        f"    - {{name: {name}, images: {f.images}, panoptic_root: {f.panoptic_root}, "
+        f"panoptic_json: {f.panoptic_json}, instances_json: {f.instances_json}}}\n"
+        for name, f in (("sound_one", sound), ("broken_one", broken))
+    )
+    (tmp_path / "config.yaml").write_text(f"DATASETS:\n  REGISTER:\n{entries}")
+    paths = ("--images", sound.images, "--panoptic-root", sound.panoptic_root, "--panoptic-json", sound.panoptic_json)
+    (tmp_path / "bad.yaml").write_text("DATASETS: [1, {")
+    for arguments, code, stdout, stderr in (
+        (paths, 0, "no fault in 4 images", ""),
+        (("--config-file", str(tmp_path / "config.yaml")), 1, f"{expected.kind}: 1", ""),
+        (("--config-file", str(tmp_path / "bad.yaml")), 2, "", "bad.yaml"),
+    ):
+        done = run_cli(*arguments)
+        assert done.returncode == code, done.stderr
+        assert stdout in done.stdout and stderr in done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
+        assert code != 2 or len(done.stderr.splitlines()) == 1
+
+
+REAL = {
+    "camvid val": ("camvid/images/val", "camvid/annotations/panoptic_val", "camvid/annotations/panoptic_val.json"),
+    "coco": ("coco_pair/input_images", "coco_pair/panoptic_examples", "coco_pair/panoptic_examples.json"),
+    "ade": ("ade_pair/images", "ade_pair/annotations/panoptic", "ade_pair/annotations/panoptic.json"),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_data_is_sound(name):
+    if not (SHARED / REAL[name][2]).is_file():
+        pytest.skip(f"{SHARED / REAL[name][2]} is not there")
+    files = PanopticFiles(*(str(SHARED / path) for path in REAL[name]))
+    result = check_dataset(files, num_workers=0)
+    assert result.faults == [] and result.num_images >= 2
+    assert re.match(r".*no fault in \d+ images", format_result(name, result))
