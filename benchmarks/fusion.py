@@ -3,17 +3,19 @@
     python benchmarks/fusion.py [--device cuda] [--instances 100] [--size 1024 2048]
 
 Two pairs are compared. `masks`: both get full bit masks and a map of labels. `model`: both get what the
-network puts out (28 x 28 mask logits with boxes, semantic logits at a quarter of the size); detectron2 pastes all masks,
-enlarges all logits and takes their argmax first. Instances and semantic logits are synthetic: ellipses of the sizes of a
-street scene (many small, few large), overlapping, on blocks of stuff.
+network puts out (28 x 28 mask logits with boxes, semantic logits at a quarter of the size); detectron2 pastes all
+masks, enlarges all logits and takes their argmax first. Instances and semantic logits are synthetic: ellipses of the
+sizes of a street scene (many small, few large), overlapping, on blocks of stuff.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from detectron2.layers import paste_masks_in_image
@@ -23,8 +25,9 @@ from detectron2.structures import Boxes, Instances
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from panoptic_fusion.data.label_space import LabelSpace
-from panoptic_fusion.modeling.fusion import HeuristicFusion, SemSegLogits
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from panoptic_fusion.data.label_space import LabelSpace  # noqa: E402
+from panoptic_fusion.modeling.fusion import HeuristicFusion, SemSegLogits  # noqa: E402
 
 NUM_STUFF, NUM_THINGS, STRIDE, MASK_SIDE = 11, 8, 4, 28
 OVERLAP, STUFF_AREA, SCORE = 0.5, 4096, 0.5
@@ -154,9 +157,9 @@ def main() -> None:
     their_labels = to_detectron2_labels(labels)
     label_map = LabelMap(labels)
 
-    names = [f"t{i}" for i in range(NUM_THINGS)], [f"s{i}" for i in range(NUM_STUFF)]
     categories = [
-        {"id": i, "name": name, "isthing": int(i < NUM_THINGS), "color": [0, 0, i]} for i, name in enumerate(sum(names, []))
+        {"id": i, "name": f"class {i}", "isthing": int(i >= NUM_STUFF), "color": [0, 0, i]}
+        for i in range(NUM_STUFF + NUM_THINGS)
     ]
     fusion = HeuristicFusion(
         label_space=LabelSpace.from_categories(categories),

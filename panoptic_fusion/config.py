@@ -30,8 +30,14 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     model.META_ARCHITECTURE = "PanopticRCNN"
     model.ROI_HEADS.NAME = "PanopticROIHeads"
     model.MASK_ON = True
+    # Parts that training leaves as they are (module names, such as "backbone.bottom_up" or "roi_heads"); the losses of
+    # a head that is listed as a whole are left out: for staged training.
+    model.FREEZE = []
     # Accept MODEL.WEIGHTS in which some tensors have another shape (fine-tuning on other classes): they are skipped.
     model.ALLOW_SHAPE_MISMATCH = False
+
+    # Seamless's RPN head: the norm with activation behind its 3x3 convolution (see layers.get_activated_norm).
+    model.RPN.NORM = "InPlaceABN"
 
     # Name of the stuff head, in detectron2's SEM_SEG_HEADS_REGISTRY.
     sem_seg.NAME = "PanopticFPNHead"
@@ -39,6 +45,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     sem_seg.ONTOLOGY = "full"
     # Share of an image's pixels, the hardest ones, that the semantic loss averages over; 1.0 is plain cross entropy.
     sem_seg.HARD_PIXEL_FRACTION = 1.0
+    # Factors of the semantic loss for each semantic channel, stuff first, then things (rare classes); empty: all 1.
+    sem_seg.CLASS_WEIGHTS = []
     # Seamless's MiniDL head: side of the average pooling, in pixels of each feature map.
     sem_seg.MINIDL_POOL_SIZE = 64
     # Seamless's MiniDL head: kernel that fuses a level's three branches, 1 (the paper's numbers) or 3 (its text).
@@ -58,6 +66,26 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     fusion.AT_INPUT_RESOLUTION = False
     # What inference returns, of "sem_seg", "instances" and "panoptic_seg"; fewer is faster and smaller.
     fusion.OUTPUTS = ["sem_seg", "instances", "panoptic_seg"]
+
+    # TASCNet's MaskGuidedFusion
+    tasc = fusion.TASC = CfgNode()
+    # Factor of the loss on the residual between semantic and instance things masks; 0 trains without it.
+    tasc.LOSS_WEIGHT = 1.0
+    # Pixels of the network's input per pixel of the compared masks: 1, 2, 4 (as the semantic logits) or 8.
+    tasc.STRIDE = 4
+    # How an instance is compared with the semantic things mask: "coverage" (of its own pixels) or "iou" (the literal
+    # one).
+    tasc.AGREEMENT = "coverage"
+    # Instances of this agreement or less do not enter the panoptic map.
+    tasc.AGREEMENT_THRESH = 0.7
+
+    # -- two networks (IndependentPanoptic) -------------------------------------------------------------------
+    independent = model.INDEPENDENT = CfgNode()
+    # The network that gives the instances: the OUTPUT_DIR of its training, or a config file (then MODEL.WEIGHTS has the
+    # weights of both networks).
+    independent.INSTANCES = ""
+    # The network that gives the semantic segmentation, in the same way.
+    independent.SEMANTIC = ""
 
     # -- evaluation -------------------------------------------------------------------------------------------
     # What is measured after training: "panoptic" (PQ, PQ-dagger, mIoU), "instances" (mask AP).

@@ -9,6 +9,7 @@ Exit code 0: no fault (a summary is printed); 1: faults; 2: the data set could n
 """
 
 import argparse
+import io
 import os
 import sys
 from pathlib import Path
@@ -35,8 +36,10 @@ def main() -> int:
     parser.add_argument("--panoptic-json", help="the COCO panoptic json")
     parser.add_argument("--instances-json", help="a COCO instances json of the same images")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
-    found_fault = False
     args = parser.parse_args()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name it cannot encode must not stop the report
+        sys.stdout.reconfigure(errors="backslashreplace")
+    found_fault = False
     for name, files in data_sets(args, parser):
         builtin = BUILTIN.get(MetadataCatalog.get(name).get("builtin_key"))
         image_file = builtin.image_file if builtin else None

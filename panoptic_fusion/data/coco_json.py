@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from .faults import DatasetError, Report, raise_fault
 from .label_space import LabelSpace
 
 MAX_SEGMENT_ID = 256**3 - 1
+MAX_COORDINATE = 2**20  # pixels; pycocotools works on fixed-size integers and crashes on much larger ones
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,13 @@ def _is_id(value: Any) -> bool:
     return is_integer(value) or isinstance(value, str)
 
 
+def _is_file_name(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and value != "" and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+
+
 def _check_images(entries: list, path: str, report: Report) -> dict[Any, dict[str, Any]]:
     images: dict[Any, dict[str, Any]] = {}
     for index, entry in enumerate(entries):
@@ -157,11 +166,11 @@ def _image_fault(entry: Any) -> str | None:
         return "is no object"
     if not _is_id(entry.get("id")):
         return f"needs an id (integer or text), not {entry.get('id')!r}"
-    if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
+    if not _is_file_name(entry.get("file_name")):
         return f"(id {entry['id']!r}) needs a file_name, not {entry.get('file_name')!r}"
     for key in ("height", "width"):
-        if not is_integer(entry.get(key)) or entry[key] <= 0:
-            return f"({entry['file_name']!r}) needs {key} as an integer > 0, not {entry.get(key)!r}"
+        if not is_integer(entry.get(key)) or not 0 < entry[key] <= MAX_COORDINATE:
+            return f"({entry['file_name']!r}) needs {key} as an integer in 1..{MAX_COORDINATE}, not {entry.get(key)!r}"
     return None
 
 
@@ -170,7 +179,7 @@ def _annotation_fault(entry: Any) -> str | None:
         return "is no object"
     if not _is_id(entry.get("image_id")):
         return f"needs an image_id (integer or text), not {entry.get('image_id')!r}"
-    if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
+    if not _is_file_name(entry.get("file_name")):
         return f"(image id {entry['image_id']!r}) needs the file_name of a PNG, not {entry.get('file_name')!r}"
     if not isinstance(entry.get("segments_info"), list):
         return f"({entry['file_name']!r}) needs a list segments_info, not {type(entry.get('segments_info')).__name__}"
@@ -195,7 +204,7 @@ def _segment_fault(segment: Any) -> str | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e15 <= value <= 1e15
 
 
 def _is_box(value: Any) -> bool:
@@ -249,7 +258,7 @@ def _segmentation_fault(value: Any) -> str | None:
         for polygon in value:
             if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
                 return "needs polygons of at least 3 points (x, y, x, y ...)"
-            if not all(map(_is_number, polygon)):
+            if not all(_is_number(v) and abs(v) <= MAX_COORDINATE for v in polygon):
                 return "needs polygons of at least 3 points (x, y, x, y ...)"
         return None if value else "has no polygon"
     if not isinstance(value, dict) or "counts" not in value or _rle_size(value) is None:

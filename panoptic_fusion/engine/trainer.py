@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.data.mapper import PanopticDatasetMapper
 from panoptic_fusion.evaluation import build_evaluators
+from panoptic_fusion.modeling.freeze import freeze_parts
 
 from .hooks import ProgressBar, VisualizePredictions
 
@@ -69,8 +70,8 @@ class PanopticTrainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: list | None = None) -> OrderedDict:
         """See DefaultTrainer.
 
-        Of several processes, all evaluate the buffers (running statistics of BN) of the first, those of the checkpoint; in
-        training each process has its own.
+        Of several processes, all evaluate the buffers (running statistics of BN) of the first, those of the
+        checkpoint; in training each process has its own.
         """
         if comm.get_world_size() > 1:
             for buffer in model.buffers():
@@ -81,6 +82,7 @@ class PanopticTrainer(DefaultTrainer):
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         """The model; its parameter count goes to the log, its layers do not."""
         model = build_model(cfg)
+        freeze_parts(model, cfg.MODEL.FREEZE)
         count = sum(p.numel() for p in model.parameters())
         logging.getLogger(__name__).info("%s with %.2f M parameters", type(model).__name__, count / 1e6)
         return model

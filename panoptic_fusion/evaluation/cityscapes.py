@@ -141,7 +141,9 @@ class _OfPanoptic:
                 self._metadata.gt_dir = str(folder / "gt")
                 stack.enter_context(_cityscapesscripts_on_numpy_2())
             results = super().evaluate()
-        return OrderedDict({self.key: next(iter(results.values()))}) if results else OrderedDict()
+        if not results:
+            return OrderedDict()
+        return OrderedDict({self.key: {name: float(value) for name, value in next(iter(results.values())).items()}})
 
     def _link_ground_truth(self, folder: Path) -> None:
         """Makes `folder`/{city} with links to the ground truth of the predicted images only, in the official names."""
@@ -166,8 +168,8 @@ class InstancesOfPanoptic(_OfPanoptic, CityscapesInstanceEvaluator):
     suffix = "txt"
 
     def evaluate(self) -> OrderedDict:
-        """As `_OfPanoptic.evaluate`; NaN where cityscapesscripts fails: it indexes an empty array for a class of which no
-        instance is found while all predictions lie on ignored regions."""
+        """As `_OfPanoptic.evaluate`; NaN where cityscapesscripts fails: it indexes an empty array for a class of which
+        no instance is found while all predictions lie on ignored regions."""
         try:
             return super().evaluate()
         except IndexError as error:

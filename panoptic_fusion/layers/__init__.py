@@ -4,6 +4,7 @@ from .activated_norm import freeze_norm_parameters, get_activated_norm, resolve_
 from .box_pool import box_average
 from .hard_pixel_loss import hard_pixel_cross_entropy
 from .in_place_abn import InPlaceABN, in_place_abn
+from .roi_flatten import roi_flatten
 
 __all__ = [
     "InPlaceABN",
@@ -13,4 +14,5 @@ __all__ = [
     "hard_pixel_cross_entropy",
     "in_place_abn",
     "resolve_norm",
+    "roi_flatten",
 ]

@@ -318,7 +318,7 @@ def bad_image_entry(tree: Tree) -> Expected:
     if tree.rng.random() < 0.3:
         del image[key]
     else:
-        image[key] = tree.pick([None, [], {}, 2.5, True, -4, 0] if key in ("height", "width") else [None, [], {}, 2.5])
+        image[key] = tree.pick([None, [], {}, 2.5] + ([True, -4, 0, 10**30] if key in ("height", "width") else []))
     if tree.rng.random() < 0.2:
         tree.panoptic["images"][index] = tree.pick([None, 3, "image", []])
     return Expected("bad image entry", f"images[{index}]", {"annotation without image", "instance without image"})
@@ -415,6 +415,7 @@ def bad_mask(tree: Tree) -> Expected:
             [[1, 2, 3, 4, 5, 6, 7]],
             [["a"] * 6],
             [[1, 2, 3, 4, 5, None]],
+            [[1, 2, 3, 4, 5, 1e30]],
             [3],
             {"size": size},
             {"counts": "x"},

@@ -1,8 +1,11 @@
 """The checker: nothing on a sound data set; a seeded fuzz of 1,000 corruptions, each reported with kind and file."""
 
+import copy
 import json
 import os
+import random
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -126,13 +129,35 @@ def test_report_groups_by_kind():
     ]  # fmt: skip
 
 
-def run_cli(*arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, str(REPOSITORY / "tools" / "check_dataset.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+def test_random_json_values(originals, tmp_path):
+    """Any value in any place of the jsons: never more than a report."""
+    values = [None, True, -1, 0, 3, 10**30, 10**400, 2.5, float("nan"), "", "x", "\0", "\ud800"]
+    values += [[], [1], [[]], {}, {"id": 1}]
+    source = Path(originals[0].images).parent
+    for seed in range(300):
+        rng = random.Random(seed)
+        documents = {name: json.loads((source / f"{name}.json").read_text()) for name in ("panoptic", "instances")}
+        for _ in range(rng.randint(1, 6)):
+            node = rng.choice(list(documents.values()))
+            while True:
+                key = rng.choice(list(node) if isinstance(node, dict) else range(len(node)))
+                if not isinstance(node[key], dict | list) or not node[key] or rng.random() < 0.1:
+                    node[key] = copy.deepcopy(rng.choice(values))
+                    break
+                node = node[key]
+            if not all(isinstance(d, dict | list) and d for d in documents.values()):
+                break
+        for name, document in documents.items():
+            (tmp_path / f"{name}.json").write_text(json.dumps(document))
+        jsons = [str(tmp_path / f"{name}.json") for name in documents]
+        result = check_dataset(PanopticFiles(originals[0].images, originals[0].panoptic_root, *jsons), num_workers=0)
+        assert all(f.kind in KINDS and f.kind != "unexpected error" for f in result.faults), (seed, result.faults)
+        format_result("tiny", result)
 
 
-def test_command_line(originals, tmp_path):
+def test_command_line(originals, tmp_path, monkeypatch, capsys):
+    """One run as a process of its own, the others in this one."""
+    tool = str(REPOSITORY / "tools" / "check_dataset.py")
     sound = originals[0]
     broken, expected = broken_copy(originals[1], tmp_path / "x", seed=4)
     entries = "".join(
@@ -146,13 +171,23 @@ def test_command_line(originals, tmp_path):
     for arguments, code, stdout, stderr in (
         (paths, 0, "no fault in 4 images", ""),
         (("--config-file", str(tmp_path / "config.yaml")), 1, f"{expected.kind}: 1", ""),
+        (("--config-file", str(tmp_path / "config.yaml"), "sound_one"), 0, "sound_one: no fault", ""),
+        (("nobody_knows_this",), 2, "", "nobody_knows_this"),
+        (("--images", "x"), 2, "", "go together"),
+        ((), 2, "", "give a name"),
         (("--config-file", str(tmp_path / "bad.yaml")), 2, "", "bad.yaml"),
     ):
-        done = run_cli(*arguments)
-        assert done.returncode == code, done.stderr
-        assert stdout in done.stdout and stderr in done.stderr
-        assert "Traceback" not in done.stdout + done.stderr
-        assert code != 2 or len(done.stderr.splitlines()) == 1
+        monkeypatch.setattr(sys, "argv", [tool, *arguments])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(tool, run_name="__main__")
+        printed = capsys.readouterr()
+        assert end.value.code == code, printed
+        assert stdout in printed.out and stderr in printed.err
+        assert "Traceback" not in printed.out + printed.err
+    command = [sys.executable, "-W", "ignore", tool, "--config-file", str(tmp_path / "config.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and f"{expected.kind}: 1" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 REAL = {

@@ -12,6 +12,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.modeling.fusion import HeuristicFusion, SemSegLogits, build_panoptic_fusion
+from panoptic_fusion.modeling.fusion.greedy import GreedyFusion
 
 
 def categories(num_things, num_stuff):
@@ -225,6 +226,48 @@ def test_complete_overlap_allowed_gives_no_empty_segment():
     sem_seg, _ = random_sem_seg(random.Random(2), size, 7)
     panoptic_map, segments_info = build(overlap=1.0)(sem_seg, instances)
     assert [s["instance_id"] for s in segments_info] == [1] and (panoptic_map == 1).all()
+
+
+class LowestScoreFirst(GreedyFusion):
+    """A rule of the tests: the lowest score on top, everything accepted that lies on stuff only."""
+
+    def order(self, scene):
+        return scene.kept[::-1]
+
+    def accept(self, scene, candidate):
+        on_things = scene.sem_labels[candidate.window] >= self.label_space.num_stuff
+        return (on_things & candidate.mask).logical_not().all()
+
+
+def test_a_rule_states_its_order_and_its_accept_decision():
+    rng = random.Random(4)
+    torch.manual_seed(4)
+    for _ in range(50):
+        size = (rng.randint(1, 20), rng.randint(1, 20))
+        instances = random_instances(rng, size, rng.choice([0, 1, 4]))
+        sem_seg, labels = random_sem_seg(rng, size, 5)
+        fusion = LowestScoreFirst(
+            label_space=LabelSpace.from_categories(categories(1, 4)),
+            ontology="full",
+            instances_confidence_thresh=0.3,
+            overlap_thresh=0.5,
+            stuff_area_limit=10**6,
+        )
+        expected = torch.zeros(size, dtype=torch.int64)
+        for row in instances.scores.argsort(descending=True, stable=True).tolist():  # the last painted is on top
+            mask = instances.pred_masks[row]
+            if instances.scores[row] >= 0.3 and not (labels[mask] >= 4).any():
+                expected[mask] = row + 1
+        panoptic_map, segments_info = fusion(sem_seg, instances)
+        rows = torch.tensor([0] + [s["instance_id"] + 1 for s in segments_info])
+        assert torch.equal(rows[panoptic_map.long()], expected)
+
+
+def test_sizes_that_do_not_fit():
+    instances = random_instances(random.Random(6), (16, 20), 2)
+    sem_seg, _ = random_sem_seg(random.Random(6), (16, 24), 7)
+    with pytest.raises(ValueError, match=r"\(16, 20\).*\(16, 24\)"):
+        build()(sem_seg, instances)
 
 
 def test_inputs_are_unchanged():

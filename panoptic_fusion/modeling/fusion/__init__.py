@@ -2,13 +2,17 @@
 
 from .base import PANOPTIC_FUSION_REGISTRY, FusionTrainingInputs, PanopticFusion, build_panoptic_fusion
 from .heuristic import HeuristicFusion
+from .mask_guided import MaskGuidedFusion
+from .seamless import SeamlessFusion
 from .sem_seg_logits import SemSegLogits
 
 __all__ = [
     "PANOPTIC_FUSION_REGISTRY",
     "FusionTrainingInputs",
     "HeuristicFusion",
+    "MaskGuidedFusion",
     "PanopticFusion",
+    "SeamlessFusion",
     "SemSegLogits",
     "build_panoptic_fusion",
 ]

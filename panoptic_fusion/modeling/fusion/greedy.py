@@ -55,6 +55,8 @@ class GreedyFusion(PanopticFusion):
         kept = [row for row in map(int, table[0]) if scores[row] >= self.instances_confidence_thresh]
 
         scene = Scene(sem_seg, sem_seg.argmax(), instances, MaskCrops.from_instances(instances), kept)
+        if scene.crops.size != tuple(scene.sem_labels.shape):
+            raise ValueError(f"Masks of size {scene.crops.size} do not fit a map of {tuple(scene.sem_labels.shape)}.")
         painted = paint(scene.crops, self.order(scene), lambda candidate: self.accept(scene, candidate))
         return assemble(
             painted,

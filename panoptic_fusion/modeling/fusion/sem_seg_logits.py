@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -71,18 +72,41 @@ class SemSegLogits:
         """Yield (y0, y1, logits (C, y1 - y0, W) float32) for consecutive strips of output rows, from the top."""
         height, width = self.output_size
         widest = max(width, self.logits.shape[2] * self.stride)
-        limit = MAX_STRIP_ELEMENTS.get(self.logits.device.type, MAX_STRIP_ELEMENTS["cuda"])
-        rows = max(1, limit // max(1, self.num_channels * widest))
+        rows = max(1, self._max_elements() // (self.num_channels * widest))
         for y0 in range(0, height, rows):
             y1 = min(y0 + rows, height)
             yield y0, y1, self._widen(self._rows(y0, y1))
 
     def argmax(self) -> torch.Tensor:
         """The channel of the highest logit for every pixel, (H, W) int64; the lowest such channel in a tie."""
+        if tuple(self.image_size) == tuple(self.output_size):
+            return self._argmax_by_phase()
         labels = torch.empty(self.output_size, dtype=torch.int64, device=self.logits.device)
         for y0, y1, logits in self.strips():
             labels[y0:y1] = _argmax_channel(logits)
         return labels
+
+    def _argmax_by_phase(self) -> torch.Tensor:
+        """`argmax` where the output has the size of the image.
+
+        All pixels at the same place (j, k) of their stride x stride block have the same weights, so they are sums of
+        shifted views: in this order enlarging costs a CPU a third of what it costs in the order of the pixels.
+        """
+        _, height, width = self.logits.shape
+        stride, (out_height, out_width) = self.stride, self.output_size
+        padded = F.pad(self.logits[None].float(), (1, 1, 1, 1), mode="replicate")[0]
+        blocks = torch.empty(height, stride, width, stride, dtype=torch.int16, device=padded.device)
+        rows = max(1, self._max_elements() // (4 * self.num_channels * width))
+        for y0 in range(0, -(-out_height // stride), rows):
+            y1 = min(y0 + rows, height)
+            for j in range(stride):
+                strip = _shifted(padded[:, y0 : y1 + 2], 1, (j + 0.5) / stride - 0.5)
+                for k in range(stride):
+                    blocks[y0:y1, j, :, k] = _argmax_channel(_shifted(strip, 2, (k + 0.5) / stride - 0.5))
+        return blocks.view(height * stride, width * stride)[:out_height, :out_width].long()
+
+    def _max_elements(self) -> int:
+        return MAX_STRIP_ELEMENTS.get(self.logits.device.type, MAX_STRIP_ELEMENTS["cuda"])
 
     def _rows(self, y0: int, y1: int) -> torch.Tensor:
         """Rows y0..y1 of the output, not yet widened: (C, y1 - y0, w) float32."""
@@ -116,8 +140,15 @@ def _source(positions: torch.Tensor, scale: float) -> torch.Tensor:
     return ((positions + 0.5) * scale - 0.5).clamp(min=0)
 
 
+def _shifted(x: torch.Tensor, dim: int, offset: float) -> torch.Tensor:
+    """x, padded by 1 at both ends of `dim`, at its unpadded positions + offset, where -1 <= offset < 1."""
+    start, length = 1 + math.floor(offset), x.shape[dim] - 2
+    first, second = x.narrow(dim, start, length), x.narrow(dim, start + 1, length)
+    return torch.lerp(first, second, offset - math.floor(offset))
+
+
 def _argmax_channel(logits: torch.Tensor) -> torch.Tensor:
-    """The same as `logits.argmax(dim=0)` for (C, h, w) float without NaN; on a CPU in a fifth of its time.
+    """The same as `logits.argmax(dim=0)` for (C, h, w) float without NaN, as int16; on a CPU in a fifth of its time.
 
     Maxima are fast on a CPU and their positions are not, so the channels that reach the maximum are marked with
     numbers that fall with the channel, and the highest mark is taken.
@@ -125,4 +156,4 @@ def _argmax_channel(logits: torch.Tensor) -> torch.Tensor:
     channels = logits.shape[0]
     marks = torch.arange(channels, 0, -1, device=logits.device, dtype=torch.uint8 if channels < 256 else torch.int16)
     marked = (logits == logits.amax(dim=0)) * marks[:, None, None]
-    return channels - marked.amax(dim=0).long().clamp(min=1)
+    return channels - marked.amax(dim=0).clamp(min=1).short()

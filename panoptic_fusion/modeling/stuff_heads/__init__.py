@@ -3,5 +3,6 @@
 from .base import StuffHead, semantic_loss
 from .minidl import MiniDLSemSegHead
 from .panoptic_fpn import PanopticFPNHead
+from .tasc import TASCSemSegHead
 
-__all__ = ["MiniDLSemSegHead", "PanopticFPNHead", "StuffHead", "semantic_loss"]
+__all__ = ["MiniDLSemSegHead", "PanopticFPNHead", "StuffHead", "TASCSemSegHead", "semantic_loss"]

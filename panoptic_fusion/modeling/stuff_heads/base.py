@@ -6,11 +6,13 @@ the head's logits (4).
 
 from collections.abc import Sequence
 
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.layers.hard_pixel_loss import hard_pixel_cross_entropy
 
 
@@ -28,6 +30,7 @@ class StuffHead(nn.Module):
         ignore_value: int = 255,
         common_stride: int = 4,
         hard_pixel_fraction: float = 1.0,
+        class_weights: Sequence[float] = (),
     ):
         """
         Args:
@@ -35,12 +38,14 @@ class StuffHead(nn.Module):
             ignore_value: label of pixels without ground truth.
             common_stride: stride of the logits, in pixels of the network's input.
             hard_pixel_fraction: see `semantic_loss`.
+            class_weights: C factors of the pixels' loss by their class; empty: all 1.
         """
         super().__init__()
         self.loss_weight = loss_weight
         self.ignore_value = ignore_value
         self.common_stride = common_stride
         self.hard_pixel_fraction = hard_pixel_fraction
+        self.register_buffer("class_weights", class_weight_tensor(class_weights), persistent=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict | None = None) -> dict:
@@ -49,6 +54,7 @@ class StuffHead(nn.Module):
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             "common_stride": cfg.MODEL.SEM_SEG_HEAD.COMMON_STRIDE,
             "hard_pixel_fraction": cfg.MODEL.SEM_SEG_HEAD.HARD_PIXEL_FRACTION,
+            "class_weights": class_weights_of(cfg),
         }
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
@@ -73,6 +79,7 @@ class StuffHead(nn.Module):
             gt_sem_seg,
             ignore_value=self.ignore_value,
             hard_pixel_fraction=self.hard_pixel_fraction,
+            class_weights=self.class_weights,
             image_sizes=[x.image_size for x in gt_instances],
         )
         return {"loss_sem_seg": self.loss_weight * loss}
@@ -84,6 +91,7 @@ def semantic_loss(
     *,
     ignore_value: int = 255,
     hard_pixel_fraction: float = 1.0,
+    class_weights: Tensor | None = None,
     image_sizes: Sequence[tuple[int, int]] | None = None,
 ) -> Tensor:
     """Cross entropy of the bilinearly upsampled logits.
@@ -95,6 +103,7 @@ def semantic_loss(
         logits: (N, C, h, w) float.
         gt_sem_seg: (N, H, W) int64 channels or `ignore_value`.
         hard_pixel_fraction: in (0, 1].
+        class_weights: (C,) factors of the pixels' loss by their class (a mean is then a weighted mean); None: all 1.
         image_sizes: sizes of the images before padding, see `hard_pixel_cross_entropy`.
 
     Returns:
@@ -103,7 +112,36 @@ def semantic_loss(
     logits = F.interpolate(logits.float(), size=gt_sem_seg.shape[-2:], mode="bilinear", align_corners=False)
     if hard_pixel_fraction < 1:
         return hard_pixel_cross_entropy(
-            logits, gt_sem_seg, hard_pixel_fraction, ignore_value=ignore_value, image_sizes=image_sizes
+            logits,
+            gt_sem_seg,
+            hard_pixel_fraction,
+            ignore_value=ignore_value,
+            class_weights=class_weights,
+            image_sizes=image_sizes,
         )
-    total = F.cross_entropy(logits, gt_sem_seg, ignore_index=ignore_value, reduction="sum")
-    return total / (gt_sem_seg != ignore_value).sum().clamp(min=1)
+    total = F.cross_entropy(logits, gt_sem_seg, class_weights, ignore_index=ignore_value, reduction="sum")
+    labelled = gt_sem_seg != ignore_value
+    if class_weights is None:
+        return total / labelled.sum().clamp(min=1)
+    weight = (class_weights[gt_sem_seg * labelled] * labelled).sum()
+    return total / torch.where(weight > 0, weight, 1)
+
+
+def class_weights_of(cfg: CfgNode) -> tuple[float, ...]:
+    """MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS.
+
+    Raises:
+        ConfigError: there are not as many as semantic channels, or one is negative.
+    """
+    weights = tuple(float(w) for w in cfg.MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS)
+    if weights and (len(weights) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES or min(weights) < 0):
+        raise ConfigError(
+            f"MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS has {len(weights)} numbers: give one >= 0 for each of the "
+            f"{cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES} semantic channels (stuff first, then things), or none"
+        )
+    return weights
+
+
+def class_weight_tensor(class_weights: Sequence[float]) -> Tensor | None:
+    """(C,) float32, or None if there are none."""
+    return torch.tensor(class_weights, dtype=torch.float32) if len(class_weights) else None

@@ -1,6 +1,8 @@
 """The baseline's stuff head: the layout of Panoptic FPN (Kirillov et al., "Panoptic Feature Pyramid Networks", section
 3.1) on the project's channels."""
 
+from collections.abc import Sequence
+
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
@@ -8,7 +10,7 @@ from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.structures import Instances
 from torch import Tensor
 
-from .base import StuffHead
+from .base import StuffHead, class_weight_tensor, class_weights_of
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -20,21 +22,30 @@ class PanopticFPNHead(SemSegFPNHead):
     """
 
     @configurable
-    def __init__(self, input_shape: dict[str, ShapeSpec], *, hard_pixel_fraction: float = 1.0, **kwargs):
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        hard_pixel_fraction: float = 1.0,
+        class_weights: Sequence[float] = (),
+        **kwargs,
+    ):
         """
         Args:
             input_shape: of the backbone's feature maps that the head uses.
-            hard_pixel_fraction: see `semantic_loss`.
+            hard_pixel_fraction, class_weights: see `StuffHead`.
             kwargs: those of detectron2's SemSegFPNHead.
         """
         super().__init__(input_shape, **kwargs)
         self.hard_pixel_fraction = hard_pixel_fraction
+        self.register_buffer("class_weights", class_weight_tensor(class_weights), persistent=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         return {
             **super().from_config(cfg, input_shape),
             "hard_pixel_fraction": cfg.MODEL.SEM_SEG_HEAD.HARD_PIXEL_FRACTION,
+            "class_weights": class_weights_of(cfg),
         }
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:

@@ -1,5 +1,16 @@
 """Instances: what the project adds to detectron2's RPN and RoI heads."""
 
 from .roi_heads import PanopticROIHeads
+from .seamless_box_head import SeamlessBoxHead
+from .seamless_mask_head import SeamlessMaskHead
+from .seamless_roi_heads import SeamlessROIHeads
+from .seamless_rpn import SeamlessRPN, SeamlessRPNHead
 
-__all__ = ["PanopticROIHeads"]
+__all__ = [
+    "PanopticROIHeads",
+    "SeamlessBoxHead",
+    "SeamlessMaskHead",
+    "SeamlessROIHeads",
+    "SeamlessRPN",
+    "SeamlessRPNHead",
+]

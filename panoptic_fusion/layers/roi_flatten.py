@@ -1,0 +1,100 @@
+"""RoI-Flatten: the masks of all instances of an image, each relative to its box, as one map of confidence (TASCNet,
+section 3.2).
+
+Shape shorthand: R: instances of one image, M: side of a mask (28), H, W: size of the map.
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+MAX_CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**23}
+"""Floats of instances x H x W that are worked on at a time, by device type: what a cache holds, what fills a GPU."""
+
+
+def roi_flatten(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
+    """Mean confidence, at each pixel, of the instances that claim it.
+
+    Each mask is interpolated bilinearly to its box (like `F.interpolate`, align_corners=False: pixel centres, edge
+    texels continued to the edge of the box), is zero where it is below `threshold` and outside of the box, and is
+    added into the map; the map is divided by the number of instances that are left at each pixel. A pixel belongs to a
+    box if its centre lies in it. Up to half a texel at the edge of a box, where `paste_masks_in_image` interpolates
+    towards zero, the thresholded mask is the one that detectron2 pastes.
+
+    Differentiable in `masks` where they reach the threshold; boxes and thresholding have no gradient. Instances are
+    worked on in chunks and again in backward, so that between the two only masks, boxes and one (H, W) count are kept.
+    Nothing is read on the host. The result is the same with any number of chunks, up to rounding.
+
+    Args:
+        masks: (R, M, M) float, probabilities in [0, 1]; half precision is computed in float32.
+        boxes: (R, 4) float, XYXY in pixels of the map (not of the image, if the map is smaller). They may reach over
+            its border or be empty.
+        size: (H, W).
+        threshold: in (0, 1].
+
+    Returns:
+        (H, W) float in {0} and [threshold, 1]; zeros if R = 0.
+
+    Raises:
+        ValueError: shapes that do not fit each other.
+    """
+    if masks.dim() != 3 or masks.shape[1] != masks.shape[2] or boxes.shape != (len(masks), 4):
+        raise ValueError(
+            f"roi_flatten needs masks (R, M, M) and boxes (R, 4), not {tuple(masks.shape)} and {tuple(boxes.shape)}"
+        )
+    masks = masks.to(torch.promote_types(masks.dtype, torch.float32))
+    return _RoIFlatten.apply(masks, boxes.detach().to(masks.dtype), tuple(size), float(threshold))
+
+
+class _RoIFlatten(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
+        total, count = masks.new_zeros(size), masks.new_zeros(size)
+        with torch.autocast(masks.device.type, enabled=False):
+            for rows in _chunks(len(masks), size, masks.device):
+                values, kept, _, _ = _spread(masks[rows], boxes[rows], size, threshold)
+                total += values.mul_(kept).sum(0)
+                count += kept.sum(0)
+        count.clamp_(min=1)
+        ctx.save_for_backward(masks, boxes, count)
+        ctx.size, ctx.threshold = size, threshold
+        return total.div_(count)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        masks, boxes, count = ctx.saved_tensors
+        share = grad / count
+        result = torch.empty_like(masks)
+        with torch.autocast(masks.device.type, enabled=False):
+            for rows in _chunks(len(masks), ctx.size, masks.device):
+                _, kept, down, across = _spread(masks[rows], boxes[rows], ctx.size, ctx.threshold)
+                result[rows] = down.transpose(1, 2) @ (kept * share) @ across
+        return result, None, None, None
+
+
+def _chunks(num: int, size: tuple[int, int], device: torch.device) -> list[slice]:
+    limit = MAX_CHUNK_ELEMENTS.get(device.type, MAX_CHUNK_ELEMENTS["cuda"])
+    step = max(1, limit // max(1, size[0] * size[1]))
+    return [slice(start, start + step) for start in range(0, num, step)]
+
+
+def _spread(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float):
+    """Masks in place: values (R, H, W), whether they reach the threshold (R, H, W), and the matrices `down` (R, H, M),
+    `across` (R, W, M) with values = down @ masks @ across^T."""
+    down = _interpolation(boxes[:, 1], boxes[:, 3], size[0], masks.shape[-1])
+    across = _interpolation(boxes[:, 0], boxes[:, 2], size[1], masks.shape[-1])
+    values = down @ masks @ across.transpose(1, 2)
+    return values, values >= threshold, down, across
+
+
+def _interpolation(start: Tensor, end: Tensor, length: int, side: int) -> Tensor:
+    """(R, length, side): by which weight each of `length` pixels reads each of `side` texels, on one axis of the
+    box."""
+    centres = torch.arange(length, device=start.device, dtype=start.dtype) + 0.5
+    texels = torch.arange(side, device=start.device, dtype=start.dtype)
+    extent = (end - start).clamp(min=1e-6)
+    position = ((centres - start[:, None]) / extent[:, None] * side - 0.5).clamp(0, side - 1)
+    inside = (centres >= start[:, None]) & (centres < end[:, None])
+    weights = (1 - (position[..., None] - texels).abs()).clamp(min=0)
+    return weights * inside[..., None]

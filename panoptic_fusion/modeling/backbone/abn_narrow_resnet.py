@@ -1,0 +1,77 @@
+"""ResNet-18 of any width with activated norms, under `AbnFPN`: the small configs' stand-in for Seamless's ResNet-50.
+
+detectron2's basic block has its own activation in place, which an in-place activated norm does not allow, so the small
+networks get a block of their own.
+"""
+
+import fvcore.nn.weight_init as weight_init
+from detectron2.config import CfgNode
+from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone import ResNet
+from torch import Tensor
+from torch.nn import functional as F
+
+from panoptic_fusion.layers import get_activated_norm
+
+from .abn_fpn import AbnFPN
+from .abn_resnet import AbnStem
+from .narrow_resnet import BLOCKS
+
+
+class AbnBasicBlock(CNNBlockBase):
+    """leaky_relu(norm(conv2(...)) + shortcut(x)): two 3x3 convolutions with activated norms, detectron2's names.
+
+    The last norm does the sum and the activation. The shortcut is a projection where the stride or the number of
+    channels changes.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, norm: str = "InPlaceABN"):
+        super().__init__(in_channels, out_channels, stride)
+
+        def conv(channels: int, kernel_size: int, stride: int, activation: str = "leaky_relu") -> Conv2d:
+            own_norm = get_activated_norm(norm, out_channels, activation)
+            padding = kernel_size // 2
+            layer = Conv2d(channels, out_channels, kernel_size, stride, padding, bias=False, norm=own_norm)
+            weight_init.c2_msra_fill(layer)
+            return layer
+
+        self.shortcut = None
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = conv(in_channels, 1, stride, activation="identity")
+        self.conv1 = conv(in_channels, 3, stride)
+        self.conv2 = conv(out_channels, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.conv2d(self.conv1(x), self.conv2.weight, padding=1)
+        return self.conv2.norm(out, x if self.shortcut is None else self.shortcut(x))
+
+
+@BACKBONE_REGISTRY.register()
+def build_narrow_abn_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> AbnFPN:
+    """ResNet-18 with MODEL.RESNETS.RES2_OUT_CHANNELS channels in res2, doubled in each later stage, under AbnFPN with
+    as many extra levels as MODEL.RPN.IN_FEATURES names beyond MODEL.FPN.IN_FEATURES."""
+    resnets, fpn = cfg.MODEL.RESNETS, cfg.MODEL.FPN
+    stem = AbnStem(input_shape.channels, resnets.STEM_OUT_CHANNELS, resnets.NORM)
+    stages, channels = [], resnets.STEM_OUT_CHANNELS
+    for i, num_blocks in enumerate(BLOCKS):
+        strides = [1 if i == 0 else 2] + [1] * (num_blocks - 1)
+        width = resnets.RES2_OUT_CHANNELS * 2**i
+        stages.append(
+            ResNet.make_stage(
+                AbnBasicBlock,
+                num_blocks,
+                stride_per_block=strides,
+                in_channels=channels,
+                out_channels=width,
+                norm=resnets.NORM,
+            )
+        )
+        channels = width
+    return AbnFPN(
+        ResNet(stem, stages, out_features=resnets.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT),
+        list(fpn.IN_FEATURES),
+        fpn.OUT_CHANNELS,
+        num_extra_levels=len(cfg.MODEL.RPN.IN_FEATURES) - len(fpn.IN_FEATURES),
+        norm=fpn.NORM,
+    )

@@ -1,0 +1,79 @@
+"""Staged training: parts of a network that stay as they are, for any system (TASCNet, section 4.3 and table 3)."""
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from panoptic_fusion.errors import ConfigError
+
+# Which heads a loss trains, by the start of its name; the losses of the fusions (all other names) train both.
+LOSS_HEADS = {
+    "loss_rpn": ("proposal_generator",),
+    "loss_sem_seg": ("sem_seg_head",),
+    "loss_cls": ("roi_heads",),
+    "loss_box_reg": ("roi_heads",),
+    "loss_mask": ("roi_heads",),
+}
+FUSION_HEADS = ("sem_seg_head", "roi_heads")
+
+
+def freeze_parts(model: nn.Module, parts: Iterable[str]) -> None:
+    """Excludes parts of a PanopticRCNN from training, in place.
+
+    Their parameters get no gradient and their norm layers keep their statistics. The losses of a head that is frozen
+    as a whole ("proposal_generator", "sem_seg_head", "roi_heads") are left out of what the model returns in training,
+    so that an untrained head does not disturb the backbone; a fusion's losses are left out when either head is frozen.
+    The frozen head's forward still runs; its backward does not. Weights trained in one stage are the MODEL.WEIGHTS of
+    the next.
+
+    With several processes every parameter that is left must get a gradient. Levels of the pyramid that only a frozen
+    head
+    reads are therefore to be listed, too: "backbone.top_block" with "proposal_generator".
+
+    Args:
+        model: not yet wrapped for several processes.
+        parts: names of modules or beginnings of them at a dot, such as "backbone.bottom_up" (MODEL.FREEZE).
+
+    Raises:
+        ConfigError: a part names no parameter, or nothing is left to train.
+    """
+    parts = tuple(parts)
+    if not parts:
+        return
+    for part in parts:
+        parameters = [p for name, p in model.named_parameters() if _is_in(name, part)]
+        if not parameters:
+            known = ", ".join(name for name, child in model.named_children() if any(True for _ in child.parameters()))
+            raise ConfigError(f"MODEL.FREEZE: no parameter belongs to {part!r}; there are {known} and what is in them")
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+    heads_left = {"proposal_generator", *FUSION_HEADS} - set(parts)
+    if not heads_left or not any(p.requires_grad for p in model.parameters()):
+        raise ConfigError(f"MODEL.FREEZE is {list(parts)}: no head, or no parameter at all, is left to train")
+
+    frozen = [module for name, module in model.named_modules() if any(_is_in(name, part) for part in parts)]
+    norms = [module for module in frozen if hasattr(module, "running_mean")]
+
+    def keep_statistics(module: nn.Module, args) -> None:
+        for norm in norms:
+            norm.eval()
+
+    def drop_losses(module: nn.Module, args, result):
+        if not module.training or not isinstance(result, dict):
+            return result
+        return {name: loss for name, loss in result.items() if not heads_of_loss(name) & set(parts)}
+
+    model.register_forward_pre_hook(keep_statistics)
+    model.register_forward_hook(drop_losses)
+
+
+def heads_of_loss(name: str) -> set[str]:
+    """The heads that a loss trains."""
+    for start, heads in LOSS_HEADS.items():
+        if name.startswith(start):
+            return set(heads)
+    return set(FUSION_HEADS)
+
+
+def _is_in(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}.")

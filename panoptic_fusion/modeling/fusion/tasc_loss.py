@@ -1,0 +1,101 @@
+"""Things and Stuff Consistency (TASCNet, section 3.2): both heads say which pixels are things; the loss is how far
+apart.
+
+Shape shorthand: N: images, C: semantic channels, h, w: size of the logits, H, W: of the padded network input, a, b:
+size at which the masks are compared, R: instances of an image, M: side of a mask head's output.
+"""
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+from torch.nn import functional as F
+
+from panoptic_fusion.layers.roi_flatten import roi_flatten
+
+THRESHOLD = 0.5  # of both masks, in the paper
+
+
+def semantic_things_mask(logits: Tensor, num_stuff: int, size: tuple[int, int] | None = None) -> Tensor:
+    """Where the semantic side sees things, and how sure it is.
+
+    The softmax probability of the winning thing class where it is above 0.5 (then it wins over all channels), else 0.
+    In the `collapsed` ontology the one things channel is the only thing class. Differentiable in the logits above 0.5.
+
+    Where the paper leaves room: its "logits" that a threshold of 0.5 applies to are read as softmax probabilities, and
+    "their logit values" as the probability of the thing class that the pixel is assigned to, not the sum over all thing
+    classes: a pixel torn between car and truck counts as unsure, as it would for the mask head of either class.
+
+    Args:
+        logits: (N, C, h, w) float; channels of stuff first, then things.
+        num_stuff: S < C, the number of stuff channels.
+        size: (a, b) of the result; the probability is resized bilinearly before the threshold. None: (h, w).
+
+    Returns:
+        (N, a, b) float in {0} and (0.5, 1].
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    probability = (logits[:, num_stuff:].amax(1, keepdim=True) - logits.logsumexp(1, keepdim=True)).exp()
+    if size is not None and tuple(size) != tuple(logits.shape[-2:]):
+        probability = F.interpolate(probability, size=size, mode="bilinear", align_corners=False)
+    return (probability * (probability > THRESHOLD))[:, 0]
+
+
+def instance_things_mask(mask_logits: list[Tensor], boxes: list[Boxes], size: tuple[int, int], stride: float) -> Tensor:
+    """Where the mask head sees things: RoI-Flatten of the probabilities, one map an image.
+
+    Args:
+        mask_logits: for each image (R, M, M) raw logits of the instances' classes.
+        boxes: for each image R boxes, in pixels of the network's input.
+        size: (a, b) of the result.
+        stride: pixels of the network's input per pixel of the result.
+
+    Returns:
+        (N, a, b) float in {0} and [0.5, 1].
+    """
+    return torch.stack(
+        [
+            roi_flatten(logits.float().sigmoid(), x.tensor / stride, size, THRESHOLD)
+            for logits, x in zip(mask_logits, boxes, strict=True)
+        ]
+    )
+
+
+def tasc_loss(semantic: Tensor, instance: Tensor, valid: Tensor) -> Tensor:
+    """Mean squared residual of the two masks over the valid pixels of the batch (the paper's L2 loss).
+
+    Args:
+        semantic, instance: (N, a, b) float in [0, 1]; both get gradients.
+        valid: (N, a, b) bool.
+
+    Returns:
+        A scalar; 0 with a gradient if no pixel is valid.
+    """
+    return ((semantic - instance).square() * valid).sum() / valid.sum().clamp(min=1)
+
+
+def comparable_pixels(
+    gt_sem_seg: Tensor, gt_instances: list[Instances], *, num_stuff: int, stride: int, ignore_value: int = 255
+) -> Tensor:
+    """Where the two masks can be expected to agree: the pixels with ground truth that are stuff or a trained instance.
+
+    The paper names no exception. Left out here: void and padding, which the semantic head never learns; and thing
+    pixels that belong to no ground-truth instance (crowds), which it learns to call things while no positive proposal
+    covers them.
+
+    Args:
+        gt_sem_seg: (N, H, W) int64 channels, `ignore_value` where there is no ground truth and on padding.
+        gt_instances: for each image Instances with gt_masks (R, height, width) BitMasks of the unpadded image.
+        num_stuff: S; channels from S on are things.
+        stride: of the result; each pixel looks at the middle of its stride x stride pixels.
+
+    Returns:
+        (N, H/stride, W/stride) bool.
+    """
+    offset = stride // 2
+    labels = gt_sem_seg[:, offset::stride, offset::stride]
+    stuff = labels < num_stuff
+    things = torch.zeros_like(stuff)
+    for covered, instances in zip(things, gt_instances, strict=True):
+        masks = instances.gt_masks.tensor[:, offset::stride, offset::stride]
+        covered[: masks.shape[1], : masks.shape[2]] = masks.any(0)
+    return (labels != ignore_value) & (stuff | things)

@@ -1,0 +1,296 @@
+"""Two separately trained networks, one for instances and one for semantic segmentation, and the fusion of what they give:
+the baseline that the papers compare their single network with ("Ours Independent" in Seamless, section 5).
+
+Shape shorthand: N: images, C: semantic channels, H, W: size of the padded network input.
+"""
+
+import os
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_model, build_sem_seg_head
+from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+
+from panoptic_fusion.checkpoint import AtomicCheckpointer
+from panoptic_fusion.data.label_space import LabelSpace
+from panoptic_fusion.errors import ConfigError
+from panoptic_fusion.read_config import read_config
+
+from .fusion import SemSegLogits, build_panoptic_fusion
+from .meta_arch import PanopticRCNN, rescale_instances, with_pasted_masks
+
+
+@META_ARCH_REGISTRY.register()
+class InstanceNetwork(GeneralizedRCNN):
+    """The network without a stuff head: detectron2's GeneralizedRCNN on this project's configs and RoI heads.
+
+    In training it returns a dict of losses, in inference for each image a dict with `instances`.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        from panoptic_fusion.resolve import resolve_config  # resolve.py reads this package's registries
+
+        return {**super().from_config(resolve_config(cfg)), "vis_period": 0}
+
+    def inference(self, batched_inputs: list[dict]) -> list[dict]:
+        """See detectron2's GeneralizedRCNN; with masks at the size of the output."""
+        results = []
+        for x, instances in zip(batched_inputs, detect(self, batched_inputs), strict=True):
+            size = _output_size(x, instances.image_size)
+            instances = instances[rescale_instances(instances, size).pred_boxes.nonempty()]
+            results.append({"instances": with_pasted_masks(rescale_instances(instances, size))})
+        return results
+
+
+@META_ARCH_REGISTRY.register()
+class SemanticNetwork(nn.Module):
+    """The network without RPN and RoI heads: backbone and stuff head.
+
+    In training it returns a dict of losses. In inference it returns for each image `sem_seg` (C, h, w) float logits and
+    `panoptic_seg`, in which each class of the argmax is one segment, things too: so the panoptic evaluator measures its
+    mIoU. Such thing segments have no `score` and no `instance_id`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        sem_seg_head: nn.Module,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        label_space: LabelSpace,
+        ontology: str = "full",
+        outputs: tuple[str, ...] = ("sem_seg", "panoptic_seg"),
+    ):
+        """
+        Args:
+            backbone: a detectron2 backbone.
+            sem_seg_head: a module with the interface of `StuffHead`.
+            pixel_mean, pixel_std: of the input's channels.
+            label_space, ontology: what the channels of the semantic logits are.
+            outputs: what inference returns, of "sem_seg" and "panoptic_seg"; other names are of no effect.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.label_space = label_space
+        self.ontology = ontology
+        self.outputs = frozenset(outputs)
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        from panoptic_fusion.resolve import resolve_config
+
+        cfg = resolve_config(cfg)
+        backbone = build_backbone(cfg)
+        return {
+            "backbone": backbone,
+            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "label_space": LabelSpace.from_categories(cfg.MODEL.CATEGORIES),
+            "ontology": cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY,
+            "outputs": tuple(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS),
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return self.pixel_mean.device
+
+    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
+        """Normalises and pads the images."""
+        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
+        return self._batch(images)
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """For the inputs see `PanopticRCNN.forward`."""
+        if not self.training:
+            return self.inference(batched_inputs)
+        labels = self._batch([x["sem_seg"].to(self.device) for x in batched_inputs], self.sem_seg_head.ignore_value)
+        gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
+        logits = self.sem_seg_head(self.backbone(self.preprocess_image(batched_inputs).tensor))
+        return self.sem_seg_head.losses(logits, labels.tensor, gt_instances)
+
+    def inference(self, batched_inputs: list[dict]) -> list[dict]:
+        """See the class."""
+        results = []
+        for x, (logits, padded_size, size) in zip(batched_inputs, segment(self, batched_inputs), strict=True):
+            sem_seg = SemSegLogits(logits, padded_size, size, _output_size(x, size))
+            result = {}
+            if "sem_seg" in self.outputs:
+                result["sem_seg"] = sem_seg.full()
+            if "panoptic_seg" in self.outputs:
+                result["panoptic_seg"] = one_segment_a_class(sem_seg.argmax(), self.label_space, self.ontology)
+            results.append(result)
+        return results
+
+    def _batch(self, tensors: list[Tensor], pad_value: float = 0.0) -> ImageList:
+        return ImageList.from_tensors(
+            tensors, self.backbone.size_divisibility, pad_value, self.backbone.padding_constraints
+        )
+
+
+@META_ARCH_REGISTRY.register()
+class IndependentPanoptic(nn.Module):
+    """Instances of one network, semantic segmentation of another, any registered fusion. For inference only.
+
+    The outputs are those of `PanopticRCNN`. Each network normalises the image by its own PIXEL_MEAN and PIXEL_STD.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        instance_network: nn.Module,
+        semantic_network: nn.Module,
+        fusion: nn.Module,
+        outputs: tuple[str, ...] = ("sem_seg", "instances", "panoptic_seg"),
+        fuse_at_input_resolution: bool = False,
+    ):
+        """
+        Args:
+            instance_network: an `InstanceNetwork`, or a `PanopticRCNN` whose semantic segmentation is not used.
+            semantic_network: a `SemanticNetwork`, or a `PanopticRCNN` whose instances are not used.
+            fusion, outputs, fuse_at_input_resolution: see `PanopticRCNN`.
+        """
+        super().__init__()
+        self.instance_network = instance_network
+        self.semantic_network = semantic_network
+        self.fusion = fusion
+        self.outputs = frozenset(outputs)
+        self.fuse_at_input_resolution = fuse_at_input_resolution
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        from panoptic_fusion.resolve import resolve_config
+
+        cfg = resolve_config(cfg).clone()
+        instance_network, _ = _load_network(cfg, "INSTANCES", "roi_heads")
+        semantic_network, semantic_cfg = _load_network(cfg, "SEMANTIC", "sem_seg_head")
+        cfg.defrost()
+        cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY = semantic_cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY
+        fusion = build_panoptic_fusion(cfg)
+        if next(fusion.parameters(), None) is not None and not cfg.MODEL.WEIGHTS:
+            raise ConfigError(
+                f"MODEL.PANOPTIC_FUSION.NAME is {cfg.MODEL.PANOPTIC_FUSION.NAME!r}, which has parameters of its own: "
+                "IndependentPanoptic needs MODEL.WEIGHTS for them, or a fusion without parameters"
+            )
+        return {
+            "instance_network": instance_network,
+            "semantic_network": semantic_network,
+            "fusion": fusion,
+            "outputs": tuple(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS),
+            "fuse_at_input_resolution": cfg.MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION,
+        }
+
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
+        """For inputs and outputs see `PanopticRCNN.forward`.
+
+        Raises:
+            ConfigError: in training.
+        """
+        if self.training:
+            raise ConfigError(
+                "MODEL.META_ARCHITECTURE IndependentPanoptic is not trained itself: train an InstanceNetwork and a "
+                "SemanticNetwork, then use it with --eval-only"
+            )
+        detections = detect(self.instance_network, batched_inputs)
+        segmentations = segment(self.semantic_network, batched_inputs)
+        return [
+            self._postprocess_image(logits, instances, padded_size, size, _output_size(x, size))
+            for x, instances, (logits, padded_size, size) in zip(
+                batched_inputs, detections, segmentations, strict=True
+            )
+        ]
+
+    _postprocess_image = PanopticRCNN._postprocess_image  # needs only fusion, outputs, fuse_at_input_resolution
+
+
+def detect(network: nn.Module, batched_inputs: list[dict]) -> list[Instances]:
+    """The instances of a network in inference, in pixels of its input, with `pred_mask_logits`."""
+    images = network.preprocess_image(batched_inputs)
+    features = network.backbone(images.tensor)
+    proposals, _ = network.proposal_generator(images, features, None)
+    return network.roi_heads(images, features, proposals, None)[0]
+
+
+def segment(
+    network: nn.Module, batched_inputs: list[dict]
+) -> list[tuple[Tensor, tuple[int, int], tuple[int, int]]]:
+    """For each image the logits (C, H/4, W/4) of a network in inference, the padded size and the image's size."""
+    images = network.preprocess_image(batched_inputs)
+    logits = network.sem_seg_head(network.backbone(images.tensor))
+    padded_size = tuple(images.tensor.shape[-2:])
+    return [(x, padded_size, size) for x, size in zip(logits, images.image_sizes, strict=True)]
+
+
+def one_segment_a_class(labels: Tensor, label_space: LabelSpace, ontology: str) -> tuple[Tensor, list[dict]]:
+    """A semantic segmentation in the form of a panoptic one.
+
+    Args:
+        labels: (h, w) int64 semantic channels.
+        label_space: the classes.
+        ontology: what the channels are; "collapsed" makes the one channel of all things void.
+
+    Returns:
+        The map (h, w) int32 and segments_info with id, isthing, category_id, area.
+    """
+    num_stuff = label_space.num_stuff
+    areas = torch.bincount(labels.flatten(), minlength=label_space.num_channels(ontology)).tolist()
+    ids, segments_info = [0] * len(areas), []
+    for channel, area in enumerate(areas):
+        isthing = channel >= num_stuff
+        if area == 0 or (isthing and ontology == "collapsed"):
+            continue
+        ids[channel] = len(segments_info) + 1
+        category_id = channel - num_stuff if isthing else channel
+        segments_info.append({"id": ids[channel], "isthing": isthing, "category_id": category_id, "area": area})
+    table = torch.tensor(ids, dtype=torch.int32, device=labels.device)
+    return table[labels], segments_info
+
+
+def _output_size(x: dict, size: tuple[int, int]) -> tuple[int, int]:
+    return x.get("height", size[0]), x.get("width", size[1])
+
+
+def _load_network(cfg: CfgNode, key: str, part: str) -> tuple[nn.Module, CfgNode]:
+    """The network that MODEL.INDEPENDENT.<key> names, with its weights if that is a folder, and its config.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file.
+        ConfigError: the network does not fit; the message names the key.
+    """
+    from panoptic_fusion.resolve import load_trained, resolve_config
+
+    path, device = cfg.MODEL.INDEPENDENT[key], ["MODEL.DEVICE", cfg.MODEL.DEVICE]
+    if not path:
+        raise ConfigError(f"MODEL.INDEPENDENT.{key} is empty: name the OUTPUT_DIR of a training, or a config file")
+    if os.path.isdir(path):
+        own = load_trained(path, device)
+    elif os.path.isfile(path):
+        own = read_config(path, device)
+        own.MODEL.CATEGORIES = own.MODEL.CATEGORIES or cfg.MODEL.CATEGORIES
+        own = resolve_config(own)
+    else:
+        raise FileNotFoundError(f"MODEL.INDEPENDENT.{key}: {path} does not exist")
+    for what, theirs, ours in (
+        ("classes", LabelSpace.from_categories(own.MODEL.CATEGORIES), LabelSpace.from_categories(cfg.MODEL.CATEGORIES)),
+        ("INPUT.FORMAT", own.INPUT.FORMAT, cfg.INPUT.FORMAT),
+    ):
+        if theirs != ours:
+            raise ConfigError(f"MODEL.INDEPENDENT.{key}: the {what} of {path} are not those of this config")
+    network = build_model(own)
+    if getattr(network, part, None) is None:
+        raise ConfigError(
+            f"MODEL.INDEPENDENT.{key}: {path} is a {own.MODEL.META_ARCHITECTURE}, which has no {part}"
+        )
+    if os.path.isdir(path):
+        AtomicCheckpointer(network, require_complete=True).load(own.MODEL.WEIGHTS)
+    return network, own

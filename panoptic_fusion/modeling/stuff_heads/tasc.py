@@ -1,0 +1,106 @@
+"""The stuff head of TASCNet (section 3.1.1): two convolutions on every pyramid level, stacked, one prediction."""
+
+import fvcore.nn.weight_init as weight_init
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from panoptic_fusion.errors import ConfigError
+
+from .base import StuffHead
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class TASCSemSegHead(StuffHead):
+    """On each level 3x3 conv, norm, ReLU, 3x3 conv, norm, ReLU, bilinear upsampling to 1/4; concatenation; 1x1 conv.
+
+    Where the paper leaves room: its "set of 3x3 convolutions" is one convolution (as many as its parameter count has
+    room for); ReLU follows each norm; the last convolution is 1x1; the levels are P2 to P5. The last convolution and
+    the upsampling are linear and act on different axes, so each level is multiplied by its part of the weight first
+    and
+    upsampled then: the same logits, without a concatenated map of levels x 128 channels at 1/4 of the input.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        input_shape: dict[str, ShapeSpec],
+        num_classes: int,
+        conv_dim: int = 128,
+        norm: str = "GN",
+        num_groups: int = 16,
+        **kwargs,
+    ):
+        """
+        Args:
+            input_shape: of the feature maps that the head uses; any order.
+            num_classes: C, the number of semantic channels.
+            conv_dim: channels of both convolutions.
+            norm: a name of detectron2's `get_norm`; "GN" is group norm of `num_groups` groups.
+            num_groups: see `norm`.
+            kwargs: those of `StuffHead`.
+
+        Raises:
+            ConfigError: the finest level's stride is not `common_stride`, or the groups do not divide the channels.
+        """
+        super().__init__(**kwargs)
+        levels = sorted(input_shape.items(), key=lambda item: item[1].stride)
+        if not levels or levels[0][1].stride != self.common_stride:
+            raise ConfigError(
+                f"TASCSemSegHead: the finest of MODEL.SEM_SEG_HEAD.IN_FEATURES ({[name for name, _ in levels]}) must "
+                f"have MODEL.SEM_SEG_HEAD.COMMON_STRIDE ({self.common_stride})"
+            )
+        if norm == "GN" and conv_dim % num_groups:
+            raise ConfigError(
+                f"MODEL.SEM_SEG_HEAD.CONVS_DIM is {conv_dim}: group norm needs a multiple of its {num_groups} groups"
+            )
+        self.in_features = tuple(name for name, _ in levels)
+        self.levels = nn.ModuleDict()
+        for name, shape in levels:
+            channels = (shape.channels, conv_dim, conv_dim)
+            self.levels[name] = nn.Sequential(
+                *(_conv(c, out, norm, num_groups) for c, out in zip(channels, channels[1:], strict=False))
+            )
+        self.predictor = nn.Conv2d(len(levels) * conv_dim, num_classes, 1)
+        weight_init.c2_msra_fill(self.predictor)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        head = cfg.MODEL.SEM_SEG_HEAD
+        return {
+            **super().from_config(cfg, input_shape),
+            "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
+            "num_classes": head.NUM_CLASSES,
+            "conv_dim": head.CONVS_DIM,
+            "norm": head.NORM,
+        }
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """Logits (N, C, H/4, W/4) of the feature maps."""
+        size = features[self.in_features[0]].shape[-2:]
+        parts = self.predictor.weight.chunk(len(self.in_features), dim=1)
+        logits = self.predictor.bias[:, None, None]
+        for name, weight in zip(self.in_features, parts, strict=True):
+            part = F.conv2d(self.levels[name](features[name]), weight)
+            if part.shape[-2:] != size:
+                part = F.interpolate(part, size=size, mode="bilinear", align_corners=False)
+            logits = logits + part
+        return logits
+
+
+def _conv(in_channels: int, out_channels: int, norm: str, num_groups: int) -> Conv2d:
+    conv = Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size=3,
+        padding=1,
+        bias=not norm,
+        norm=nn.GroupNorm(num_groups, out_channels) if norm == "GN" else get_norm(norm, out_channels),
+        activation=torch.relu_,
+    )
+    weight_init.c2_msra_fill(conv)
+    return conv

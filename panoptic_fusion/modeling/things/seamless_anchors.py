@@ -1,0 +1,66 @@
+"""Which anchors are positive, negative or unused in training: the rules of Seamless Scene Segmentation (section 3.2)."""
+
+import torch
+from detectron2.structures import Boxes, pairwise_iou
+from torch import Tensor
+
+MAX_IOU_ELEMENTS = 2**24  # of the part of the IoU matrix that is in memory at a time
+
+
+def match_anchors(
+    anchors: Tensor, gt_boxes: Tensor, image_size: tuple[int, int], *, low: float = 0.3, high: float = 0.7
+) -> tuple[Tensor, Tensor]:
+    """Labels the anchors of one image.
+
+    An anchor that is not wholly inside the image is not used. Of the others one is positive if its largest IoU is
+    `high` or more, negative if it is below `low`, else not used. Then every ground-truth box makes the one anchor that
+    it overlaps most positive (the first of several, if it overlaps any) and has it for itself; where two boxes want the
+    same anchor, the one that overlaps it more gets it, then the first. (detectron2 makes all of several such anchors
+    positive, leaves them to the box that they overlap most, and uses anchors that leave the image.)
+
+    Deviation from the authors' implementation: anchors on crowd regions are not left out, because crowds are not part
+    of the ground truth here (as in detectron2, they are background to the detection branch).
+
+    Args:
+        anchors: (K, 4) float, XYXY in pixels.
+        gt_boxes: (M, 4) float, XYXY in pixels; M may be 0.
+        image_size: (height, width) of the image before padding.
+        low, high: IoU thresholds.
+
+    Returns:
+        labels (K,) int8: 1 positive, 0 negative, -1 not used; and (K,) int64, the row of the box that an anchor is
+        matched with (of no meaning unless positive).
+    """
+    height, width = image_size
+    inside = (anchors[:, :2] >= 0).all(1) & (anchors[:, 2] <= width) & (anchors[:, 3] <= height)
+    labels = inside.to(torch.int8) - 1
+    matched = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
+    num_gt = len(gt_boxes)
+    if num_gt == 0 or len(anchors) == 0:
+        return labels, matched
+
+    # Not K x M at once, which would be gigabytes for large images: only the best of each row and column is needed.
+    largest = anchors.new_zeros(len(anchors))
+    best_iou = anchors.new_zeros(num_gt)
+    best_anchor = torch.zeros(num_gt, dtype=torch.int64, device=anchors.device)
+    step = max(1, MAX_IOU_ELEMENTS // num_gt)
+    for start in range(0, len(anchors), step):
+        part = slice(start, start + step)
+        iou = pairwise_iou(Boxes(gt_boxes), Boxes(anchors[part])) * inside[part]
+        largest[part], matched[part] = iou.max(dim=0)
+        iou, anchor = iou.max(dim=1)
+        better = iou > best_iou
+        best_iou = torch.where(better, iou, best_iou)
+        best_anchor = torch.where(better, anchor + start, best_anchor)
+    labels = torch.where(inside & (largest >= low), -1, labels)
+    labels = torch.where(inside & (largest >= high), 1, labels)
+
+    row = torch.arange(num_gt, device=anchors.device)
+    same = best_anchor[:, None] == best_anchor[None, :]
+    ahead = (best_iou[None, :] > best_iou[:, None]) | (
+        (best_iou[None, :] == best_iou[:, None]) & (row[None, :] < row[:, None])
+    )
+    gets_it = (best_iou > 0) & ~(same & ahead).any(dim=1)
+    labels[best_anchor[gets_it]] = 1
+    matched[best_anchor[gets_it]] = row[gets_it]
+    return labels, matched

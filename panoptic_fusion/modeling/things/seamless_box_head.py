@@ -1,0 +1,94 @@
+"""The box head of Seamless Scene Segmentation (section 3.2): two linear layers with norm and LeakyReLU, and what follows
+from their result.
+
+Shape shorthand: R: regions of all images, T: thing classes.
+"""
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_BOX_HEAD_REGISTRY
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from panoptic_fusion.layers import get_activated_norm
+
+from .seamless_proposals import nms_threshold
+
+LEAKY_GAIN = nn.init.calculate_gain("leaky_relu", 0.01)
+
+
+@ROI_BOX_HEAD_REGISTRY.register()
+class SeamlessBoxHead(nn.Module):
+    """Average pooling by 2 (14x14 to 7x7), then two linear layers, each with norm and LeakyReLU.
+
+    The norm is InPlaceABN in the published models; the paper's text has GroupNorm ("GN", 16 groups).
+    """
+
+    @configurable
+    def __init__(self, *, input_shape: ShapeSpec, fc_dim: int = 1024, norm: str = "InPlaceABN"):
+        """
+        Args:
+            input_shape: channels, height and width of the pooled features.
+            fc_dim: width of both layers.
+            norm: see `get_activated_norm`.
+        """
+        super().__init__()
+        in_channels = input_shape.channels * (input_shape.height // 2) * (input_shape.width // 2)
+        self.fc1 = nn.Linear(in_channels, fc_dim, bias=False)
+        self.norm1 = get_activated_norm(norm, fc_dim)
+        self.fc2 = nn.Linear(fc_dim, fc_dim, bias=False)
+        self.norm2 = get_activated_norm(norm, fc_dim)
+        for fc in (self.fc1, self.fc2):
+            nn.init.xavier_normal_(fc.weight, LEAKY_GAIN)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        head = cfg.MODEL.ROI_BOX_HEAD
+        return {"input_shape": input_shape, "fc_dim": head.FC_DIM, "norm": head.NORM}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(R, C, 14, 14) to (R, fc_dim); R may be 0."""
+        x = F.avg_pool2d(x, 2).flatten(1)
+        x = self.norm1(self.fc1(x))
+        return self.norm2(self.fc2(x))
+
+    @property
+    def output_shape(self) -> ShapeSpec:
+        """Its channels."""
+        return ShapeSpec(channels=self.fc2.out_features)
+
+
+class SeamlessBoxPredictor(FastRCNNOutputLayers):
+    """detectron2's class scores (background last) and class-specific deltas, with the published initialisation.
+
+    In inference boxes without an area after clipping are dropped before NMS, and NMS drops at the threshold, too.
+    """
+
+    @configurable
+    def __init__(self, input_shape: ShapeSpec, **kwargs):
+        """See FastRCNNOutputLayers."""
+        super().__init__(input_shape, **kwargs)
+        nn.init.xavier_normal_(self.cls_score.weight, 0.01)
+        nn.init.xavier_normal_(self.bbox_pred.weight, 0.001)
+
+    def inference(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> tuple[list[Instances], list[Tensor]]:
+        """See FastRCNNOutputLayers."""
+        image_sizes = [x.image_size for x in proposals]
+        boxes, scores = [], []
+        for image_boxes, probs, size in zip(
+            self.predict_boxes(predictions, proposals), self.predict_probs(predictions, proposals), image_sizes, strict=True
+        ):
+            clipped = Boxes(image_boxes.reshape(-1, 4))
+            clipped.clip(size)
+            has_area = clipped.nonempty().view(len(probs), -1)
+            # A score of 0 is below any threshold, so these boxes are out; the last column is the background.
+            scores.append(torch.cat([probs[:, :-1] * has_area, probs[:, -1:]], dim=1))
+            boxes.append(clipped.tensor.view(len(probs), -1))
+        return fast_rcnn_inference(
+            boxes, scores, image_sizes, self.test_score_thresh, nms_threshold(self.test_nms_thresh), self.test_topk_per_image
+        )

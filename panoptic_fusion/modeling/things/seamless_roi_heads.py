@@ -1,0 +1,42 @@
+"""The region segmentation head of Seamless Scene Segmentation (section 3.2) as RoI heads of detectron2."""
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
+from detectron2.structures import Instances
+
+from .roi_heads import PanopticROIHeads
+from .seamless_box_head import SeamlessBoxPredictor
+from .seamless_pooler import SeamlessROIPooler
+
+
+@ROI_HEADS_REGISTRY.register()
+class SeamlessROIHeads(PanopticROIHeads):
+    """`PanopticROIHeads` with Seamless's sampling of features and box predictor; the heads are those of the config.
+
+    In training an image without things gives no region at all (detectron2 would sample background). The heads run all
+    the same, so that the processes of a job meet in the synchronised norms.
+    """
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        parts = super()._init_box_head(cfg, input_shape)
+        parts["box_pooler"] = cls._make_pooler(cfg, input_shape, cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION)
+        parts["box_predictor"] = SeamlessBoxPredictor(cfg, parts["box_head"].output_shape)
+        return parts
+
+    @classmethod
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        parts = super()._init_mask_head(cfg, input_shape)
+        if parts:
+            parts["mask_pooler"] = cls._make_pooler(cfg, input_shape, cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION)
+        return parts
+
+    @staticmethod
+    def _make_pooler(cfg: CfgNode, input_shape: dict[str, ShapeSpec], resolution: int) -> SeamlessROIPooler:
+        return SeamlessROIPooler(resolution, [input_shape[name].stride for name in cfg.MODEL.ROI_HEADS.IN_FEATURES])
+
+    def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
+        """See detectron2's ROIHeads; no proposals for an image without ground truth."""
+        usable = [p if len(t) else p[:0] for p, t in zip(proposals, targets, strict=True)]
+        return super().label_and_sample_proposals(usable, targets)

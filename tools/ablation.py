@@ -1,0 +1,159 @@
+#!/usr/bin/env python
+"""Trains variants of one config with several seeds and writes one table: mean and standard deviation of each metric.
+
+    python tools/ablation.py SPEC.yaml --output FOLDER
+
+The yaml:
+
+    base: configs/toy/panoptic_fpn_r18.yaml     # relative to the working folder, or to the yaml
+    seeds: [1, 2, 3]
+    common: [SOLVER.MAX_ITER, 300]              # optional: for all runs
+    metrics: [PQ, mIoU, segm AP]                # optional: columns; "TASK NAME", the task panoptic_seg may be left out
+    runs:
+      baseline: []
+      half lr: [SOLVER.BASE_LR, 0.01]
+      strict overlap: {eval_of: baseline, opts: [MODEL.PANOPTIC_FUSION.OVERLAP_THRESH, 0.2]}
+
+A run with `eval_of` evaluates the weights of another run, same seed, under other settings of inference. FOLDER gets
+table.md, results.json and a folder <name>/seed<seed> for each run, with its log, ablation.log. Call the same command
+again to go on after an interruption: finished runs are kept, an interrupted one resumes from its last checkpoint, a
+failed one is tried again.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+from ablation_spec import Job, check_unchanged, make_jobs, read_spec, settings_of  # noqa: E402
+from ablation_table import commit, last_iteration, make_table  # noqa: E402
+
+from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
+from panoptic_fusion.errors import UserError, run_cli  # noqa: E402
+from panoptic_fusion.files import write_atomically  # noqa: E402
+from panoptic_fusion.read_config import read_config  # noqa: E402
+
+LOG_LINES = 15
+
+
+def start(job: Job, base: Path, num_gpus: int, lock: int) -> subprocess.Popen:
+    """Starts a job; its output is appended to ablation.log. The child keeps the lock while it lives."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    record = {"settings": settings_of(job, base), "commit": commit()}
+    write_atomically(job.folder / "ablation.json", lambda f: f.write(json.dumps(record, indent=1).encode()))
+    mode = "--eval-only" if job.source else "--resume"
+    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(base), mode]
+    command += ["--num-gpus", str(num_gpus), *job.opts(), "OUTPUT_DIR", str(job.folder)]
+    with open(job.folder / "ablation.log", "a") as log:
+        log.write(f"\n$ {shlex.join(command)}\n")
+        log.flush()
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock])
+
+
+def run_job(job: Job, base: Path, num_gpus: int, lock: int, label: str) -> int:
+    """Runs a job to its end and returns its exit code; on a terminal with the iteration it is at."""
+    total = read_config(base, job.opts()).SOLVER.MAX_ITER
+    child = start(job, base, num_gpus, lock)
+    began, terminal = time.monotonic(), sys.stdout.isatty()
+    try:
+        while child.poll() is None:
+            time.sleep(0.2)
+            if terminal and job.source is None:
+                done = last_iteration(job.folder)
+                spent = time.monotonic() - began
+                print(f"\r{label}: iteration {done} of {total}, {duration(spent)}  ", end="", flush=True)
+    except BaseException:
+        child.terminate()
+        child.wait()
+        raise
+    if terminal:
+        print("\r\033[K", end="")
+    return child.returncode
+
+
+def run_all(jobs: list[Job], base: Path, num_gpus: int, lock: int, after_each: Callable) -> list[Job]:
+    """Runs what is not finished, one after the other; returns the jobs that failed."""
+    failed, spent = [], {True: [], False: []}
+    for number, job in enumerate(jobs):
+        label = f"[{number + 1}/{len(jobs)}] {job}"
+        if job.is_finished():
+            print(f"{label}: finished before")
+            continue
+        if job.source is not None and not (job.source / "results.json").is_file():
+            print(f"{label}: left out, the run that it evaluates failed", file=sys.stderr)
+            failed.append(job)
+            continue
+        print(f"{label}: {'evaluating' if job.source else 'training'} ...", flush=True)
+        began = time.monotonic()
+        code = run_job(job, base, num_gpus, lock, label)
+        spent[job.source is None].append(time.monotonic() - began)
+        left = [other for other in jobs[number + 1 :] if not other.is_finished()]
+        if code or not job.is_finished():
+            failed.append(job)
+            log = (job.folder / "ablation.log").read_text(errors="replace").splitlines()[-LOG_LINES:]
+            print(f"{label}: FAILED with exit code {code}; the end of {job.folder}/ablation.log:", file=sys.stderr)
+            print("\n".join(f"    {line}" for line in log), file=sys.stderr, flush=True)
+        else:
+            print(f"{label}: done in {duration(spent[job.source is None][-1])}; {remaining(left, spent)}", flush=True)
+        after_each()
+    return failed
+
+
+def remaining(left: list[Job], spent: Mapping[bool, list[float]]) -> str:
+    """How much is to come, from how long trainings and evaluations took so far."""
+    seconds = 0.0
+    for job in left:
+        known = spent[job.source is None] or spent[job.source is not None]
+        seconds += statistics.mean(known)
+    return f"{len(left)} to go, about {duration(seconds)}" if left else "the last one"
+
+
+def duration(seconds: float) -> str:
+    """Such as 1:02:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def main() -> int:
+    """Runs the command line; 1 if a run failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("spec", type=Path, help="the yaml")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the runs, table.md and results.json")
+    parser.add_argument("--num-gpus", type=int, default=1, help="as in train_net.py, for each run")
+    args = parser.parse_args()
+    spec = read_spec(args.spec)
+    jobs = make_jobs(spec, args.output)
+    check_writable(str(args.output), "--output")
+    check_unchanged(jobs, spec.base)
+    command = shlex.join(["python", os.path.relpath(__file__, Path.cwd()), *sys.argv[1:]])
+
+    def write_table() -> str:
+        text, content = make_table(spec, jobs, command)
+        write_atomically(args.output / "table.md", lambda f: f.write(text.encode()))
+        write_atomically(args.output / "results.json", lambda f: f.write(json.dumps(content, indent=1).encode()))
+        return text
+
+    with open(args.output / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{args.output} is in use: an ablation, or a training of one, still runs") from error
+        failed = run_all(jobs, spec.base, args.num_gpus, lock.fileno(), write_table)
+    print(f"\n{write_table()}\n{args.output / 'table.md'}, {args.output / 'results.json'}")
+    if failed:
+        print(f"{len(failed)} of {len(jobs)} runs failed: {'; '.join(map(str, failed))}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

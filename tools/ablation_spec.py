@@ -1,0 +1,204 @@
+"""What tools/ablation.py is asked to run: its yaml, checked, and the jobs (a run with a seed) that follow from it."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from detectron2.config import CfgNode
+
+from panoptic_fusion import get_cfg
+from panoptic_fusion.errors import ConfigError
+from panoptic_fusion.read_config import one_line, read_config
+
+METRICS = ["PQ", "PQ_th", "PQ_st", "SQ", "RQ", "PQ_dagger", "mIoU", "segm AP"]
+OWN_KEYS = ("SEED", "OUTPUT_DIR")  # the tool sets them
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of the table: its KEY VALUE pairs (those in common included) and the run whose weights it evaluates."""
+
+    name: str
+    opts: tuple[str, ...]
+    eval_of: str | None = None
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the yaml says; checked."""
+
+    base: Path
+    seeds: tuple[int, ...]
+    runs: tuple[Run, ...]
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run with one seed."""
+
+    run: Run
+    seed: int
+    folder: Path
+    source: Path | None  # folder of the job whose weights are evaluated
+
+    def __str__(self) -> str:
+        return f"{self.run.name}, seed {self.seed}"
+
+    def opts(self) -> list[str]:
+        """All KEY VALUE pairs but OUTPUT_DIR."""
+        weights = ["MODEL.WEIGHTS", str(self.source / "model_final.pth")] if self.source else []
+        return [*self.run.opts, *weights, "SEED", str(self.seed)]
+
+    def is_finished(self) -> bool:
+        """Whether there are results, and for an evaluation none of an earlier training of its source."""
+        results = self.folder / "results.json"
+        if not results.is_file() or self.source is None:
+            return results.is_file()
+        source = self.source / "results.json"
+        return source.is_file() and source.stat().st_mtime <= results.stat().st_mtime
+
+
+def read_spec(path: Path) -> Spec:
+    """Reads and checks the whole yaml.
+
+    Raises:
+        FileNotFoundError: the yaml or the base config does not exist.
+        ConfigError: something in it is unknown, missing or of the wrong type; the message names it.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid yaml: {one_line(error)}") from error
+    content = _mapping(content, f"{path}", required=("base", "seeds", "runs"), optional=("common", "metrics"))
+    seeds = content["seeds"]
+    if not isinstance(seeds, list) or not seeds or not all(type(s) is int and s >= 0 for s in seeds):
+        raise ConfigError(f"{path}: seeds must be a list of whole numbers >= 0, not {seeds!r}")
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"{path}: a seed occurs twice in {seeds}")
+    metrics = content.get("metrics") or METRICS
+    if not isinstance(metrics, list) or not all(isinstance(m, str) and 1 <= len(m.split()) <= 2 for m in metrics):
+        raise ConfigError(f'{path}: metrics must be a list of "NAME" or "TASK NAME", not {metrics!r}')
+    base = next((p for p in (Path(str(content["base"])), path.parent / str(content["base"])) if p.is_file()), None)
+    if base is None:
+        raise FileNotFoundError(f"{path}: base config {content['base']} does not exist")
+    runs = _read_runs(content["runs"], _read_opts(content.get("common"), f"{path}: common"), f"{path}: runs")
+    for run in runs:
+        try:
+            read_config(base, run.opts)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: run {run.name!r}: {error}") from error
+    return Spec(base, tuple(seeds), tuple(runs), tuple(metrics))
+
+
+def _mapping(content, where: str, required: tuple = (), optional: tuple = ()) -> dict:
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where}: expected a mapping with {', '.join((*required, *optional))}, not {content!r}")
+    for key in content:
+        if key not in (*required, *optional):
+            raise ConfigError(f"{where}: unknown key {key!r}; there are {', '.join((*required, *optional))}")
+    for key in required:
+        if key not in content:
+            raise ConfigError(f"{where}: {key} is missing")
+    return content
+
+
+def _read_runs(content, common: tuple[str, ...], where: str) -> list[Run]:
+    if not isinstance(content, dict) or not content:
+        raise ConfigError(f"{where} must be a mapping from a name to [KEY, VALUE, ...], not {content!r}")
+    own, sources = {}, {}
+    for name, value in content.items():
+        if not re.fullmatch(r"[\w.+=,-][\w .+=,-]*", str(name)) or str(name) in (".", ".."):
+            raise ConfigError(f"{where}: the name {name!r} cannot be a folder: use letters, digits, blanks and _.+=,-")
+        place = f"{where}: {name}"
+        if isinstance(value, dict):
+            value = _mapping(value, place, optional=("opts", "eval_of"))
+            sources[name] = value.get("eval_of")
+            value = value.get("opts")
+        own[name] = _read_opts(value, place)
+    runs = []
+    for name, opts in own.items():
+        source = sources.get(name)
+        if source is None:
+            runs.append(Run(str(name), common + opts))
+            continue
+        if source not in own or sources.get(source) is not None:
+            raise ConfigError(f"{where}: {name}: eval_of must name a run that is trained, not {source!r}")
+        trained_only = [key for key in opts[::2] if key.startswith("SOLVER.")]
+        if trained_only:
+            raise ConfigError(f"{where}: {name}: {trained_only[0]} changes nothing: a run with eval_of is not trained")
+        runs.append(Run(str(name), common + own[source] + opts, str(source)))
+    return runs
+
+
+def _read_opts(content, where: str) -> tuple[str, ...]:
+    if content is None:
+        return ()
+    if not isinstance(content, list) or len(content) % 2 or not all(isinstance(k, str) for k in content[::2]):
+        raise ConfigError(f"{where}: expected [KEY, VALUE, KEY, VALUE, ...], not {content!r}")
+    for key in content[::2]:
+        if key in OWN_KEYS:
+            raise ConfigError(f"{where}: {key} is set by this tool; leave it out")
+    return tuple(str(word) for word in content)
+
+
+def make_jobs(spec: Spec, output: Path) -> list[Job]:
+    """All runs with the first seed, then with the next; evaluations come after the run that they evaluate."""
+    ordered = sorted(spec.runs, key=lambda run: run.eval_of is not None)
+    return [
+        Job(
+            run,
+            seed,
+            output / run.name / f"seed{seed}",
+            output.absolute() / run.eval_of / f"seed{seed}" if run.eval_of else None,
+        )
+        for seed in spec.seeds
+        for run in ordered
+    ]
+
+
+def check_unchanged(jobs: list[Job], base: Path) -> None:
+    """Compares each job's settings with those that its folder was made with.
+
+    Raises:
+        ConfigError: they differ; the message names the run and the keys.
+    """
+    defaults = dict(flat(get_cfg()))
+    for job in jobs:
+        record = job.folder / "ablation.json"
+        if not record.is_file():
+            continue
+        before = json.loads(record.read_text())["settings"]
+        now = settings_of(job, base)
+        changed = [k for k in sorted({*before, *now}) if before.get(k, _text(defaults.get(k))) != now.get(k)]
+        if changed:
+            key = changed[0]
+            raise ConfigError(
+                f"run {job}: {', '.join(changed)} changed since {job.folder} was made ({key} was {before.get(key)}, is "
+                f"{now.get(key)}): choose another name for the run, or remove the folder to run it again"
+            )
+
+
+def settings_of(job: Job, base: Path) -> dict[str, str]:
+    """All config values of a job as text, by key; OUTPUT_DIR left out, so that the folder can be moved."""
+    settings = {key: _text(value) for key, value in flat(read_config(base, job.opts()))}
+    del settings["OUTPUT_DIR"]
+    if job.source is not None:
+        settings["MODEL.WEIGHTS"] = f"those of {job.run.eval_of}"
+    return settings
+
+
+def flat(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(KEY, value) of all leaves."""
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _text(value) -> str:
+    return repr(list(value) if isinstance(value, tuple) else value)

@@ -1,0 +1,233 @@
+#!/usr/bin/env python
+"""Kills a small training with `kill -9` at random moments; checks that --resume goes on from the last checkpoint.
+
+    python tools/kill_and_resume.py [--kills 10] [--seed 0]
+
+Half of the kills fall into the writing of a checkpoint, the others into training, into the start of the process and
+one into the final evaluation. After each: every .pth can be read, `last_checkpoint` names one of them, and the next start
+goes on at the iteration after it. In the end the training is complete and evaluated. Exit code 1 if any of this fails.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from tabulate import tabulate  # noqa: E402
+
+from panoptic_fusion.data.toy_scenes import generate_toy_scenes  # noqa: E402
+from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
+from panoptic_fusion.errors import UserError, run_cli  # noqa: E402
+
+CHECKPOINT_PERIOD = 3
+SETTINGS = {
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 30,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16,
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 1,
+    "INPUT.MIN_SIZE_TRAIN": "(64,)",
+    "INPUT.MIN_SIZE_TEST": 64,
+    "SOLVER.IMS_PER_BATCH": 1,
+    "SOLVER.CHECKPOINT_PERIOD": CHECKPOINT_PERIOD,
+}
+TRAINING, EVALUATION = "Starting training from iteration", "Start inference on"
+PATIENCE = 300  # seconds without the awaited line in the log
+
+
+class Violation(Exception):
+    """What must not happen has happened."""
+
+
+class Attempt:
+    """One start of train_net.py with --resume, its output in a file."""
+
+    def __init__(self, opts: list[str], output: Path, log: Path):
+        self.log = log
+        self.began = time.monotonic()
+        command = [sys.executable, "-W", "ignore", str(ROOT / "train_net.py"), "--resume"]
+        command += ["--config-file", str(ROOT / "configs/toy/panoptic_fpn_r18.yaml"), *opts, "OUTPUT_DIR", str(output)]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with open(log, "w") as file:
+            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
+
+    def wait_until(self, happened: Callable[[], bool], pause: float) -> bool:
+        """Whether it happened before the process ended."""
+        end = time.monotonic() + PATIENCE
+        while not happened():
+            if self.process.poll() is not None:
+                return False
+            if time.monotonic() > end:
+                raise Violation(f"nothing happened in {PATIENCE} s, see {self.log}")
+            time.sleep(pause)
+        return True
+
+    def says(self, text: str) -> bool:
+        """Whether the log has the text."""
+        return text in self.log.read_text(errors="replace")
+
+    def first_iteration(self) -> int | None:
+        """Where training went on; None if it did not come so far."""
+        match = re.search(rf"{TRAINING} (\d+)", self.log.read_text(errors="replace"))
+        return int(match[1]) if match else None
+
+    def kill(self) -> bool:
+        """kill -9; whether the process was still there."""
+        alive = self.process.poll() is None
+        if alive:
+            os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        return alive
+
+
+def wait_for_moment(attempt: Attempt, moment: str, output: Path, rng: random.Random, start_seconds: float) -> None:
+    """Returns when it is time to kill, or when the process has ended."""
+    if moment == "start":
+        time.sleep(rng.uniform(0, start_seconds))
+        return
+    attempt.wait_until(lambda: attempt.says(EVALUATION if moment == "evaluation" else TRAINING), 0.02)
+    if moment == "writing":
+        time.sleep(rng.uniform(0, 1))
+        attempt.wait_until(lambda: any(output.glob(".*.partial")), 0.0005)
+        time.sleep(rng.uniform(0, 0.02))
+    else:
+        time.sleep(rng.uniform(0, 0.3 if moment == "evaluation" else 2))
+
+
+def check_files(output: Path) -> int | None:
+    """The iteration of the last checkpoint, None if there is none; all others are removed, to save space.
+
+    Raises:
+        Violation: a .pth is not whole, or `last_checkpoint` names none.
+    """
+    iterations = {}
+    for file in output.glob("*.pth"):
+        try:
+            iterations[file.name] = torch.load(file, map_location="cpu", weights_only=True)["iteration"]
+        except Exception as error:
+            raise Violation(f"{file} cannot be read: {type(error).__name__}: {error}") from error
+    pointer = output / "last_checkpoint"
+    if not pointer.is_file():
+        return None
+    name = pointer.read_text()
+    if name not in iterations:
+        raise Violation(f"last_checkpoint names {name!r}, which is not there")
+    for other in set(iterations) - {name}:
+        (output / other).unlink()
+    return iterations[name]
+
+
+def check_start(attempt: Attempt, expected: int) -> str:
+    """Compares where training went on with where it should; the text for the table."""
+    first = attempt.first_iteration()
+    if first is None:
+        return "(killed before)"
+    if first != expected:
+        raise Violation(f"training went on at iteration {first} instead of {expected}, see {attempt.log}")
+    return str(first)
+
+
+def check_end(attempt: Attempt, output: Path, max_iter: int) -> float:
+    """The final PQ.
+
+    Raises:
+        Violation: training or evaluation has not ended well.
+    """
+    if attempt.process.wait() != 0:
+        raise Violation(f"the last start ended with exit code {attempt.process.returncode}, see {attempt.log}")
+    if check_files(output) != max_iter - 1 or (output / "last_checkpoint").read_text() != "model_final.pth":
+        raise Violation(f"the training in {output} ended without model_final.pth of iteration {max_iter - 1}")
+    left = list(output.glob(".*.partial"))
+    if left:
+        raise Violation(f"half-written files are left: {left}")
+    quality = json.loads((output / "results.json").read_text())["panoptic_seg"]
+    if quality["PQ"] is None or quality["images"] < 1:
+        raise Violation(f"{output}/results.json has no PQ")
+    return quality["PQ"]
+
+
+def run(kills: int, seed: int, max_iter: int, folder: Path) -> None:
+    """Everything; prints the table. Raises Violation."""
+    rng = random.Random(seed)
+    data = generate_toy_scenes(folder / "scenes", num_train=8, num_val=8, size=(96, 128))
+    entries = [{"name": f"kill_{split}", **data[split]} for split in data]
+    names = {"DATASETS.TRAIN": "('kill_train',)", "DATASETS.TEST": "('kill_val',)", "DATASETS.REGISTER": str(entries)}
+    opts = [str(word) for pair in {**SETTINGS, **names, "SOLVER.MAX_ITER": max_iter}.items() for word in pair]
+    output = folder / "output"
+    others = max(kills - 1, 0)
+    moments = ["writing"] * -(-others // 2) + ["training"] * (others // 4) + ["start"] * (others // 2 - others // 4)
+    rng.shuffle(moments)
+    moments += ["evaluation"] * (kills > 0)
+    rows, expected, half_written, start_seconds = [], 0, 0, 8.0
+    try:
+        for number, moment in enumerate(moments, 1):
+            attempt = Attempt(opts, output, folder / f"start{number}.log")
+            wait_for_moment(attempt, moment, output, rng, start_seconds)
+            seconds = time.monotonic() - attempt.began
+            killed = attempt.kill()
+            if not killed:
+                raise Violation(
+                    f"start {number} ended by itself with exit code {attempt.process.returncode} before it was killed, "
+                    f"see {attempt.log}; if it had finished, give more --iterations"
+                )
+            went_on = check_start(attempt, expected)
+            partial = len(list(output.glob(".*.partial")))
+            half_written += partial > 0
+            last = check_files(output)
+            expected = 0 if last is None else last + 1
+            rows.append([number, moment, f"{seconds:.1f}", went_on, "none" if last is None else last, partial])
+            print(
+                f"kill {number} of {kills} ({moment}) after {seconds:.1f} s: last checkpoint {rows[-1][4]}", flush=True
+            )
+        attempt = Attempt(opts, output, folder / "end.log")
+        attempt.process.wait()
+        rows.append(["-", "(not killed)", f"{time.monotonic() - attempt.began:.1f}", check_start(attempt, expected)])
+        quality = check_end(attempt, output, max_iter)
+        rows[-1] += [max_iter - 1, 0]
+    finally:
+        header = ["kill", "during", "seconds after start", "went on at", "last checkpoint", "half-written files"]
+        print("\n" + tabulate(rows, header, tablefmt="pipe"))
+    print(
+        f"\n{len(moments)} kills, {half_written} with a half-written file, which no start has used; each start went on"
+    )
+    print(f"after the last checkpoint; the training ended at iteration {max_iter - 1}, PQ {quality:.2f}.")
+
+
+def main() -> int:
+    """Runs the command line; 1 on a violation."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10, help="how often the training is killed")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--iterations", type=int, default=250, help="length of the training")
+    parser.add_argument("--output", type=Path, help="a new folder, kept; default: a temporary one, kept on a violation")
+    args = parser.parse_args()
+    if args.kills < 0:
+        raise UserError(f"--kills {args.kills}: must be at least 0")
+    if args.output is not None:
+        check_writable(str(args.output), "--output")
+        if any(args.output.iterdir()):
+            raise UserError(f"--output {args.output} is not empty: name a new folder")
+    folder = args.output or Path(tempfile.mkdtemp(prefix="kill_and_resume_"))
+    try:
+        run(args.kills, args.seed, args.iterations, folder)
+    except Violation as error:
+        print(f"VIOLATION: {error}", file=sys.stderr)
+        return 1
+    if args.output is None:
+        shutil.rmtree(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)
