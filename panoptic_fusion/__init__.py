@@ -17,6 +17,7 @@ except ImportError as error:
 
 from . import modeling  # noqa: F401  (registers the parts)
 from .config import add_panoptic_fusion_config, config_file, get_cfg
+from .data import datasets  # noqa: F401  (registers Cityscapes, Vistas, IDD and COCO by name; reads nothing)
 from .resolve import load_trained, resolve_config
 
 __all__ = ["add_panoptic_fusion_config", "config_file", "get_cfg", "load_trained", "resolve_config"]

@@ -88,9 +88,10 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     independent.SEMANTIC = ""
 
     # -- evaluation -------------------------------------------------------------------------------------------
-    # What is measured after training: "panoptic" (PQ, PQ-dagger, mIoU), "instances" (mask AP).
-    cfg.TEST.EVALUATORS = ["panoptic", "instances"]
-    # Also write COCO panoptic PNGs + json of the predictions into OUTPUT_DIR/inference/<data set>.
+    # What is measured after training: "panoptic" (PQ, PQ-dagger, mIoU), "instances" (mask AP), "cityscapes" (with
+    # cityscapesscripts, on data sets whose metadata say that they are Cityscapes).
+    cfg.TEST.EVALUATORS = ["panoptic", "instances", "cityscapes"]
+    # Also write the predictions as submission servers take them into OUTPUT_DIR/inference/<data set>.
     cfg.TEST.WRITE_PREDICTIONS = False
 
 

@@ -58,6 +58,21 @@ def import_script(name: str):
     return sys.modules[module_name]
 
 
+def remove_log_handlers() -> None:
+    """Takes back what `setup_logger` did in this process: its handlers write to pytest's stdout of one test."""
+    import logging
+
+    from detectron2.utils.logger import setup_logger
+
+    for name in ("detectron2", "fvcore", "panoptic_fusion"):
+        logger = logging.getLogger(name)
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+            handler.close()
+        logger.propagate = True
+    setup_logger.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> dict[str, dict[str, str]]:
     """6 training and 3 validation scenes of 96 x 128: {"train", "val"} of keyword arguments of `register_panoptic`."""
@@ -119,8 +134,11 @@ def run_script(monkeypatch, capsys, one_thread):
         module = import_script(name)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
         capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_info:
-            run_cli(module.main)
+        try:
+            with pytest.raises(SystemExit) as exit_info:
+                run_cli(module.main)
+        finally:
+            remove_log_handlers()
         captured = capsys.readouterr()
         return exit_info.value.code or 0, captured.out, captured.err
 
@@ -148,4 +166,5 @@ def trained(tiny_opts, toy_config, tmp_path_factory, one_thread) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", argv)
         train_net.main()
+    remove_log_handlers()
     return folder

@@ -4,8 +4,9 @@
     python tools/kill_and_resume.py [--kills 10] [--seed 0]
 
 Half of the kills fall into the writing of a checkpoint, the others into training, into the start of the process and
-one into the final evaluation. After each: every .pth can be read, `last_checkpoint` names one of them, and the next start
-goes on at the iteration after it. In the end the training is complete and evaluated. Exit code 1 if any of this fails.
+one into the final evaluation. After each: every .pth can be read, `last_checkpoint` names one of them, and the next
+start goes on at the iteration after it. In the end the training is complete and evaluated. Exit code 1 if any of this
+fails.
 """
 
 import argparse

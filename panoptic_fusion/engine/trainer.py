@@ -81,6 +81,9 @@ class PanopticTrainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         """The model; its parameter count goes to the log, its layers do not."""
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.VIS_PERIOD = 0  # detectron2's mask head would add pictures under ever new names to TensorBoard
         model = build_model(cfg)
         freeze_parts(model, cfg.MODEL.FREEZE)
         count = sum(p.numel() for p in model.parameters())

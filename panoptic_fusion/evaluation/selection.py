@@ -12,11 +12,12 @@ from detectron2.utils import comm
 from ..data import coco_panoptic
 from ..data.label_space import LabelSpace
 from ..errors import ConfigError
+from .cityscapes import build_cityscapes_evaluators
 from .evaluator import PanopticQualityEvaluator
 
 logger = logging.getLogger(__name__)
 
-NEEDED_OUTPUT = {"panoptic": "panoptic_seg", "instances": "instances"}
+NEEDED_OUTPUT = {"panoptic": "panoptic_seg", "instances": "instances", "cityscapes": "panoptic_seg"}
 
 
 class InstancesEvaluator(COCOEvaluator):
@@ -46,8 +47,9 @@ class InstancesEvaluator(COCOEvaluator):
 def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str) -> DatasetEvaluators:
     """The evaluators of TEST.EVALUATORS for a data set.
 
-    Left out, with a warning, are those whose output MODEL.PANOPTIC_FUSION.OUTPUTS leaves out, and "instances" for a
-    data set without thing classes.
+    "cityscapes" adds nothing for a data set whose metadata do not say that it is Cityscapes. Left out, with a warning,
+    are those whose output MODEL.PANOPTIC_FUSION.OUTPUTS leaves out, and "instances" for a data set without thing
+    classes.
 
     Raises:
         ConfigError: TEST.EVALUATORS names one that does not exist.
@@ -63,6 +65,8 @@ def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str) -> Datase
         elif name == "panoptic":
             write = cfg.TEST.WRITE_PREDICTIONS
             evaluators.append(PanopticQualityEvaluator(dataset_name, output_dir=output_dir, write_predictions=write))
+        elif name == "cityscapes":
+            evaluators += build_cityscapes_evaluators(dataset_name, output_dir, cfg.TEST.WRITE_PREDICTIONS)
         elif LabelSpace.from_metadata(MetadataCatalog.get(dataset_name)).num_things == 0:
             logger.warning("evaluator %r is left out: data set %s has no thing class", name, dataset_name)
         else:

@@ -180,6 +180,17 @@ def test_vistas_class_0_instance_0_is_not_void(tmp_path):
     assert segment["category_id"] == 1 and segment["area"] == 4800 and segment["bbox"] == [0, 0, 60, 80]
 
 
+def test_vistas_groups_of_a_class_are_one_crowd(tmp_path):
+    dataset_trees.make_vistas(tmp_path, np.random.default_rng(0), ("human--person--person-group",))
+    values = np.full((80, 60), 65 * 256, np.uint16)
+    values[:10], values[10:30], values[30:35] = 66 * 256, 66 * 256 + 1, 19 * 256 + 4  # two groups, a person
+    Image.fromarray(values).save(next((tmp_path / "validation" / "instances").iterdir()))
+    prepare("vistas", tmp_path, ["val"], workers=1, progress=False)
+    data = json.loads((tmp_path / "validation/panoptic/panoptic_2018.json").read_text())
+    found = [(s["category_id"], s["iscrowd"], s["area"]) for s in data["annotations"][0]["segments_info"]]
+    assert sorted(found) == [(20, 0, 300), (20, 1, 1800)]
+
+
 def test_vistas_own_panoptic_folder_is_used_and_never_replaced(tmp_path):
     dataset_trees.make_vistas(tmp_path, np.random.default_rng(0), panoptic=True)
     files = [p for p in sorted(tmp_path.rglob("panoptic/*"))]

@@ -1,4 +1,4 @@
-"""train_net.py end to end on a tiny network: training, resuming, evaluation, pictures, and a model that travels alone."""
+"""train_net.py end to end on a tiny network: training, resuming, evaluation, pictures, a model that travels alone."""
 
 import json
 import re

@@ -46,9 +46,11 @@ def test_equals_the_concatenation(size):
 
 
 def test_layers_are_those_of_the_paper():
-    head = build(num_classes=19, conv_dim=128, shapes={k: ShapeSpec(channels=256, stride=s.stride) for k, s in SHAPES.items()})
+    shapes = {name: ShapeSpec(channels=256, stride=shape.stride) for name, shape in SHAPES.items()}
+    head = build(num_classes=19, conv_dim=128, shapes=shapes)
     for level in head.levels.values():
-        assert [(c.in_channels, c.out_channels, c.kernel_size) for c in level] == [(256, 128, (3, 3)), (128, 128, (3, 3))]
+        convs = [(c.in_channels, c.out_channels, c.kernel_size) for c in level]
+        assert convs == [(256, 128, (3, 3)), (128, 128, (3, 3))]
         assert all(c.bias is None and c.norm.num_groups == 16 and c.norm.num_channels == 128 for c in level)
     weights = 4 * (256 * 128 * 9 + 128 * 128 * 9 + 4 * 128) + 512 * 19 + 19
     assert sum(p.numel() for p in head.parameters()) == weights

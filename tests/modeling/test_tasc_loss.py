@@ -102,7 +102,9 @@ def test_equals_a_loop_over_pixels(ontology):
 
 def test_hand_computed():
     # Two stuff channels, two things, one row of pixels: sure thing, unsure between things, stuff wins, thing below 0.5.
-    probabilities = torch.tensor([[0.1, 0.1, 0.6, 0.4], [0.0, 0.0, 0.1, 0.2], [0.8, 0.45, 0.2, 0.4], [0.1, 0.45, 0.1, 0.0]])
+    probabilities = torch.tensor(
+        [[0.1, 0.1, 0.6, 0.4], [0.0, 0.0, 0.1, 0.2], [0.8, 0.45, 0.2, 0.4], [0.1, 0.45, 0.1, 0.0]]
+    )
     logits = probabilities.clamp(min=1e-9).log()[None, :, None]
     mask = semantic_things_mask(logits, num_stuff=2)
     torch.testing.assert_close(mask, torch.tensor([[[0.8, 0.0, 0.0, 0.0]]]))
@@ -143,48 +145,45 @@ def _no_things(size=(32, 64)):
 
 
 def test_gradcheck():
-    for seed in range(40):
-        inputs = random_inputs(seed, "full", torch.float64, size=(16, 32), num_images=1)
-        num = len(inputs.foreground[0])
-        if num == 0 or _near_a_threshold(inputs):
+    fusion, checked = build_fusion(), 0
+    for seed in range(100):
+        x = random_inputs(seed, "full", torch.float64, size=(16, 16), num_images=1)
+        if len(x.foreground[0]) == 0 or _near_a_threshold(x):
             continue
 
-        def loss(logits, mask_logits, x=inputs):
-            foreground = [Instances(x.image_sizes[0], proposal_boxes=x.foreground[0].proposal_boxes, mask_logits=mask_logits)]
-            instance = instance_things_mask_64([f.mask_logits for f in foreground], foreground)
-            valid = comparable_pixels(x.gt_sem_seg, x.gt_instances, num_stuff=3, stride=4)
-            return tasc_loss(semantic_things_mask(logits, 3), instance, valid)
+        def loss(logits, mask_logits, x=x):
+            boxes = x.foreground[0].proposal_boxes
+            foreground = [Instances(x.image_sizes[0], proposal_boxes=boxes, mask_logits=mask_logits)]
+            inputs = FusionTrainingInputs(logits, x.gt_sem_seg, x.gt_instances, foreground, x.image_sizes, None)
+            return fusion.losses(inputs)["loss_tasc"]
 
-        def instance_things_mask_64(mask_logits, foreground):
-            boxes = foreground[0].proposal_boxes.tensor.double() / 4
-            return roi_flatten(mask_logits[0].sigmoid(), boxes, (4, 8))[None]
-
-        arguments = (inputs.sem_seg_logits, inputs.foreground[0].mask_logits)
+        arguments = (x.sem_seg_logits, x.foreground[0].mask_logits)
         assert torch.autograd.gradcheck(loss, arguments, eps=1e-7, atol=1e-5)
+        checked += 1
+        if checked == 8:
+            return
+    raise AssertionError("too few cases")
 
 
 def _near_a_threshold(inputs):
     semantic = inputs.sem_seg_logits.detach().softmax(1)
     boxes = inputs.foreground[0].proposal_boxes.tensor.double() / 4
     masks = inputs.foreground[0].mask_logits.detach().sigmoid()
-    values = [roi_flatten(m[None], b[None], (4, 8), threshold=1e-6) for m, b in zip(masks, boxes, strict=True)]
+    values = [roi_flatten(m[None], b[None], (4, 4), threshold=1e-6) for m, b in zip(masks, boxes, strict=True)]
     return any(bool(((x - 0.5).abs() < 1e-5).any()) for x in (semantic, torch.stack(values)))
 
 
 def test_no_instance_and_no_ground_truth():
     inputs = random_inputs(0)
-    for x in inputs.foreground:
-        x.mask_logits, x.proposal_boxes = torch.zeros(0, 28, 28, requires_grad=True), Boxes(torch.zeros(0, 4))
+    no_boxes, no_masks = Boxes(torch.zeros(0, 4)), torch.zeros(0, 28, 28, requires_grad=True)
     empty = FusionTrainingInputs(
         inputs.sem_seg_logits,
         inputs.gt_sem_seg,
         inputs.gt_instances,
-        [Instances(x.image_size, mask_logits=torch.zeros(0, 28, 28, requires_grad=True)) for x in inputs.foreground],
+        [Instances(size, proposal_boxes=no_boxes, mask_logits=no_masks) for size in inputs.image_sizes],
         inputs.image_sizes,
         None,
     )
-    for x in empty.foreground:
-        x.proposal_boxes = Boxes(torch.zeros(0, 4))
     loss = build_fusion().losses(empty)["loss_tasc"]
     loss.backward()
     assert loss > 0 and empty.sem_seg_logits.grad.abs().sum() > 0

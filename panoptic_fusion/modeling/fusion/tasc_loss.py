@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from panoptic_fusion.layers.roi_flatten import roi_flatten
 
-THRESHOLD = 0.5  # of both masks, in the paper
+THRESHOLD = 0.5  # of the semantic mask, in the paper; that of the instances' masks is `roi_flatten`'s default
 
 
 def semantic_things_mask(logits: Tensor, num_stuff: int, size: tuple[int, int] | None = None) -> Tensor:
@@ -54,7 +54,7 @@ def instance_things_mask(mask_logits: list[Tensor], boxes: list[Boxes], size: tu
     """
     return torch.stack(
         [
-            roi_flatten(logits.float().sigmoid(), x.tensor / stride, size, THRESHOLD)
+            roi_flatten(logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid(), x.tensor / stride, size)
             for logits, x in zip(mask_logits, boxes, strict=True)
         ]
     )

@@ -79,16 +79,20 @@ class SeamlessBoxPredictor(FastRCNNOutputLayers):
     ) -> tuple[list[Instances], list[Tensor]]:
         """See FastRCNNOutputLayers."""
         image_sizes = [x.image_size for x in proposals]
-        boxes, scores = [], []
-        for image_boxes, probs, size in zip(
-            self.predict_boxes(predictions, proposals), self.predict_probs(predictions, proposals), image_sizes, strict=True
-        ):
-            clipped = Boxes(image_boxes.reshape(-1, 4))
-            clipped.clip(size)
-            has_area = clipped.nonempty().view(len(probs), -1)
-            # A score of 0 is below any threshold, so these boxes are out; the last column is the background.
-            scores.append(torch.cat([probs[:, :-1] * has_area, probs[:, -1:]], dim=1))
-            boxes.append(clipped.tensor.view(len(probs), -1))
+        all_boxes, all_scores = [], []
+        outputs = (self.predict_boxes(predictions, proposals), self.predict_probs(predictions, proposals))
+        for raw_boxes, probs, size in zip(*outputs, image_sizes, strict=True):
+            boxes = Boxes(raw_boxes.reshape(-1, 4))
+            boxes.clip(size)
+            has_area = boxes.nonempty().view(len(raw_boxes), raw_boxes.shape[1] // 4)
+            # A score of 0 is never above the threshold, so these boxes are out; the last column is the background.
+            all_scores.append(torch.cat([probs[:, :-1] * has_area, probs[:, -1:]], dim=1))
+            all_boxes.append(boxes.tensor.view_as(raw_boxes))
         return fast_rcnn_inference(
-            boxes, scores, image_sizes, self.test_score_thresh, nms_threshold(self.test_nms_thresh), self.test_topk_per_image
+            all_boxes,
+            all_scores,
+            image_sizes,
+            self.test_score_thresh,
+            nms_threshold(self.test_nms_thresh),
+            self.test_topk_per_image,
         )
