@@ -1,4 +1,4 @@
-"""Two separately trained networks, one for instances and one for semantic segmentation, and the fusion of what they give:
+"""Two separately trained networks, one for instances and one for semantic segmentation, and the fusion of their outputs:
 the baseline that the papers compare their single network with ("Ours Independent" in Seamless, section 5).
 
 Shape shorthand: N: images, C: semantic channels, H, W: size of the padded network input.

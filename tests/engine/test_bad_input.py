@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, as_opts
+from tiny_training import ROOT, as_opts, import_script
 
 from panoptic_fusion.errors import UserError, run_cli
 
@@ -53,8 +53,6 @@ def assert_refused(run_script, monkeypatch, tiny_settings, toy_config, tmp_path:
         return line
 
     check.training = training
-    from conftest import import_script
-
     import_script("train_net")
     return check
 
@@ -154,9 +152,7 @@ def test_json_at_fault(assert_refused, scenes, name: str, spoil, says: str):
     content = json.loads(file.read_text())
     spoil(content)
     file.write_text(json.dumps(content))
-    settings = settings(name)
-    settings["DATASETS.REGISTER"] = settings["DATASETS.REGISTER"].replace("'instances_json'", "'instances_json'")
-    assert says in assert_refused.training(settings)
+    assert says in assert_refused.training(settings(name))
 
 
 def test_json_that_cannot_be_read(assert_refused, scenes):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, import_script
+from tiny_training import ROOT, import_script
 
 from panoptic_fusion import load_trained
 

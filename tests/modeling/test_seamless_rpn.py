@@ -44,7 +44,7 @@ def slow_selection(levels, image_size, pre, post, threshold):
 
 
 def random_levels(rng, image_size):
-    """Boxes with corners on a grid (exact IoUs, many ties and copies), over the border, without area; distinct logits."""
+    """Boxes with corners on a grid (exact IoUs, ties, copies), over the border, without area; distinct logits."""
     height, width = image_size
     numbers = iter(rng.sample(range(10**4), 200))
     levels = []
@@ -192,7 +192,8 @@ def test_anchors_are_those_of_the_paper():
         for i in range(height):
             for j in range(width):
                 for ratio in (0.2, 0.5, 1.0, 2.0, 5.0):
-                    y, x, h, w = (i + 0.5) * stride, (j + 0.5) * stride, size * math.sqrt(ratio), size / math.sqrt(ratio)
+                    y, x = (i + 0.5) * stride, (j + 0.5) * stride
+                    h, w = size * math.sqrt(ratio), size / math.sqrt(ratio)
                     expected.append([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
         torch.testing.assert_close(anchors.tensor, torch.tensor(expected), atol=1e-4, rtol=1e-5)
 
@@ -283,7 +284,8 @@ def test_training_without_things_and_with_diverged_weights():
         assert all(p.grad is not None and p.grad.isfinite().all() for p in rpn.parameters())
         assert losses["loss_rpn_loc"] == 0 and len(proposals) == 2
         # no anchor inside of a tiny image: nothing is sampled
-        _, losses = rpn(ImageList(torch.zeros(2, 3, 64, 96), [(5, 5)] * 2), features, [truth([[0, 0, 3, 3]], (5, 5))] * 2)
+        tiny = ImageList(torch.zeros(2, 3, 64, 96), [(5, 5)] * 2)
+        _, losses = rpn(tiny, features, [truth([[0, 0, 3, 3]], (5, 5))] * 2)
         assert losses["loss_rpn_cls"] == losses["loss_rpn_loc"] == 0
         with torch.no_grad():
             rpn.rpn_head.objectness_logits.bias.fill_(float("nan"))

@@ -1,4 +1,4 @@
-"""Which anchors are positive, negative or unused in training: the rules of Seamless Scene Segmentation (section 3.2)."""
+"""Which anchors are positive, negative or unused in training: the rules of Seamless Scene Segmentation."""
 
 import torch
 from detectron2.structures import Boxes, pairwise_iou

@@ -1,5 +1,5 @@
-"""The box head of Seamless Scene Segmentation (section 3.2): two linear layers with norm and LeakyReLU, and what follows
-from their result.
+"""The box head of Seamless Scene Segmentation (section 3.2): two linear layers with norm and LeakyReLU, and
+what follows from their result.
 
 Shape shorthand: R: regions of all images, T: thing classes.
 """
