@@ -4,9 +4,13 @@ two exchangeable parts, the stuff head and the fusion.
 Importing the package registers its meta-architectures, heads and fusions in detectron2's registries.
 """
 
+import warnings
+
 __version__ = "0.1.0"
 
 try:
+    # detectron2's own use of torch.jit.script, which torch 2.14 deprecates: nothing that a user could act on
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
     import detectron2  # noqa: F401
 except ImportError as error:
     raise ImportError(

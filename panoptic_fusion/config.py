@@ -64,7 +64,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     fusion.STUFF_AREA_LIMIT = 4096
     # Fuse at the size of the network's input and resize the map (nearest), instead of fusing at the output size.
     fusion.AT_INPUT_RESOLUTION = False
-    # What inference returns, of "sem_seg", "instances" and "panoptic_seg"; fewer is faster and smaller.
+    # What inference returns, of "sem_seg", "instances", "panoptic_seg" and "things_masks" (the two masks that TASCNet
+    # compares); fewer is faster and smaller.
     fusion.OUTPUTS = ["sem_seg", "instances", "panoptic_seg"]
 
     # TASCNet's MaskGuidedFusion

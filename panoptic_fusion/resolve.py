@@ -11,11 +11,11 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
-from .config import get_cfg
 from .data.coco_panoptic import label_space_of, register_from_config
 from .data.label_space import ONTOLOGIES, LabelSpace
 from .errors import ConfigError
 from .modeling.fusion import PANOPTIC_FUSION_REGISTRY
+from .read_config import merge_opts, read_config
 
 
 def resolve_config(cfg: CfgNode) -> CfgNode:
@@ -69,11 +69,10 @@ def load_trained(model_dir: str | os.PathLike, opts: list[str] = ()) -> CfgNode:
         raise FileNotFoundError(f"{model_dir} has no config.yaml: give the OUTPUT_DIR of a training")
     pointer = model_dir / "last_checkpoint"
     weights = model_dir / (pointer.read_text().strip() if pointer.is_file() else "model_final.pth")
-    cfg = get_cfg()
-    cfg.merge_from_file(str(model_dir / "config.yaml"))
+    cfg = read_config(model_dir / "config.yaml")
     cfg.MODEL.WEIGHTS = str(weights)
     cfg.OUTPUT_DIR = str(model_dir)
-    cfg.merge_from_list(list(opts))
+    merge_opts(cfg, opts)
     if not os.path.isfile(cfg.MODEL.WEIGHTS):
         raise FileNotFoundError(f"{cfg.MODEL.WEIGHTS} does not exist: {model_dir} holds no finished checkpoint")
     return resolve_config(cfg)
@@ -96,7 +95,7 @@ def _check_names(cfg: CfgNode) -> None:
         raise ConfigError(
             f"MODEL.SEM_SEG_HEAD.ONTOLOGY is {cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY!r}; there are: {', '.join(ONTOLOGIES)}"
         )
-    outputs = {"sem_seg", "instances", "panoptic_seg"}
+    outputs = {"sem_seg", "instances", "panoptic_seg", "things_masks"}
     if not set(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS) <= outputs:
         raise ConfigError(
             f"MODEL.PANOPTIC_FUSION.OUTPUTS is {cfg.MODEL.PANOPTIC_FUSION.OUTPUTS}; it holds some of {sorted(outputs)}"

@@ -1,4 +1,4 @@
-"""Shared fixtures: a data set of a few toy scenes, a tiny training on it, and the project's scripts run in this process.
+"""Shared fixtures: a data set of a few toy scenes, a tiny training on it, the project's scripts run in this process.
 
 Nothing here is imported by the package. detectron2 is imported by the fixtures that need it.
 """

@@ -14,16 +14,15 @@ import os
 import sys
 from pathlib import Path
 
-import yaml
 from detectron2.data import MetadataCatalog
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from panoptic_fusion.config import get_cfg  # noqa: E402
 from panoptic_fusion.data.checks import check_dataset, format_result  # noqa: E402
 from panoptic_fusion.data.coco_panoptic import PanopticFiles, panoptic_files, register_from_config  # noqa: E402
 from panoptic_fusion.data.datasets import BUILTIN  # noqa: E402
 from panoptic_fusion.errors import ConfigError, run_cli  # noqa: E402
+from panoptic_fusion.read_config import read_config  # noqa: E402
 
 
 def main() -> int:
@@ -66,12 +65,7 @@ def data_sets(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list
 
 def register_config_file(path: str) -> list[str]:
     """Registers the data sets of a config's DATASETS.REGISTER; returns their names."""
-    cfg = get_cfg()
-    try:
-        cfg.merge_from_file(path)
-    except (KeyError, ValueError, TypeError, AssertionError, AttributeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is no config of this project: {' '.join(str(error).split())}") from error
-    names = register_from_config(cfg.DATASETS.REGISTER)
+    names = register_from_config(read_config(path).DATASETS.REGISTER)
     if not names:
         raise ConfigError(f"{path} registers no data set: its DATASETS.REGISTER is empty")
     return names

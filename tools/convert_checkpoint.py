@@ -4,8 +4,8 @@
     python tools/convert_checkpoint.py seamseg IN OUT.pth [--config CONFIG.yaml]
 
 OUT goes into MODEL.WEIGHTS. The config that fits is printed, or written with --config (its path to the base config is
-then absolute). A tensor that is missing, left over or of another shape is an error that names it. No code in the file is
-executed. docs/seamless.md says where the published files are and what to check.
+then absolute). A tensor that is missing, left over or of another shape is an error that names it. No code in the file
+is executed. docs/seamless.md says where the published files are and what to check.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from panoptic_fusion.files import write_atomically  # noqa: E402
 
 def seamseg(path: Path) -> tuple[dict[str, Tensor], str]:
     """The tensors of a Seamless Scene Segmentation checkpoint and its config as yaml."""
-    tensors, layout = convert_seamseg.convert_seamseg(path)
-    return tensors, convert_seamseg.describe(layout)
+    tensors, layout, settings = convert_seamseg.convert_seamseg(path)
+    return tensors, convert_seamseg.describe(layout, settings)
 
 
 # Each takes the path of a published file and returns tensors by our names, and a yaml whose _BASE_ is a path below the

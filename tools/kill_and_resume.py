@@ -170,9 +170,10 @@ def run(kills: int, seed: int, max_iter: int, folder: Path) -> None:
     moments = ["writing"] * -(-others // 2) + ["training"] * (others // 4) + ["start"] * (others // 2 - others // 4)
     rng.shuffle(moments)
     moments += ["evaluation"] * (kills > 0)
-    rows, expected, half_written, start_seconds = [], 0, 0, 8.0
+    rows, expected, half_written, start_seconds = [], 0, 0, 5.0
     try:
         for number, moment in enumerate(moments, 1):
+            before = set(output.glob(".*.partial"))
             attempt = Attempt(opts, output, folder / f"start{number}.log")
             wait_for_moment(attempt, moment, output, rng, start_seconds)
             seconds = time.monotonic() - attempt.began
@@ -183,7 +184,7 @@ def run(kills: int, seed: int, max_iter: int, folder: Path) -> None:
                     f"see {attempt.log}; if it had finished, give more --iterations"
                 )
             went_on = check_start(attempt, expected)
-            partial = len(list(output.glob(".*.partial")))
+            partial = len(set(output.glob(".*.partial")) - before)
             half_written += partial > 0
             last = check_files(output)
             expected = 0 if last is None else last + 1

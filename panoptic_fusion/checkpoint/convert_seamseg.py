@@ -61,18 +61,19 @@ class Entry:
     convert: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
 
-def convert_seamseg(path: str | os.PathLike) -> tuple[dict[str, Tensor], Layout]:
+def convert_seamseg(path: str | os.PathLike) -> tuple[dict[str, Tensor], Layout, str]:
     """Reads a published checkpoint and renames its tensors. Nothing in the file is executed.
 
     Returns:
-        The tensors by our names, and what network they are of.
+        The tensors by our names, what network they are of, and the text of the file's own config ("" without one).
 
     Raises:
         FileNotFoundError: no such file.
-        UserError: it cannot be read, is no such checkpoint, or a tensor is missing, left over or misshaped: it is named.
+        UserError: it cannot be read, is no such checkpoint, or a tensor is missing, left over or misshaped; the message
+            names the tensor.
     """
     path = os.fspath(path)
-    tensors = read_tensors(path)
+    tensors, settings = read_file(path)
     layout = detect_layout(tensors, path)
     converted, left = {}, dict(tensors)
     for entry in entries(layout):
@@ -84,11 +85,14 @@ def convert_seamseg(path: str | os.PathLike) -> tuple[dict[str, Tensor], Layout]
         converted[entry.ours] = entry.convert(tensor).clone()
     if left:
         raise UserError(f"{path}: {len(left)} tensors are left over, the first is {next(iter(left))}")
-    return converted, layout
+    return converted, layout, settings
 
 
-def read_tensors(path: str) -> dict[str, Tensor]:
-    """The tensors of the four parts of the network, named "part::name" (optimizer and meters are left out)."""
+def read_file(path: str) -> tuple[dict[str, Tensor], str]:
+    """The tensors of the network's four parts, named "part::name" (not those of optimizer and meters), and the config.
+
+    Errors as in `convert_seamseg`.
+    """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     try:
@@ -104,7 +108,9 @@ def read_tensors(path: str) -> dict[str, Tensor]:
         if not isinstance(value, Tensor):
             raise UserError(f"{path}: {name} is a {type(value).__name__}, not a tensor")
     # Later batch norms count their batches; that number has no use in inference.
-    return {name: value for name, value in tensors.items() if not name.endswith(".num_batches_tracked")}
+    tensors = {name: value for name, value in tensors.items() if not name.endswith(".num_batches_tracked")}
+    settings = content.get("config")
+    return tensors, settings if isinstance(settings, str) else ""
 
 
 def detect_layout(tensors: Mapping[str, Tensor], path: str = "checkpoint") -> Layout:
@@ -232,8 +238,11 @@ def _semantic(layout: Layout) -> Iterator[Entry]:
     yield from _with_bias("sem_head::conv_sem", "sem_seg_head.predictor", (classes, 512, 1, 1))
 
 
-def describe(layout: Layout) -> str:
-    """The config that goes with the weights: a yaml to save beside the project's configs.
+def describe(layout: Layout, settings: str = "") -> str:
+    """The config that goes with the weights, as yaml; its _BASE_ is a path below the root of the repository.
+
+    The tensors do not show the sizes of the anchors, nor mean and standard deviation of the pixels: those are the
+    published ones. What the file's own `settings` say about them is added as comments.
 
     Raises:
         UserError: the anchors are those of no published setting.
@@ -246,6 +255,9 @@ def describe(layout: Layout) -> str:
     classes = (layout.num_stuff, layout.num_things)
     dataset = CONFIGS.get(classes)
     base = f"configs/{dataset}/seamless_r50.yaml" if dataset else "configs/Base-Seamless.yaml"
+    lines = [line.strip() for line in settings.splitlines()]
+    lines = [line for line in lines if re.match(r"[^#;=]*(anchor|stride|scale|mean|std|norm)[^=]*=", line)]
+    comments = "# the file says:\n" + "".join(f"#   {line}\n" for line in lines) if lines else ""
     note = f"the classes of {dataset}, in its official order" if dataset else "set MODEL.CATEGORIES or DATASETS.TRAIN"
     return f"""\
 # {classes[0]} stuff and {classes[1]} thing classes, stuff channels first: {note}
@@ -272,4 +284,4 @@ MODEL:
     NORM: "InPlaceABN"
 INPUT:
   FORMAT: "RGB"
-"""
+{comments}"""

@@ -15,7 +15,7 @@ from detectron2.utils import comm
 
 from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.data.mapper import PanopticDatasetMapper
-from panoptic_fusion.evaluation import build_evaluators
+from panoptic_fusion.evaluation import build_evaluators, only_needed_outputs
 from panoptic_fusion.modeling.freeze import freeze_parts
 
 from .hooks import ProgressBar, VisualizePredictions
@@ -68,7 +68,7 @@ class PanopticTrainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: list | None = None) -> OrderedDict:
-        """See DefaultTrainer.
+        """See DefaultTrainer. Without `evaluators`, those of `build_evaluator` run, on only the outputs they need.
 
         Of several processes, all evaluate the buffers (running statistics of BN) of the first, those of the
         checkpoint; in training each process has its own.
@@ -76,7 +76,10 @@ class PanopticTrainer(DefaultTrainer):
         if comm.get_world_size() > 1:
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, 0)
-        return super().test(cfg, model, evaluators)
+        if evaluators is not None:
+            return super().test(cfg, model, evaluators)
+        with only_needed_outputs(model, cfg.TEST.EVALUATORS):
+            return super().test(cfg, model)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:

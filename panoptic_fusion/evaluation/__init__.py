@@ -2,7 +2,7 @@
 
 from .evaluator import PanopticQualityEvaluator
 from .panoptic_quality import PanopticQuality
-from .selection import InstancesEvaluator, build_evaluators
+from .selection import InstancesEvaluator, build_evaluators, only_needed_outputs
 from .submission import SubmissionWriter, write_panoptic_png
 from .unchanged import UnchangedOutputs
 
@@ -13,5 +13,6 @@ __all__ = [
     "SubmissionWriter",
     "UnchangedOutputs",
     "build_evaluators",
+    "only_needed_outputs",
     "write_panoptic_png",
 ]

@@ -1,23 +1,37 @@
 """Which evaluators a data set gets: by TEST.EVALUATORS, what the model returns and what the metadata holds."""
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
 from detectron2.utils import comm
+from torch import nn
 
 from ..data import coco_panoptic
 from ..data.label_space import LabelSpace
+from ..data.rle import encode_crop
 from ..errors import ConfigError
+from ..modeling.fusion.mask_crops import MaskCrops
 from .cityscapes import build_cityscapes_evaluators
 from .evaluator import PanopticQualityEvaluator
+from .residual import ResidualEvaluator
 
 logger = logging.getLogger(__name__)
 
-NEEDED_OUTPUT = {"panoptic": "panoptic_seg", "instances": "instances", "cityscapes": "panoptic_seg"}
+NEEDED_OUTPUT = {
+    "panoptic": "panoptic_seg",
+    "instances": "instances",
+    "cityscapes": "panoptic_seg",
+    "residual": "things_masks",
+}
 
 
 class InstancesEvaluator(COCOEvaluator):
@@ -43,6 +57,49 @@ class InstancesEvaluator(COCOEvaluator):
         # The fast implementation needs detectron2's compiled code.
         super().__init__(shadow.name, distributed=distributed, output_dir=output_dir, use_fast_impl=False)
 
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """As COCOEvaluator's, also for `instances` that have pred_mask_logits (R, M, M) in place of pred_masks: their
+        masks are encoded one by one on their boxes, so there is no tensor R x H x W."""
+        for image, output in zip(inputs, outputs, strict=True):
+            instances = output["instances"].to(self._cpu_device)
+            results = instances_to_coco_json(instances, image["image_id"])
+            if instances.has("pred_mask_logits"):
+                for result, rle in zip(results, encoded_masks(instances), strict=True):
+                    result["segmentation"] = rle
+            self._predictions.append({"image_id": image["image_id"], "instances": results})
+
+
+def encoded_masks(instances: Instances) -> list[dict[str, Any]]:
+    """The RLE of each mask of R instances with pred_mask_logits, at `instances.image_size`."""
+    crops = MaskCrops.from_instances(instances)
+    return [
+        encode_crop(crops[row].numpy(), rows.start, columns.start, crops.size)
+        for row, (rows, columns) in enumerate(crops.windows)
+    ]
+
+
+@contextlib.contextmanager
+def only_needed_outputs(model: nn.Module, evaluators: Sequence[str]) -> Iterator[None]:
+    """Lets a model compute only what evaluators read; afterwards it is as before.
+
+    That leaves out all tensors that grow with both the output's size and the number of classes or instances: `sem_seg`,
+    and `pred_masks`, for which `instances` keep pred_mask_logits.
+
+    Args:
+        model: of this project, or in a DistributedDataParallel; of another model nothing is changed.
+        evaluators: names as in TEST.EVALUATORS.
+    """
+    network = getattr(model, "module", model)
+    before = {key: getattr(network, key) for key in ("outputs", "paste_masks") if hasattr(network, key)}
+    needed = {"outputs": before.get("outputs", frozenset()) & {NEEDED_OUTPUT.get(name) for name in evaluators}}
+    try:
+        for key in before:
+            setattr(network, key, {**needed, "paste_masks": False}[key])
+        yield
+    finally:
+        for key, value in before.items():
+            setattr(network, key, value)
+
 
 def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str) -> DatasetEvaluators:
     """The evaluators of TEST.EVALUATORS for a data set.
@@ -67,6 +124,8 @@ def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str) -> Datase
             evaluators.append(PanopticQualityEvaluator(dataset_name, output_dir=output_dir, write_predictions=write))
         elif name == "cityscapes":
             evaluators += build_cityscapes_evaluators(dataset_name, output_dir, cfg.TEST.WRITE_PREDICTIONS)
+        elif name == "residual":
+            evaluators.append(ResidualEvaluator())
         elif LabelSpace.from_metadata(MetadataCatalog.get(dataset_name)).num_things == 0:
             logger.warning("evaluator %r is left out: data set %s has no thing class", name, dataset_name)
         else:

@@ -1,4 +1,4 @@
-"""Two separately trained networks, one for instances and one for semantic segmentation, and the fusion of their outputs:
+"""Two separately trained networks, one for instances, one for semantic segmentation, and the fusion of their outputs:
 the baseline that the papers compare their single network with ("Ours Independent" in Seamless, section 5).
 
 Shape shorthand: N: images, C: semantic channels, H, W: size of the padded network input.
@@ -29,6 +29,8 @@ class InstanceNetwork(GeneralizedRCNN):
     In training it returns a dict of losses, in inference for each image a dict with `instances`.
     """
 
+    paste_masks = True  # as in PanopticRCNN
+
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         from panoptic_fusion.resolve import resolve_config  # resolve.py reads this package's registries
@@ -36,12 +38,13 @@ class InstanceNetwork(GeneralizedRCNN):
         return {**super().from_config(resolve_config(cfg)), "vis_period": 0}
 
     def inference(self, batched_inputs: list[dict]) -> list[dict]:
-        """See detectron2's GeneralizedRCNN; with masks at the size of the output."""
+        """See detectron2's GeneralizedRCNN; with masks at the size of the output, unless `paste_masks` is False."""
         results = []
         for x, instances in zip(batched_inputs, detect(self, batched_inputs), strict=True):
             size = _output_size(x, instances.image_size)
             instances = instances[rescale_instances(instances, size).pred_boxes.nonempty()]
-            results.append({"instances": with_pasted_masks(rescale_instances(instances, size))})
+            scaled = rescale_instances(instances, size)
+            results.append({"instances": with_pasted_masks(scaled) if self.paste_masks else scaled})
         return results
 
 
@@ -165,6 +168,7 @@ class IndependentPanoptic(nn.Module):
         self.semantic_network = semantic_network
         self.fusion = fusion
         self.outputs = frozenset(outputs)
+        self.paste_masks = True  # as in PanopticRCNN
         self.fuse_at_input_resolution = fuse_at_input_resolution
 
     @classmethod
@@ -210,7 +214,8 @@ class IndependentPanoptic(nn.Module):
             )
         ]
 
-    _postprocess_image = PanopticRCNN._postprocess_image  # needs only fusion, outputs, fuse_at_input_resolution
+    # needs only fusion, outputs, paste_masks, fuse_at_input_resolution
+    _postprocess_image = PanopticRCNN._postprocess_image
 
 
 def detect(network: nn.Module, batched_inputs: list[dict]) -> list[Instances]:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from . import backbone, stuff_heads, things  # noqa: F401  (registers their parts)
 from .fusion import FusionTrainingInputs, SemSegLogits, build_panoptic_fusion
+from .fusion.tasc_loss import things_masks
 from .things.roi_heads import select_class
 
 
@@ -40,7 +41,8 @@ class PanopticRCNN(GeneralizedRCNN):
         Args:
             sem_seg_head: a module with the interface of `StuffHead`.
             fusion: a `PanopticFusion`.
-            outputs: what inference returns, of "sem_seg", "instances", "panoptic_seg".
+            outputs: what inference returns, of "sem_seg", "instances", "panoptic_seg", "things_masks" (see
+                `fusion.tasc_loss.things_masks`).
             fuse_at_input_resolution: fuse at the size of the network's input, then resize the map (nearest).
             kwargs: those of detectron2's GeneralizedRCNN.
         """
@@ -48,6 +50,7 @@ class PanopticRCNN(GeneralizedRCNN):
         self.sem_seg_head = sem_seg_head
         self.fusion = fusion
         self.outputs = frozenset(outputs)
+        self.paste_masks = True  # False: `instances` keep their pred_mask_logits (R, M, M) in place of pred_masks
         self.fuse_at_input_resolution = fuse_at_input_resolution
 
     @classmethod
@@ -147,7 +150,10 @@ class PanopticRCNN(GeneralizedRCNN):
                 sem_seg = SemSegLogits(logits, padded_size, image_size, fused_size)
                 result["panoptic_seg"] = resize_panoptic(*self.fusion(sem_seg, at_fused_size), output_size)
             if "instances" in self.outputs:
-                result["instances"] = with_pasted_masks(scaled)
+                result["instances"] = with_pasted_masks(scaled) if self.paste_masks else scaled
+            if "things_masks" in self.outputs:
+                kept = instances[instances.scores >= self.fusion.instances_confidence_thresh]
+                result["things_masks"] = things_masks(logits, kept, self.fusion.label_space, padded_size, image_size)
         return result
 
 

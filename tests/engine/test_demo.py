@@ -27,7 +27,7 @@ def photos(tiny_data, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def segment(run_script, trained, tmp_path: Path):
-    """Runs demo.py on inputs with the tiny model: (exit code, stderr, output folder, {file name: entry of the json})."""
+    """Runs demo.py with the tiny model: (exit code, stderr, output folder, {file name: entry of the json})."""
 
     def run(*inputs, options: tuple = ()) -> tuple[int, str, Path, dict[str, dict]]:
         output = tmp_path / "segmented"

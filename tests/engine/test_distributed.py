@@ -144,6 +144,8 @@ def test_each_process_counts_the_same_whatever_its_number_of_labelled_pixels(two
     one, two = (gradients(module, images[i : i + 1], sem_seg[i : i + 1]) for i in range(2))
     for found, _, _ in two_processes:
         assert_equal_gradients(found[2], {name: (one[name] + two[name]) / 2 for name in one})
+    over_pixels = gradients(module, images, sem_seg)
+    assert max((over_pixels[name] - (one[name] + two[name]) / 2).abs().max() for name in one) > 1e-3
 
 
 def test_parameters_stay_identical_across_processes(two_processes):

@@ -5,7 +5,6 @@ import torch
 from detectron2.modeling import build_model
 from torch.utils.flop_counter import FlopCounterMode
 
-import panoptic_fusion.data.datasets  # noqa: F401  (registers Cityscapes, IDD and Vistas: their classes need no file)
 from panoptic_fusion import config_file, get_cfg, resolve_config
 from panoptic_fusion.layers import InPlaceABN
 from panoptic_fusion.layers.activated_norm import ActivatedGroupNorm

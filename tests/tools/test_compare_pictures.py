@@ -21,7 +21,9 @@ def test_pictures_and_contact_sheet(run_script, trained, tmp_path):
 
 
 def test_unknown_data_set(run_script, trained, tmp_path):
-    code, _, err = run_script("tools/compare_pictures", "--model", trained, "--dataset", "no_such", "--output", tmp_path)
+    code, _, err = run_script(
+        "tools/compare_pictures", "--model", trained, "--dataset", "no_such", "--output", tmp_path
+    )
     assert code == 2 and "no_such" in err and "tiny_val" in err and "Traceback" not in err
 
 

@@ -10,6 +10,8 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torch.nn import functional as F
 
+from panoptic_fusion.data.label_space import LabelSpace
+from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.layers.roi_flatten import roi_flatten
 
 THRESHOLD = 0.5  # of the semantic mask, in the paper; that of the instances' masks is `roi_flatten`'s default
@@ -71,6 +73,38 @@ def tasc_loss(semantic: Tensor, instance: Tensor, valid: Tensor) -> Tensor:
         A scalar; 0 with a gradient if no pixel is valid.
     """
     return ((semantic - instance).square() * valid).sum() / valid.sum().clamp(min=1)
+
+
+def things_masks(
+    logits: Tensor,
+    instances: Instances,
+    label_space: LabelSpace,
+    padded_size: tuple[int, int],
+    image_size: tuple[int, int],
+) -> tuple[Tensor, Tensor]:
+    """Both masks of one image at inference, with predicted instances in the place of positive proposals.
+
+    Args:
+        logits: (C, h, w) semantic logits of the padded input; C > S.
+        instances: R instances with pred_boxes, in pixels of the network's input, and pred_mask_logits (R, M, M).
+        label_space: says S.
+        padded_size, image_size: (height, width) of the network's input with and without padding.
+
+    Returns:
+        The semantic and the instance mask, each (a, b) float in [0, 1], the size of the logits without padding. The
+        residual that TASCNet's figure 3 shows is |difference|.
+
+    Raises:
+        ConfigError: there is no things channel (ontology "stuff").
+    """
+    if len(logits) <= label_space.num_stuff:
+        raise ConfigError("MODEL.SEM_SEG_HEAD.ONTOLOGY is 'stuff': there is no semantic mask of things to compare")
+    size = tuple(logits.shape[-2:])
+    stride = padded_size[0] // size[0]
+    semantic = semantic_things_mask(logits[None], label_space.num_stuff)[0]
+    instance = instance_things_mask([instances.pred_mask_logits], [instances.pred_boxes], size, stride)[0]
+    height, width = (-(-side // stride) for side in image_size)
+    return semantic[:height, :width], instance[:height, :width]
 
 
 def comparable_pixels(

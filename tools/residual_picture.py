@@ -1,0 +1,128 @@
+#!/usr/bin/env python
+"""Measures and draws the residual between a trained model's two things masks, |semantic - instances| (TASCNet, figure
+3).
+
+python tools/residual_picture.py --model output/tascnet_toy --dataset toy_val --output output/tascnet_toy/residual
+
+The semantic mask is the probability of the winning thing class where it is above 0.5. The instance mask is RoI-Flatten
+of the predicted instances that may enter the panoptic map. Written are residual.json (the mean over all images, and
+each image's), mean.png (the mean at each place of the image), and for some images NAME.png: image, semantic mask,
+instance mask, residual.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from detectron2.data import DatasetCatalog  # noqa: E402
+from detectron2.modeling import build_model  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from panoptic_fusion import load_trained  # noqa: E402
+from panoptic_fusion.checkpoint import AtomicCheckpointer  # noqa: E402
+from panoptic_fusion.data.mapper import PanopticDatasetMapper  # noqa: E402
+from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
+from panoptic_fusion.errors import ConfigError, run_cli  # noqa: E402
+from panoptic_fusion.files import write_atomically  # noqa: E402
+
+
+def heat(values: np.ndarray, most: float, size: tuple[int, int]) -> np.ndarray:
+    """(h, w) values as colours from black (0) to yellow (`most`): (H, W, 3) uint8 BGR of `size` (H, W)."""
+    scaled = (values.clip(0, most) * (255 / most)).round().astype(np.uint8)
+    return cv2.applyColorMap(cv2.resize(scaled, size[::-1], interpolation=cv2.INTER_NEAREST), cv2.COLORMAP_INFERNO)
+
+
+def labelled(picture: np.ndarray, text: str) -> np.ndarray:
+    """The picture (H, W, 3) with a line of text above it."""
+    bar = np.full((22, picture.shape[1], 3), 255, np.uint8)
+    cv2.putText(bar, text, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([bar, picture])
+
+
+def panel(file: str, semantic: np.ndarray, instance: np.ndarray) -> np.ndarray:
+    """Image, both masks and the residual side by side, about 300 pixels high."""
+    image = cv2.imread(file, cv2.IMREAD_COLOR)
+    scale = 300 / image.shape[0]
+    size = (300, round(image.shape[1] * scale))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    residual = np.abs(semantic - instance)
+    pictures = [
+        labelled(cv2.resize(image, size[::-1], interpolation=how), "image"),
+        labelled(heat(semantic, 1, size), "semantic things mask"),
+        labelled(heat(instance, 1, size), "flattened instances"),
+        labelled(heat(residual, 1, size), f"residual, mean {residual.mean():.4f}"),
+    ]
+    gap = np.full((pictures[0].shape[0], 4, 3), 255, np.uint8)
+    return np.concatenate([x for p in pictures for x in (p, gap)][:-1], axis=1)
+
+
+def unused_name(stem: str, used: set[str]) -> str:
+    """`stem`, with a number if it is used already; adds it to `used`."""
+    name, number = stem, 1
+    while name in used:
+        number += 1
+        name = f"{stem}_{number}"
+    used.add(name)
+    return name
+
+
+def main() -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="OUTPUT_DIR of a training")
+    parser.add_argument("--dataset", required=True, help="a data set of the model's config, such as toy_val")
+    parser.add_argument("--output", required=True, help="folder for the results")
+    parser.add_argument("--num-images", type=int, default=4, help="how many are drawn, evenly spread over the data set")
+    parser.add_argument("--mean-max", type=float, default=0.5, help="residual that is brightest in mean.png")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs that change the config")
+    args = parser.parse_args()
+    if not 0 < args.mean_max <= 1:
+        raise ConfigError(f"--mean-max is {args.mean_max}: use a number above 0, up to 1")
+    check_writable(args.output, "--output")
+    device = [] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"]
+    cfg = load_trained(args.model, [*device, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['things_masks']", *args.opts])
+    if args.dataset not in DatasetCatalog.list():
+        raise ConfigError(
+            f"data set {args.dataset!r} is not registered; the model's config registers "
+            f"{', '.join(e['name'] for e in cfg.DATASETS.REGISTER) or 'none'}"
+        )
+    model = build_model(cfg).eval()
+    AtomicCheckpointer(model, require_complete=True).load(cfg.MODEL.WEIGHTS)
+    mapper = PanopticDatasetMapper(cfg, is_train=False)
+    dicts = DatasetCatalog.get(args.dataset)
+    if not dicts:
+        raise ConfigError(f"data set {args.dataset!r} has no image")
+    drawn = set(np.linspace(0, len(dicts) - 1, min(args.num_images, len(dicts))).round().astype(int).tolist())
+
+    per_image, total, used = {}, None, set()
+    for i, dataset_dict in enumerate(tqdm(dicts, desc="measuring", disable=not sys.stderr.isatty())):
+        with torch.no_grad():
+            masks = model([mapper(dataset_dict)])[0]["things_masks"]
+        semantic, instance = (mask.cpu().numpy() for mask in masks)
+        residual = np.abs(semantic - instance)
+        per_image[str(dataset_dict["file_name"])] = float(residual.mean())
+        size = residual.shape if total is None else total.shape
+        resized = cv2.resize(residual, size[::-1], interpolation=cv2.INTER_LINEAR)
+        total = resized if total is None else total + resized
+        if i in drawn:
+            name = unused_name(Path(dataset_dict["file_name"]).stem, used)
+            cv2.imwrite(os.path.join(args.output, f"{name}.png"), panel(dataset_dict["file_name"], semantic, instance))
+    mean = float(np.mean(list(per_image.values())))
+    result = {"mean_residual": mean, "images": len(dicts), "dataset": args.dataset, "per_image": per_image}
+    path = os.path.join(args.output, "residual.json")
+    write_atomically(path, lambda f: f.write(json.dumps(result, indent=1).encode()))
+    size = (300, round(300 * total.shape[1] / total.shape[0]))
+    picture = labelled(heat(total / len(dicts), args.mean_max, size), f"mean residual {mean:.4f}, {len(dicts)} images")
+    cv2.imwrite(os.path.join(args.output, "mean.png"), picture)
+    print(f"mean residual {mean:.4f} over {len(dicts)} images; {path}, mean.png and {len(used)} pictures")
+
+
+if __name__ == "__main__":
+    run_cli(main)
