@@ -14,13 +14,11 @@ import os
 import sys
 from pathlib import Path
 
-from detectron2.data import MetadataCatalog
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from panoptic_fusion.data import datasets  # noqa: E402, F401  (registers those that the project knows)
 from panoptic_fusion.data.checks import check_dataset, format_result  # noqa: E402
 from panoptic_fusion.data.coco_panoptic import PanopticFiles, panoptic_files, register_from_config  # noqa: E402
-from panoptic_fusion.data.datasets import BUILTIN  # noqa: E402
 from panoptic_fusion.errors import ConfigError, run_cli  # noqa: E402
 from panoptic_fusion.read_config import read_config  # noqa: E402
 
@@ -40,9 +38,7 @@ def main() -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     found_fault = False
     for name, files in data_sets(args, parser):
-        builtin = BUILTIN.get(MetadataCatalog.get(name).get("builtin_key"))
-        image_file = builtin.image_file if builtin else None
-        result = check_dataset(files, args.workers, show_progress=True, image_file=image_file)
+        result = check_dataset(files, args.workers, show_progress=True)
         print(format_result(name, result), flush=True)
         found_fault |= bool(result.faults)
     return int(found_fault)

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -40,19 +40,10 @@ class CheckResult:
     void_pixels: int = 0
 
 
-ImageFile = Callable[[Mapping[str, Any], PanopticFiles], str]
-
-
-def check_dataset(
-    files: PanopticFiles,
-    num_workers: int | None = None,
-    show_progress: bool = False,
-    image_file: ImageFile | None = None,
-) -> CheckResult:
+def check_dataset(files: PanopticFiles, num_workers: int | None = None, show_progress: bool = False) -> CheckResult:
     """Checks all of a data set; never raises for what is in its files.
 
-    `num_workers`: processes, by default one a core; 0 checks in this process. `image_file`: for a data set whose json
-    does not give the image's path, the function of a record (with image_id) and `files` that does.
+    `num_workers`: processes, by default one a core; 0 checks in this process.
     """
     result = CheckResult()
     panoptic = read_panoptic_json(files.panoptic_json, result.faults.append)
@@ -71,7 +62,7 @@ def check_dataset(
     files.check_folders(result.faults.append)
     if len(result.faults) > num_before:  # else every single file would be reported as missing
         return result
-    tasks = _tasks(files, panoptic, instances, image_file)
+    tasks = _tasks(files, panoptic, instances)
     checked = _map(check_image, tasks, os.cpu_count() if num_workers is None else num_workers)
     try:
         for found in _progress(checked, len(tasks)) if show_progress else checked:
@@ -87,8 +78,6 @@ def check_image(task: Mapping[str, Any]) -> CheckResult:
     result = CheckResult(num_images=1)
     report = result.faults.append
     try:
-        if task["image_file"] is not None:
-            task = {**task, "file_name": task["image_file"](task, task["files"])}
         read_image(task, "RGB", report)
         if "pan_seg_file_name" in task:
             _check_annotation(task, result)
@@ -130,9 +119,7 @@ def _summary(name: str, result: CheckResult) -> str:
     return "\n".join(lines)
 
 
-def _tasks(
-    files: PanopticFiles, panoptic: PanopticJson, instances: Mapping[Any, list], image_file: ImageFile | None
-) -> list[dict[str, Any]]:
+def _tasks(files: PanopticFiles, panoptic: PanopticJson, instances: Mapping[Any, list]) -> list[dict[str, Any]]:
     stuff_ids = set(panoptic.label_space.stuff_ids) if panoptic.label_space else set()
     tasks = []
     for image_id, image in panoptic.images.items():
@@ -141,9 +128,7 @@ def _tasks(
             "height": image["height"],
             "width": image["width"],
             "instances": instances.get(image_id, ()),
-            "image_id": image_id,
             "files": files,
-            "image_file": image_file,
             "stuff_ids": stuff_ids,
         }
         annotation = panoptic.annotations.get(image_id)

@@ -30,7 +30,7 @@ def write_results(results: Mapping[str, Mapping], stem: str) -> None:
 
 
 def results_table(results: Mapping[str, Mapping[str, float]]) -> str:
-    """The results of one data set as two markdown tables: the groups, and PQ of each class."""
+    """The results of one data set as markdown tables: the groups, other tasks' measures, and PQ of each class."""
     quality = results.get("panoptic_seg", {})
     tables = []
     if quality:
@@ -40,9 +40,10 @@ def results_table(results: Mapping[str, Mapping[str, float]]) -> str:
         ]
         header = [f"{quality['images']:.0f} images", "PQ", "SQ", "RQ", "PQ†", "mIoU"]
         tables.append(tabulate(rows, header, tablefmt="pipe", floatfmt=".1f", missingval="-"))
-    ap = [[task, *(r[k] for k in ("AP", "AP50", "AP75"))] for task, r in results.items() if "AP50" in r]
-    if ap:
-        tables.append(tabulate(ap, ["instances", "AP", "AP50", "AP75"], tablefmt="pipe", floatfmt=".1f"))
+    for title, keys in (("instances", ("AP", "AP50", "AP75")), ("pixels", ("IoU", "iIoU", "IoU_sup", "iIoU_sup"))):
+        rows = [[task, *(r.get(k) for k in keys)] for task, r in results.items() if keys[0] in r]
+        if rows:
+            tables.append(tabulate(rows, [title, *keys], tablefmt="pipe", floatfmt=".1f", missingval="-"))
     classes = [[k.removeprefix("PQ-"), v] for k, v in quality.items() if k.startswith("PQ-")]
     if classes:
         tables.append(tabulate(classes, ["class", "PQ"], tablefmt="pipe", floatfmt=".1f"))

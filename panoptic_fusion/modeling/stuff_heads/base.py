@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -83,6 +84,21 @@ class StuffHead(nn.Module):
             image_sizes=[x.image_size for x in gt_instances],
         )
         return {"loss_sem_seg": self.loss_weight * loss}
+
+
+def levels_from_finest(input_shape: dict[str, ShapeSpec], common_stride: int, head: str) -> list[tuple[str, ShapeSpec]]:
+    """The feature maps of a head that upsamples all of them to the finest, that one first.
+
+    Raises:
+        ConfigError: the finest one's stride is not `common_stride`; the message names `head` and the keys.
+    """
+    levels = sorted(input_shape.items(), key=lambda item: item[1].stride)
+    if not levels or levels[0][1].stride != common_stride:
+        raise ConfigError(
+            f"{head}: the finest of MODEL.SEM_SEG_HEAD.IN_FEATURES ({[name for name, _ in levels]}) must have "
+            f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE ({common_stride})"
+        )
+    return levels
 
 
 def semantic_loss(

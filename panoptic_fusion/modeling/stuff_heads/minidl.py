@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from panoptic_fusion.layers import box_average, get_activated_norm
 
-from .base import StuffHead
+from .base import StuffHead, levels_from_finest
 
 LEAKY_GAIN = nn.init.calculate_gain("leaky_relu", 0.01)
 
@@ -94,15 +94,10 @@ class MiniDLSemSegHead(StuffHead):
             kwargs: those of `StuffHead`.
 
         Raises:
-            ValueError: the finest feature map's stride is not `common_stride`.
+            ConfigError: the finest feature map's stride is not `common_stride`.
         """
         super().__init__(hard_pixel_fraction=hard_pixel_fraction, **kwargs)
-        levels = sorted(input_shape.items(), key=lambda item: item[1].stride)
-        if not levels or levels[0][1].stride != self.common_stride:
-            raise ValueError(
-                f"MiniDLSemSegHead: the finest of MODEL.SEM_SEG_HEAD.IN_FEATURES ({[name for name, _ in levels]}) must "
-                f"have MODEL.SEM_SEG_HEAD.COMMON_STRIDE ({self.common_stride})"
-            )
+        levels = levels_from_finest(input_shape, self.common_stride, "MiniDLSemSegHead")
         self.in_features = tuple(name for name, _ in levels)
         self.heads = nn.ModuleDict(
             {

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from panoptic_fusion.errors import ConfigError
 
-from .base import StuffHead
+from .base import StuffHead, levels_from_finest
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -48,12 +48,7 @@ class TASCSemSegHead(StuffHead):
             ConfigError: the finest level's stride is not `common_stride`, or the groups do not divide the channels.
         """
         super().__init__(**kwargs)
-        levels = sorted(input_shape.items(), key=lambda item: item[1].stride)
-        if not levels or levels[0][1].stride != self.common_stride:
-            raise ConfigError(
-                f"TASCSemSegHead: the finest of MODEL.SEM_SEG_HEAD.IN_FEATURES ({[name for name, _ in levels]}) must "
-                f"have MODEL.SEM_SEG_HEAD.COMMON_STRIDE ({self.common_stride})"
-            )
+        levels = levels_from_finest(input_shape, self.common_stride, "TASCSemSegHead")
         if norm == "GN" and conv_dim % num_groups:
             raise ConfigError(
                 f"MODEL.SEM_SEG_HEAD.CONVS_DIM is {conv_dim}: group norm needs a multiple of its {num_groups} groups"
