@@ -15,7 +15,7 @@ from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.modeling import IndependentPanoptic
 from panoptic_fusion.modeling.fusion import PANOPTIC_FUSION_REGISTRY, HeuristicFusion, build_panoptic_fusion
-from panoptic_fusion.modeling.independent import one_segment_a_class
+from panoptic_fusion.modeling.single_task import one_segment_a_class
 
 CATEGORIES = [
     {"id": 7, "name": "sky", "isthing": 0, "color": [0, 0, 200]},
