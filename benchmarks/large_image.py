@@ -5,9 +5,10 @@
 Each row is a process of its own. From what a network puts out, semantic logits at a quarter of its input (as large as
 the image, or of the test size of configs/vistas) and 28 x 28 mask logits with boxes, it makes the panoptic map at full
 size and scores it with PanopticQualityEvaluator against a PNG on the disk. `+ mask AP` also encodes all masks and runs
-COCOEvaluator. Peak memory is ru_maxrss of the process, imports included. The limits are those of the project's issue 7:
-2.5 GB, and 30 s on 2 cores. Exit code 1 if a row is beyond them. One thread is the default: on a machine that is busy,
-two of torch's threads spend most of their time waiting for each other.
+COCOEvaluator. The last two rows load the image with PanopticDatasetMapper and configs/vistas, for the test and for
+training (all masks at the size of the network's input). Peak memory is ru_maxrss of the process, imports included. The
+limits are those of the project's issue 7: 2.5 GB, and 30 s on 2 cores. Exit code 1 if a row is beyond them. One thread
+is the default: on a machine that is busy, two of torch's threads spend most of their time waiting for each other.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ def draw_scene(folder: Path, height: int, width: int, num_instances: int) -> Non
     )
     (folder / "images").mkdir()
     (folder / "panoptic").mkdir()
+    cv2.imwrite(str(folder / "images" / "0.jpg"), cv2.applyColorMap(label.astype(np.uint8), cv2.COLORMAP_JET))
     write_panoptic_png(folder / "panoptic" / "0.png", label * 1009)
     segments = []
     for k in np.flatnonzero(areas).tolist():
@@ -117,6 +119,36 @@ def network_output(folder: Path, size: tuple[int, int], at_test_size: bool):
     )
     instances.pred_boxes.clip(size)
     return SemSegLogits(logits, padded_size, image_size, size), instances
+
+
+def load_in_this_process(folder: Path, is_train: bool) -> None:
+    """The mapper on the image, once; the row is printed as json."""
+    import resource
+    import time
+
+    import cv2
+    import numpy as np
+    from detectron2.data import DatasetCatalog
+
+    from panoptic_fusion.data import register_panoptic
+    from panoptic_fusion.data.mapper import PanopticDatasetMapper
+    from panoptic_fusion.read_config import read_config
+
+    cv2.setNumThreads(1)
+    np.random.seed(0)
+    register_panoptic("large", str(folder / "images"), str(folder / "panoptic"), str(folder / "panoptic.json"))
+    config = Path(__file__).resolve().parents[1] / "configs" / "vistas" / "panoptic_fpn_r50.yaml"
+    mapper = PanopticDatasetMapper(read_config(config, ["DATASETS.TRAIN", "('large',)"]), is_train=is_train)
+    record = DatasetCatalog.get("large")[0]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    start, cpu = time.perf_counter(), time.process_time()
+    loaded = mapper(record)
+    row = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu, "before_gb": before}
+    row["gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    row["what"] = "image " + "x".join(map(str, loaded["image"].shape[1:]))
+    if is_train:
+        row["what"] += f", {len(loaded['instances'])} masks"
+    print("ROW " + json.dumps(row))
 
 
 def evaluate_in_this_process(
@@ -174,6 +206,10 @@ def run_child(args: argparse.Namespace, folder: Path, *job: str) -> str:
     return done.stdout
 
 
+def row_of(text: str) -> dict:
+    return json.loads(next(line for line in text.splitlines() if line.startswith("ROW "))[4:])
+
+
 def compare(args: argparse.Namespace, folder: Path) -> bool:
     """Prints the table; whether every row is within the limits."""
     run_child(args, folder, "draw")
@@ -186,14 +222,18 @@ def compare(args: argparse.Namespace, folder: Path) -> bool:
     rows = [(name, "full", "pq") for name in fusions]
     rows += [("HeuristicFusion", "test", "pq"), ("HeuristicFusion", "test", "ap")]
     for name, logits, measures in rows:
-        text = run_child(args, folder, "evaluate", name, logits, measures)
-        row = json.loads(next(line for line in text.splitlines() if line.startswith("ROW "))[4:])
+        row = row_of(run_child(args, folder, "evaluate", name, logits, measures))
         good &= row["gb"] <= MAX_GB and row["seconds"] <= MAX_SECONDS
         what = "of the image's size" if logits == "full" else "of the test size"
         measured = name + (" + mask AP" if measures == "ap" else "")
         cells = [measured, what, f"{row['gb']:.2f} GB", f"{row['before_gb']:.2f} GB", f"{row['seconds']:.1f} s"]
         cells += [f"{row['cpu']:.1f} s", f"{row['pq']:.1f}", str(row["segments"])]
         print(f"| {' | '.join(cells)} |", flush=True)
+    for split in ("test", "training"):
+        row = row_of(run_child(args, folder, "load", split))
+        good &= row["gb"] <= MAX_GB and row["seconds"] <= MAX_SECONDS
+        cells = [f"loading for {split}", row["what"], f"{row['gb']:.2f} GB", f"{row['before_gb']:.2f} GB"]
+        print(f"| {' | '.join(cells)} | {row['seconds']:.1f} s | {row['cpu']:.1f} s | | |", flush=True)
     print(f"\nall within {MAX_GB} GB and {MAX_SECONDS:.0f} s: {'yes' if good else 'NO'}")
     return good
 
@@ -216,6 +256,8 @@ def main() -> int:
         from panoptic_fusion.modeling.fusion import PANOPTIC_FUSION_REGISTRY
 
         print(*sorted(name for name, _ in PANOPTIC_FUSION_REGISTRY))
+    elif args.job[0] == "load":
+        load_in_this_process(args.folder, args.job[1] == "training")
     else:
         _, name, logits, measures = args.job
         evaluate_in_this_process(args.folder, (args.height, args.width), name, logits == "test", measures == "ap")

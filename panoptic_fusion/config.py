@@ -33,6 +33,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # Parts that training leaves as they are (module names, such as "backbone.bottom_up" or "roi_heads"); the losses of
     # a head that is listed as a whole are left out: for staged training.
     model.FREEZE = []
+    # Leave the weights and biases of all norms as they are; their statistics are still used and updated.
+    model.FREEZE_NORMS = False
     # Accept MODEL.WEIGHTS in which some tensors have another shape (fine-tuning on other classes): they are skipped.
     model.ALLOW_SHAPE_MISMATCH = False
 

@@ -49,7 +49,8 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     if resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
         return
     weights = cfg.MODEL.WEIGHTS
-    if eval_only and not weights:
+    loads_its_own = cfg.MODEL.META_ARCHITECTURE == "IndependentPanoptic"  # from MODEL.INDEPENDENT.*
+    if eval_only and not weights and not loads_its_own:
         raise ConfigError("MODEL.WEIGHTS is empty: name the checkpoint to evaluate (or use --resume)")
     if weights and "://" not in weights and not os.path.isfile(weights.partition("?")[0]):
         raise ConfigError(f"MODEL.WEIGHTS: {weights} does not exist")

@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.data.mapper import PanopticDatasetMapper
 from panoptic_fusion.evaluation import build_evaluators, only_needed_outputs
+from panoptic_fusion.layers import freeze_norm_parameters
 from panoptic_fusion.modeling.freeze import freeze_parts
 
 from .hooks import ProgressBar, VisualizePredictions
@@ -55,7 +56,7 @@ class PanopticTrainer(DefaultTrainer):
         hooks = super().build_hooks()
         if comm.is_main_process():
             extra = [ProgressBar()]
-            if self.cfg.VIS_PERIOD > 0:
+            if self.cfg.VIS_PERIOD > 0 and "panoptic_seg" in self.cfg.MODEL.PANOPTIC_FUSION.OUTPUTS:
                 extra.append(VisualizePredictions(self.cfg))
             hooks[-1:-1] = extra  # before the writers, which come last
         return hooks
@@ -89,6 +90,8 @@ class PanopticTrainer(DefaultTrainer):
         cfg.VIS_PERIOD = 0  # detectron2's mask head would add pictures under ever new names to TensorBoard
         model = build_model(cfg)
         freeze_parts(model, cfg.MODEL.FREEZE)
+        if cfg.MODEL.FREEZE_NORMS:
+            freeze_norm_parameters(model)
         count = sum(p.numel() for p in model.parameters())
         logging.getLogger(__name__).info("%s with %.2f M parameters", type(model).__name__, count / 1e6)
         return model
