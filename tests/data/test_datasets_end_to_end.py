@@ -139,6 +139,30 @@ def check_cityscapes_submission(folder: Path, dicts: list[dict]) -> None:
             assert (label_ids[mask > 0] == int(label_id)).all() and (mask > 0).any()
 
 
+def test_submission_of_the_test_split(tmp_path, monkeypatch, run_script):
+    """No ground truth: the files are written, the measures are not defined."""
+    dataset_trees.make_cityscapes(tmp_path / "cityscapes", np.random.default_rng(8), 2, ("train", "test"))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    register_all()
+    try:
+        code, _, err = run_script("tools/prepare_dataset", "cityscapes", "--splits", "train", "test")
+        assert code == 0, err
+        arguments = ["--config-file", ROOT / "configs" / "cityscapes" / "panoptic_fpn_r50.yaml", *as_opts(SHRUNK)]
+        arguments += ["OUTPUT_DIR", tmp_path / "output", "DATASETS.TEST", "('cityscapes_fine_test',)"]
+        code, _, err = run_script("train_net", *arguments)
+        assert code == 0, err
+        results = read_results(tmp_path / "output")
+        assert results.keys() == {"panoptic_seg", "bbox", "segm"}
+        assert results["panoptic_seg"]["PQ"] is None and results["panoptic_seg"]["images"] == 2
+        dicts = DatasetCatalog.get("cityscapes_fine_test")
+        folder = tmp_path / "output" / "inference" / "cityscapes_fine_test"
+        check_coco_submission(folder, dicts, "cityscapes")
+        check_cityscapes_submission(folder, dicts)
+    finally:
+        monkeypatch.undo()
+        register_all()
+
+
 @pytest.mark.parametrize("tree", ["idd"], indirect=True)
 def test_the_commands_of_the_documentation(tree, tmp_path, child_env):
     """As a user types them, in processes of their own and another folder, with $DETECTRON2_DATASETS alone."""
