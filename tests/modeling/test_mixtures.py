@@ -1,0 +1,55 @@
+"""Any stuff head goes with any fusion, and with the instance branch of any system: a step of training and an inference."""
+
+import itertools
+
+import pytest
+import torch
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, build_model
+from detectron2.utils.events import EventStorage
+from test_meta_arch import CATEGORIES, example, small_cfg
+
+from panoptic_fusion import config_file, get_cfg
+from panoptic_fusion.modeling.fusion import PANOPTIC_FUSION_REGISTRY
+
+HEADS = sorted(name for name, head in SEM_SEG_HEADS_REGISTRY if head.__module__.startswith("panoptic_fusion"))
+FUSIONS = sorted(name for name, _ in PANOPTIC_FUSION_REGISTRY)
+
+
+def train_and_infer(cfg):
+    torch.manual_seed(0)
+    model = build_model(cfg).train()
+    with EventStorage(0):
+        losses = model([example(1), example(2, num_things=0)])
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    model.eval()
+    with torch.no_grad():
+        panoptic_seg, segments_info = model([{"image": example(3)["image"]}])[0]["panoptic_seg"]
+    assert set(panoptic_seg.unique().tolist()) - {0} == {s["id"] for s in segments_info}
+    return losses
+
+
+@pytest.mark.parametrize(("head", "fusion"), list(itertools.product(HEADS, FUSIONS)))
+def test_head_with_fusion(head, fusion):
+    losses = train_and_infer(
+        small_cfg(MODEL__SEM_SEG_HEAD__NAME=head, MODEL__PANOPTIC_FUSION__NAME=fusion, MODEL__SEM_SEG_HEAD__NORM="GN")
+    )
+    assert ("loss_tasc" in losses) == (fusion == "MaskGuidedFusion")
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_instances_of_seamless_with_fusion(fusion):
+    cfg = get_cfg()
+    cfg.merge_from_file(config_file("toy/seamless_r18.yaml"))
+    cfg.DATASETS.REGISTER, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = [], [], ["meta_arch_test"]
+    cfg.MODEL.CATEGORIES, cfg.MODEL.DEVICE = CATEGORIES, "cpu"
+    cfg.MODEL.PANOPTIC_FUSION.NAME = fusion
+    losses = train_and_infer(cfg)
+    assert ("loss_tasc" in losses) == (fusion == "MaskGuidedFusion")
+
+
+def test_what_is_registered():
+    """So that the tests above do not run on nothing."""
+    assert {"PanopticFPNHead", "TASCSemSegHead", "MiniDLSemSegHead"} <= set(HEADS)
+    assert {"HeuristicFusion", "MaskGuidedFusion", "SeamlessFusion"} <= set(FUSIONS)
