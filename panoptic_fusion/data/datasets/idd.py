@@ -1,0 +1,85 @@
+"""India Driving Dataset (IDD) at level 3: 26 classes (9 things, 17 stuff), from its label table (idd_labels.csv).
+
+Several labels share a level 3 id; such a class is called by all of them ("bridge/tunnel") and has the colour of the
+first one that counts in the benchmark's evaluation.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from ..coco_panoptic import PanopticFiles
+from .builtin import BuiltinDataset
+
+VOID_LEVEL3 = 255
+
+
+@dataclass(frozen=True)
+class IddLabel:
+    """A row of the table: `level3_id` is the class (255: void), `color` RGB."""
+
+    name: str
+    level3_id: int
+    category: str
+    has_instances: bool
+    ignore_in_eval: bool
+    color: tuple[int, int, int]
+
+
+@cache
+def idd_labels() -> dict[str, IddLabel]:
+    """Name of a label in the polygon jsons -> its row, in the official order."""
+    with (resources.files(__package__) / "idd_labels.csv").open(encoding="utf-8", newline="") as file:
+        return {
+            row["name"]: IddLabel(
+                row["name"],
+                int(row["level3_id"]),
+                row["category"],
+                row["has_instances"] == "1",
+                row["ignore_in_eval"] == "1",
+                tuple(int(row[c]) for c in "rgb"),
+            )
+            for row in csv.DictReader(file)
+        }
+
+
+def idd_categories() -> list[dict[str, Any]]:
+    """One category for each level 3 id, which is its id."""
+    levels: dict[int, list[IddLabel]] = {}
+    for label in idd_labels().values():
+        if label.level3_id != VOID_LEVEL3:
+            levels.setdefault(label.level3_id, []).append(label)
+    return [
+        {
+            "id": level3_id,
+            "name": "/".join(label.name for label in members),
+            "supercategory": members[0].category,
+            "isthing": int(members[0].has_instances),
+            "color": list(next((m for m in members if not m.ignore_in_eval), members[0]).color),
+        }
+        for level3_id, members in sorted(levels.items())
+    ]
+
+
+def idd_files(root: str, split: str) -> PanopticFiles:
+    """The official folders, and our json and PNGs beside them as Cityscapes has them; `split` is train or val."""
+    return PanopticFiles(
+        images=os.path.join(root, "leftImg8bit", split),
+        panoptic_root=os.path.join(root, "gtFine", f"idd_panoptic_{split}"),
+        panoptic_json=os.path.join(root, "gtFine", f"idd_panoptic_{split}.json"),
+    )
+
+
+IDD = BuiltinDataset(
+    key="idd",
+    names={"train": "idd_train", "val": "idd_val"},
+    files=idd_files,
+    categories=idd_categories,
+    layout="leftImg8bit/{split}/<drive>/*_leftImg8bit.png, gtFine/{split}/<drive>/*_gtFine_polygons.json, "
+    "gtFine/idd_panoptic_{split}.json, gtFine/idd_panoptic_{split}/*.png",
+)
