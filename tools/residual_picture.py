@@ -4,7 +4,7 @@
 
 python tools/residual_picture.py --model output/tascnet_toy --dataset toy_val --output output/tascnet_toy/residual
 
-The semantic mask is the probability of the winning thing class where it is above 0.5. The instance mask is RoI-Flatten
+The semantic mask is the probability of all thing classes where it is above 0.5. The instance mask is RoI-Flatten
 of the predicted instances that may enter the panoptic map. Written are residual.json (the mean over all images, and
 each image's), mean.png (the mean at each place of the image), and for some images NAME.png: image, semantic mask,
 instance mask, residual.

@@ -1,4 +1,4 @@
-"""Any stuff head goes with any fusion, and with the instance branch of any system: a step of training and an inference."""
+"""Any stuff head goes with any fusion, and with the instances of any system: a training step and an inference."""
 
 import itertools
 

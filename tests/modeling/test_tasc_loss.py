@@ -79,9 +79,8 @@ def slow_loss(inputs, num_stuff):
                 in_instance = inside and bool(gt_masks[:, 4 * y + 2, 4 * x + 2].any())
                 if label == 255 or (label >= num_stuff and not in_instance):
                     continue
-                best = int(probabilities[:, y, x].argmax())
-                semantic = float(probabilities[best, y, x])
-                if best < num_stuff or semantic <= 0.5:
+                semantic = sum(float(probabilities[c, y, x]) for c in range(num_stuff, len(probabilities)))
+                if semantic <= 0.5:
                     semantic = 0.0
                 total += (semantic - float(flat[y, x])) ** 2
                 count += 1
@@ -101,16 +100,16 @@ def test_equals_a_loop_over_pixels(ontology):
 
 
 def test_hand_computed():
-    # Two stuff channels, two things, one row of pixels: sure thing, unsure between things, stuff wins, thing below 0.5.
+    # Two stuff channels, two things, one row of pixels: a thing, torn between two, stuff, hardly a thing.
     probabilities = torch.tensor(
         [[0.1, 0.1, 0.6, 0.4], [0.0, 0.0, 0.1, 0.2], [0.8, 0.45, 0.2, 0.4], [0.1, 0.45, 0.1, 0.0]]
     )
     logits = probabilities.clamp(min=1e-9).log()[None, :, None]
     mask = semantic_things_mask(logits, num_stuff=2)
-    torch.testing.assert_close(mask, torch.tensor([[[0.8, 0.0, 0.0, 0.0]]]))
+    torch.testing.assert_close(mask, torch.tensor([[[0.9, 0.9, 0.0, 0.0]]]))
     valid = torch.tensor([[[True, True, False, True]]])
     loss = tasc_loss(mask, torch.tensor([[[0.6, 0.0, 0.9, 0.9]]]), valid)
-    torch.testing.assert_close(loss, torch.tensor((0.2**2 + 0.9**2) / 3))
+    torch.testing.assert_close(loss, torch.tensor((0.3**2 + 0.9**2 + 0.9**2) / 3))
 
 
 def test_collapsed_is_the_things_channel():

@@ -20,12 +20,13 @@ THRESHOLD = 0.5  # of the semantic mask, in the paper; that of the instances' ma
 def semantic_things_mask(logits: Tensor, num_stuff: int, size: tuple[int, int] | None = None) -> Tensor:
     """Where the semantic side sees things, and how sure it is.
 
-    The softmax probability of the winning thing class where it is above 0.5 (then it wins over all channels), else 0.
-    In the `collapsed` ontology the one things channel is the only thing class. Differentiable in the logits above 0.5.
+    The softmax probability of all thing classes together where it is above 0.5, else 0. In the `collapsed` ontology it
+    is that of the one things channel. Differentiable in the logits above 0.5.
 
     Where the paper leaves room: its "logits" that a threshold of 0.5 applies to are read as softmax probabilities, and
-    "their logit values" as the probability of the thing class that the pixel is assigned to, not the sum over all thing
-    classes: a pixel torn between car and truck counts as unsure, as it would for the mask head of either class.
+    "their logit values" as the sum over the thing classes. With the winning class alone, a pixel torn between two
+    thing classes (a sign before a bus) counts as no thing, and the loss then takes it away from both instances'
+    masks: on toy scenes that cost buses and signs most of their PQ (docs/tascnet.md).
 
     Args:
         logits: (N, C, h, w) float; channels of stuff first, then things.
@@ -36,7 +37,8 @@ def semantic_things_mask(logits: Tensor, num_stuff: int, size: tuple[int, int] |
         (N, a, b) float in {0} and (0.5, 1].
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    probability = (logits[:, num_stuff:].amax(1, keepdim=True) - logits.logsumexp(1, keepdim=True)).exp()
+    things = logits[:, num_stuff:].logsumexp(1, keepdim=True)
+    probability = (things - logits.logsumexp(1, keepdim=True)).exp()
     if size is not None and tuple(size) != tuple(logits.shape[-2:]):
         probability = F.interpolate(probability, size=size, mode="bilinear", align_corners=False)
     return (probability * (probability > THRESHOLD))[:, 0]
