@@ -102,7 +102,7 @@ def configure(args: argparse.Namespace) -> CfgNode:
     if not args.config_file:
         raise UserError("give --model (the OUTPUT_DIR of a training), or --config-file and --opts MODEL.WEIGHTS FILE")
     cfg = resolve_config(read_config(args.config_file, opts))
-    if not cfg.MODEL.WEIGHTS:
+    if not cfg.MODEL.WEIGHTS and cfg.MODEL.META_ARCHITECTURE != "IndependentPanoptic":  # that loads its own
         raise UserError(f"{args.config_file} names no weights: add --opts MODEL.WEIGHTS FILE, or give --model")
     return cfg
 
@@ -131,6 +131,8 @@ def main() -> int:
     parser.add_argument("--alpha", type=float, default=0.6, help="opacity of the segments in the pictures, 0 to 1")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs that change the config")
     args = parser.parse_args()
+    if not 0 <= args.alpha <= 1:
+        raise UserError(f"--alpha is {args.alpha}: use a number from 0 to 1")
     files = find_files(args.input)
     for file in files:
         if file.resolve().parent == Path(args.output).resolve():

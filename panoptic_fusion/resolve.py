@@ -7,15 +7,28 @@ model's config carries them, else from the first training data set, and are neve
 import os
 from pathlib import Path
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+)
 
 from .data.coco_panoptic import label_space_of, register_from_config
-from .data.label_space import ONTOLOGIES, LabelSpace
+from .data.label_space import IGNORE_LABEL, ONTOLOGIES, LabelSpace
 from .errors import ConfigError
 from .modeling.fusion import PANOPTIC_FUSION_REGISTRY
+from .modeling.things import PanopticROIHeads
 from .read_config import merge_opts, read_config
+
+# What the networks of one task can return; all others return everything that MODEL.PANOPTIC_FUSION.OUTPUTS may list.
+RETURNED_OUTPUTS = {"InstanceNetwork": {"instances"}, "SemanticNetwork": {"sem_seg", "panoptic_seg"}}
 
 
 def resolve_config(cfg: CfgNode) -> CfgNode:
@@ -25,7 +38,8 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
         cfg: a config with the project's keys, frozen or not. It is not changed.
 
     Returns:
-        A frozen copy with MODEL.CATEGORIES and all NUM_CLASSES set. Resolving it again changes nothing.
+        A frozen copy with MODEL.CATEGORIES and all NUM_CLASSES set, and of MODEL.PANOPTIC_FUSION.OUTPUTS only what the
+        meta-architecture can return. Resolving it again changes nothing.
 
     Raises:
         ConfigError: a key has a value that cannot work; the message names the key.
@@ -34,13 +48,15 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
     cfg = cfg.clone()
     cfg.defrost()
     register_from_config(cfg.DATASETS.REGISTER if not cfg.MODEL.CATEGORIES else _present(cfg.DATASETS.REGISTER))
-    _check_names(cfg)
+    _check_parts(cfg)
     if not cfg.MODEL.CATEGORIES:
         if not cfg.DATASETS.TRAIN:
             raise ConfigError("MODEL.CATEGORIES and DATASETS.TRAIN are both empty: name a training data set")
         cfg.MODEL.CATEGORIES = label_space_of(cfg.DATASETS.TRAIN[0]).to_categories()
     label_space = LabelSpace.from_categories(cfg.MODEL.CATEGORIES)
     label_space.require_things()
+    if cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY == "stuff":
+        label_space.require_stuff()
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = label_space.num_things
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = label_space.num_channels(cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
@@ -60,6 +76,7 @@ def load_trained(model_dir: str | os.PathLike, opts: list[str] = ()) -> CfgNode:
 
     Returns:
         A resolved config whose MODEL.WEIGHTS is the last checkpoint of `model_dir`: ready for `DefaultPredictor`.
+        MODEL.DEVICE is that of the training; "cpu" where there is no GPU, unless `opts` say otherwise.
 
     Raises:
         FileNotFoundError: the folder has no config.yaml or no checkpoint.
@@ -72,6 +89,8 @@ def load_trained(model_dir: str | os.PathLike, opts: list[str] = ()) -> CfgNode:
     cfg = read_config(model_dir / "config.yaml")
     cfg.MODEL.WEIGHTS = str(weights)
     cfg.OUTPUT_DIR = str(model_dir)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
     merge_opts(cfg, opts)
     if not os.path.isfile(cfg.MODEL.WEIGHTS):
         raise FileNotFoundError(f"{cfg.MODEL.WEIGHTS} does not exist: {model_dir} holds no finished checkpoint")
@@ -83,9 +102,15 @@ def _present(entries: list[dict]) -> list[dict]:
     return [e for e in entries if os.path.exists(os.path.expanduser(os.path.expandvars(str(e.get("panoptic_json")))))]
 
 
-def _check_names(cfg: CfgNode) -> None:
+def _check_parts(cfg: CfgNode) -> None:
+    """Checks the names of the parts and what they need of each other; leaves out outputs that cannot be, in place."""
     for key, value, registry in (
         ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
+        ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
+        ("MODEL.PROPOSAL_GENERATOR.NAME", cfg.MODEL.PROPOSAL_GENERATOR.NAME, PROPOSAL_GENERATOR_REGISTRY),
+        ("MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME, ROI_HEADS_REGISTRY),
+        ("MODEL.ROI_BOX_HEAD.NAME", cfg.MODEL.ROI_BOX_HEAD.NAME, ROI_BOX_HEAD_REGISTRY),
+        ("MODEL.ROI_MASK_HEAD.NAME", cfg.MODEL.ROI_MASK_HEAD.NAME, ROI_MASK_HEAD_REGISTRY),
         ("MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME, SEM_SEG_HEADS_REGISTRY),
         ("MODEL.PANOPTIC_FUSION.NAME", cfg.MODEL.PANOPTIC_FUSION.NAME, PANOPTIC_FUSION_REGISTRY),
     ):
@@ -95,8 +120,27 @@ def _check_names(cfg: CfgNode) -> None:
         raise ConfigError(
             f"MODEL.SEM_SEG_HEAD.ONTOLOGY is {cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY!r}; there are: {', '.join(ONTOLOGIES)}"
         )
-    outputs = {"sem_seg", "instances", "panoptic_seg", "things_masks"}
-    if not set(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS) <= outputs:
+    if cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE != IGNORE_LABEL:
         raise ConfigError(
-            f"MODEL.PANOPTIC_FUSION.OUTPUTS is {cfg.MODEL.PANOPTIC_FUSION.OUTPUTS}; it holds some of {sorted(outputs)}"
+            f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE}: the labels have {IGNORE_LABEL}"
         )
+    if not 0 < cfg.MODEL.SEM_SEG_HEAD.HARD_PIXEL_FRACTION <= 1:
+        raise ConfigError(
+            f"MODEL.SEM_SEG_HEAD.HARD_PIXEL_FRACTION is {cfg.MODEL.SEM_SEG_HEAD.HARD_PIXEL_FRACTION}: use a number in "
+            "(0, 1]"
+        )
+    if not (cfg.MODEL.MASK_ON and issubclass(ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME), PanopticROIHeads)):
+        raise ConfigError(
+            f"MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME!r} and MODEL.MASK_ON {cfg.MODEL.MASK_ON}: the fusions "
+            "need the mask logits of PanopticROIHeads or of a class derived from it"
+        )
+    wanted = list(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS)
+    outputs = {"sem_seg", "instances", "panoptic_seg", "things_masks"}
+    if not set(wanted) <= outputs:
+        raise ConfigError(f"MODEL.PANOPTIC_FUSION.OUTPUTS is {wanted}; it holds some of {sorted(outputs)}")
+    if "things_masks" in wanted and cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY == "stuff":
+        raise ConfigError(
+            "MODEL.PANOPTIC_FUSION.OUTPUTS has 'things_masks', but MODEL.SEM_SEG_HEAD.ONTOLOGY 'stuff' has no things"
+        )
+    possible = RETURNED_OUTPUTS.get(cfg.MODEL.META_ARCHITECTURE, outputs)
+    cfg.MODEL.PANOPTIC_FUSION.OUTPUTS = [name for name in wanted if name in possible]

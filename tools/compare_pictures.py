@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs that change the config")
     args = parser.parse_args()
     check_writable(args.output, "--output")
-    cfg = load_trained(args.model, args.opts)
+    cfg = load_trained(args.model, ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']", *args.opts])
     if args.dataset not in DatasetCatalog.list():
         raise ConfigError(
             f"data set {args.dataset!r} is not registered; the model's config registers "

@@ -2,6 +2,7 @@
 
 import sys
 
+import cv2
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -11,7 +12,10 @@ from detectron2.utils.events import get_event_storage
 from tqdm import tqdm
 
 from panoptic_fusion.data.mapper import PanopticDatasetMapper
+from panoptic_fusion.evaluation import only_needed_outputs
 from panoptic_fusion.visualization import draw_comparison, ground_truth_panoptic
+
+MAX_HEIGHT = 512  # pixels of the pictures in TensorBoard
 
 
 class ProgressBar(HookBase):
@@ -45,7 +49,7 @@ class VisualizePredictions(HookBase):
     """Every VIS_PERIOD iterations: image, ground truth and prediction side by side, for a few test images.
 
     The images come from DATASETS.TEST[0] (DATASETS.TRAIN[0] if there is none) and stay the same, so that TensorBoard's
-    slider shows how the prediction develops.
+    slider shows how the prediction develops. Large ones are made smaller.
     """
 
     def __init__(self, cfg: CfgNode, num_images: int = 2):
@@ -70,12 +74,15 @@ class VisualizePredictions(HookBase):
         model.eval()
         try:
             for i, dataset_dict in enumerate(self._dicts):
-                with torch.no_grad():
+                with torch.no_grad(), only_needed_outputs(model, ["panoptic"]):
                     output = model([self._mapper(dataset_dict)])[0]
                 image = utils.read_image(dataset_dict["file_name"], "RGB")
                 panel = draw_comparison(
                     image, ground_truth_panoptic(dataset_dict), output["panoptic_seg"], self._metadata
                 )
+                if panel.shape[0] > MAX_HEIGHT:
+                    factor = MAX_HEIGHT / panel.shape[0]
+                    panel = cv2.resize(panel, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
                 get_event_storage().put_image(f"panoptic/{i}", torch.from_numpy(panel.transpose(2, 0, 1).copy()))
         finally:
             model.train(training)

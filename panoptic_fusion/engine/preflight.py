@@ -31,6 +31,11 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     model = LabelSpace.from_categories(cfg.MODEL.CATEGORIES)
     for name in names:
         if name not in DatasetCatalog.list():
+            for entry in cfg.DATASETS.REGISTER:  # a trained model's config registers what the machine has
+                if entry.get("name") == name:
+                    raise FileNotFoundError(
+                        f"data set {name!r}: {entry['panoptic_json']} (DATASETS.REGISTER) does not exist here"
+                    )
             raise ConfigError(
                 f"data set {name!r} (DATASETS.TRAIN, DATASETS.TEST) is not registered: name it in DATASETS.REGISTER or "
                 "call register_panoptic"
@@ -46,6 +51,8 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         if not dicts:
             raise ConfigError(f"data set {name!r} has no image")
         _check_files(name, dicts)
+    if cfg.SOLVER.AMP.ENABLED and not eval_only and not cfg.MODEL.DEVICE.startswith("cuda"):
+        raise ConfigError(f"SOLVER.AMP.ENABLED needs a GPU; MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: set it to False")
     if resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
         return
     weights = cfg.MODEL.WEIGHTS

@@ -40,14 +40,17 @@ def build_cityscapes_evaluators(
 ) -> list[DatasetEvaluator]:
     """The evaluators of this module that a data set can have: none unless its metadata say that it is Cityscapes.
 
-    The measures need `cityscapes_gt_dir` in the metadata, which the test split does not have. `write_submission` also
-    writes the files for the servers below `output_dir`. Raises UserError if `write_submission` lacks an `output_dir`.
+    The measures need `cityscapes_gt_dir` in the metadata, which the test split does not have, and a folder that all
+    processes see: in a job of several machines they are left out with a warning. `write_submission` also writes the
+    files for the servers below `output_dir`. Raises UserError if `write_submission` lacks an `output_dir`.
     """
     metadata = MetadataCatalog.get(dataset_name)
     evaluators: list[DatasetEvaluator] = []
     if metadata.get("cityscapes_gt_dir") is not None:
         if importlib.util.find_spec("cityscapesscripts") is None:
             logger.warning("Cityscapes' own measures are left out: pip install cityscapesscripts")
+        elif comm.get_local_size() != comm.get_world_size():
+            logger.warning("Cityscapes' own measures are left out on several machines: use --eval-only on one")
         else:
             evaluators += [InstancesOfPanoptic(dataset_name), SemSegOfPanoptic(dataset_name)]
     if write_submission and metadata.get("builtin_key") == "cityscapes":

@@ -38,7 +38,7 @@ class InstancesEvaluator(COCOEvaluator):
     """detectron2's `COCOEvaluator` (box and mask AP) on a data set that has panoptic ground truth.
 
     Its ground truth is the data set's instances json; without one, the things of the panoptic PNGs, for which a json
-    is written to `output_dir` (again when the panoptic json has become younger).
+    is written to `output_dir` (again when it was made from another panoptic json).
     """
 
     def __init__(self, dataset_name: str, output_dir: str, *, distributed: bool = True):
@@ -136,13 +136,15 @@ def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str) -> Datase
 def _derived_json(dataset_name: str, output_dir: str, distributed: bool) -> Path:
     path = Path(output_dir) / f"{dataset_name.replace('/', '_')}_instances.json"
     if not distributed or comm.is_main_process():
-        source = MetadataCatalog.get(dataset_name).panoptic_json
-        if not path.exists() or path.stat().st_mtime < os.stat(source).st_mtime:
+        source = os.path.abspath(MetadataCatalog.get(dataset_name).panoptic_json)
+        origin, made_from = f"{source} {os.stat(source).st_mtime_ns}", path.with_suffix(".source")
+        if not (path.exists() and made_from.exists() and made_from.read_text() == origin):
             logger.info("Deriving instances of %s for mask AP ...", dataset_name)
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f"{path.name}.partial")
             coco_panoptic.derive_instances_json(dataset_name, str(partial))
             os.replace(partial, path)
+            made_from.write_text(origin)
     if distributed:
         comm.synchronize()
     return path

@@ -6,6 +6,7 @@ A module of this kind is called with (N, C, ...) and, in residual blocks, the te
 from collections.abc import Callable
 
 from detectron2.layers import FrozenBatchNorm2d
+from detectron2.layers.batch_norm import LayerNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -92,7 +93,7 @@ def freeze_norm_parameters(model: nn.Module) -> None:
 
     That is learning rate 0 for every norm of the network, as in the first row of the Seamless paper's Table 1.
     """
-    norms = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+    norms = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, LayerNorm)
     for module in model.modules():
         if isinstance(module, norms):
             for parameter in module.parameters(recurse=False):

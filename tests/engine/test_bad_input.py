@@ -70,6 +70,13 @@ def assert_refused(run_script, monkeypatch, tiny_settings, toy_config, tmp_path:
         ("MODEL.META_ARCHITECTURE", "Magic", "PanopticRCNN"),
         ("MODEL.SEM_SEG_HEAD.ONTOLOGY", "all", "collapsed"),
         ("MODEL.PANOPTIC_FUSION.OUTPUTS", "['masks']", "panoptic_seg"),
+        ("MODEL.BACKBONE.NAME", "magic", "build_resnet_fpn_backbone"),
+        ("MODEL.ROI_HEADS.NAME", "MagicHeads", "PanopticROIHeads"),
+        ("MODEL.ROI_HEADS.NAME", "StandardROIHeads", "PanopticROIHeads"),  # would fail after training, in evaluation
+        ("MODEL.MASK_ON", "False", "mask logits"),
+        ("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "254", "255"),
+        ("MODEL.SEM_SEG_HEAD.HARD_PIXEL_FRACTION", "0.0", "(0, 1]"),
+        ("SOLVER.AMP.ENABLED", "True", "GPU"),
     ],
 )
 def test_unknown_part(assert_refused, key: str, value: str, says: str):
@@ -89,6 +96,11 @@ def test_unknown_part(assert_refused, key: str, value: str, says: str):
 def test_unknown_key_or_wrong_type(assert_refused, key: str, value: str):
     line = assert_refused.training({key: value})
     assert key in line or key.rpartition(".")[0] in line
+
+
+def test_outputs_that_the_ontology_cannot_have(assert_refused):
+    settings = {"MODEL.PANOPTIC_FUSION.OUTPUTS": "['things_masks']", "MODEL.SEM_SEG_HEAD.ONTOLOGY": "stuff"}
+    assert "things_masks" in assert_refused.training(settings)
 
 
 def test_odd_number_of_words(assert_refused, toy_config):
@@ -137,6 +149,14 @@ def test_data_set_that_is_not_registered(assert_refused):
     assert "'nowhere_train'" in assert_refused.training({"DATASETS.TRAIN": "('nowhere_train',)"})
     line = assert_refused.training({"DATASETS.TRAIN": "()", "DATASETS.TEST": "()"})
     assert "DATASETS.TRAIN" in line
+
+
+def test_trained_model_where_its_data_set_is_not(assert_refused, trained, tmp_path: Path):
+    entry = {"name": "gone_val", **dict.fromkeys(("images", "panoptic_root"), "gone"), "panoptic_json": "gone.json"}
+    settings = ["DATASETS.REGISTER", str([entry]), "DATASETS.TEST", "('gone_val',)", "OUTPUT_DIR", str(tmp_path)]
+    weights = ["MODEL.WEIGHTS", trained / "model_final.pth"]
+    line = assert_refused("train_net", "--eval-only", "--config-file", trained / "config.yaml", *settings, *weights)
+    assert "gone_val" in line and "gone.json" in line and "does not exist" in line
 
 
 @pytest.mark.parametrize(
@@ -240,6 +260,7 @@ def test_demo_inputs_at_fault(assert_refused, trained, tiny_data, tmp_path: Path
     assert "holds no image" in assert_refused("demo", *good, "--input", tmp_path / "empty")
     assert "matches no file" in assert_refused("demo", *good, "--input", tmp_path / "nothing*.jpg")
     assert "missing.jpg" in assert_refused("demo", *good, "--input", images, tmp_path / "missing.jpg")
+    assert "--alpha" in assert_refused("demo", *good, "--input", images, "--alpha", "3")
     line = assert_refused("demo", "--model", trained, "--input", images, "--output", tmp_path / "file" / "out")
     assert "--output" in line
     assert "holds the input" in assert_refused("demo", "--model", trained, "--input", images, "--output", images)

@@ -189,5 +189,16 @@ def test_load_trained_takes_the_last_checkpoint(trained: Path, tmp_path: Path):
     assert cfg.MODEL.PANOPTIC_FUSION.OVERLAP_THRESH == 0.25
 
 
+def test_load_trained_of_a_gpus_model_without_a_gpu(trained: Path, tmp_path: Path, monkeypatch):
+    text = (trained / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(re.sub(r"DEVICE: cpu", "DEVICE: cuda", text))
+    shutil.copy(trained / "model_final.pth", tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert load_trained(tmp_path).MODEL.DEVICE == "cpu"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert load_trained(tmp_path).MODEL.DEVICE == "cuda"
+    assert load_trained(tmp_path, ["MODEL.DEVICE", "cpu"]).MODEL.DEVICE == "cpu"
+
+
 def test_main_is_importable_without_running():
     assert callable(import_script("train_net").main) and callable(import_script("demo").main)

@@ -262,6 +262,13 @@ def test_chosen_by_metadata(dicts, tmp_path):
     assert [type(e) for e in test_split] == [cs.CityscapesSubmission]
 
 
+def test_left_out_on_several_machines(dicts, tmp_path, monkeypatch):
+    """detectron2's evaluators would stop there, after all of the training."""
+    monkeypatch.setattr(cs.comm, "get_world_size", lambda: 4)
+    monkeypatch.setattr(cs.comm, "get_local_size", lambda: 2)
+    assert cs.build_cityscapes_evaluators(NAME, tmp_path) == []
+
+
 # -- submission ------------------------------------------------------------------------------------------------------
 
 

@@ -13,13 +13,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.structures import Boxes, Instances
 from panoptic_cases import NUM_STUFF, NUM_THINGS, Pair, random_pair, write_data_set
 from PIL import Image
 
-from panoptic_fusion.data import DatasetError, register_panoptic
+from panoptic_fusion.data import DatasetError, coco_panoptic, register_panoptic
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.evaluation import PanopticQuality, PanopticQualityEvaluator, UnchangedOutputs, build_evaluators
 
@@ -30,6 +30,13 @@ def register(files):
     name = f"evaluator_test_{uuid.uuid4().hex}"
     register_panoptic(name, **files)
     return name
+
+
+def forget(name):
+    coco_panoptic._REGISTERED.pop(name)
+    coco_panoptic._LABEL_SPACES.pop(name)
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
 
 
 def output_of(pair, num_things=NUM_THINGS):
@@ -280,6 +287,18 @@ def test_build_evaluators_runs_panoptic_quality_and_mask_ap(tmp_path):
         results = run(evaluators, DatasetCatalog.get(name), [output, output])
         assert results["panoptic_seg"]["PQ"] == results["panoptic_seg"]["PQ_dagger"] == 100.0
         assert results["segm"]["AP"] == pytest.approx(100.0) and results["bbox"]["AP"] == pytest.approx(100.0)
+
+
+def test_the_derived_instances_are_those_of_the_data_set(tmp_path, tiny_data):
+    """An OUTPUT_DIR that is used again: the data set of that name may have moved to an older json."""
+    name = f"moved_{uuid.uuid4().hex}"
+    for split, num_images in (("val", 3), ("train", 6)):
+        files = {key: value for key, value in tiny_data[split].items() if key != "instances_json"}
+        os.utime(files["panoptic_json"], (1e9, 1e9))
+        register_panoptic(name, **files)
+        build_evaluators(config(["instances"]), name, str(tmp_path))
+        assert len(json.loads((tmp_path / f"{name}_instances.json").read_text())["images"]) == num_images
+        forget(name)
 
 
 def test_build_evaluators_leaves_out_what_cannot_be_measured(tmp_path, caplog):

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.config import get_cfg
-from detectron2.layers import Conv2d
+from detectron2.layers import Conv2d, get_norm
 from detectron2.solver import build_optimizer
 from torch import nn
 from torch.nn import functional as F
@@ -140,6 +140,12 @@ def test_single_and_no_element():
         y.sum().backward()
         assert y.shape == shape and x.grad.shape == shape
     assert torch.equal(layer.running_mean, mean) and torch.equal(layer.running_var, var)
+
+
+def test_norms_of_every_name_are_frozen():
+    norms = nn.ModuleList(get_norm(name, 32) for name in ("BN", "GN", "LN", "naiveSyncBN"))
+    freeze_norm_parameters(norms)
+    assert not any(parameter.requires_grad for parameter in norms.parameters())
 
 
 def test_frozen_parameters_still_update_the_statistics():

@@ -115,6 +115,14 @@ def test_each_part_comes_from_its_own_network():
     assert torch.equal(result["instances"].pred_masks, a["instances"].pred_masks)
 
 
+def test_outputs_are_those_that_a_network_can_return():
+    """Else evaluators and pictures ask for more, after all of the training."""
+    everything = ("MODEL.PANOPTIC_FUSION.OUTPUTS", ["sem_seg", "instances", "panoptic_seg"])
+    for name, outputs in (("_instances", ["instances"]), ("_semantic", ["sem_seg", "panoptic_seg"])):
+        assert resolve_config(small_cfg(name, *everything)).MODEL.PANOPTIC_FUSION.OUTPUTS == outputs
+    assert resolve_config(small_cfg("", *everything)).MODEL.PANOPTIC_FUSION.OUTPUTS == everything[1]
+
+
 def test_outputs_of_the_networks_alone():
     both = build(small_cfg()).eval()
     inputs = [example(0), example(1, (50, 70))]
@@ -263,3 +271,9 @@ def test_train_both_and_evaluate_the_pair(run_script, tiny_opts, tmp_path):
     )
     assert code == 0, err
     assert "PQ_dagger" in (tmp_path / "pair" / "results.json").read_text()
+    images = Path(next(e["images"] for e in cfg.DATASETS.REGISTER if e["name"] == "tiny_val"))
+    config = config_file("toy/seamless_r18_independent.yaml")
+    arguments = ["--config-file", config, "--input", images, "--output", tmp_path / "pictures"]
+    code, _, err = run_script("demo", *arguments, "--opts", *tiny_opts, *opts)
+    assert code == 0, err
+    assert len(list((tmp_path / "pictures").glob("*.jpg"))) == 3
