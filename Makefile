@@ -36,8 +36,7 @@ demo: setup
 	@echo "== 1/4 toy street scenes -> $(DEMO_DATA)"
 	@$(PY) tools/make_toy_scenes.py --output $(DEMO_DATA)
 	@echo "== 2/4 training and evaluation -> $(DEMO_OUT)"
-	@rm -rf $(DEMO_OUT)
-	@$(PY) train_net.py --config-file configs/toy/panoptic_fpn_r18.yaml OUTPUT_DIR $(DEMO_OUT)
+	@$(PY) train_net.py --config-file configs/toy/panoptic_fpn_r18.yaml --resume OUTPUT_DIR $(DEMO_OUT)
 	@echo "== 3/4 pictures: input, ground truth, prediction -> $(DEMO_OUT)/pictures"
 	@$(PY) tools/compare_pictures.py --model $(DEMO_OUT) --dataset toy_val --output $(DEMO_OUT)/pictures --num-images 8
 	@echo "== 4/4 results"

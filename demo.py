@@ -148,7 +148,7 @@ def main() -> int:
         try:
             for name, image in read_frames(file):
                 name = unused_name(name, used)
-                annotations.append(segment(predictor, image, name, args, metadata))
+                annotations.append({"image": str(file), **segment(predictor, image, name, args, metadata)})
                 progress.update()
         except UserError as error:
             unreadable.append(str(error))

@@ -134,6 +134,9 @@ def _check_parts(cfg: CfgNode) -> None:
             f"MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME!r} and MODEL.MASK_ON {cfg.MODEL.MASK_ON}: the fusions "
             "need the mask logits of PanopticROIHeads or of a class derived from it"
         )
+    for key, value in (("MODEL.KEYPOINT_ON", cfg.MODEL.KEYPOINT_ON), ("TEST.AUG.ENABLED", cfg.TEST.AUG.ENABLED)):
+        if value:
+            raise ConfigError(f"{key} is True, which this project does not have: set it to False")
     wanted = list(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS)
     outputs = {"sem_seg", "instances", "panoptic_seg", "things_masks"}
     if not set(wanted) <= outputs:

@@ -241,6 +241,8 @@ def test_nan_in_the_image_is_no_crash():
         ("MODEL.SEM_SEG_HEAD.NAME", "NoSuchHead", "PanopticFPNHead"),
         ("MODEL.SEM_SEG_HEAD.ONTOLOGY", "half", "collapsed"),
         ("MODEL.PANOPTIC_FUSION.OUTPUTS", ["masks"], "panoptic_seg"),
+        ("MODEL.KEYPOINT_ON", True, "False"),
+        ("TEST.AUG.ENABLED", True, "False"),
         ("MODEL.CATEGORIES", [CATEGORIES[0]], "thing"),
     ],
 )
