@@ -24,12 +24,12 @@ from detectron2.engine import DefaultPredictor
 from tqdm import tqdm
 
 from panoptic_fusion import load_trained, resolve_config
-from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.engine.preflight import check_writable
 from panoptic_fusion.errors import UserError, run_cli
 from panoptic_fusion.evaluation import write_panoptic_png
-from panoptic_fusion.files import write_atomically
+from panoptic_fusion.files import unused_name, write_atomically
 from panoptic_fusion.read_config import read_config
+from panoptic_fusion.trained import build_predictor
 from panoptic_fusion.visualization import draw_panoptic
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
@@ -107,20 +107,6 @@ def configure(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def build_predictor(cfg: CfgNode) -> DefaultPredictor:
-    """detectron2's predictor with the weights of `cfg`.
-
-    Raises:
-        FileNotFoundError, UserError: the checkpoint is missing, cannot be read or does not fit.
-    """
-    without_weights = cfg.clone()
-    without_weights.defrost()
-    without_weights.MODEL.WEIGHTS = ""
-    predictor = DefaultPredictor(without_weights)
-    AtomicCheckpointer(predictor.model, require_complete=True).load(cfg.MODEL.WEIGHTS)
-    return predictor
-
-
 def main() -> int:
     """Runs the command line; 1 if some file could not be read."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -160,16 +146,6 @@ def main() -> int:
     for message in unreadable:
         print(f"skipped: {message}", file=sys.stderr)
     return 1 if unreadable else 0
-
-
-def unused_name(name: str, used: set[str]) -> str:
-    """`name`, with a number if an image of the same name came before; adds it to `used`."""
-    candidate, number = name, 1
-    while candidate in used:
-        number += 1
-        candidate = f"{name}_{number}"
-    used.add(candidate)
-    return candidate
 
 
 def segment(predictor: DefaultPredictor, image: np.ndarray, name: str, args: argparse.Namespace, metadata) -> dict:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whenever the process is killed."""
+"""Names and files: written whole or not at all, whenever the process is killed; names that are not taken yet."""
 
 import os
 from collections.abc import Callable
@@ -23,3 +23,13 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def unused_name(stem: str, used: set[str]) -> str:
+    """`stem`, with a number if an earlier file of the same name took it; adds the result to `used`."""
+    name, number = stem, 1
+    while name in used:
+        number += 1
+        name = f"{stem}_{number}"
+    used.add(name)
+    return name

@@ -13,13 +13,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
-from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
-from detectron2.engine import DefaultPredictor  # noqa: E402
+from detectron2.data import MetadataCatalog  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from panoptic_fusion import load_trained  # noqa: E402
 from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
-from panoptic_fusion.errors import ConfigError, run_cli  # noqa: E402
+from panoptic_fusion.errors import run_cli  # noqa: E402
+from panoptic_fusion.files import unused_name  # noqa: E402
+from panoptic_fusion.trained import build_predictor, images_of  # noqa: E402
 from panoptic_fusion.visualization import draw_comparison, ground_truth_panoptic  # noqa: E402
 
 
@@ -34,23 +35,18 @@ def main() -> None:
     args = parser.parse_args()
     check_writable(args.output, "--output")
     cfg = load_trained(args.model, ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']", *args.opts])
-    if args.dataset not in DatasetCatalog.list():
-        raise ConfigError(
-            f"data set {args.dataset!r} is not registered; the model's config registers "
-            f"{', '.join(e['name'] for e in cfg.DATASETS.REGISTER) or 'none'}"
-        )
-    dicts = DatasetCatalog.get(args.dataset)
+    dicts = images_of(cfg, args.dataset)
     dicts = [dicts[i] for i in np.linspace(0, len(dicts) - 1, min(args.num_images, len(dicts))).round().astype(int)]
-    predictor = DefaultPredictor(cfg)
+    predictor = build_predictor(cfg)
     metadata = MetadataCatalog.get(args.dataset)
-    panels = []
+    panels, used = [], set()
     for dataset_dict in tqdm(dicts, desc="drawing", disable=not sys.stderr.isatty()):
         image = cv2.imread(dataset_dict["file_name"])
         panel = draw_comparison(
             image[:, :, ::-1], ground_truth_panoptic(dataset_dict), predictor(image)["panoptic_seg"], metadata
         )
-        name = Path(dataset_dict["file_name"]).stem + ".png"
-        cv2.imwrite(os.path.join(args.output, name), panel[:, :, ::-1])
+        name = unused_name(Path(dataset_dict["file_name"]).stem, used)
+        cv2.imwrite(os.path.join(args.output, f"{name}.png"), panel[:, :, ::-1])
         panels.append(panel)
     cv2.imwrite(os.path.join(args.output, "all.png"), contact_sheet(panels)[:, :, ::-1])
     print(f"{len(panels)} pictures (image, ground truth, prediction) and all.png in {args.output}")

@@ -21,16 +21,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from detectron2.data import DatasetCatalog  # noqa: E402
-from detectron2.modeling import build_model  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from panoptic_fusion import load_trained  # noqa: E402
-from panoptic_fusion.checkpoint import AtomicCheckpointer  # noqa: E402
 from panoptic_fusion.data.mapper import PanopticDatasetMapper  # noqa: E402
 from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
 from panoptic_fusion.errors import ConfigError, run_cli  # noqa: E402
-from panoptic_fusion.files import write_atomically  # noqa: E402
+from panoptic_fusion.files import unused_name, write_atomically  # noqa: E402
+from panoptic_fusion.trained import build_predictor, images_of  # noqa: E402
 
 
 def heat(values: np.ndarray, most: float, size: tuple[int, int]) -> np.ndarray:
@@ -63,16 +61,6 @@ def panel(file: str, semantic: np.ndarray, instance: np.ndarray) -> np.ndarray:
     return np.concatenate([x for p in pictures for x in (p, gap)][:-1], axis=1)
 
 
-def unused_name(stem: str, used: set[str]) -> str:
-    """`stem`, with a number if it is used already; adds it to `used`."""
-    name, number = stem, 1
-    while name in used:
-        number += 1
-        name = f"{stem}_{number}"
-    used.add(name)
-    return name
-
-
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -86,19 +74,10 @@ def main() -> None:
     if not 0 < args.mean_max <= 1:
         raise ConfigError(f"--mean-max is {args.mean_max}: use a number above 0, up to 1")
     check_writable(args.output, "--output")
-    device = [] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"]
-    cfg = load_trained(args.model, [*device, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['things_masks']", *args.opts])
-    if args.dataset not in DatasetCatalog.list():
-        raise ConfigError(
-            f"data set {args.dataset!r} is not registered; the model's config registers "
-            f"{', '.join(e['name'] for e in cfg.DATASETS.REGISTER) or 'none'}"
-        )
-    model = build_model(cfg).eval()
-    AtomicCheckpointer(model, require_complete=True).load(cfg.MODEL.WEIGHTS)
+    cfg = load_trained(args.model, ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['things_masks']", *args.opts])
+    dicts = images_of(cfg, args.dataset)
+    model = build_predictor(cfg).model
     mapper = PanopticDatasetMapper(cfg, is_train=False)
-    dicts = DatasetCatalog.get(args.dataset)
-    if not dicts:
-        raise ConfigError(f"data set {args.dataset!r} has no image")
     drawn = set(np.linspace(0, len(dicts) - 1, min(args.num_images, len(dicts))).round().astype(int).tolist())
 
     per_image, total, used = {}, None, set()

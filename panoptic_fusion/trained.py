@@ -1,0 +1,39 @@
+"""What the command-line tools share when they use a trained model: its network with its weights, images to run on."""
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.engine import DefaultPredictor
+
+from .checkpoint import AtomicCheckpointer
+from .errors import ConfigError
+
+
+def build_predictor(cfg: CfgNode) -> DefaultPredictor:
+    """detectron2's predictor with the weights of `cfg`, which must be whole; its network is `predictor.model`.
+
+    Raises:
+        FileNotFoundError, UserError: the checkpoint is missing, cannot be read or does not fit.
+    """
+    without_weights = cfg.clone()
+    without_weights.defrost()
+    without_weights.MODEL.WEIGHTS = ""
+    predictor = DefaultPredictor(without_weights)
+    AtomicCheckpointer(predictor.model, require_complete=True).load(cfg.MODEL.WEIGHTS)
+    return predictor
+
+
+def images_of(cfg: CfgNode, dataset: str) -> list[dict]:
+    """The dicts of a data set that is to be used with a trained model's config.
+
+    Raises:
+        ConfigError: no such data set, or it has no image; the message names those of the config.
+    """
+    if dataset not in DatasetCatalog.list():
+        raise ConfigError(
+            f"data set {dataset!r} is not registered; the model's config registers "
+            f"{', '.join(e['name'] for e in cfg.DATASETS.REGISTER) or 'none'}"
+        )
+    dicts = DatasetCatalog.get(dataset)
+    if not dicts:
+        raise ConfigError(f"data set {dataset!r} has no image")
+    return dicts
