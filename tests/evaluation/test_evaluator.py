@@ -246,6 +246,7 @@ def _rank(rank, files, pairs, folder):
     records = DatasetCatalog.get("over_processes")[half]
     results = run(evaluator, records, [output_of(p) for p in pairs[half]])
     Path(folder, f"results{rank}.json").write_text(json.dumps(results))
+    dist.barrier()  # leave together: a process that goes first can abort the other one in gloo
     dist.destroy_process_group()
 
 
