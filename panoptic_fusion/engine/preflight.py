@@ -40,17 +40,7 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
                 f"data set {name!r} (DATASETS.TRAIN, DATASETS.TEST) is not registered: name it in DATASETS.REGISTER or "
                 "call register_panoptic"
             )
-        data = label_space_of(name)
-        if (data.thing_classes, data.stuff_classes) != (model.thing_classes, model.stuff_classes):
-            raise ConfigError(
-                f"the classes of data set {name!r} are not those of the model (MODEL.CATEGORIES, or "
-                f"DATASETS.TRAIN[0]): {data.num_things} things and {data.num_stuff} stuff there, {model.num_things} "
-                f"and {model.num_stuff} here, or other names or another order"
-            )
-        dicts = DatasetCatalog.get(name)
-        if not dicts:
-            raise ConfigError(f"data set {name!r} has no image")
-        _check_files(name, dicts)
+        check_data_set(name, model)
     if cfg.SOLVER.AMP.ENABLED and not eval_only and not cfg.MODEL.DEVICE.startswith("cuda"):
         raise ConfigError(f"SOLVER.AMP.ENABLED needs a GPU; MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: set it to False")
     if resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
@@ -70,6 +60,25 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         AtomicCheckpointer(
             build_model(on_cpu), require_complete=eval_only, allow_shape_mismatch=cfg.MODEL.ALLOW_SHAPE_MISMATCH
         ).load(weights)
+
+
+def check_data_set(name: str, model: LabelSpace) -> None:
+    """Checks that a registered data set has the classes of a model, and that its files are there.
+
+    Raises:
+        ConfigError: otherwise, or if it has no image.
+    """
+    data = label_space_of(name)
+    if (data.thing_classes, data.stuff_classes) != (model.thing_classes, model.stuff_classes):
+        raise ConfigError(
+            f"the classes of data set {name!r} are not those of the model (MODEL.CATEGORIES, or "
+            f"DATASETS.TRAIN[0]): {data.num_things} things and {data.num_stuff} stuff there, {model.num_things} "
+            f"and {model.num_stuff} here, or other names or another order"
+        )
+    dicts = DatasetCatalog.get(name)
+    if not dicts:
+        raise ConfigError(f"data set {name!r} has no image")
+    _check_files(name, dicts)
 
 
 def check_processes(cfg: CfgNode, num_gpus: int, num_machines: int) -> None:

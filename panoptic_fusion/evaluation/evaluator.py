@@ -146,7 +146,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             self._output_dir.mkdir(parents=True, exist_ok=True)
             per_class = dict(zip(names, quality["per_class"], strict=True))
             content = {"dataset": self._dataset_name, "pq_dagger": self._pq_dagger, **results, "per_class": per_class}
-            write_json(self._output_dir / "panoptic_quality.json", _without_nan(content))
+            write_json(self._output_dir / "panoptic_quality.json", without_nan(content))
         return OrderedDict(panoptic_seg=results)
 
     def _class_index(self, segment: Mapping[str, Any], name: str) -> int:
@@ -198,8 +198,8 @@ def _png_names(images: Mapping[Any, Mapping[str, Any]]) -> dict[Any, str]:
     return {i: f"{name}.png" for i, name in names.items()}
 
 
-def _without_nan(content: Any) -> Any:
-    """Replaces NaN by None: json has no NaN."""
+def without_nan(content: Any) -> Any:
+    """The content with None for NaN, which json does not have."""
     if isinstance(content, Mapping):
-        return {key: _without_nan(value) for key, value in content.items()}
+        return {key: without_nan(value) for key, value in content.items()}
     return None if isinstance(content, float) and math.isnan(content) else content
