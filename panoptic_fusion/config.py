@@ -94,6 +94,10 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # The network that gives the semantic segmentation, in the same way.
     independent.SEMANTIC = ""
 
+    # -- training ---------------------------------------------------------------------------------------------
+    # With SOLVER.AMP.ENABLED, the half precision of training: "float16" (CUDA) or "bfloat16" (CUDA and CPU).
+    cfg.SOLVER.AMP.DTYPE = "float16"
+
     # -- evaluation -------------------------------------------------------------------------------------------
     # What is measured after training: "panoptic" (PQ, PQ-dagger, mIoU), "instances" (mask AP), "cityscapes" (with
     # cityscapesscripts, on data sets whose metadata say that they are Cityscapes).

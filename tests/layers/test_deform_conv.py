@@ -47,7 +47,12 @@ def slow_deform_conv(x, offset, weight, bias, stride, padding, dilation):
 
 def random_case(rng: random.Random, dtype=torch.float64):
     """Small maps; offsets that reach over every border, some of whole pixels."""
-    kernel, stride, padding, dilation = rng.choice([1, 3]), rng.choice([1, 1, 2]), rng.choice([0, 1, 2]), rng.choice([1, 2])
+    kernel, stride, padding, dilation = (
+        rng.choice([1, 3]),
+        rng.choice([1, 1, 2]),
+        rng.choice([0, 1, 2]),
+        rng.choice([1, 2]),
+    )
     shortest = max(1, dilation * (kernel - 1) + 1 - 2 * padding)
     height, width = rng.randint(shortest, shortest + 3), rng.randint(shortest, shortest + 3)
     num, channels, out = rng.randint(1, 2), rng.randint(1, 2), rng.randint(1, 2)

@@ -132,7 +132,8 @@ def test_by_hand():
 def test_boxes_over_the_border_are_cut():
     labels = torch.arange(12).view(1, 3, 4)
     rois = torch.tensor(
-        [[0, -5, -5, 2, 2], [0, 2, 1, 90, 90], [0, 4, 3, 4, 3], [0, 3, 2, 1, 1], [0, -4, -3, -2, -1]], dtype=torch.float32
+        [[0, -5, -5, 2, 2], [0, 2, 1, 90, 90], [0, 4, 3, 4, 3], [0, 3, 2, 1, 1], [0, -4, -3, -2, -1]],
+        dtype=torch.float32,
     )
     patches = label_patches(labels, rois, 2)
     assert patches[0].tolist() == [[0, 1], [4, 5]]
