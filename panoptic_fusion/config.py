@@ -53,6 +53,10 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     sem_seg.MINIDL_POOL_SIZE = 64
     # Seamless's MiniDL head: kernel that fuses a level's three branches, 1 (the paper's numbers) or 3 (its text).
     sem_seg.MINIDL_FUSE_KERNEL = 1
+    # UPSNet's deformable head: number of deformable layers, 2 (the paper's Cityscapes) or 3 (its COCO).
+    sem_seg.NUM_CONVS = 2
+    # UPSNet's deformable head: factor of the cross entropy inside the ground-truth boxes; 0 trains without it.
+    sem_seg.ROI_LOSS_WEIGHT = 0.0
 
     # -- fusion -----------------------------------------------------------------------------------------------
     fusion = model.PANOPTIC_FUSION = CfgNode()
@@ -89,6 +93,10 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     independent.INSTANCES = ""
     # The network that gives the semantic segmentation, in the same way.
     independent.SEMANTIC = ""
+
+    # -- training ---------------------------------------------------------------------------------------------
+    # With SOLVER.AMP.ENABLED, the half precision of training: "float16" (CUDA) or "bfloat16" (CUDA and CPU).
+    cfg.SOLVER.AMP.DTYPE = "float16"
 
     # -- evaluation -------------------------------------------------------------------------------------------
     # What is measured after training: "panoptic" (PQ, PQ-dagger, mIoU), "instances" (mask AP), "cityscapes" (with
