@@ -86,6 +86,15 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # Instances of this agreement or less do not enter the panoptic map.
     tasc.AGREEMENT_THRESH = 0.7
 
+    # UPSNet's UPSNetFusion
+    upsnet = fusion.UPSNET = CfgNode()
+    # Factor of the panoptic loss; 0 trains without it (UPSNet-C and UPSNet-CP).
+    upsnet.LOSS_WEIGHT = 1.0
+    # Whether the panoptic head has an unknown channel, in training and at inference.
+    upsnet.UNKNOWN = True
+    # Share of an image's ground-truth instances that training makes unknown.
+    upsnet.UNKNOWN_FRACTION = 0.3
+
     # -- two networks (IndependentPanoptic) -------------------------------------------------------------------
     independent = model.INDEPENDENT = CfgNode()
     # The network that gives the instances: the OUTPUT_DIR of its training, or a config file (then MODEL.WEIGHTS has the
