@@ -38,6 +38,7 @@ from .published import (
 
 # (stuff, thing classes) of the published models: their data set, and what of a category their order follows.
 CLASSES = {(53, 80): ("coco", "id"), (11, 8): ("cityscapes", "trainId")}
+CONFIGS = {("coco", 101): "upsnet_r101_dcn.yaml", ("cityscapes", 101): "upsnet_r101.yaml"}
 DEFORMABLE = {(False,) * 4, (False, True, True, True)}
 BACKBONE = "resnet_backbone"
 HEAD = "fcn_head.fcn_subnet.conv"
@@ -222,13 +223,15 @@ def _semantic(layout: Layout) -> Iterator[Entry]:
 
 def describe(layout: Layout) -> str:
     """The config that goes with the weights, as yaml; its _BASE_ is a path below the root of the repository."""
-    context = "build_resnet_gap_fpn_backbone" if layout.context else "build_resnet_fpn_backbone"
+    base = CONFIGS.get((layout.dataset, layout.depth), "upsnet_r50.yaml")
+    backbone = "build_resnet_gap_fpn_backbone" if layout.context else "build_resnet_fpn_backbone"
     return f"""\
-# {layout.num_stuff} stuff and {layout.num_things} thing classes: those of {layout.dataset}
-_BASE_: "configs/{layout.dataset}/upsnet_r50.yaml"
+# {layout.num_stuff} stuff and {layout.num_things} thing classes, stuff channels first: those of {layout.dataset}
+_BASE_: "configs/{layout.dataset}/{base}"
 MODEL:
+  ALLOW_SHAPE_MISMATCH: False
   BACKBONE:
-    NAME: "{context}"
+    NAME: "{backbone}"
   RESNETS:
     DEPTH: {layout.depth}
     DEFORM_ON_PER_STAGE: {list(layout.deformable)}
