@@ -14,7 +14,9 @@ from torch.nn import functional as F
 
 from panoptic_fusion.data import register_panoptic
 from panoptic_fusion.data.coco_panoptic import label_space_of
+from panoptic_fusion.data.label_space import ONTOLOGIES
 from panoptic_fusion.data.mapper import PanopticDatasetMapper, build_augmentations
+from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.evaluation import PanopticQualityEvaluator, only_needed_outputs
 from panoptic_fusion.evaluation.oracle import (
     ROWS,
@@ -24,12 +26,13 @@ from panoptic_fusion.evaluation.oracle import (
     returning,
     with_matched_classes,
 )
+from panoptic_fusion.modeling.fusion import PANOPTIC_FUSION_REGISTRY
 
 SOME = [[2.0, 3.0, 30.0, 41.0], [10.0, 20.0, 60.0, 44.0], [50.0, 1.0, 90.0, 60.0], [4.0, 4.0, 9.0, 20.0]]
 
 
 @pytest.fixture(scope="module")
-def network(tiny_cfg):
+def network(tiny_cfg, one_thread):
     """An untrained network of the tiny config, with weights large enough that its classes differ."""
     torch.manual_seed(0)
     model = build_model(tiny_cfg).eval()
@@ -214,7 +217,7 @@ A, B, P = (4, 8, 20, 24), (40, 20, 56, 36), (44, 20, 60, 36)  # two things and a
 THINGS = {"thing 0": A, "thing 1": B}
 
 
-def hand_made(tiny_cfg, tmp_path, scale):
+def hand_made(tiny_cfg, tmp_path, scale, fusion="HeuristicFusion", ontology="full", at_input=False):
     """A scene of 48 x 64 and a network that is wrong in all but its masks, which fill their boxes.
 
     Stuff 0 is the left half and stuff 1 the right half. The network says stuff 0 everywhere, sees one box, P, and
@@ -234,11 +237,14 @@ def hand_made(tiny_cfg, tmp_path, scale):
     cfg.defrost()
     cfg.MODEL.CATEGORIES = label_space_of(name).to_categories()
     cfg.MODEL.PANOPTIC_FUSION.STUFF_AREA_LIMIT = 0
+    cfg.MODEL.PANOPTIC_FUSION.NAME, cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY = fusion, ontology
+    cfg.MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION = at_input
     cfg.DATASETS.REGISTER, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = [], (), ()
     model = build_model(cfg).eval()
+    num_channels = label_space_of(name).num_channels(ontology)
 
     def sem_seg_head(features):
-        logits = torch.zeros(1, 4, *features["p2"].shape[-2:])
+        logits = torch.zeros(1, num_channels, *features["p2"].shape[-2:])
         logits[:, 0] = 1
         return logits
 
@@ -285,6 +291,23 @@ def test_quality_of_each_row_by_hand(tiny_cfg, tmp_path, scale):
         for label, value in zip(("thing 0", "thing 1", "stuff 2", "stuff 3"), values, strict=True):
             assert found[f"PQ-{label}"] == pytest.approx(value, abs=1e-6), (row, label)
         assert found["PQ"] == pytest.approx(sum(values) / 4)
+
+
+@pytest.mark.parametrize("ontology", ONTOLOGIES)
+@pytest.mark.parametrize("fusion", sorted(name for name, _ in PANOPTIC_FUSION_REGISTRY))
+@pytest.mark.parametrize("at_input", [False, True])
+def test_every_fusion_is_right_when_all_parts_are(tiny_cfg, tmp_path, fusion, ontology, at_input):
+    try:
+        name, model, mapper = hand_made(tiny_cfg, tmp_path, 2, fusion, ontology, at_input)
+    except ConfigError as error:
+        assert ontology != "full" and "ONTOLOGY" in str(error)
+        pytest.skip(f"{fusion} does not go with {ontology}")
+    inputs = [mapper(record) for record in DatasetCatalog.get(name)]
+    with torch.no_grad():
+        outputs = oracle_outputs(model, inputs)
+    evaluator = PanopticQualityEvaluator(name, distributed=False)
+    evaluator.process(inputs, outputs["box", "class", "seg"])
+    assert evaluator.evaluate()["panoptic_seg"]["PQ"] == pytest.approx(100)
 
 
 def test_all_parts_lose_only_what_resizing_costs(tiny_cfg, tmp_path):
