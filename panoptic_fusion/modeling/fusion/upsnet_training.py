@@ -114,7 +114,7 @@ def panoptic_loss(
     place = boxes.row * width + boxes.col
     pixel = (image * area)[boxes.instance] + place
     x_mask = logits.flatten().index_select(0, ((image * num_channels + channel) * area)[boxes.instance] + place)
-    z_mask = x_mask + boxes.resized(torch.cat([x.mask_logits for x in instances]).to(logits.dtype))
+    z_mask = x_mask + boxes.resized(torch.cat([x.mask_logits.to(logits.dtype) for x in instances]))
 
     # How many instances of its image a pixel is outside of; each of them has the logit 0 there.
     per_pixel = per_image.repeat_interleave(area)
