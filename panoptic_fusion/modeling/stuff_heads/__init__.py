@@ -2,7 +2,8 @@
 
 from .base import StuffHead, semantic_loss
 from .minidl import MiniDLSemSegHead
+from .oanet import OANetSemSegHead
 from .panoptic_fpn import PanopticFPNHead
 from .tasc import TASCSemSegHead
 
-__all__ = ["MiniDLSemSegHead", "PanopticFPNHead", "StuffHead", "TASCSemSegHead", "semantic_loss"]
+__all__ = ["MiniDLSemSegHead", "OANetSemSegHead", "PanopticFPNHead", "StuffHead", "TASCSemSegHead", "semantic_loss"]
