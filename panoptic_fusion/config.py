@@ -30,6 +30,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     model.META_ARCHITECTURE = "PanopticRCNN"
     model.ROI_HEADS.NAME = "PanopticROIHeads"
     model.MASK_ON = True
+    # What instances and stuff share: "skip" (ResNet and FPN), "backbone" (the ResNet, with two FPNs) or "none".
+    model.SHARING = "skip"
     # Parts that training leaves as they are (module names, such as "backbone.bottom_up" or "roi_heads"); the losses of
     # a head that is listed as a whole are left out: for staged training.
     model.FREEZE = []
