@@ -92,6 +92,11 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # The network that gives the semantic segmentation, in the same way.
     independent.SEMANTIC = ""
 
+    # -- training ---------------------------------------------------------------------------------------------
+    # Every so many iterations, log what the losses of the instances and of the stuff head each send into the last
+    # feature map of the shared backbone, to set MODEL.SEM_SEG_HEAD.LOSS_WEIGHT by (OANet, figure 5); 0: never.
+    cfg.SOLVER.GRADIENT_BALANCE_PERIOD = 0
+
     # -- evaluation -------------------------------------------------------------------------------------------
     # What is measured after training: "panoptic" (PQ, PQ-dagger, mIoU), "instances" (mask AP), "cityscapes" (with
     # cityscapesscripts, on data sets whose metadata say that they are Cityscapes).
