@@ -66,6 +66,9 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     fusion.OVERLAP_THRESH = 0.5
     # Stuff segments of fewer pixels become void.
     fusion.STUFF_AREA_LIMIT = 4096
+    # Pixels that no instance takes get the best stuff class, also where a thing channel is higher (OANet); else they
+    # become void there. For the rules that paint instances one after another.
+    fusion.STUFF_CHANNELS_ONLY = False
     # Fuse at the size of the network's input and resize the map (nearest), instead of fusing at the output size.
     fusion.AT_INPUT_RESOLUTION = False
     # What inference returns, of "sem_seg", "instances", "panoptic_seg" and "things_masks" (the two masks that TASCNet
@@ -83,6 +86,15 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     tasc.AGREEMENT = "coverage"
     # Instances of this agreement or less do not enter the panoptic map.
     tasc.AGREEMENT_THRESH = 0.7
+
+    # OANet's SpatialRankingFusion
+    srm = fusion.SRM = CfgNode()
+    # The module's convolution: "1x1", "3x3" or "1x7+7x1" (large kernel).
+    srm.KERNEL = "1x7+7x1"
+    # Pixels of the network's input per cell of the module: 1 (the paper), 2, 4 or 8.
+    srm.STRIDE = 4
+    # Factor of the module's loss; 0 leaves the module as it is.
+    srm.LOSS_WEIGHT = 1.0
 
     # -- two networks (IndependentPanoptic) -------------------------------------------------------------------
     independent = model.INDEPENDENT = CfgNode()

@@ -5,6 +5,7 @@ from .heuristic import HeuristicFusion
 from .mask_guided import MaskGuidedFusion
 from .seamless import SeamlessFusion
 from .sem_seg_logits import SemSegLogits
+from .spatial_ranking import SpatialRankingFusion
 
 __all__ = [
     "PANOPTIC_FUSION_REGISTRY",
@@ -14,5 +15,6 @@ __all__ = [
     "PanopticFusion",
     "SeamlessFusion",
     "SemSegLogits",
+    "SpatialRankingFusion",
     "build_panoptic_fusion",
 ]
