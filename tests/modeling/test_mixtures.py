@@ -51,5 +51,5 @@ def test_instances_of_seamless_with_fusion(fusion):
 
 def test_what_is_registered():
     """So that the tests above do not run on nothing."""
-    assert {"PanopticFPNHead", "TASCSemSegHead", "MiniDLSemSegHead"} <= set(HEADS)
-    assert {"HeuristicFusion", "MaskGuidedFusion", "SeamlessFusion"} <= set(FUSIONS)
+    assert {"PanopticFPNHead", "TASCSemSegHead", "MiniDLSemSegHead", "OANetSemSegHead"} <= set(HEADS)
+    assert {"HeuristicFusion", "MaskGuidedFusion", "SeamlessFusion", "SpatialRankingFusion"} <= set(FUSIONS)
