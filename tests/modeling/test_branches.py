@@ -124,6 +124,7 @@ def test_parameters_of_resnet50():
         counts[sharing] = count(model.backbone)
         heads = count(model) - count(model.backbone)
     assert counts == {"skip": resnet + fpn, "backbone": resnet + 2 * fpn, "none": 2 * (resnet + fpn)}
+    assert counts == {"skip": 26_799_296, "backbone": 30_143_680, "none": 53_598_592}  # the table in docs/oanet.md
     assert heads == count(model.proposal_generator) + count(model.roi_heads) + count(model.sem_seg_head)
 
 

@@ -54,7 +54,7 @@ def test_parameters():
     head = build(num_classes=133, conv_dim=128, shapes=shapes)
     level = 256 * 128 * 9 + 128 * 128 * 9 + 2 * 2 * 128
     fuse = 4 * 128 * 128 * 9 + 2 * 128
-    assert sum(p.numel() for p in head.parameters()) == 4 * level + fuse + 128 * 133 + 133
+    assert sum(p.numel() for p in head.parameters()) == 4 * level + fuse + 128 * 133 + 133 == 2_378_757
     without_norm = build(norm="")
     assert all(m.bias is not None for m in without_norm.modules() if isinstance(m, nn.Conv2d))
     assert not any(isinstance(m, nn.GroupNorm) for m in without_norm.modules())
