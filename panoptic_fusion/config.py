@@ -30,6 +30,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     model.META_ARCHITECTURE = "PanopticRCNN"
     model.ROI_HEADS.NAME = "PanopticROIHeads"
     model.MASK_ON = True
+    # What instances and stuff share: "skip" (ResNet and FPN), "backbone" (the ResNet, with two FPNs) or "none".
+    model.SHARING = "skip"
     # Parts that training leaves as they are (module names, such as "backbone.bottom_up" or "roi_heads"); the losses of
     # a head that is listed as a whole are left out: for staged training.
     model.FREEZE = []
@@ -68,6 +70,9 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     fusion.OVERLAP_THRESH = 0.5
     # Stuff segments of fewer pixels become void.
     fusion.STUFF_AREA_LIMIT = 4096
+    # Pixels that no instance takes get the best stuff class, also where a thing channel is higher (OANet); else they
+    # become void there. For the rules that paint instances one after another.
+    fusion.STUFF_CHANNELS_ONLY = False
     # Fuse at the size of the network's input and resize the map (nearest), instead of fusing at the output size.
     fusion.AT_INPUT_RESOLUTION = False
     # What inference returns, of "sem_seg", "instances", "panoptic_seg" and "things_masks" (the two masks that TASCNet
@@ -95,6 +100,15 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # Share of an image's ground-truth instances that training makes unknown.
     upsnet.UNKNOWN_FRACTION = 0.3
 
+    # OANet's SpatialRankingFusion
+    srm = fusion.SRM = CfgNode()
+    # The module's convolution: "1x1", "3x3" or "1x7+7x1" (large kernel).
+    srm.KERNEL = "1x7+7x1"
+    # Pixels of the network's input per cell of the module: 1 (the paper), 2, 4 or 8.
+    srm.STRIDE = 4
+    # Factor of the module's loss; 0 leaves the module as it is.
+    srm.LOSS_WEIGHT = 1.0
+
     # -- two networks (IndependentPanoptic) -------------------------------------------------------------------
     independent = model.INDEPENDENT = CfgNode()
     # The network that gives the instances: the OUTPUT_DIR of its training, or a config file (then MODEL.WEIGHTS has the
@@ -106,6 +120,9 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # -- training ---------------------------------------------------------------------------------------------
     # With SOLVER.AMP.ENABLED, the half precision of training: "float16" (CUDA) or "bfloat16" (CUDA and CPU).
     cfg.SOLVER.AMP.DTYPE = "float16"
+    # Every so many iterations, log what the losses of the instances and of the stuff head each send into the last
+    # feature map of the shared backbone, to set MODEL.SEM_SEG_HEAD.LOSS_WEIGHT by (OANet, figure 5); 0: never.
+    cfg.SOLVER.GRADIENT_BALANCE_PERIOD = 0
 
     # -- evaluation -------------------------------------------------------------------------------------------
     # What is measured after training: "panoptic" (PQ, PQ-dagger, mIoU), "instances" (mask AP), "cityscapes" (with

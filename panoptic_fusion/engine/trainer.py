@@ -19,6 +19,7 @@ from panoptic_fusion.evaluation import build_evaluators, only_needed_outputs
 from panoptic_fusion.layers import freeze_norm_parameters
 from panoptic_fusion.modeling.freeze import freeze_parts
 
+from .gradient_balance import GradientBalance
 from .hooks import ProgressBar, VisualizePredictions
 from .mixed_precision import DTYPES, MixedPrecisionTrainer
 
@@ -56,8 +57,10 @@ class PanopticTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list:
-        """detectron2's hooks, pictures in TensorBoard every VIS_PERIOD, and a bar where stderr is a terminal."""
+        """detectron2's hooks, those of this project that the config asks for, and a bar where stderr is a terminal."""
         hooks = super().build_hooks()
+        if self.cfg.SOLVER.GRADIENT_BALANCE_PERIOD:
+            hooks.insert(0, GradientBalance.from_config(self.cfg))  # in all processes at the same place
         if comm.is_main_process():
             extra = [ProgressBar()]
             if self.cfg.VIS_PERIOD > 0 and "panoptic_seg" in self.cfg.MODEL.PANOPTIC_FUSION.OUTPUTS:

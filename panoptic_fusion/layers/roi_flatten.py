@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-MAX_CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**23}
-"""Floats of instances x H x W that are worked on at a time, by device type: what a cache holds, what fills a GPU."""
+from .chunks import chunks_of_maps
 
 
 def roi_flatten(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
@@ -51,7 +50,7 @@ class _RoIFlatten(torch.autograd.Function):
     def forward(ctx, masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
         total, count = masks.new_zeros(size), masks.new_zeros(size)
         with torch.autocast(masks.device.type, enabled=False):
-            for rows in _chunks(len(masks), size, masks.device):
+            for rows in chunks_of_maps(len(masks), size, masks.device):
                 values, kept, _, _ = _spread(masks[rows], boxes[rows], size, threshold)
                 total += values.mul_(kept).sum(0)
                 count += kept.sum(0)
@@ -67,16 +66,10 @@ class _RoIFlatten(torch.autograd.Function):
         share = grad / count
         result = torch.empty_like(masks)
         with torch.autocast(masks.device.type, enabled=False):
-            for rows in _chunks(len(masks), ctx.size, masks.device):
+            for rows in chunks_of_maps(len(masks), ctx.size, masks.device):
                 _, kept, down, across = _spread(masks[rows], boxes[rows], ctx.size, ctx.threshold)
                 result[rows] = down.transpose(1, 2) @ (kept * share) @ across
         return result, None, None, None
-
-
-def _chunks(num: int, size: tuple[int, int], device: torch.device) -> list[slice]:
-    limit = MAX_CHUNK_ELEMENTS.get(device.type, MAX_CHUNK_ELEMENTS["cuda"])
-    step = max(1, limit // max(1, size[0] * size[1]))
-    return [slice(start, start + step) for start in range(0, num, step)]
 
 
 def _spread(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float):

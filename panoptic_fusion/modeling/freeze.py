@@ -6,13 +6,14 @@ from torch import nn
 
 from panoptic_fusion.errors import ConfigError
 
-# Which heads a loss trains, by the start of its name; the losses of the fusions (all other names) train both.
+# Which heads a loss trains, by the start of its name; the other losses of the fusions train both heads that they join.
 LOSS_HEADS = {
     "loss_rpn": ("proposal_generator",),
     "loss_sem_seg": ("sem_seg_head",),
     "loss_cls": ("roi_heads",),
     "loss_box_reg": ("roi_heads",),
     "loss_mask": ("roi_heads",),
+    "loss_srm": ("fusion",),
 }
 FUSION_HEADS = ("sem_seg_head", "roi_heads")
 
@@ -21,8 +22,9 @@ def freeze_parts(model: nn.Module, parts: Iterable[str]) -> None:
     """Excludes parts of a PanopticRCNN from training, in place.
 
     Their parameters get no gradient and their norm layers keep their statistics. The losses of a head that is frozen
-    as a whole ("proposal_generator", "sem_seg_head", "roi_heads") are left out of what the model returns in training,
-    so that an untrained head does not disturb the backbone; a fusion's losses are left out when either head is frozen.
+    as a whole ("proposal_generator", "sem_seg_head", "roi_heads", "fusion") are left out of what the model returns in
+    training, so that an untrained head does not disturb the backbone; a fusion's losses are left out when either head
+    is frozen, but for one that trains nothing but the fusion ("loss_srm").
     The frozen head's forward still runs; its backward does not. Weights trained in one stage are the MODEL.WEIGHTS of
     the next.
 
@@ -47,8 +49,9 @@ def freeze_parts(model: nn.Module, parts: Iterable[str]) -> None:
             raise ConfigError(f"MODEL.FREEZE: no parameter belongs to {part!r}; there are {known} and what is in them")
         for parameter in parameters:
             parameter.requires_grad_(False)
-    heads_left = {"proposal_generator", *FUSION_HEADS} - set(parts)
-    if not heads_left or not any(p.requires_grad for p in model.parameters()):
+    learning = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    heads_left = {"proposal_generator", *FUSION_HEADS, *({"fusion"} & learning)} - set(parts)
+    if not heads_left or not learning:
         raise ConfigError(f"MODEL.FREEZE is {list(parts)}: no head, or no parameter at all, is left to train")
 
     frozen = [module for name, module in model.named_modules() if any(_is_in(name, part) for part in parts)]

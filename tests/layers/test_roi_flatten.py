@@ -8,7 +8,8 @@ import torch
 from detectron2.layers import paste_masks_in_image
 from torch.nn import functional as F
 
-from panoptic_fusion.layers.roi_flatten import MAX_CHUNK_ELEMENTS, roi_flatten
+from panoptic_fusion.layers.chunks import MAX_CHUNK_ELEMENTS
+from panoptic_fusion.layers.roi_flatten import roi_flatten
 
 
 def slow_value(mask, box, x, y):

@@ -51,5 +51,17 @@ def test_instances_of_seamless_with_fusion(fusion):
 
 def test_what_is_registered():
     """So that the tests above do not run on nothing."""
-    assert {"PanopticFPNHead", "TASCSemSegHead", "MiniDLSemSegHead"} <= set(HEADS)
-    assert {"HeuristicFusion", "MaskGuidedFusion", "SeamlessFusion", "UPSNetFusion"} <= set(FUSIONS)
+    assert {
+        "DeformableSemSegHead",
+        "MiniDLSemSegHead",
+        "OANetSemSegHead",
+        "PanopticFPNHead",
+        "TASCSemSegHead",
+    } <= set(HEADS)
+    assert {
+        "HeuristicFusion",
+        "MaskGuidedFusion",
+        "SeamlessFusion",
+        "SpatialRankingFusion",
+        "UPSNetFusion",
+    } <= set(FUSIONS)

@@ -5,6 +5,7 @@ from .heuristic import HeuristicFusion
 from .mask_guided import MaskGuidedFusion
 from .seamless import SeamlessFusion
 from .sem_seg_logits import SemSegLogits
+from .spatial_ranking import SpatialRankingFusion
 from .upsnet import UPSNetFusion
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "PanopticFusion",
     "SeamlessFusion",
     "SemSegLogits",
+    "SpatialRankingFusion",
     "UPSNetFusion",
     "build_panoptic_fusion",
 ]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
+from detectron2.config import configurable
 from detectron2.structures import Instances
 
 from panoptic_fusion.modeling.fusion.base import PanopticFusion, PanopticSeg
@@ -20,17 +22,20 @@ class Scene:
 
     Attributes:
         sem_seg: the semantic logits.
-        sem_labels: (H, W) int64, the semantic channel of every pixel.
         instances: all R instances.
         crops: the masks of all R instances.
         kept: rows of the instances of sufficient score, by descending score; in a tie the lower row is first.
     """
 
     sem_seg: SemSegLogits
-    sem_labels: torch.Tensor
     instances: Instances
     crops: MaskCrops
     kept: list[int]
+
+    @cached_property
+    def sem_labels(self) -> torch.Tensor:
+        """(H, W) int64, the semantic channel of every pixel."""
+        return self.sem_seg.argmax()
 
 
 class GreedyFusion(PanopticFusion):
@@ -39,6 +44,21 @@ class GreedyFusion(PanopticFusion):
     A rule defines `accept` and, where it does not paint by descending score, `order`. Both work on tensors and read
     none of them on the host, apart from one read of the order.
     """
+
+    @configurable
+    def __init__(self, *, stuff_channels_only: bool = False, **kwargs):
+        """
+        Args:
+            stuff_channels_only: pixels that no instance takes get the best of the stuff classes. Otherwise they get the
+                best of all semantic channels, and where that is a thing they become void.
+            kwargs: those of `PanopticFusion`.
+        """
+        super().__init__(**kwargs)
+        self.stuff_channels_only = stuff_channels_only
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        return {**super().from_config(cfg), "stuff_channels_only": cfg.MODEL.PANOPTIC_FUSION.STUFF_CHANNELS_ONLY}
 
     def order(self, scene: Scene) -> Sequence[int]:
         """The rows of the instances to paint, the first on top: `scene.kept` or a rearrangement of it."""
@@ -54,15 +74,22 @@ class GreedyFusion(PanopticFusion):
         scores, classes = table[1], [int(c) for c in table[2]]
         kept = [row for row in map(int, table[0]) if scores[row] >= self.instances_confidence_thresh]
 
-        scene = Scene(sem_seg, sem_seg.argmax(), instances, MaskCrops.from_instances(instances), kept)
-        if scene.crops.size != tuple(scene.sem_labels.shape):
-            raise ValueError(f"Masks of size {scene.crops.size} do not fit a map of {tuple(scene.sem_labels.shape)}.")
+        scene = Scene(sem_seg, instances, MaskCrops.from_instances(instances), kept)
+        if scene.crops.size != tuple(sem_seg.output_size):
+            raise ValueError(f"Masks of size {scene.crops.size} do not fit a map of {tuple(sem_seg.output_size)}.")
         painted = paint(scene.crops, self.order(scene), lambda candidate: self.accept(scene, candidate))
         return assemble(
             painted,
-            scene.sem_labels,
+            self._left_over(scene),
             scores=scores,
             classes=classes,
             num_stuff=self.label_space.num_stuff,
             stuff_area_limit=self.stuff_area_limit,
         )
+
+    def _left_over(self, scene: Scene) -> torch.Tensor:
+        """(H, W) int64: the semantic channel that a pixel gets if no instance takes it."""
+        num_stuff = self.label_space.num_stuff
+        if self.stuff_channels_only and num_stuff:
+            return scene.sem_seg.select(slice(num_stuff)).argmax()
+        return scene.sem_labels

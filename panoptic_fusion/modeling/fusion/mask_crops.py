@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from detectron2.structures import Boxes, Instances
 
+from panoptic_fusion.layers.chunks import chunks_of_maps
+
 Window = tuple[slice, slice]
 """Rows and columns of an image, as slices with Python ints."""
 
@@ -19,17 +21,39 @@ class MaskCrops:
     Attributes:
         size: (height, width) of the image.
         device: where the masks are.
+        corners: (R, 4) int64, the windows as x0, y0, x1, y1 with exclusive ends.
         windows: R windows; `image[crops.windows[i]]` is a view that matches `crops[i]`. A window may be empty.
     """
 
     size: tuple[int, int]
     device: torch.device
+    corners: torch.Tensor
     windows: list[Window]
 
     def __len__(self) -> int:
         return len(self.windows)
 
     def __getitem__(self, index: int) -> torch.Tensor:
+        raise NotImplementedError
+
+    def sample(self, instances: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
+        """Masks at some pixels only, with the values that the crops have there.
+
+        Args:
+            instances: (K,) int64, which masks.
+            rows, cols: (h,) and (w,) int64, which rows and columns of the image.
+
+        Returns:
+            (K, h, w) bool. Where this is smaller than the image, so is the memory that it takes.
+        """
+        x0, y0, x1, y1 = self.corners[instances, :, None].unbind(1)
+        in_rows, in_cols = (rows >= y0) & (rows < y1), (cols >= x0) & (cols < x1)
+        chunks = chunks_of_maps(len(instances), (len(rows), len(cols)), self.device) or [slice(0, 0)]
+        masks = torch.cat([self._sample(instances[chunk], rows, cols) for chunk in chunks])
+        return masks & in_rows[:, :, None] & in_cols[:, None]
+
+    def _sample(self, instances: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
+        """`sample`, but outside of the windows the values mean nothing."""
         raise NotImplementedError
 
     @staticmethod
@@ -60,11 +84,15 @@ class BitmaskCrops(MaskCrops):
         self.masks = masks
         self.size = tuple(masks.shape[1:])
         self.device = masks.device
-        self.windows = _to_windows(_window_corners(boxes, self.size))
+        self.corners = _window_corners(boxes, self.size)
+        self.windows = _to_windows(self.corners)
 
     def __getitem__(self, index: int) -> torch.Tensor:
         rows, cols = self.windows[index]
         return self.masks[index, rows, cols]
+
+    def _sample(self, instances: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
+        return self.masks[instances[:, None, None], rows[:, None], cols]
 
 
 class PastedCrops(MaskCrops):
@@ -82,14 +110,14 @@ class PastedCrops(MaskCrops):
     def __init__(self, probabilities: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int]):
         self.size = (int(size[0]), int(size[1]))
         self.device = probabilities.device
-        corners = _window_corners(boxes, self.size)
-        self.windows = _to_windows(corners)
+        self.boxes = boxes
+        self.corners = _window_corners(boxes, self.size)
+        self.windows = _to_windows(self.corners)
         self.maps = torch.nn.functional.pad(probabilities, (1, 1, 1, 1))
-        side = probabilities.shape[-1]
         height = max((rows.stop - rows.start for rows, _ in self.windows), default=0)
         width = max((cols.stop - cols.start for _, cols in self.windows), default=0)
-        self.rows = _taps(corners[:, 1], boxes[:, 1], boxes[:, 3], height, side)
-        self.cols = _taps(corners[:, 0], boxes[:, 0], boxes[:, 2], width, side)
+        self.rows = self._taps(1, self.corners[:, 1, None] + torch.arange(height, device=self.device))
+        self.cols = self._taps(0, self.corners[:, 0, None] + torch.arange(width, device=self.device))
 
     def __getitem__(self, index: int) -> torch.Tensor:
         rows, cols = self.windows[index]
@@ -99,6 +127,33 @@ class PastedCrops(MaskCrops):
         first, second, weight = (tap[index, : rows.stop - rows.start] for tap in self.rows)
         mask = torch.lerp(mask.index_select(0, first), mask.index_select(0, second), weight[:, None])
         return mask >= 0.5
+
+    def _sample(self, instances: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
+        maps, side = self.maps[instances], self.maps.shape[-1]
+        first, second, weight = (tap[instances, None].expand(-1, side, -1) for tap in self._taps(0, cols[None]))
+        maps = torch.lerp(maps.gather(2, first), maps.gather(2, second), weight)
+        first, second, weight = (
+            tap[instances, :, None].expand(-1, -1, len(cols)) for tap in self._taps(1, rows[None])
+        )
+        return torch.lerp(maps.gather(1, first), maps.gather(1, second), weight) >= 0.5
+
+    def _taps(self, axis: int, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Where pixels lie in the maps, which are padded with one zero on each side, along one axis.
+
+        Args:
+            axis: 0 for columns, 1 for rows.
+            pixels: (R, length) or (1, length) int64.
+
+        Returns:
+            three tensors (R, length): the two texels to read (int64) and the weight of the second (float).
+        """
+        side = self.maps.shape[-1] - 2
+        start, end = self.boxes[:, axis, None], self.boxes[:, axis + 2, None]
+        position = (pixels + 0.5 - start) / (end - start) * side - 0.5
+        position = position.nan_to_num(nan=-1.0).clamp(-1, side) + 1
+        first = position.floor()
+        index = first.long()
+        return index, (index + 1).clamp(max=side + 1), position - first
 
 
 def _window_corners(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -112,23 +167,3 @@ def _window_corners(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 def _to_windows(corners: torch.Tensor) -> list[Window]:
     return [(slice(y0, y1), slice(x0, x1)) for x0, y0, x1, y1 in corners.tolist()]
-
-
-def _taps(first_pixel: torch.Tensor, start: torch.Tensor, end: torch.Tensor, length: int, side: int):
-    """Where the pixels of each window lie in maps that are padded with one zero on each side, along one axis.
-
-    Args:
-        first_pixel: (R,) int64, the first pixel of each window.
-        start, end: (R,) float, the sides of the boxes.
-        length: pixels of the longest window.
-        side: texels of the unpadded map, M.
-
-    Returns:
-        three tensors (R, length): the two texels to read (int64) and the weight of the second (float).
-    """
-    centres = first_pixel[:, None] + (torch.arange(length, device=start.device) + 0.5)
-    position = (centres - start[:, None]) / (end - start)[:, None] * side - 0.5
-    position = position.nan_to_num(nan=-1.0).clamp(-1, side) + 1
-    first = position.floor()
-    index = first.long()
-    return index, (index + 1).clamp(max=side + 1), position - first

@@ -3,12 +3,14 @@
 from .base import StuffHead, semantic_loss
 from .deformable import DeformableSemSegHead
 from .minidl import MiniDLSemSegHead
+from .oanet import OANetSemSegHead
 from .panoptic_fpn import PanopticFPNHead
 from .tasc import TASCSemSegHead
 
 __all__ = [
     "DeformableSemSegHead",
     "MiniDLSemSegHead",
+    "OANetSemSegHead",
     "PanopticFPNHead",
     "StuffHead",
     "TASCSemSegHead",
