@@ -247,8 +247,8 @@ def test_half_precision(dtype):
 )
 def test_very_low_logits_do_not_overflow(unknown, expected):
     """The box of the one instance is the image, so that no channel has a zero, and all are far below it."""
-    logits = torch.full((1, 4, 2, 3), -500.0, dtype=torch.float64, requires_grad=True)
-    masks = torch.full((1, 7, 7), -1000.0, dtype=torch.float64, requires_grad=True)
+    logits = torch.full((1, 4, 2, 3), -500.0, requires_grad=True)
+    masks = torch.full((1, 7, 7), -1000.0, requires_grad=True)
     instances = KnownInstances(torch.tensor([[0.0, 0, 12, 8]]), torch.tensor([0]), masks)
     targets = torch.tensor([[[0, 1, 2 if unknown else -1], [3, 3, -1]]])
     loss = panoptic_loss(logits, [instances], targets, num_stuff=2, stride=4, unknown=unknown)

@@ -134,7 +134,7 @@ def panoptic_loss(
         highest = torch.where(num_outside > 0, highest.clamp(min=0), highest)
     total = (dense - highest.view(num_images, 1, height, width)).exp().sum(1).flatten()
     total = total.index_add(0, pixel, (z_mask - highest[pixel]).exp())
-    total = total + num_outside * (-highest).exp()
+    total = total + num_outside * (-highest.clamp(min=0)).exp()
 
     target = targets.flatten()
     z_target = dense.gather(1, targets.clamp(0, num_stuff)[:, None]).flatten()
