@@ -1,5 +1,6 @@
 """UPSNet's panoptic loss: against slow dense loops with a fixed choice of unknown instances; gradients and parts."""
 
+import math
 import random
 
 import pytest
@@ -235,6 +236,25 @@ def test_half_precision(dtype):
     torch.testing.assert_close(loss, loss_of(logits.float(), [x.float() for x in masks]))
     loss.backward()
     assert torch.isfinite(logits.grad).all() and all(torch.isfinite(x.grad).all() for x in masks)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "expected"),
+    [
+        (True, 2 * 500 + 0 + 2 * 1500),  # stuff -500, X + Y -1500, unknown -500 + 500
+        (False, 2 * math.log(2) + 2 * (1000 + math.log(2))),
+    ],
+)
+def test_very_low_logits_do_not_overflow(unknown, expected):
+    """The box of the one instance is the image, so that no channel has a zero, and all are far below it."""
+    logits = torch.full((1, 4, 2, 3), -500.0, requires_grad=True)
+    masks = torch.full((1, 7, 7), -1000.0, requires_grad=True)
+    instances = KnownInstances(torch.tensor([[0.0, 0, 12, 8]]), torch.tensor([0]), masks)
+    targets = torch.tensor([[[0, 1, 2 if unknown else -1], [3, 3, -1]]])
+    loss = panoptic_loss(logits, [instances], targets, num_stuff=2, stride=4, unknown=unknown)
+    assert float(loss) == pytest.approx(expected / 6)
+    loss.backward()
+    assert torch.isfinite(logits.grad).all() and torch.isfinite(masks.grad).all()
 
 
 def test_draws_seven_of_ten():
