@@ -108,6 +108,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     srm.STRIDE = 4
     # Factor of the module's loss; 0 leaves the module as it is.
     srm.LOSS_WEIGHT = 1.0
+    # Instances are painted by "ranking" score (the paper) or by the "product" of ranking and detection score.
+    srm.ORDER = "ranking"
 
     # -- two networks (IndependentPanoptic) -------------------------------------------------------------------
     independent = model.INDEPENDENT = CfgNode()

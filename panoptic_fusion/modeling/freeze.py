@@ -25,12 +25,11 @@ def freeze_parts(model: nn.Module, parts: Iterable[str]) -> None:
     as a whole ("proposal_generator", "sem_seg_head", "roi_heads", "fusion") are left out of what the model returns in
     training, so that an untrained head does not disturb the backbone; a fusion's losses are left out when either head
     is frozen, but for one that trains nothing but the fusion ("loss_srm").
-    The frozen head's forward still runs; its backward does not. Weights trained in one stage are the MODEL.WEIGHTS of
-    the next.
+    The frozen head's forward still runs, its backward does not; where only a fusion is left that learns from the ground
+    truth alone, the network does not run at all. Weights trained in one stage are the MODEL.WEIGHTS of the next.
 
     With several processes every parameter that is left must get a gradient. Levels of the pyramid that only a frozen
-    head
-    reads are therefore to be listed, too: "backbone.top_block" with "proposal_generator".
+    head reads are therefore to be listed, too: "backbone.top_block" with "proposal_generator".
 
     Args:
         model: not yet wrapped for several processes.

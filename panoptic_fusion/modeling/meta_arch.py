@@ -82,7 +82,6 @@ class PanopticRCNN(GeneralizedRCNN):
         """
         if not self.training:
             return self.inference(batched_inputs)
-        images = self.preprocess_image(batched_inputs)
         gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
         gt_sem_seg = ImageList.from_tensors(
             [x["sem_seg"].to(self.device) for x in batched_inputs],
@@ -90,7 +89,11 @@ class PanopticRCNN(GeneralizedRCNN):
             self.sem_seg_head.ignore_value,
             self.backbone.padding_constraints,
         ).tensor
+        if not self.fusion.needs_network and not self._network_learns():
+            sizes = [x.image_size for x in gt_instances]
+            return self.fusion.losses(FusionTrainingInputs(None, gt_sem_seg, gt_instances, None, sizes, None))
 
+        images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         sem_seg_logits = self.sem_seg_head(features)
         losses = self.sem_seg_head.losses(sem_seg_logits, gt_sem_seg, gt_instances)
@@ -112,6 +115,11 @@ class PanopticRCNN(GeneralizedRCNN):
         )
         losses.update(self.fusion.losses(inputs))
         return losses
+
+    def _network_learns(self) -> bool:
+        """Whether any part but the fusion has a parameter that is trained."""
+        parts = [part for part in self.children() if part is not self.fusion]
+        return any(parameter.requires_grad for part in parts for parameter in part.parameters())
 
     def inference(self, batched_inputs: list[dict]) -> list[dict]:
         """See `forward`."""

@@ -33,6 +33,9 @@ PanopticSeg = tuple[torch.Tensor, list[dict]]
 class FusionTrainingInputs:
     """What a fusion may learn from, for a batch of N images in training.
 
+    What the network computes (sem_seg_logits, foreground, mask_logits_of) is None where only a fusion learns that does
+    not need it.
+
     Attributes:
         sem_seg_logits: (N, C, H/4, W/4) float, output of the stuff head on the padded batch of size H x W.
         gt_sem_seg: (N, H, W) int64 semantic channels, padded with 255 (ignored).
@@ -57,7 +60,13 @@ class PanopticFusion(nn.Module):
 
     A rule that paints instances one after another derives from `GreedyFusion`, which needs only its order and its
     accept decision; other rules derive from this class.
+
+    Attributes:
+        needs_network: whether `losses` looks at what the network computes. Where it does not, and the network is frozen
+            (MODEL.FREEZE), training the fusion alone need not run it.
     """
+
+    needs_network = True
 
     @configurable
     def __init__(

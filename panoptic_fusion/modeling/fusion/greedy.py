@@ -24,12 +24,15 @@ class Scene:
         sem_seg: the semantic logits.
         instances: all R instances.
         crops: the masks of all R instances.
+        scores, classes: of all R instances, on the host.
         kept: rows of the instances of sufficient score, by descending score; in a tie the lower row is first.
     """
 
     sem_seg: SemSegLogits
     instances: Instances
     crops: MaskCrops
+    scores: list[float]
+    classes: list[int]
     kept: list[int]
 
     @cached_property
@@ -69,20 +72,31 @@ class GreedyFusion(PanopticFusion):
         raise NotImplementedError(f"{type(self).__name__} does not define accept().")
 
     def forward(self, sem_seg: SemSegLogits, instances: Instances) -> PanopticSeg:
+        scene = self.scene(sem_seg, instances)
+        return self.fuse(scene, self.order(scene))
+
+    def scene(self, sem_seg: SemSegLogits, instances: Instances) -> Scene:
+        """What `order` and `accept` are asked about; for the arguments see `forward`.
+
+        Raises:
+            ValueError: instances and logits are of different output sizes, or instances have no masks.
+        """
         ranking = instances.scores.argsort(descending=True, stable=True)
         table = torch.stack([ranking.double(), instances.scores.double(), instances.pred_classes.double()]).tolist()
         scores, classes = table[1], [int(c) for c in table[2]]
         kept = [row for row in map(int, table[0]) if scores[row] >= self.instances_confidence_thresh]
-
-        scene = Scene(sem_seg, instances, MaskCrops.from_instances(instances), kept)
+        scene = Scene(sem_seg, instances, MaskCrops.from_instances(instances), scores, classes, kept)
         if scene.crops.size != tuple(sem_seg.output_size):
             raise ValueError(f"Masks of size {scene.crops.size} do not fit a map of {tuple(sem_seg.output_size)}.")
-        painted = paint(scene.crops, self.order(scene), lambda candidate: self.accept(scene, candidate))
+        return scene
+
+    def fuse(self, scene: Scene, order: Sequence[int]) -> PanopticSeg:
+        """The panoptic segmentation (see `forward`) that this rule makes of a scene in a given order."""
         return assemble(
-            painted,
+            paint(scene.crops, order, lambda candidate: self.accept(scene, candidate)),
             self._left_over(scene),
-            scores=scores,
-            classes=classes,
+            scores=scene.scores,
+            classes=scene.classes,
             num_stuff=self.label_space.num_stuff,
             stuff_area_limit=self.stuff_area_limit,
         )
