@@ -23,6 +23,7 @@ from detectron2.modeling import (
 from .data.coco_panoptic import label_space_of, register_from_config
 from .data.label_space import IGNORE_LABEL, ONTOLOGIES, LabelSpace
 from .errors import ConfigError
+from .modeling.backbone.timm_config import forget_pretraining, resolve_timm
 from .modeling.fusion import PANOPTIC_FUSION_REGISTRY
 from .modeling.things import PanopticROIHeads
 from .read_config import merge_opts, read_config
@@ -38,8 +39,8 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
         cfg: a config with the project's keys, frozen or not. It is not changed.
 
     Returns:
-        A frozen copy with MODEL.CATEGORIES and all NUM_CLASSES set, and of MODEL.PANOPTIC_FUSION.OUTPUTS only what the
-        meta-architecture can return. Resolving it again changes nothing.
+        A frozen copy with MODEL.CATEGORIES and all NUM_CLASSES set, with the input normalisation of a timm network, and
+        of MODEL.PANOPTIC_FUSION.OUTPUTS only what the meta-architecture can return. Resolving it again changes nothing.
 
     Raises:
         ConfigError: a key has a value that cannot work; the message names the key.
@@ -49,6 +50,7 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
     cfg.defrost()
     register_from_config(cfg.DATASETS.REGISTER if not cfg.MODEL.CATEGORIES else _present(cfg.DATASETS.REGISTER))
     _check_parts(cfg)
+    resolve_timm(cfg)
     if not cfg.MODEL.CATEGORIES:
         if not cfg.DATASETS.TRAIN:
             raise ConfigError("MODEL.CATEGORIES and DATASETS.TRAIN are both empty: name a training data set")
@@ -87,6 +89,7 @@ def load_trained(model_dir: str | os.PathLike, opts: list[str] = ()) -> CfgNode:
     pointer = model_dir / "last_checkpoint"
     weights = model_dir / (pointer.read_text().strip() if pointer.is_file() else "model_final.pth")
     cfg = read_config(model_dir / "config.yaml")
+    forget_pretraining(cfg)
     cfg.MODEL.WEIGHTS = str(weights)
     cfg.OUTPUT_DIR = str(model_dir)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
@@ -107,6 +110,7 @@ def _check_parts(cfg: CfgNode) -> None:
     for key, value, registry in (
         ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
         ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
+        ("MODEL.BACKBONE.BOTTOM_UP", cfg.MODEL.BACKBONE.BOTTOM_UP, BACKBONE_REGISTRY),
         ("MODEL.PROPOSAL_GENERATOR.NAME", cfg.MODEL.PROPOSAL_GENERATOR.NAME, PROPOSAL_GENERATOR_REGISTRY),
         ("MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME, ROI_HEADS_REGISTRY),
         ("MODEL.ROI_BOX_HEAD.NAME", cfg.MODEL.ROI_BOX_HEAD.NAME, ROI_BOX_HEAD_REGISTRY),

@@ -11,6 +11,7 @@ from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.data.coco_panoptic import label_space_of
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import ConfigError, UserError
+from panoptic_fusion.modeling.backbone.timm_config import check_trainable
 
 
 def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
@@ -55,6 +56,8 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         raise ConfigError(f"SOLVER.AMP.ENABLED needs a GPU; MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: set it to False")
     if resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
         return
+    if not eval_only:
+        check_trainable(cfg)
     weights = cfg.MODEL.WEIGHTS
     loads_its_own = cfg.MODEL.META_ARCHITECTURE == "IndependentPanoptic"  # from MODEL.INDEPENDENT.*
     if eval_only and not weights and not loads_its_own:
