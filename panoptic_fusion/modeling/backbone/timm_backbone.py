@@ -141,7 +141,7 @@ class TimmBackbone(Backbone):
         maps = self.net(x)
         result = {}
         for feature, position in self._positions.items():
-            value = maps[position].permute(0, 3, 1, 2).contiguous() if self._channels_last else maps[position]
+            value = maps[position].permute(0, 3, 1, 2) if self._channels_last else maps[position]
             expected = tuple(-(-side // self._shapes[feature].stride) for side in x.shape[-2:])
             if tuple(value.shape[-2:]) != expected:
                 raise ConfigError(
