@@ -40,6 +40,33 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # Accept MODEL.WEIGHTS in which some tensors have another shape (fine-tuning on other classes): they are skipped.
     model.ALLOW_SHAPE_MISMATCH = False
 
+    # Builder of the network under the pyramid that MODEL.BACKBONE.NAME names: "build_resnet_backbone" (detectron2's),
+    # "build_abn_resnet_backbone", "build_narrow_resnet_backbone", "build_narrow_abn_resnet_backbone" or
+    # "build_timm_backbone".
+    model.BACKBONE.BOTTOM_UP = "build_resnet_backbone"
+
+    # -- networks of timm (build_timm_backbone) ---------------------------------------------------------------
+    # Empty MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and INPUT.FORMAT are filled in from timm's metadata of the model.
+    timm = model.TIMM = CfgNode()
+    # The model's name in timm, such as "convnext_tiny" or "convnext_tiny.in12k_ft_in1k".
+    timm.NAME = ""
+    # Numbers of timm's feature maps, each of twice the stride of the one before; empty: those of stride 4, 8, 16, 32.
+    timm.OUT_INDICES = []
+    # Start from timm's weights (from the Hugging Face hub or its cache).
+    timm.PRETRAINED = False
+    # Start from these weights instead: a .safetensors or .pth file, or "efficientnet-lite0", which comes with pip.
+    timm.WEIGHTS = ""
+    # Feature maps, counted from the first, up to which nothing is trained; 0: all is trained.
+    timm.FROZEN_STAGES = 0
+    # Leave weights, biases and statistics of all batch norms of the network as they are.
+    timm.FROZEN_BN = False
+    # Rate of stochastic depth of the last block.
+    timm.DROP_PATH = 0.0
+    # Keep fewer activations and compute them again in the backward pass.
+    timm.GRADIENT_CHECKPOINTING = False
+    # Accept another PIXEL_MEAN, PIXEL_STD or INPUT.FORMAT than that of timm's metadata with pretrained weights.
+    timm.OWN_NORMALIZATION = False
+
     # Seamless's RPN head: the norm with activation behind its 3x3 convolution (see layers.get_activated_norm).
     model.RPN.NORM = "InPlaceABN"
 

@@ -11,6 +11,7 @@ from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.data.coco_panoptic import label_space_of
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import ConfigError, UserError
+from panoptic_fusion.modeling.backbone.timm_config import check_trainable
 
 from .mixed_precision import DTYPES
 
@@ -47,6 +48,8 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         _check_mixed_precision(cfg.SOLVER.AMP.DTYPE, cfg.MODEL.DEVICE)
     if resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
         return
+    if not eval_only:
+        check_trainable(cfg)
     weights = cfg.MODEL.WEIGHTS
     loads_its_own = cfg.MODEL.META_ARCHITECTURE == "IndependentPanoptic"  # from MODEL.INDEPENDENT.*
     if eval_only and not weights and not loads_its_own:

@@ -1,4 +1,5 @@
-"""What the papers and the small configs change in ResNet and FPN. Importing this package registers the builders."""
+"""What the papers and the small configs change in ResNet and FPN, and the networks of timm. Importing this package
+registers the builders; timm itself is imported when a config asks for it."""
 
 from . import (  # noqa: F401
     abn_fpn,
@@ -7,6 +8,9 @@ from . import (  # noqa: F401
     branches,
     context_fpn,
     deform_resnet,
+    fixed_pairs,
     gap_fpn,
     narrow_resnet,
+    pyramid,
+    timm_backbone,
 )
