@@ -117,21 +117,25 @@ def predict_from_levels(levels: Iterable[Tensor], predictor: nn.Conv2d) -> Tenso
     """1x1 convolution of the concatenation of all levels, each upsampled bilinearly to the size of the first.
 
     Both are linear and act on different axes, so each level is multiplied by its part of the weight first and upsampled
-    then: the same logits up to rounding, without a map of levels x D channels at the size of the first.
+    then: the same logits up to rounding, without a map of levels x D channels at the size of the first. Under autocast,
+    too, it is done in float32: logits that are rounded to half precision tie, and the argmax then decides by the order
+    of the classes.
 
     Args:
-        levels: (N, D, h, w) float each, the finest first; taken one by one, so a generator saves memory.
+        levels: (N, D, h, w) floating each, the finest first; taken one by one, so a generator saves memory.
         predictor: the convolution, from levels x D to C channels.
 
     Returns:
-        (N, C, h, w) float, of the size of the first level.
+        (N, C, h, w) float32 (float64 with a float64 predictor), of the size of the first level.
     """
+    dtype = torch.promote_types(predictor.weight.dtype, torch.float32)
     logits, start = None, 0
     for x in levels:
         end = start + x.shape[1]
-        part = F.conv2d(x, predictor.weight[:, start:end], predictor.bias if logits is None else None)
+        with torch.autocast(x.device.type, enabled=False):
+            part = F.conv2d(x.to(dtype), predictor.weight[:, start:end].to(dtype))
         if logits is None:
-            logits = part
+            logits = part + predictor.bias[:, None, None]
         else:
             logits = logits + F.interpolate(part, size=logits.shape[-2:], mode="bilinear", align_corners=False)
         start = end
