@@ -52,4 +52,4 @@ def test_instances_of_seamless_with_fusion(fusion):
 def test_what_is_registered():
     """So that the tests above do not run on nothing."""
     assert {"PanopticFPNHead", "TASCSemSegHead", "MiniDLSemSegHead"} <= set(HEADS)
-    assert {"HeuristicFusion", "MaskGuidedFusion", "SeamlessFusion"} <= set(FUSIONS)
+    assert {"HeuristicFusion", "MaskGuidedFusion", "SeamlessFusion", "UPSNetFusion"} <= set(FUSIONS)

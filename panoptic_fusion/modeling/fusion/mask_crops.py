@@ -60,7 +60,7 @@ class BitmaskCrops(MaskCrops):
         self.masks = masks
         self.size = tuple(masks.shape[1:])
         self.device = masks.device
-        self.windows = _to_windows(_window_corners(boxes, self.size))
+        self.windows = to_windows(_window_corners(boxes, self.size))
 
     def __getitem__(self, index: int) -> torch.Tensor:
         rows, cols = self.windows[index]
@@ -83,7 +83,7 @@ class PastedCrops(MaskCrops):
         self.size = (int(size[0]), int(size[1]))
         self.device = probabilities.device
         corners = _window_corners(boxes, self.size)
-        self.windows = _to_windows(corners)
+        self.windows = to_windows(corners)
         self.maps = torch.nn.functional.pad(probabilities, (1, 1, 1, 1))
         side = probabilities.shape[-1]
         height = max((rows.stop - rows.start for rows, _ in self.windows), default=0)
@@ -110,7 +110,8 @@ def _window_corners(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return torch.minimum(corners.clamp(min=0), limit).long()
 
 
-def _to_windows(corners: torch.Tensor) -> list[Window]:
+def to_windows(corners: torch.Tensor) -> list[Window]:
+    """Whole pixels (R, 4) int64, XYXY with exclusive ends, as windows; one transfer to the host."""
     return [(slice(y0, y1), slice(x0, x1)) for x0, y0, x1, y1 in corners.tolist()]
 
 

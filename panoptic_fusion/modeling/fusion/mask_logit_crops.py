@@ -9,7 +9,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 from torch.nn import functional as F
 
-from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops
+from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops, to_windows
 from panoptic_fusion.modeling.fusion.upsnet_boxes import BoxExtents, mask_taps
 
 BIT_MASK_LOGIT = 10.0
@@ -32,7 +32,7 @@ class MaskLogitCrops(MaskCrops):
         self.device = boxes.device
         self.extents = BoxExtents.of_boxes(boxes.float())
         self.corners = self.extents.clipped(self.size)
-        self.windows = [(slice(y0, y1), slice(x0, x1)) for x0, y0, x1, y1 in self.corners.tolist()]
+        self.windows = to_windows(self.corners)
 
     def rows(self, index: int, y0: int, y1: int) -> Tensor:
         """Y_mask in the image's rows y0..y1 and the columns of the window: (y1 - y0, w) float32. The rows must lie in

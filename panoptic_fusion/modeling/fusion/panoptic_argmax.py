@@ -50,20 +50,19 @@ def panoptic_argmax(
     num_instances, device = len(order), sem_seg.logits.device
     labels = torch.empty(sem_seg.output_size, dtype=torch.int16, device=device)
     stuff = torch.empty_like(labels)
-    codes = torch.arange(num_stuff, num_stuff + num_instances + 1, dtype=torch.int16, device=device)
+    codes = torch.arange(num_stuff, num_stuff + num_instances, dtype=torch.int16, device=device).unbind()
     first_outside = _first_outside([masks.windows[i] for i in order], sem_seg.output_size, device)
     for y0, y1, logits in sem_seg.strips():
         highest_thing = logits[num_stuff:].amax(0)
         if num_stuff:
             highest, label = highest_channel(logits[:num_stuff])
-            stuff[y0:y1] = torch.where(highest >= highest_thing, label, codes[0])
         else:
-            highest, label = torch.full_like(highest_thing, -torch.inf), stuff[y0:y1].zero_()
+            highest, label = torch.full_like(highest_thing, -torch.inf), torch.zeros_like(labels[y0:y1])
+        stuff[y0:y1] = torch.where(highest >= highest_thing, label, num_stuff)
 
         outside = first_outside[y0:y1]
         highest_x = x_mask_outside((outside < num_instances) | (num_instances == 0))
-        label = label.clone()
-        for code, index, channel in zip(codes, order, channels, strict=False):
+        for code, index, channel in zip(codes, order, channels, strict=True):
             rows, cols = masks.windows[index]
             top, bottom = max(y0, rows.start), min(y1, rows.stop)
             if top < bottom:
@@ -79,7 +78,7 @@ def panoptic_argmax(
         label = torch.where(zero_wins, zero_label, label)
         if unknown:
             highest.masked_fill_(zero_wins, 0.0)
-            label = torch.where(unknown_logits(highest_thing, highest_x) > highest, codes[-1], label)
+            label = torch.where(unknown_logits(highest_thing, highest_x) > highest, num_stuff + num_instances, label)
         labels[y0:y1] = label
     return labels, stuff
 

@@ -69,7 +69,7 @@ def mask_taps(offset: Tensor, length: Tensor, side: int) -> tuple[Tensor, Tensor
     position = ((offset + 0.5) * (side / length) - 0.5).clamp(0, side - 1)
     first = position.floor()
     outside = offset >= length
-    weight = (position - first).masked_fill(outside, 0.0)
+    weight = position - first
     first = first.long()
     second = (first + 1).clamp(max=side - 1)
     return first.masked_fill(outside, side), second.masked_fill(outside, side), weight

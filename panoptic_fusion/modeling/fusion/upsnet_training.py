@@ -114,7 +114,7 @@ def panoptic_loss(
     place = boxes.row * width + boxes.col
     pixel = (image * area)[boxes.instance] + place
     x_mask = logits.flatten().index_select(0, ((image * num_channels + channel) * area)[boxes.instance] + place)
-    z_mask = x_mask + boxes.resized(torch.cat([x.mask_logits for x in instances]).to(logits.dtype))
+    z_mask = x_mask + boxes.resized(torch.cat([x.mask_logits.to(logits.dtype) for x in instances]))
 
     # How many instances of its image a pixel is outside of; each of them has the logit 0 there.
     per_pixel = per_image.repeat_interleave(area)
@@ -128,6 +128,7 @@ def panoptic_loss(
         z_unknown = torch.full_like(logits[:, 0], -torch.inf, requires_grad=False)
     dense = torch.cat([logits[:, :num_stuff], z_unknown[:, None]], dim=1)
 
+    # Cross entropy is log(sum(exp(z))) - z of the target; logits relative to the highest one cannot overflow.
     with torch.no_grad():
         highest = dense.amax(1).flatten().scatter_reduce(0, pixel, z_mask, "amax")
         highest = torch.where(num_outside > 0, highest.clamp(min=0), highest)
@@ -135,9 +136,9 @@ def panoptic_loss(
     total = total.index_add(0, pixel, (z_mask - highest[pixel]).exp())
     total = total + num_outside * (-highest.clamp(min=0)).exp()
 
-    own = targets.flatten()
+    target = targets.flatten()
     z_target = dense.gather(1, targets.clamp(0, num_stuff)[:, None]).flatten()
-    z_target = torch.where(own <= num_stuff, z_target, 0)
-    z_target = z_target.index_add(0, pixel, z_mask * (own[pixel] == own_target[boxes.instance]))
-    loss = torch.where(own == IGNORED, 0, highest + total.log() - z_target)
+    z_target = torch.where(target <= num_stuff, z_target, 0)
+    z_target = z_target.index_add(0, pixel, z_mask * (target[pixel] == own_target[boxes.instance]))
+    loss = torch.where(target == IGNORED, 0, highest + total.log() - z_target)
     return loss.sum() / loss.numel()
