@@ -55,6 +55,10 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     sem_seg.MINIDL_POOL_SIZE = 64
     # Seamless's MiniDL head: kernel that fuses a level's three branches, 1 (the paper's numbers) or 3 (its text).
     sem_seg.MINIDL_FUSE_KERNEL = 1
+    # UPSNet's deformable head: number of deformable layers, 2 (the paper's Cityscapes) or 3 (its COCO).
+    sem_seg.NUM_CONVS = 2
+    # UPSNet's deformable head: factor of the cross entropy inside the ground-truth boxes; 0 trains without it.
+    sem_seg.ROI_LOSS_WEIGHT = 0.0
 
     # -- fusion -----------------------------------------------------------------------------------------------
     fusion = model.PANOPTIC_FUSION = CfgNode()
@@ -96,6 +100,15 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # Factor of the module's loss; 0 leaves the module as it is.
     srm.LOSS_WEIGHT = 1.0
 
+    # UPSNet's UPSNetFusion
+    upsnet = fusion.UPSNET = CfgNode()
+    # Factor of the panoptic loss; 0 trains without it (UPSNet-C and UPSNet-CP).
+    upsnet.LOSS_WEIGHT = 1.0
+    # Whether the panoptic head has an unknown channel, in training and at inference.
+    upsnet.UNKNOWN = True
+    # Share of an image's ground-truth instances that training makes unknown.
+    upsnet.UNKNOWN_FRACTION = 0.3
+
     # -- two networks (IndependentPanoptic) -------------------------------------------------------------------
     independent = model.INDEPENDENT = CfgNode()
     # The network that gives the instances: the OUTPUT_DIR of its training, or a config file (then MODEL.WEIGHTS has the
@@ -108,6 +121,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # Every so many iterations, log what the losses of the instances and of the stuff head each send into the last
     # feature map of the shared backbone, to set MODEL.SEM_SEG_HEAD.LOSS_WEIGHT by (OANet, figure 5); 0: never.
     cfg.SOLVER.GRADIENT_BALANCE_PERIOD = 0
+    # With SOLVER.AMP.ENABLED, the half precision of training: "float16" (CUDA) or "bfloat16" (CUDA and CPU).
+    cfg.SOLVER.AMP.DTYPE = "float16"
 
     # -- evaluation -------------------------------------------------------------------------------------------
     # What is measured after training: "panoptic" (PQ, PQ-dagger, mIoU), "instances" (mask AP), "cityscapes" (with

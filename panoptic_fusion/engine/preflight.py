@@ -12,6 +12,8 @@ from panoptic_fusion.data.coco_panoptic import label_space_of
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import ConfigError, UserError
 
+from .mixed_precision import DTYPES
+
 
 def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     """Checks data sets, weights and output folder of a resolved config.
@@ -51,8 +53,8 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         if not dicts:
             raise ConfigError(f"data set {name!r} has no image")
         _check_files(name, dicts)
-    if cfg.SOLVER.AMP.ENABLED and not eval_only and not cfg.MODEL.DEVICE.startswith("cuda"):
-        raise ConfigError(f"SOLVER.AMP.ENABLED needs a GPU; MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: set it to False")
+    if cfg.SOLVER.AMP.ENABLED and not eval_only:
+        _check_mixed_precision(cfg.SOLVER.AMP.DTYPE, cfg.MODEL.DEVICE)
     if resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
         return
     weights = cfg.MODEL.WEIGHTS
@@ -86,6 +88,16 @@ def check_processes(cfg: CfgNode, num_gpus: int, num_machines: int) -> None:
     if cfg.SOLVER.REFERENCE_WORLD_SIZE == 0 and cfg.SOLVER.IMS_PER_BATCH % processes:
         raise ConfigError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}: {processes} processes cannot share it equally"
+        )
+
+
+def _check_mixed_precision(dtype: str, device: str) -> None:
+    if dtype not in DTYPES:
+        raise ConfigError(f"SOLVER.AMP.DTYPE is {dtype!r}: use one of {', '.join(DTYPES)}")
+    if dtype == "float16" and not device.startswith("cuda"):
+        raise ConfigError(
+            f"SOLVER.AMP.DTYPE 'float16' needs a GPU; MODEL.DEVICE is {device!r}: set it to 'bfloat16', or "
+            "SOLVER.AMP.ENABLED to False"
         )
 
 

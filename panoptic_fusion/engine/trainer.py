@@ -8,7 +8,7 @@ from collections import OrderedDict
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model
+from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -21,6 +21,7 @@ from panoptic_fusion.modeling.freeze import freeze_parts
 
 from .gradient_balance import GradientBalance
 from .hooks import ProgressBar, VisualizePredictions
+from .mixed_precision import DTYPES, MixedPrecisionTrainer
 
 
 class PanopticTrainer(DefaultTrainer):
@@ -39,7 +40,10 @@ class PanopticTrainer(DefaultTrainer):
         on_cpu = next(model.parameters()).device.type == "cpu"
         ddp_options = {"device_ids": None} if on_cpu else {}
         model = create_ddp_model(model, broadcast_buffers=False, **ddp_options)
-        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(model, data_loader, optimizer)
+        if cfg.SOLVER.AMP.ENABLED:
+            self._trainer = MixedPrecisionTrainer(model, data_loader, optimizer, DTYPES[cfg.SOLVER.AMP.DTYPE])
+        else:
+            self._trainer = SimpleTrainer(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = AtomicCheckpointer(
             model,

@@ -4,7 +4,7 @@ Shape shorthand: N: images, C: semantic channels (of the ontology), H, W: size o
 the head's logits (4).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -99,6 +99,43 @@ def levels_from_finest(input_shape: dict[str, ShapeSpec], common_stride: int, he
             f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE ({common_stride})"
         )
     return levels
+
+
+def level_settings(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+    """What the heads that treat each pyramid level alike read from the config: input_shape, num_classes, conv_dim,
+    norm."""
+    head = cfg.MODEL.SEM_SEG_HEAD
+    return {
+        "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
+        "num_classes": head.NUM_CLASSES,
+        "conv_dim": head.CONVS_DIM,
+        "norm": head.NORM,
+    }
+
+
+def predict_from_levels(levels: Iterable[Tensor], predictor: nn.Conv2d) -> Tensor:
+    """1x1 convolution of the concatenation of all levels, each upsampled bilinearly to the size of the first.
+
+    Both are linear and act on different axes, so each level is multiplied by its part of the weight first and upsampled
+    then: the same logits up to rounding, without a map of levels x D channels at the size of the first.
+
+    Args:
+        levels: (N, D, h, w) float each, the finest first; taken one by one, so a generator saves memory.
+        predictor: the convolution, from levels x D to C channels.
+
+    Returns:
+        (N, C, h, w) float, of the size of the first level.
+    """
+    logits, start = None, 0
+    for x in levels:
+        end = start + x.shape[1]
+        part = F.conv2d(x, predictor.weight[:, start:end], predictor.bias if logits is None else None)
+        if logits is None:
+            logits = part
+        else:
+            logits = logits + F.interpolate(part, size=logits.shape[-2:], mode="bilinear", align_corners=False)
+        start = end
+    return logits
 
 
 def semantic_loss(
