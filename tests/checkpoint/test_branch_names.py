@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from detectron2.modeling import build_model
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, build_model
 
 from panoptic_fusion import config_file, get_cfg
 from panoptic_fusion.checkpoint import AtomicCheckpointer
@@ -85,7 +85,7 @@ def test_pretrained_files_reach_every_branch(convert, sharing, tmp_path):
         assert torch.equal(found["roi_heads.box_head.fc1.weight"], state["roi_heads.box_head.fc1.weight"])
 
 
-@pytest.mark.parametrize("head", ["OANetSemSegHead", "PanopticFPNHead", "TASCSemSegHead", "MiniDLSemSegHead"])
+@pytest.mark.parametrize("head", sorted(n for n, h in SEM_SEG_HEADS_REGISTRY if h.__module__.startswith("panoptic")))
 @pytest.mark.parametrize(("source", "target"), [("skip", "backbone"), ("skip", "none"), ("backbone", "none")])
 def test_a_trained_network_starts_one_that_shares_less(source, target, head, tmp_path):
     torch.manual_seed(0)

@@ -141,6 +141,17 @@ def test_every_second_iteration(tiny_cfg, tmp_path, one_thread):
     assert [iteration for _, iteration in history] == [1, 3]
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_mixed_precision(tiny_cfg, tmp_path, one_thread, dtype):
+    """In half precision the same numbers, about: with float16 the losses are scaled by 65536 in the backward pass."""
+    first = []
+    for folder, keys in (("full", {}), ("half", {"SOLVER__AMP__ENABLED": True, "SOLVER__AMP__DTYPE": dtype})):
+        trainer = train(tiny_cfg, tmp_path / folder, SOLVER__GRADIENT_BALANCE_PERIOD=1, **keys)
+        first.append([trainer.storage.history(f"gradient_balance/{b}").values()[0] for b in ("instance", "stuff")])
+    for (full, _), (half, iteration) in zip(*first, strict=True):
+        assert iteration == 0 and half == pytest.approx(full, rel=0.2)
+
+
 def in_each_process(configs: dict[str, str], folder: str) -> None:
     torch.set_num_threads(1)
     found = {}

@@ -24,7 +24,7 @@ def cfg_of(name: str, sharing: str):
     cfg.DATASETS.REGISTER, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = [], [], ["meta_arch_test"]
     cfg.MODEL.CATEGORIES, cfg.MODEL.DEVICE = CATEGORIES, "cpu"
     cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 8
-    cfg.MODEL.FPN.OUT_CHANNELS = cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 16
+    cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 16, 32
     cfg.MODEL.PANOPTIC_FUSION.INSTANCES_CONFIDENCE_THRESH = 0.0
     cfg.MODEL.SHARING = sharing
     return cfg
@@ -58,7 +58,7 @@ def parts_with_gradients(model, losses) -> set[str]:
 
 
 @pytest.mark.parametrize("sharing", ["backbone", "none"])
-@pytest.mark.parametrize("name", ["panoptic_fpn", "tascnet", "seamless"])
+@pytest.mark.parametrize("name", ["panoptic_fpn", "tascnet", "seamless", "upsnet", "oanet"])
 def test_equal_weights_give_equal_outputs(name, sharing):
     torch.manual_seed(0)
     shared = build_model(cfg_of(f"toy/{name}_r18.yaml", "skip")).eval()
@@ -87,7 +87,7 @@ GRADIENTS = {
 
 
 @pytest.mark.parametrize("sharing", GRADIENTS)
-@pytest.mark.parametrize("name", ["panoptic_fpn", "tascnet", "seamless"])
+@pytest.mark.parametrize("name", ["panoptic_fpn", "tascnet", "seamless", "upsnet", "oanet"])
 def test_gradients_stay_in_their_branch(name, sharing):
     torch.manual_seed(0)
     model = build_model(cfg_of(f"toy/{name}_r18.yaml", sharing)).train()

@@ -49,6 +49,12 @@ def test_instances_of_seamless_with_fusion(fusion):
     assert ("loss_tasc" in losses) == (fusion == "MaskGuidedFusion")
 
 
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_two_backbones_with_fusion(fusion):
+    name = {"MODEL__SEM_SEG_HEAD__NAME": "OANetSemSegHead", "MODEL__PANOPTIC_FUSION__NAME": fusion}
+    train_and_infer(small_cfg(MODEL__SHARING="none", MODEL__SEM_SEG_HEAD__NORM="GN", **name))
+
+
 def test_what_is_registered():
     """So that the tests above do not run on nothing."""
     assert {

@@ -8,7 +8,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import StuffHead, levels_from_finest
+from .base import StuffHead, level_settings, levels_from_finest
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -65,14 +65,7 @@ class OANetSemSegHead(StuffHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        head = cfg.MODEL.SEM_SEG_HEAD
-        return {
-            **super().from_config(cfg, input_shape),
-            "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
-            "num_classes": head.NUM_CLASSES,
-            "conv_dim": head.CONVS_DIM,
-            "norm": head.NORM,
-        }
+        return {**super().from_config(cfg, input_shape), **level_settings(cfg, input_shape)}
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Logits (N, C, H/4, W/4) of the feature maps."""
