@@ -8,6 +8,8 @@ that the class assignment needs; the full tensor is (S + N + 1, H, W) float32. P
 beyond what they held before: torch.cuda.max_memory_allocated, on a CPU the allocations that torch's profiler sees. The
 limits are those of the project's issue 5: a quarter of the time, a fifth of the memory, the identical map. Exit code 1
 beyond them. The last line is UPSNetFusion as a whole, with suppression of boxes, mask pruning and class assignment.
+One thread is the default: on a machine that is busy, two of torch's threads spend most of their time waiting for each
+other.
 """
 
 from __future__ import annotations
@@ -87,7 +89,7 @@ def main() -> int:
     parser.add_argument("--instances", type=int, default=100)
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), help="height and width, multiples of 128")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     size, device = tuple(args.size), args.device
