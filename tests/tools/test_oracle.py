@@ -1,6 +1,7 @@
 """tools/oracle.py on a tiny trained model; tests/evaluation/test_oracle_parts.py tests what it replaces."""
 
 import json
+import logging
 import math
 import uuid
 
@@ -8,6 +9,7 @@ import pytest
 from tiny_training import import_script
 
 from panoptic_fusion.data import register_panoptic
+from panoptic_fusion.evaluation import PanopticQualityEvaluator
 from panoptic_fusion.evaluation.oracle import PARTS, ROWS
 
 
@@ -33,8 +35,22 @@ def test_table_and_json(run_script, trained, tmp_path):
     for line, row in zip(table[2:], ROWS, strict=True):
         cells = [cell.strip() for cell in line]
         assert [cell == "x" for cell in cells[:3]] == [part in row for part in PARTS]
-        assert float(cells[3]) == pytest.approx(rows["+".join(row) or "model"]["PQ"], abs=0.051)
+        quality = rows["+".join(row) or "model"]["PQ"]
+        assert float(cells[3]) == pytest.approx(quality, abs=0.051)
+        assert not row or float(cells[8]) == pytest.approx(quality - rows["model"]["PQ"], abs=0.051)
     assert "ground truth for seg gains most" in out and str(output / "oracle.json") in out
+
+
+def test_images_are_those_of_inference(run_script, trained, tmp_path):
+    """Whatever the augmentations of training are."""
+    arguments = ("--model", trained, "--dataset", "tiny_val", "--output", tmp_path)
+    changed = ("INPUT.MIN_SIZE_TRAIN", "(32,)", "INPUT.RANDOM_FLIP", "vertical")
+    results = []
+    for opts in ((), changed):
+        code, _, err = run_script("tools/oracle", *arguments, *opts)
+        assert code == 0, err
+        results.append(json.loads((tmp_path / "oracle.json").read_text()))
+    assert results[0] == results[1]
 
 
 def test_interpretation():
@@ -45,10 +61,11 @@ def test_interpretation():
     assert "10.0 PQ are still missing" in text
 
 
-def test_fewer_images_and_a_class_that_does_not_occur(run_script, trained, tmp_path):
+def test_fewer_images_and_a_class_that_does_not_occur(run_script, trained, tmp_path, caplog):
     arguments = ("--model", trained, "--dataset", "tiny_val", "--output", tmp_path, "--num-images", "1")
     code, out, err = run_script("tools/oracle", *arguments)
-    assert code == 0 and "were evaluated" not in err
+    assert code == 0 and "were evaluated" not in caplog.text, err
+    assert not logging.getLogger(PanopticQualityEvaluator.__module__).disabled
     content = json.loads((tmp_path / "oracle.json").read_text())
     assert content["images"] == content["replaced"]["seg"]["images"] == 1
     assert None in content["replaced"]["seg"].values()
