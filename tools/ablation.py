@@ -5,7 +5,7 @@
 
 The yaml:
 
-    base: configs/toy/panoptic_fpn_r18.yaml     # relative to the working folder, or to the yaml
+    base: configs/toy/panoptic_fpn_r18.yaml     # relative to the working folder, or to the yaml; may be left out
     seeds: [1, 2, 3]
     common: [SOLVER.MAX_ITER, 300]              # optional: for all runs
     metrics: [PQ, mIoU, segm AP]                # optional: columns; "TASK NAME", the task panoptic_seg may be left out
@@ -13,11 +13,12 @@ The yaml:
       baseline: []
       half lr: [SOLVER.BASE_LR, 0.01]
       strict overlap: {eval_of: baseline, opts: [MODEL.PANOPTIC_FUSION.OVERLAP_THRESH, 0.2]}
+      another system: {config: configs/toy/tascnet_r18.yaml, opts: [SOLVER.BASE_LR, 0.01]}
 
-A run with `eval_of` evaluates the weights of another run, same seed, under other settings of inference. FOLDER gets
-table.md, results.json and a folder <name>/seed<seed> for each run, with its log, ablation.log. Call the same command
-again to go on after an interruption: finished runs are kept, an interrupted one resumes from its last checkpoint, a
-failed one is tried again.
+A run with `config` starts from that one instead of the base. A run with `eval_of` evaluates the weights of another
+run, same seed, under other settings of inference. FOLDER gets table.md, results.json and a folder <name>/seed<seed> for
+each run, with its log, ablation.log. Call the same command again to go on after an interruption: finished runs are
+kept, an interrupted one resumes from its last checkpoint, a failed one is tried again.
 """
 
 import argparse
@@ -45,13 +46,13 @@ from panoptic_fusion.read_config import read_config  # noqa: E402
 LOG_LINES = 15
 
 
-def start(job: Job, base: Path, num_gpus: int, lock: int) -> subprocess.Popen:
+def start(job: Job, num_gpus: int, lock: int) -> subprocess.Popen:
     """Starts a job; its output is appended to ablation.log. The child keeps the lock while it lives."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    record = {"settings": settings_of(job, base), "commit": commit()}
+    record = {"settings": settings_of(job), "commit": commit()}
     write_atomically(job.folder / "ablation.json", lambda f: f.write(json.dumps(record, indent=1).encode()))
     mode = "--eval-only" if job.source else "--resume"
-    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(base), mode]
+    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(job.run.base), mode]
     command += ["--num-gpus", str(num_gpus), *job.opts(), "OUTPUT_DIR", str(job.folder)]
     with open(job.folder / "ablation.log", "a") as log:
         log.write(f"\n$ {shlex.join(command)}\n")
@@ -59,10 +60,10 @@ def start(job: Job, base: Path, num_gpus: int, lock: int) -> subprocess.Popen:
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock])
 
 
-def run_job(job: Job, base: Path, num_gpus: int, lock: int, label: str) -> int:
+def run_job(job: Job, num_gpus: int, lock: int, label: str) -> int:
     """Runs a job to its end and returns its exit code; on a terminal with the iteration it is at."""
-    total = read_config(base, job.opts()).SOLVER.MAX_ITER
-    child = start(job, base, num_gpus, lock)
+    total = read_config(job.run.base, job.opts()).SOLVER.MAX_ITER
+    child = start(job, num_gpus, lock)
     began, terminal = time.monotonic(), sys.stdout.isatty()
     try:
         while child.poll() is None:
@@ -80,7 +81,7 @@ def run_job(job: Job, base: Path, num_gpus: int, lock: int, label: str) -> int:
     return child.returncode
 
 
-def run_all(jobs: list[Job], base: Path, num_gpus: int, lock: int, after_each: Callable) -> list[Job]:
+def run_all(jobs: list[Job], num_gpus: int, lock: int, after_each: Callable) -> list[Job]:
     """Runs what is not finished, one after the other; returns the jobs that failed."""
     failed, spent = [], {True: [], False: []}
     for number, job in enumerate(jobs):
@@ -94,7 +95,7 @@ def run_all(jobs: list[Job], base: Path, num_gpus: int, lock: int, after_each: C
             continue
         print(f"{label}: {'evaluating' if job.source else 'training'} ...", flush=True)
         began = time.monotonic()
-        code = run_job(job, base, num_gpus, lock, label)
+        code = run_job(job, num_gpus, lock, label)
         spent[job.source is None].append(time.monotonic() - began)
         left = [other for other in jobs[number + 1 :] if not other.is_finished()]
         if code or not job.is_finished():
@@ -138,8 +139,8 @@ def run_spec(spec_file: Path, output: Path, num_gpus: int = 1) -> int:
     spec = read_spec(spec_file)
     jobs = make_jobs(spec, output)
     check_writable(str(output), "--output")
-    check_unchanged(jobs, spec.base)
-    command = shlex.join(["python", *sys.argv])
+    check_unchanged(jobs)
+    command = shlex.join(["python", os.path.relpath(sys.argv[0], Path.cwd()), *sys.argv[1:]])
 
     def write_table() -> str:
         text, content = make_table(spec, jobs, command)
@@ -152,7 +153,7 @@ def run_spec(spec_file: Path, output: Path, num_gpus: int = 1) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(f"{output} is in use: an ablation, or a training of one, still runs") from error
-        failed = run_all(jobs, spec.base, num_gpus, lock.fileno(), write_table)
+        failed = run_all(jobs, num_gpus, lock.fileno(), write_table)
     print(f"\n{write_table()}\n{output / 'table.md'}, {output / 'results.json'}")
     if failed:
         print(f"{len(failed)} of {len(jobs)} runs failed: {'; '.join(map(str, failed))}", file=sys.stderr)

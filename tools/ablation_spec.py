@@ -19,9 +19,11 @@ OWN_KEYS = ("SEED", "OUTPUT_DIR")  # the tool sets them
 
 @dataclass(frozen=True)
 class Run:
-    """One row of the table: its KEY VALUE pairs (those in common included) and the run whose weights it evaluates."""
+    """One row of the table: its config, its KEY VALUE pairs (those in common included) and the run whose weights it
+    evaluates."""
 
     name: str
+    base: Path
     opts: tuple[str, ...]
     eval_of: str | None = None
 
@@ -30,7 +32,7 @@ class Run:
 class Spec:
     """What the yaml says; checked."""
 
-    base: Path
+    base: Path | None  # of all runs that do not name their own
     seeds: tuple[int, ...]
     runs: tuple[Run, ...]
     metrics: tuple[str, ...]
@@ -73,7 +75,7 @@ def read_spec(path: Path) -> Spec:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid yaml: {one_line(error)}") from error
-    content = _mapping(content, f"{path}", required=("base", "seeds", "runs"), optional=("common", "metrics"))
+    content = _mapping(content, f"{path}", required=("seeds", "runs"), optional=("base", "common", "metrics"))
     seeds = content["seeds"]
     if not isinstance(seeds, list) or not seeds or not all(type(s) is int and s >= 0 for s in seeds):
         raise ConfigError(f"{path}: seeds must be a list of whole numbers >= 0, not {seeds!r}")
@@ -82,13 +84,11 @@ def read_spec(path: Path) -> Spec:
     metrics = content.get("metrics") or METRICS
     if not isinstance(metrics, list) or not all(isinstance(m, str) and 1 <= len(m.split()) <= 2 for m in metrics):
         raise ConfigError(f'{path}: metrics must be a list of "NAME" or "TASK NAME", not {metrics!r}')
-    base = next((p for p in (Path(str(content["base"])), path.parent / str(content["base"])) if p.is_file()), None)
-    if base is None:
-        raise FileNotFoundError(f"{path}: base config {content['base']} does not exist")
-    runs = _read_runs(content["runs"], _read_opts(content.get("common"), f"{path}: common"), f"{path}: runs")
+    base = _config(content["base"], path, f"{path}: base config") if "base" in content else None
+    runs = _read_runs(content["runs"], base, _read_opts(content.get("common"), f"{path}: common"), path)
     for run in runs:
         try:
-            read_config(base, run.opts)
+            read_config(run.base, run.opts)
         except ConfigError as error:
             raise ConfigError(f"{path}: run {run.name!r}: {error}") from error
     return Spec(base, tuple(seeds), tuple(runs), tuple(metrics))
@@ -106,31 +106,46 @@ def _mapping(content, where: str, required: tuple = (), optional: tuple = ()) ->
     return content
 
 
-def _read_runs(content, common: tuple[str, ...], where: str) -> list[Run]:
+def _config(name, spec: Path, where: str) -> Path:
+    """A config, relative to the working folder or to the yaml."""
+    for path in (Path(str(name)), spec.parent / str(name)):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"{where} {name} does not exist")
+
+
+def _read_runs(content, base: Path | None, common: tuple[str, ...], spec: Path) -> list[Run]:
+    where = f"{spec}: runs"
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{where} must be a mapping from a name to [KEY, VALUE, ...], not {content!r}")
-    own, sources = {}, {}
+    own, sources, bases = {}, {}, {}
     for name, value in content.items():
         if not re.fullmatch(r"[\w.+=,-][\w .+=,-]*", str(name)) or str(name) in (".", ".."):
             raise ConfigError(f"{where}: the name {name!r} cannot be a folder: use letters, digits, blanks and _.+=,-")
         place = f"{where}: {name}"
         if isinstance(value, dict):
-            value = _mapping(value, place, optional=("opts", "eval_of"))
+            value = _mapping(value, place, optional=("opts", "eval_of", "config"))
             sources[name] = value.get("eval_of")
+            if "config" in value:
+                bases[name] = _config(value["config"], spec, f"{place}: config")
             value = value.get("opts")
         own[name] = _read_opts(value, place)
     runs = []
     for name, opts in own.items():
         source = sources.get(name)
         if source is None:
-            runs.append(Run(str(name), common + opts))
+            if bases.get(name, base) is None:
+                raise ConfigError(f"{where}: {name}: name its config, or a base for all runs")
+            runs.append(Run(str(name), bases.get(name, base), common + opts))
             continue
         if source not in own or sources.get(source) is not None:
             raise ConfigError(f"{where}: {name}: eval_of must name a run that is trained, not {source!r}")
+        if name in bases:
+            raise ConfigError(f"{where}: {name}: a run with eval_of has the config of {source!r}; leave out its own")
         trained_only = [key for key in opts[::2] if key.startswith("SOLVER.")]
         if trained_only:
             raise ConfigError(f"{where}: {name}: {trained_only[0]} changes nothing: a run with eval_of is not trained")
-        runs.append(Run(str(name), common + own[source] + opts, str(source)))
+        runs.append(Run(str(name), bases.get(source, base), common + own[source] + opts, str(source)))
     return runs
 
 
@@ -160,7 +175,7 @@ def make_jobs(spec: Spec, output: Path) -> list[Job]:
     ]
 
 
-def check_unchanged(jobs: list[Job], base: Path) -> None:
+def check_unchanged(jobs: list[Job]) -> None:
     """Compares each job's settings with those that its folder was made with.
 
     Raises:
@@ -172,7 +187,7 @@ def check_unchanged(jobs: list[Job], base: Path) -> None:
         if not record.is_file():
             continue
         before = json.loads(record.read_text())["settings"]
-        now = settings_of(job, base)
+        now = settings_of(job)
         changed = [k for k in sorted({*before, *now}) if before.get(k, _text(defaults.get(k))) != now.get(k)]
         if changed:
             key = changed[0]
@@ -182,9 +197,9 @@ def check_unchanged(jobs: list[Job], base: Path) -> None:
             )
 
 
-def settings_of(job: Job, base: Path) -> dict[str, str]:
+def settings_of(job: Job) -> dict[str, str]:
     """All config values of a job as text, by key; OUTPUT_DIR left out, so that the folder can be moved."""
-    settings = {key: _text(value) for key, value in flat(read_config(base, job.opts()))}
+    settings = {key: _text(value) for key, value in flat(read_config(job.run.base, job.opts()))}
     del settings["OUTPUT_DIR"]
     if job.source is not None:
         settings["MODEL.WEIGHTS"] = f"those of {job.run.eval_of}"

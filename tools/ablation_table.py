@@ -84,14 +84,15 @@ def make_table(spec: Spec, jobs: list[Job], command: str) -> tuple[str, dict]:
         trained = f"{statistics.mean(seconds):.0f}" if seconds else "-"
         rows.append([run.name, *map(mean_and_sd, values.values()), trained, count])
         content[run.name] = {
-            "opts": list(run.opts), "eval_of": run.eval_of, "seeds": list(seeds), "metrics": values,
-            "training_seconds": seconds,
+            "config": str(run.base), "opts": list(run.opts), "eval_of": run.eval_of, "seeds": list(seeds),
+            "metrics": values, "training_seconds": seconds,
         }  # fmt: skip
     records = [job.folder / "ablation.json" for job in jobs if job.run.name in collected and job.is_finished()]
     commits = sorted({json.loads(r.read_text())["commit"] for r in records if r.is_file()}) or [commit()]
-    head = {"commits": commits, "machine": machine(), "command": command, "base": str(spec.base)}
+    head = {"commits": commits, "machine": machine(), "command": command}
+    bases = ", ".join(f"`{base}`" for base in dict.fromkeys(str(run.base) for run in spec.runs))
     text = (
-        f"Commit {', '.join(commits)}; {head['machine']}; base `{spec.base}`; `{command}`\n\n"
+        f"Commit {', '.join(commits)}; {head['machine']}; {bases}; `{command}`\n\n"
         + tabulate(
             rows,
             ["run", *(f"{d} {m}".strip() for d, m in columns), "training s", "seeds"],

@@ -248,6 +248,37 @@ def test_remaining_time(lab):
     assert ablation.remaining([], {True: [100.0], False: []}) == "the last one"
 
 
+# -- configs of single runs ------------------------------------------------------------------------------------------
+
+
+def test_a_run_with_its_own_config(lab):
+    (lab.folder / "other.yaml").write_text(BASE.replace("MAX_ITER: 20", "MAX_ITER: 30"))
+    runs = {
+        "baseline": [],
+        "other": {"config": "other.yaml", "opts": ["SOLVER.BASE_LR", 0.01]},
+        "strict": {"eval_of": "other", "opts": ["MODEL.PANOPTIC_FUSION.OVERLAP_THRESH", 0.25]},
+    }
+    assert lab.run(seeds=[1], runs=runs)[0] == 0
+    assert [name for name, _ in lab.calls()] == ["baseline", "other", "strict"]
+    configs = [words[words.index("--config-file") + 1] for words in lab.words]
+    assert [Path(config).name for config in configs] == ["base.yaml", "other.yaml", "other.yaml"]
+    for name, iterations in (("baseline", "20"), ("other", "30"), ("strict", "30")):
+        record = json.loads((lab.output / name / "seed1" / "ablation.json").read_text())
+        assert record["settings"]["SOLVER.MAX_ITER"] == iterations
+    assert "base.yaml`, `" in (lab.output / "table.md").read_text()
+    # a change of that config is noticed, for the run and for its evaluation
+    (lab.folder / "other.yaml").write_text(BASE)
+    code, _, err = lab.run(seeds=[1], runs=runs)
+    assert code == 2 and "other, seed 1" in err and "SOLVER.MAX_ITER" in err
+
+
+def test_without_a_base(lab):
+    own = {"one": {"config": "base.yaml"}}
+    assert lab.run(base=None, seeds=[1], runs=own)[0] == 0
+    code, _, err = lab.run(base=None, seeds=[1], runs={**own, "two": []})
+    assert code == 2 and "two: name its config" in err
+
+
 # -- the yaml --------------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +292,8 @@ def test_remaining_time(lab):
         ({"seeds": ["a"]}, "seeds must be"),
         ({"seeds": [True]}, "seeds must be"),
         ({"base": "nowhere.yaml"}, "nowhere.yaml does not exist"),
+        ({"runs": {"a": {"config": "nowhere.yaml"}}}, "a: config nowhere.yaml does not exist"),
+        ({"runs": {"a": [], "b": {"eval_of": "a", "config": "base.yaml"}}}, "b: a run with eval_of has the config"),
         ({"common": ["SOLVER.MAX_ITER"]}, "common: expected [KEY, VALUE"),
         ({"common": ["SEED", 3]}, "SEED is set by this tool"),
         ({"common": ["OUTPUT_DIR", "x"]}, "OUTPUT_DIR is set by this tool"),

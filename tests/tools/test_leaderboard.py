@@ -1,0 +1,230 @@
+"""tools/leaderboard.py: costs against counts by hand, the page from finished trainings, and what it refuses."""
+
+import json
+import shutil
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from detectron2.layers import FrozenBatchNorm2d
+from tiny_training import import_script
+from torch import nn
+from torchvision.ops import DeformConv2d
+
+leaderboard = import_script("tools/leaderboard")
+costs = sys.modules["leaderboard_costs"]
+pictures = sys.modules["leaderboard_pictures"]
+
+QUALITY = {"PQ": 30.0, "PQ_dagger": 31, "SQ": 70, "RQ": 40, "PQ_th": 20, "PQ_st": 45, "mIoU": 50, "images": 3}
+
+
+# -- costs -----------------------------------------------------------------------------------------------------------
+
+
+class Wrapped(nn.Module):
+    """A network that takes a batch of dicts."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, inputs):
+        return [self.net(x["image"][None]) for x in inputs]
+
+
+def test_parameters_count_frozen_norms():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), FrozenBatchNorm2d(8), nn.PReLU(8))
+    assert costs.count_parameters(net) == 8 * 3 * 9 + 8 + 16 + 16 + 8
+
+
+def test_macs_of_convolutions_and_products():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4 * 6, 5))
+    macs = costs.count_macs(Wrapped(net), [{"image": torch.randn(3, 8, 12)}])
+    assert macs == 4 * 6 * 8 * 3 * 9 + 8 * 4 * 6 * 5
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_macs_of_a_deformable_convolution_are_those_of_the_plain_one(groups):
+    class Deformable(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = DeformConv2d(8, 16, 3, padding=1, stride=2, groups=groups)
+
+        def forward(self, x):
+            return self.conv(x, torch.zeros(1, 18, 5, 6))
+
+    image = [{"image": torch.randn(8, 10, 12)}]
+    plain = costs.count_macs(Wrapped(nn.Conv2d(8, 16, 3, padding=1, stride=2, groups=groups)), image)
+    assert costs.count_macs(Wrapped(Deformable()), image) == plain == 5 * 6 * 16 * 8 // groups * 9
+
+
+def test_peak_of_memory_does_not_remember_what_was_before():
+    big = np.ones(60 * 2**20, np.uint8)
+    with_big = costs._peak()
+    del big
+    costs._reset_peak()
+    if costs._peak() >= with_big:
+        pytest.skip("this system does not forget its peak")
+    assert with_big - costs._peak() > 40 * 2**20
+    now = costs._peak()
+    again = np.ones(60 * 2**20, np.uint8)
+    assert 40 * 2**20 < costs._peak() - now < 80 * 2**20 and again.any()
+
+
+def test_a_measurement_in_a_process_of_its_own(trained):
+    row = costs._child(1, "memory", str(trained), "96x64")
+    model, cfg = costs.prepare(str(trained))
+    inputs = costs.inputs_of(cfg, (96, 64))
+    assert inputs[0]["image"].shape == (3, 64, 96)
+    assert row["parameters"] == sum(p.numel() for p in model.parameters())
+    assert row["macs"] == costs.count_macs(model, inputs)
+    # the weights and the finest feature map, at least
+    assert row["memory"] > 4 * row["parameters"]
+
+
+def test_a_measurement_that_fails(tmp_path):
+    with pytest.raises(RuntimeError, match="measuring memory .* failed:(.|\n)*config.yaml"):
+        costs._child(1, "memory", str(tmp_path), "96x64")
+
+
+# -- the page --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finished(trained, tmp_path, monkeypatch, toy_config):
+    """A spec of two systems with two seeds whose trainings are there: copies of one. Nothing is started."""
+    spec = tmp_path / "leaderboard_tiny.yaml"
+    runs = {"baseline": {"config": toy_config}, "other": {"config": toy_config, "opts": ["SOLVER.MAX_ITER", 40]}}
+    spec.write_text(yaml.safe_dump({"seeds": [1, 2], "runs": runs}))
+    output = tmp_path / "out"
+    for i, name in enumerate(runs):
+        for seed in (1, 2):
+            folder = output / name / f"seed{seed}"
+            shutil.copytree(trained, folder)
+            write_results(folder, PQ=30.0 + 10 * i + 2 * seed)
+            (folder / "ablation.json").write_text(json.dumps({"commit": "abc123", "settings": {}}))
+
+    def in_this_process(threads, job, *words):
+        words = list(words)
+        size = tuple(int(v) for v in words[1 if job == "memory" else 0].split("x"))
+        if job == "memory":
+            return costs._memory(words[0], size)
+        return costs._seconds(words[2:], size, int(words[1]))
+
+    started = []
+    monkeypatch.setattr(leaderboard, "run_script", lambda *words: started.append(words) or 0)
+    monkeypatch.setattr(costs, "_child", in_this_process)
+    return spec, output, started
+
+
+def write_results(folder, **changes):
+    results = {"panoptic_seg": {**QUALITY, **changes}, "segm": {"AP": 12.0}}
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+def rows_of(page: str) -> dict[str, list[list[str]]]:
+    """{first cell: [cells of its row in each table]}."""
+    rows = {}
+    for line in page.splitlines():
+        if line.startswith("|") and not line.startswith("|:"):
+            first, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+            rows.setdefault(first, []).append(cells)
+    return rows
+
+
+@pytest.mark.parametrize("photos", [False, True])
+def test_page_figure_and_gallery(finished, run_script, tmp_path, tiny_cfg, photos):
+    spec, output, started = finished
+    docs = tmp_path / "docs"
+    options = ["--sizes", "96x64", "128x96", "--repeats", "1", *(["--photos"] if photos else [])]
+    code, out, err = run_script("tools/leaderboard", spec, "--output", output, "--docs", docs, *options)
+    assert code == 0, err
+    assert started == [("tools/ablation.py", str(spec), "--output", str(output), "--num-gpus", "1")]
+    page = (docs / "leaderboard_tiny.md").read_text()
+    assert page in out and "abc123" in page and "leaderboard.py" in page
+    rows = rows_of(page)
+    assert rows["system"][0] == ["PQ", "PQ_th", "PQ_st", "SQ", "RQ", "PQ†", "mIoU", "mask AP", "training s", "seeds"]
+    # 32 and 34; 42 and 44
+    assert rows["baseline"][0][:2] == ["33.00 ± 1.41", "20.00 ± 0.00"]
+    assert rows["other"][0][0] == "43.00 ± 1.41" and rows["other"][0][7] == "12.00 ± 0.00"
+    record = json.loads((output / "costs.json").read_text())
+    for name in ("baseline", "other"):
+        cells = rows[name][1]
+        assert len(cells) == 1 + 2 * 3
+        assert float(cells[0]) == round(record[name]["parameters"] / 1e6, 2)
+        small, large = record[name]["sizes"]["96x64"], record[name]["sizes"]["128x96"]
+        assert 0 < small["macs"] < large["macs"] and small["seconds"] > 0
+    assert record["baseline"]["parameters"] == record["other"]["parameters"]
+    assert cv2.imread(str(docs / "leaderboard_tiny.png")).std() > 5
+    gallery = cv2.imread(str(docs / f"leaderboard_tiny_gallery.{'jpg' if photos else 'png'}"))
+    columns = 4 if photos else 2
+    height = pictures.TITLE_HEIGHT + 3 * (round(pictures.CELL_WIDTH * 96 / 128) + pictures.GAP)
+    assert gallery.shape == (height, columns * (pictures.CELL_WIDTH + pictures.GAP), 3)
+
+
+def test_without_photos_nothing_of_them_is_seen(trained, tmp_path):
+    """Another photo under the same prediction gives the same gallery."""
+    drawn = []
+    original = cv2.imread
+    for brightness in (0, 90):
+
+        def read(path, *args, brightness=brightness):
+            image = original(path, *args)
+            return image if image is None else cv2.add(image, brightness)
+
+        class Predictor:
+            def __call__(self, image):
+                ids = torch.zeros(image.shape[:2], dtype=torch.int32)
+                ids[: len(ids) // 2] = 1
+                return {"panoptic_seg": (ids, [{"id": 1, "isthing": False, "category_id": 0}])}
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pictures.cv2, "imread", read)
+            patch.setattr(pictures, "build_predictor", lambda cfg: Predictor())
+            pictures.draw_gallery(tmp_path / "gallery.png", {"one": str(trained)}, 2, False)
+        drawn.append(original(str(tmp_path / "gallery.png")))
+    assert np.array_equal(*drawn) and drawn[0].std() > 5
+
+
+def test_an_empty_cell_is_reported(finished, run_script, tmp_path):
+    spec, output, _ = finished
+    for seed in (1, 2):
+        write_results(output / "other" / f"seed{seed}", mIoU=None)
+    options = ["--output", output, "--docs", tmp_path / "docs", "--sizes", "96x64", "--repeats", "1"]
+    code, _, err = run_script("tools/leaderboard", spec, *options)
+    assert code == 1 and "a cell is empty" in err
+    assert (tmp_path / "docs" / "leaderboard_tiny.md").is_file()
+
+
+def test_failed_trainings(finished, run_script, tmp_path, monkeypatch):
+    spec, output, _ = finished
+    monkeypatch.setattr(leaderboard, "run_script", lambda *words: 1)
+    code, _, err = run_script("tools/leaderboard", spec, "--output", output, "--docs", tmp_path / "docs")
+    assert code == 2 and "not all trainings" in err and not (tmp_path / "docs" / "leaderboard_tiny.md").exists()
+
+
+def test_evaluations_have_no_cost(finished, run_script, tmp_path, toy_config):
+    spec, output, started = finished
+    runs = {"baseline": {"config": toy_config}, "strict": {"eval_of": "baseline"}}
+    spec.write_text(yaml.safe_dump({"seeds": [1], "runs": runs}))
+    code, _, err = run_script("tools/leaderboard", spec, "--output", output, "--docs", tmp_path / "docs")
+    assert code == 2 and "'strict'" in err and started == []
+
+
+@pytest.mark.parametrize("size", ["480", "480x", "16x640", "axb"])
+def test_wrong_sizes(finished, run_script, tmp_path, size):
+    spec, output, started = finished
+    code, _, err = run_script("tools/leaderboard", spec, "--output", output, "--docs", tmp_path, "--sizes", size)
+    assert code == 2 and "WIDTHxHEIGHT" in err and started == []
+
+
+@pytest.mark.parametrize("dataset", ["toy", "camvid"])
+def test_the_specs(dataset, monkeypatch):
+    monkeypatch.chdir(leaderboard.ROOT)
+    spec = leaderboard.read_spec(leaderboard.ROOT / "configs" / "ablations" / f"leaderboard_{dataset}.yaml")
+    systems = {run.name: run.base for run in spec.runs}
+    assert {"baseline from scratch", "baseline", "TASCNet", "Seamless"} <= set(systems)
+    assert all(path.parent.name == dataset for path in systems.values()) and len(set(systems.values())) == len(systems)

@@ -1,0 +1,203 @@
+#!/usr/bin/env python
+"""What a trained model costs: parameters, multiply-accumulates, seconds and peak memory for images of given sizes.
+
+`measure` is for tools/leaderboard.py. It starts this file again: one process in which all models take turns (seconds),
+and a process for each model and size (memory). Run as a script, this file does one such job.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import cv2  # noqa: E402
+import torch  # noqa: E402
+import torchvision  # noqa: E402, F401  (registers deform_conv2d)
+from detectron2.config import CfgNode  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+from panoptic_fusion import load_trained  # noqa: E402
+from panoptic_fusion.trained import build_predictor, images_of  # noqa: E402
+
+Size = tuple[int, int]  # width, height
+
+
+@dataclass
+class CostsAtSize:
+    """Of one image: multiply-accumulates, seconds, bytes."""
+
+    macs: int
+    memory: int
+    seconds: float = 0.0
+
+
+@dataclass
+class Costs:
+    """Of one model."""
+
+    parameters: int
+    sizes: dict[Size, CostsAtSize] = field(default_factory=dict)
+
+    def to_dict(self) -> dict:
+        """What json can hold."""
+        sizes = {f"{w}x{h}": asdict(costs) for (w, h), costs in self.sizes.items()}
+        return {"parameters": self.parameters, "sizes": sizes}
+
+
+def measure(models: dict[str, str], sizes: list[Size], repeats: int, threads: int) -> dict[str, Costs]:
+    """
+    Args:
+        models: {name: OUTPUT_DIR of its training}.
+        sizes: of the network's input.
+        repeats: timed images of each model and size; the median counts, after one image that does not.
+        threads: of torch.
+
+    Returns:
+        {name: Costs}.
+    """
+    costs = {}
+    for name, folder in models.items():
+        for width, height in sizes:
+            row = _child(threads, "memory", folder, f"{width}x{height}")
+            costs.setdefault(name, Costs(row["parameters"]))
+            costs[name].sizes[(width, height)] = CostsAtSize(row["macs"], row["memory"])
+    for width, height in sizes:
+        rows = _child(threads, "seconds", f"{width}x{height}", str(repeats), *models.values())
+        for name, seconds in zip(models, rows, strict=True):
+            costs[name].sizes[(width, height)].seconds = seconds
+    return costs
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Weights and biases, also those of frozen batch norms, which are buffers."""
+    frozen = [b for name, b in model.named_buffers() if name.rpartition(".")[2] in ("weight", "bias")]
+    return sum(tensor.numel() for tensor in (*model.parameters(), *frozen))
+
+
+def count_macs(model: nn.Module, inputs: list[dict]) -> int:
+    """Multiply-accumulates of the convolutions (deformable ones, too) and matrix products of one inference."""
+    deformable = {torch.ops.torchvision.deform_conv2d: _deform_conv_flop}
+    with FlopCounterMode(display=False, custom_mapping=deformable) as counter, torch.no_grad():
+        model(inputs)
+    return counter.get_total_flops() // 2
+
+
+def _deform_conv_flop(input_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
+    """Twice the multiply-accumulates of the convolution; sampling is not counted, nor is it in RoIAlign."""
+    batch, channels, height, width = out_shape
+    _, channels_per_group, kernel_h, kernel_w = weight_shape
+    return 2 * batch * channels * height * width * channels_per_group * kernel_h * kernel_w
+
+
+def prepare(folder: str) -> tuple[nn.Module, CfgNode]:
+    """The trained model, ready for panoptic maps, and its config."""
+    cfg = load_trained(folder, ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"])
+    return build_predictor(cfg).model, cfg
+
+
+def inputs_of(cfg: CfgNode, size: Size) -> list[dict]:
+    """The middle image of the validation set at `size`, as a batch of one."""
+    dicts = images_of(cfg, cfg.DATASETS.TEST[0])
+    image = cv2.resize(cv2.imread(dicts[len(dicts) // 2]["file_name"]), size, interpolation=cv2.INTER_LINEAR)
+    image = image[:, :, ::-1] if cfg.INPUT.FORMAT == "RGB" else image
+    return [{"image": torch.from_numpy(image.copy()).permute(2, 0, 1), "height": size[1], "width": size[0]}]
+
+
+def _memory(folder: str, size: Size) -> dict:
+    """Parameters, multiply-accumulates and the peak of memory of one image."""
+    before = _resident()
+    model, cfg = prepare(folder)
+    inputs = inputs_of(cfg, size)
+    _reset_peak()
+    with torch.no_grad():
+        model(inputs)
+    memory = torch.cuda.max_memory_allocated() if _on_gpu(model) else _peak() - before
+    return {"parameters": count_parameters(model), "macs": count_macs(model, inputs), "memory": memory}
+
+
+def _seconds(folders: list[str], size: Size, repeats: int) -> list[float]:
+    """Median seconds of each model; they take turns, after an image each to warm up."""
+    models = [(model, inputs_of(cfg, size)) for model, cfg in map(prepare, folders)]
+    times = [[] for _ in models]
+    with torch.no_grad():
+        for repeat in range(repeats + 1):
+            for (model, inputs), samples in zip(models, times, strict=True):
+                start = time.perf_counter()
+                model(inputs)
+                if _on_gpu(model):
+                    torch.cuda.synchronize()
+                if repeat:
+                    samples.append(time.perf_counter() - start)
+    return [statistics.median(samples) for samples in times]
+
+
+def _on_gpu(model: nn.Module) -> bool:
+    return next(model.parameters()).device.type == "cuda"
+
+
+def _status(key: str) -> int | None:
+    """Bytes, of a line of /proc/self/status such as "VmRSS:  1234 kB"; None where there is no such file."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+
+
+def _resident() -> int:
+    return _status("VmRSS") or 0
+
+
+def _reset_peak() -> None:
+    """Forgets the peak of loading the weights, where Linux lets a process do so."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def _peak() -> int:
+    """The most that was resident. Not ru_maxrss where it can be helped: that begins with what the parent had."""
+    return _status("VmHWM") or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _child(threads: int, *job: str):
+    """Does one job in a process of its own; what it found."""
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run([sys.executable, __file__, *job], env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"measuring {' '.join(job)} failed:\n{done.stderr}")
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("FOUND "))[6:])
+
+
+def main() -> None:
+    """Does one job and prints what it found as json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", choices=["memory", "seconds"])
+    parser.add_argument("words", nargs="+", help="memory: FOLDER SIZE; seconds: SIZE REPEATS FOLDER ...")
+    args = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+    cv2.setNumThreads(1)
+
+    def size(text: str) -> Size:
+        return tuple(int(side) for side in text.split("x"))
+
+    if args.job == "memory":
+        found = _memory(args.words[0], size(args.words[1]))
+    else:
+        found = _seconds(args.words[2:], size(args.words[0]), int(args.words[1]))
+    print("FOUND " + json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

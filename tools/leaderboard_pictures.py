@@ -1,0 +1,109 @@
+"""The figure and the gallery of tools/leaderboard.py."""
+
+import statistics
+from pathlib import Path
+
+import cv2
+import matplotlib
+
+matplotlib.use("Agg")
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from detectron2.data import MetadataCatalog  # noqa: E402
+from matplotlib import pyplot as plt  # noqa: E402
+
+from panoptic_fusion import load_trained  # noqa: E402
+from panoptic_fusion.errors import UserError  # noqa: E402
+from panoptic_fusion.trained import build_predictor, images_of  # noqa: E402
+from panoptic_fusion.visualization import draw_panoptic, ground_truth_panoptic  # noqa: E402
+
+CELL_WIDTH, TITLE_HEIGHT, GAP = 320, 24, 4  # pixels
+
+
+def draw_figure(
+    path: Path, quality: dict[str, list[float | None]], seconds: dict[str, float], size: tuple[int, int]
+) -> None:
+    """PQ against seconds per image: a point a system, with its standard deviation over the seeds.
+
+    Args:
+        path: the picture to write.
+        quality: {system: PQ of each seed}; None where there is none.
+        seconds: {system: seconds per image}.
+        size: width and height of that image.
+    """
+    figure, axes = plt.subplots(figsize=(6, 4), dpi=130)
+    for system, values in quality.items():
+        values = [value for value in values if value is not None]
+        if values:
+            deviation = statistics.stdev(values) if len(values) > 1 else None
+            axes.errorbar(seconds[system], statistics.mean(values), deviation, fmt="o", capsize=3)
+            axes.annotate(
+                system,
+                (seconds[system], statistics.mean(values)),
+                xytext=(6, 4),
+                textcoords="offset points",
+                fontsize=8,
+            )
+    axes.set_xlabel(f"seconds per image, {size[0]}×{size[1]}")
+    axes.set_ylabel("PQ")
+    axes.set_xlim(left=0)
+    axes.margins(x=0.25, y=0.15)
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def draw_gallery(path: Path, models: dict[str, str], num_images: int, photos: bool) -> None:
+    """The same validation images through all models: a row an image, a column a model.
+
+    Args:
+        path: the picture to write.
+        models: {title: OUTPUT_DIR of its training}; all of one data set.
+        num_images: how many, evenly spread over the data set.
+        photos: columns of the photo and the ground truth come first, and predictions lie over the photo; otherwise
+            nothing of the photo can be seen.
+
+    Raises:
+        UserError: the models have different data sets.
+    """
+    columns: dict[str, list[np.ndarray]] = {}
+    dataset = None
+    for title, folder in models.items():
+        cfg = load_trained(folder, ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"])
+        if dataset not in (None, cfg.DATASETS.TEST[0]):
+            raise UserError(f"{title} was evaluated on {cfg.DATASETS.TEST[0]}, the others on {dataset}")
+        dataset = cfg.DATASETS.TEST[0]
+        dicts = images_of(cfg, dataset)
+        chosen = np.linspace(0, len(dicts) - 1, min(num_images, len(dicts))).round().astype(int)
+        predictor, metadata = build_predictor(cfg), MetadataCatalog.get(dataset)
+        for dataset_dict in (dicts[i] for i in chosen):
+            image = cv2.imread(dataset_dict["file_name"])
+            cell = _cell(image[:, :, ::-1], cv2.INTER_AREA)
+            found = {title: predictor(image)["panoptic_seg"]}
+            if photos and len(columns.get("photo", ())) < len(chosen):
+                columns.setdefault("photo", []).append(cell)
+                found = {"ground truth": ground_truth_panoptic(dataset_dict), **found}
+            for column, (ids, segments_info) in found.items():
+                ground, alpha = (cell, 0.6) if photos else (np.zeros_like(cell), 1.0)
+                ids = _cell(np.asarray(torch.as_tensor(ids).cpu()).astype(np.int32), cv2.INTER_NEAREST)
+                columns.setdefault(column, []).append(draw_panoptic(ground, ids, segments_info, metadata, alpha))
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 88] if path.suffix == ".jpg" else []
+    cv2.imwrite(str(path), grid(columns)[:, :, ::-1], quality)
+
+
+def grid(columns: dict[str, list[np.ndarray]]) -> np.ndarray:
+    """Columns of RGB pictures of CELL_WIDTH under their titles, (H, W, 3) uint8, white between them."""
+    drawn = []
+    for title, pictures in columns.items():
+        cells = [np.full((TITLE_HEIGHT, CELL_WIDTH, 3), 255, np.uint8)]
+        cv2.putText(cells[0], title, (2, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+        for picture in pictures:
+            cells.append(np.pad(picture, ((0, GAP), (0, 0), (0, 0)), constant_values=255))
+        drawn.append(np.pad(np.concatenate(cells), ((0, 0), (0, GAP), (0, 0)), constant_values=255))
+    return np.concatenate(drawn, axis=1)
+
+
+def _cell(array: np.ndarray, interpolation: int) -> np.ndarray:
+    height = round(CELL_WIDTH * array.shape[0] / array.shape[1])
+    return cv2.resize(array, (CELL_WIDTH, height), interpolation=interpolation)
