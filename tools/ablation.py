@@ -24,6 +24,7 @@ kept, an interrupted one resumes from its last checkpoint, a failed one is tried
 import argparse
 import fcntl
 import json
+import os
 import shlex
 import statistics
 import subprocess
