@@ -3,14 +3,12 @@
 from functools import partial
 
 from detectron2.config import CfgNode
-from detectron2.layers import Conv2d, ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.layers import Conv2d
 from detectron2.modeling.backbone import FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 
-from .deform_resnet import build_deformable_resnet_backbone
-from .narrow_resnet import build_narrow_resnet_backbone
+from .pyramid import pyramid
 
 
 class GapFPN(FPN):
@@ -32,7 +30,9 @@ class GapFPN(FPN):
         return lateral_conv(x) + self.fpn_gap(x.mean((2, 3)))[:, :, None, None]
 
 
-def _gap_fpn(cfg: CfgNode, bottom_up: Backbone) -> GapFPN:
+@pyramid
+def build_gap_fpn_backbone(cfg: CfgNode, bottom_up: Backbone) -> GapFPN:
+    """GapFPN, with P6 by max pooling, on the network that MODEL.BACKBONE.BOTTOM_UP names."""
     fpn = cfg.MODEL.FPN
     return GapFPN(
         bottom_up,
@@ -42,15 +42,3 @@ def _gap_fpn(cfg: CfgNode, bottom_up: Backbone) -> GapFPN:
         top_block=LastLevelMaxPool(),
         fuse_type=fpn.FUSE_TYPE,
     )
-
-
-@BACKBONE_REGISTRY.register()
-def build_resnet_gap_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> GapFPN:
-    """GapFPN on `build_deformable_resnet_backbone`, with P6 by max pooling."""
-    return _gap_fpn(cfg, build_deformable_resnet_backbone(cfg, input_shape))
-
-
-@BACKBONE_REGISTRY.register()
-def build_narrow_resnet_gap_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> GapFPN:
-    """The same on `build_narrow_resnet_backbone`: for the small configs."""
-    return _gap_fpn(cfg, build_narrow_resnet_backbone(cfg, input_shape))
