@@ -75,9 +75,10 @@ def make_table(heads: list[str], fusions: list[str], results: dict, common: CfgN
             runs = [results["runs"][cell_name(head, fusion)]["metrics"].get(column, []) for fusion in fusions]
             rows.append([head, *(f"{run[0]:.1f}" if run and run[0] is not None else "failed" for run in runs)])
         tables.append(tabulate(rows, [column, *fusions], tablefmt="pipe", disable_numparse=True))
+    base = next(iter(results["runs"].values()))["config"]
     head = (
         f"Commit {', '.join(results['commits'])}; {results['machine']}; `{results['command']}`: base "
-        f"`{os.path.relpath(results['base'])}`, ontology {common.MODEL.SEM_SEG_HEAD.ONTOLOGY}, "
+        f"`{os.path.relpath(base)}`, ontology {common.MODEL.SEM_SEG_HEAD.ONTOLOGY}, "
         f"{common.SOLVER.MAX_ITER} iterations of {common.SOLVER.IMS_PER_BATCH} images from "
         f"`{os.path.relpath(common.MODEL.WEIGHTS)}`"
     )
