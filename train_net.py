@@ -24,6 +24,7 @@ from panoptic_fusion.engine.preflight import check_before_start, check_processes
 from panoptic_fusion.engine.setup import set_up
 from panoptic_fusion.errors import UserError, run_cli
 from panoptic_fusion.evaluation.report import write_results
+from panoptic_fusion.modeling.backbone.timm_config import forget_pretraining
 from panoptic_fusion.read_config import read_config
 
 
@@ -32,6 +33,8 @@ def configure(args: argparse.Namespace) -> CfgNode:
     cfg = read_config(args.config_file, args.opts)
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    if args.eval_only:
+        forget_pretraining(cfg)
     return resolve_config(cfg)
 
 

@@ -30,6 +30,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     model.META_ARCHITECTURE = "PanopticRCNN"
     model.ROI_HEADS.NAME = "PanopticROIHeads"
     model.MASK_ON = True
+    # What instances and stuff share: "skip" (ResNet and FPN), "backbone" (the ResNet, with two FPNs) or "none".
+    model.SHARING = "skip"
     # Parts that training leaves as they are (module names, such as "backbone.bottom_up" or "roi_heads"); the losses of
     # a head that is listed as a whole are left out: for staged training.
     model.FREEZE = []
@@ -37,6 +39,33 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     model.FREEZE_NORMS = False
     # Accept MODEL.WEIGHTS in which some tensors have another shape (fine-tuning on other classes): they are skipped.
     model.ALLOW_SHAPE_MISMATCH = False
+
+    # Builder of the network under the pyramid that MODEL.BACKBONE.NAME names: "build_resnet_backbone" (detectron2's),
+    # "build_abn_resnet_backbone", "build_narrow_resnet_backbone", "build_narrow_abn_resnet_backbone" or
+    # "build_timm_backbone".
+    model.BACKBONE.BOTTOM_UP = "build_resnet_backbone"
+
+    # -- networks of timm (build_timm_backbone) ---------------------------------------------------------------
+    # Empty MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and INPUT.FORMAT are filled in from timm's metadata of the model.
+    timm = model.TIMM = CfgNode()
+    # The model's name in timm, such as "convnext_tiny" or "convnext_tiny.in12k_ft_in1k".
+    timm.NAME = ""
+    # Numbers of timm's feature maps, each of twice the stride of the one before; empty: those of stride 4, 8, 16, 32.
+    timm.OUT_INDICES = []
+    # Start from timm's weights (from the Hugging Face hub or its cache).
+    timm.PRETRAINED = False
+    # Start from these weights instead: a .safetensors or .pth file, or "efficientnet-lite0", which comes with pip.
+    timm.WEIGHTS = ""
+    # Feature maps, counted from the first, up to which nothing is trained; 0: all is trained.
+    timm.FROZEN_STAGES = 0
+    # Leave weights, biases and statistics of all batch norms of the network as they are.
+    timm.FROZEN_BN = False
+    # Rate of stochastic depth of the last block.
+    timm.DROP_PATH = 0.0
+    # Keep fewer activations and compute them again in the backward pass.
+    timm.GRADIENT_CHECKPOINTING = False
+    # Accept another PIXEL_MEAN, PIXEL_STD or INPUT.FORMAT than that of timm's metadata with pretrained weights.
+    timm.OWN_NORMALIZATION = False
 
     # Seamless's RPN head: the norm with activation behind its 3x3 convolution (see layers.get_activated_norm).
     model.RPN.NORM = "InPlaceABN"
@@ -53,6 +82,10 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     sem_seg.MINIDL_POOL_SIZE = 64
     # Seamless's MiniDL head: kernel that fuses a level's three branches, 1 (the paper's numbers) or 3 (its text).
     sem_seg.MINIDL_FUSE_KERNEL = 1
+    # UPSNet's deformable head: number of deformable layers, 2 (the paper's Cityscapes) or 3 (its COCO).
+    sem_seg.NUM_CONVS = 2
+    # UPSNet's deformable head: factor of the cross entropy inside the ground-truth boxes; 0 trains without it.
+    sem_seg.ROI_LOSS_WEIGHT = 0.0
 
     # -- fusion -----------------------------------------------------------------------------------------------
     fusion = model.PANOPTIC_FUSION = CfgNode()
@@ -85,6 +118,15 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # Instances of this agreement or less do not enter the panoptic map.
     tasc.AGREEMENT_THRESH = 0.7
 
+    # UPSNet's UPSNetFusion
+    upsnet = fusion.UPSNET = CfgNode()
+    # Factor of the panoptic loss; 0 trains without it (UPSNet-C and UPSNet-CP).
+    upsnet.LOSS_WEIGHT = 1.0
+    # Whether the panoptic head has an unknown channel, in training and at inference.
+    upsnet.UNKNOWN = True
+    # Share of an image's ground-truth instances that training makes unknown.
+    upsnet.UNKNOWN_FRACTION = 0.3
+
     # OANet's SpatialRankingFusion
     srm = fusion.SRM = CfgNode()
     # The module's convolution: "1x1", "3x3" or "1x7+7x1" (large kernel).
@@ -103,6 +145,13 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     independent.INSTANCES = ""
     # The network that gives the semantic segmentation, in the same way.
     independent.SEMANTIC = ""
+
+    # -- training ---------------------------------------------------------------------------------------------
+    # With SOLVER.AMP.ENABLED, the half precision of training: "float16" (CUDA) or "bfloat16" (CUDA and CPU).
+    cfg.SOLVER.AMP.DTYPE = "float16"
+    # Every so many iterations, log what the losses of the instances and of the stuff head each send into the last
+    # feature map of the shared backbone, to set MODEL.SEM_SEG_HEAD.LOSS_WEIGHT by (OANet, figure 5); 0: never.
+    cfg.SOLVER.GRADIENT_BALANCE_PERIOD = 0
 
     # -- evaluation -------------------------------------------------------------------------------------------
     # What is measured after training: "panoptic" (PQ, PQ-dagger, mIoU), "instances" (mask AP), "cityscapes" (with

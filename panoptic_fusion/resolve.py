@@ -23,6 +23,9 @@ from detectron2.modeling import (
 from .data.coco_panoptic import label_space_of, register_from_config
 from .data.label_space import IGNORE_LABEL, ONTOLOGIES, LabelSpace
 from .errors import ConfigError
+from .modeling import PanopticRCNN
+from .modeling.backbone.branches import SHARING_MODES, stuff_features
+from .modeling.backbone.timm_config import forget_pretraining, resolve_timm
 from .modeling.fusion import PANOPTIC_FUSION_REGISTRY
 from .modeling.things import PanopticROIHeads
 from .read_config import merge_opts, read_config
@@ -38,7 +41,8 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
         cfg: a config with the project's keys, frozen or not. It is not changed.
 
     Returns:
-        A frozen copy with MODEL.CATEGORIES and all NUM_CLASSES set, and of MODEL.PANOPTIC_FUSION.OUTPUTS only what the
+        A frozen copy with MODEL.CATEGORIES and all NUM_CLASSES set, MODEL.SEM_SEG_HEAD.IN_FEATURES named after
+        MODEL.SHARING, the input normalisation of a timm network, and of MODEL.PANOPTIC_FUSION.OUTPUTS only what the
         meta-architecture can return. Resolving it again changes nothing.
 
     Raises:
@@ -49,6 +53,7 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
     cfg.defrost()
     register_from_config(cfg.DATASETS.REGISTER if not cfg.MODEL.CATEGORIES else _present(cfg.DATASETS.REGISTER))
     _check_parts(cfg)
+    resolve_timm(cfg)
     if not cfg.MODEL.CATEGORIES:
         if not cfg.DATASETS.TRAIN:
             raise ConfigError("MODEL.CATEGORIES and DATASETS.TRAIN are both empty: name a training data set")
@@ -59,6 +64,7 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
         label_space.require_stuff()
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = label_space.num_things
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = label_space.num_channels(cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY)
+    cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = stuff_features(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, cfg.MODEL.SHARING)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         metadata = MetadataCatalog.get(name)
         if not hasattr(metadata, "thing_classes"):
@@ -87,6 +93,7 @@ def load_trained(model_dir: str | os.PathLike, opts: list[str] = ()) -> CfgNode:
     pointer = model_dir / "last_checkpoint"
     weights = model_dir / (pointer.read_text().strip() if pointer.is_file() else "model_final.pth")
     cfg = read_config(model_dir / "config.yaml")
+    forget_pretraining(cfg)
     cfg.MODEL.WEIGHTS = str(weights)
     cfg.OUTPUT_DIR = str(model_dir)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
@@ -107,6 +114,7 @@ def _check_parts(cfg: CfgNode) -> None:
     for key, value, registry in (
         ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
         ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
+        ("MODEL.BACKBONE.BOTTOM_UP", cfg.MODEL.BACKBONE.BOTTOM_UP, BACKBONE_REGISTRY),
         ("MODEL.PROPOSAL_GENERATOR.NAME", cfg.MODEL.PROPOSAL_GENERATOR.NAME, PROPOSAL_GENERATOR_REGISTRY),
         ("MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME, ROI_HEADS_REGISTRY),
         ("MODEL.ROI_BOX_HEAD.NAME", cfg.MODEL.ROI_BOX_HEAD.NAME, ROI_BOX_HEAD_REGISTRY),
@@ -137,6 +145,15 @@ def _check_parts(cfg: CfgNode) -> None:
     for key, value in (("MODEL.KEYPOINT_ON", cfg.MODEL.KEYPOINT_ON), ("TEST.AUG.ENABLED", cfg.TEST.AUG.ENABLED)):
         if value:
             raise ConfigError(f"{key} is True, which this project does not have: set it to False")
+    if cfg.MODEL.SHARING not in SHARING_MODES:
+        raise ConfigError(f"MODEL.SHARING is {cfg.MODEL.SHARING!r}; there are: {', '.join(SHARING_MODES)}")
+    if cfg.MODEL.SHARING != "skip" and not issubclass(
+        META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), PanopticRCNN
+    ):
+        raise ConfigError(
+            f"MODEL.SHARING is {cfg.MODEL.SHARING!r}, but MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} has no "
+            "two branches: set it to 'skip'"
+        )
     wanted = list(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS)
     outputs = {"sem_seg", "instances", "panoptic_seg", "things_masks"}
     if not set(wanted) <= outputs:

@@ -23,7 +23,6 @@ failed one is tried again.
 import argparse
 import fcntl
 import json
-import os
 import shlex
 import statistics
 import subprocess
@@ -131,25 +130,30 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs, table.md and results.json")
     parser.add_argument("--num-gpus", type=int, default=1, help="as in train_net.py, for each run")
     args = parser.parse_args()
-    spec = read_spec(args.spec)
-    jobs = make_jobs(spec, args.output)
-    check_writable(str(args.output), "--output")
+    return run_spec(args.spec, args.output, args.num_gpus)
+
+
+def run_spec(spec_file: Path, output: Path, num_gpus: int = 1) -> int:
+    """Runs what the yaml asks for and is not finished, and writes the table; 1 if a run failed."""
+    spec = read_spec(spec_file)
+    jobs = make_jobs(spec, output)
+    check_writable(str(output), "--output")
     check_unchanged(jobs, spec.base)
-    command = shlex.join(["python", os.path.relpath(__file__, Path.cwd()), *sys.argv[1:]])
+    command = shlex.join(["python", *sys.argv])
 
     def write_table() -> str:
         text, content = make_table(spec, jobs, command)
-        write_atomically(args.output / "table.md", lambda f: f.write(text.encode()))
-        write_atomically(args.output / "results.json", lambda f: f.write(json.dumps(content, indent=1).encode()))
+        write_atomically(output / "table.md", lambda f: f.write(text.encode()))
+        write_atomically(output / "results.json", lambda f: f.write(json.dumps(content, indent=1).encode()))
         return text
 
-    with open(args.output / ".lock", "w") as lock:
+    with open(output / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"{args.output} is in use: an ablation, or a training of one, still runs") from error
-        failed = run_all(jobs, spec.base, args.num_gpus, lock.fileno(), write_table)
-    print(f"\n{write_table()}\n{args.output / 'table.md'}, {args.output / 'results.json'}")
+            raise UserError(f"{output} is in use: an ablation, or a training of one, still runs") from error
+        failed = run_all(jobs, spec.base, num_gpus, lock.fileno(), write_table)
+    print(f"\n{write_table()}\n{output / 'table.md'}, {output / 'results.json'}")
     if failed:
         print(f"{len(failed)} of {len(jobs)} runs failed: {'; '.join(map(str, failed))}", file=sys.stderr)
     return 1 if failed else 0

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """Converts a checkpoint that the authors of a paper have published to weights for this project's configs.
 
-    python tools/convert_checkpoint.py seamseg IN OUT.pth [--config CONFIG.yaml]
+    python tools/convert_checkpoint.py {seamseg,upsnet} IN OUT.pth [--config CONFIG.yaml]
 
 OUT goes into MODEL.WEIGHTS. The config that fits is printed, or written with --config (its path to the base config is
 then absolute). A tensor that is missing, left over or of another shape is an error that names it. No code in the file
-is executed. docs/seamless.md says where the published files are and what to check.
+is executed. docs/seamless.md and docs/upsnet.md say where the published files are and what to check.
 """
 
 import argparse
@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from torch import Tensor  # noqa: E402
 
-from panoptic_fusion.checkpoint import convert_seamseg  # noqa: E402
+from panoptic_fusion.checkpoint import convert_seamseg, convert_upsnet  # noqa: E402
 from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
 from panoptic_fusion.errors import UserError, run_cli  # noqa: E402
 from panoptic_fusion.files import write_atomically  # noqa: E402
@@ -32,9 +32,15 @@ def seamseg(path: Path) -> tuple[dict[str, Tensor], str]:
     return tensors, convert_seamseg.describe(layout, settings)
 
 
+def upsnet(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of an UPSNet checkpoint and its config as yaml."""
+    tensors, layout = convert_upsnet.convert_upsnet(path)
+    return tensors, convert_upsnet.describe(layout)
+
+
 # Each takes the path of a published file and returns tensors by our names, and a yaml whose _BASE_ is a path below the
 # root of the repository.
-CONVERTERS: dict[str, Callable[[Path], tuple[dict[str, Tensor], str]]] = {"seamseg": seamseg}
+CONVERTERS: dict[str, Callable[[Path], tuple[dict[str, Tensor], str]]] = {"seamseg": seamseg, "upsnet": upsnet}
 
 
 def main() -> None:

@@ -10,6 +10,8 @@ from panoptic_fusion.errors import UserError
 from panoptic_fusion.files import write_atomically
 from panoptic_fusion.read_config import one_line
 
+from .branch_names import has_branches, spread_over_branches
+
 
 class AtomicCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer that writes each file under another name, flushes it to the disk and renames it.
@@ -89,6 +91,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict):
         try:
+            if has_branches(self.model.state_dict()):
+                checkpoint = self._for_branches(checkpoint)
             incompatible = super()._load_model(checkpoint)
         except (ValueError, AttributeError) as error:
             raise UserError(f"the checkpoint does not hold the tensors of a model: {one_line(error)}") from error
@@ -107,3 +111,14 @@ class AtomicCheckpointer(DetectionCheckpointer):
         if {name for name, _ in self.model.named_parameters()} <= set(incompatible.missing_keys):
             raise UserError("the checkpoint does not fit: it holds no tensor of the model. Check MODEL.WEIGHTS")
         return incompatible
+
+    def _for_branches(self, checkpoint: dict) -> dict:
+        """The checkpoint for a model of two backbones, its names matched by detectron2's heuristics if it asks so."""
+        self._convert_ndarray_to_tensor(checkpoint["model"])
+        tensors = spread_over_branches(
+            checkpoint["model"],
+            self.model.state_dict(),
+            match_suffixes=checkpoint.get("matching_heuristics", False),
+            caffe2=checkpoint.get("__author__") == "Caffe2",
+        )
+        return {**checkpoint, "model": tensors, "matching_heuristics": False}

@@ -9,17 +9,29 @@ In-place activated norms are taken over as they are, negative weights too: `InPl
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from panoptic_fusion.errors import UserError
-from panoptic_fusion.read_config import one_line
+
+from .published import (
+    DEPTHS,
+    Entry,
+    background_last,
+    check_blocks,
+    count,
+    load_file,
+    norm,
+    num_rows,
+    only_tensors,
+    renamed,
+    resnet_convs,
+    with_bias,
+)
 
 PARTS = ("body", "rpn_head", "roi_head", "sem_head")
-DEPTHS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 PIXEL_MEAN, PIXEL_STD = (106.4337, 116.6171, 119.5595), (65.4970, 67.6004, 74.1234)
 # Anchors of the two published settings, by the number of ratios: the ratios in their order, size / stride.
 ANCHORS = {3: ([1.0, 0.5, 2.0], 8), 5: ([0.2, 0.5, 1.0, 2.0, 5.0], 2)}
@@ -51,16 +63,6 @@ class Layout:
         return DEPTHS[self.blocks]
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A tensor of the published layout: its name and shape there, its name here and what is done to it."""
-
-    theirs: str
-    shape: tuple[int, ...]
-    ours: str
-    convert: Callable[[Tensor], Tensor] = lambda tensor: tensor
-
-
 def convert_seamseg(path: str | os.PathLike) -> tuple[dict[str, Tensor], Layout, str]:
     """Reads a published checkpoint and renames its tensors. Nothing in the file is executed.
 
@@ -75,17 +77,7 @@ def convert_seamseg(path: str | os.PathLike) -> tuple[dict[str, Tensor], Layout,
     path = os.fspath(path)
     tensors, settings = read_file(path)
     layout = detect_layout(tensors, path)
-    converted, left = {}, dict(tensors)
-    for entry in entries(layout):
-        tensor = left.pop(entry.theirs, None)
-        if tensor is None:
-            raise UserError(f"{path}: the tensor {entry.theirs} is missing")
-        if tuple(tensor.shape) != entry.shape:
-            raise UserError(f"{path}: {entry.theirs} is {tuple(tensor.shape)}; it must be {entry.shape}")
-        converted[entry.ours] = entry.convert(tensor).clone()
-    if left:
-        raise UserError(f"{path}: {len(left)} tensors are left over, the first is {next(iter(left))}")
-    return converted, layout, settings
+    return renamed(tensors, entries(layout), path), layout, settings
 
 
 def read_file(path: str) -> tuple[dict[str, Tensor], str]:
@@ -93,51 +85,27 @@ def read_file(path: str) -> tuple[dict[str, Tensor], str]:
 
     Errors as in `convert_seamseg`.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"checkpoint {path} does not exist")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a broken or foreign file makes zipfile, pickle and torch raise
-        reason = one_line(error)[:200]
-        raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}: {reason})") from error
+    content = load_file(path)
     states = content.get("state_dict") if isinstance(content, Mapping) else None
     if not isinstance(states, Mapping) or not all(isinstance(states.get(part), Mapping) for part in PARTS):
         raise UserError(f"{path} is no Seamless checkpoint: it needs a state_dict with {', '.join(PARTS)}")
     tensors = {f"{part}::{name}": value for part in PARTS for name, value in states[part].items()}
-    for name, value in tensors.items():
-        if not isinstance(value, Tensor):
-            raise UserError(f"{path}: {name} is a {type(value).__name__}, not a tensor")
-    # Later batch norms count their batches; that number has no use in inference.
-    tensors = {name: value for name, value in tensors.items() if not name.endswith(".num_batches_tracked")}
     settings = content.get("config")
-    return tensors, settings if isinstance(settings, str) else ""
+    return only_tensors(tensors, path), settings if isinstance(settings, str) else ""
 
 
 def detect_layout(tensors: Mapping[str, Tensor], path: str = "checkpoint") -> Layout:
     """Reads the layout from the names and shapes; errors as in `convert_seamseg`."""
-
-    def rows(name: str, dims: int) -> int:
-        if name not in tensors:
-            raise UserError(f"{path}: the tensor {name} is missing")
-        if tensors[name].dim() != dims:
-            raise UserError(f"{path}: {name} is {tuple(tensors[name].shape)}; it must have {dims} dimensions")
-        return tensors[name].shape[0]
-
-    def highest(pattern: str) -> int:
-        found = [int(match[1]) for match in (re.fullmatch(pattern, name) for name in tensors) if match]
-        return max(found, default=0)
-
-    blocks = tuple(highest(rf"body::backbone\.mod{i}\.block(\d+)\.convs\.conv1\.weight") for i in (2, 3, 4, 5))
-    if blocks not in DEPTHS:
-        known = ", ".join(f"{list(b)} (ResNet-{d})" for b, d in DEPTHS.items())
-        raise UserError(f"{path}: the backbone body::backbone has {list(blocks)} blocks; known are {known}")
-    num_things = rows("roi_head::roi_msk.weight", 4)
+    pattern = r"body::backbone\.mod{}\.block(\d+)\.convs\.conv1\.weight"
+    blocks = tuple(count(tensors, pattern.format(stage), first=1) for stage in (2, 3, 4, 5))
+    check_blocks(blocks, f"{path}: the backbone body::backbone")
+    num_things = num_rows(tensors, "roi_head::roi_msk.weight", 4, path)
     return Layout(
         blocks=blocks,
-        num_extra=highest(r"body::fpn\.extra\.(\d+)\.conv\.weight") + ("body::fpn.extra.0.conv.weight" in tensors),
-        num_anchors=rows("rpn_head::conv_obj.weight", 4),
+        num_extra=count(tensors, r"body::fpn\.extra\.(\d+)\.conv\.weight"),
+        num_anchors=num_rows(tensors, "rpn_head::conv_obj.weight", 4, path),
         num_things=num_things,
-        num_stuff=rows("sem_head::conv_sem.weight", 4) - num_things,
+        num_stuff=num_rows(tensors, "sem_head::conv_sem.weight", 4, path) - num_things,
         group_norm="roi_head::fc.bn1.running_mean" not in tensors,
     )
 
@@ -155,74 +123,47 @@ def swap_xy(tensor: Tensor) -> Tensor:
     return tensor.unflatten(0, (-1, 4))[:, [1, 0, 3, 2]].flatten(0, 1)
 
 
-def background_last(tensor: Tensor) -> Tensor:
-    """Rows (background, things...) as (things..., background)."""
-    return torch.cat([tensor[1:], tensor[:1]])
-
-
-def _norm(theirs: str, ours: str, channels: int, group_norm: bool = False) -> Iterator[Entry]:
-    for name in ("weight", "bias") if group_norm else ("weight", "bias", "running_mean", "running_var"):
-        yield Entry(f"{theirs}.{name}", (channels,), f"{ours}.{name}")
-
-
-def _with_bias(
-    theirs: str, ours: str, shape: tuple[int, ...], convert: Callable[[Tensor], Tensor] | None = None
-) -> Iterator[Entry]:
-    convert = convert or (lambda tensor: tensor)
-    yield Entry(f"{theirs}.weight", shape, f"{ours}.weight", convert)
-    yield Entry(f"{theirs}.bias", shape[:1], f"{ours}.bias", convert)
-
-
 def _backbone(layout: Layout) -> Iterator[Entry]:
     theirs, ours = "body::backbone", "backbone.bottom_up"
     yield Entry(f"{theirs}.mod1.conv1.weight", (64, 3, 7, 7), f"{ours}.stem.conv1.weight")
-    yield from _norm(f"{theirs}.mod1.bn1", f"{ours}.stem.conv1.norm", 64)
-    channels = 64
-    for stage, num_blocks in zip((2, 3, 4, 5), layout.blocks, strict=True):
-        width, out = 64 * 2 ** (stage - 2), 256 * 2 ** (stage - 2)
-        for block in range(num_blocks):
-            old, new = f"{theirs}.mod{stage}.block{block + 1}", f"{ours}.res{stage}.{block}"
-            shapes = [(width, channels, 1, 1), (width, width, 3, 3), (out, width, 1, 1)]
-            for i, shape in enumerate(shapes, start=1):
-                yield Entry(f"{old}.convs.conv{i}.weight", shape, f"{new}.conv{i}.weight")
-                yield from _norm(f"{old}.convs.bn{i}", f"{new}.conv{i}.norm", shape[0])
-            if block == 0:
-                yield Entry(f"{old}.proj_conv.weight", (out, channels, 1, 1), f"{new}.shortcut.weight")
-                yield from _norm(f"{old}.proj_bn", f"{new}.shortcut.norm", out)
-            channels = out
+    yield from norm(f"{theirs}.mod1.bn1", f"{ours}.stem.conv1.norm", 64)
+    for stage, block, part, shape in resnet_convs(layout.blocks):
+        old = f"{theirs}.mod{stage}.block{block + 1}"
+        conv, bn = ("proj_conv", "proj_bn") if part == "shortcut" else (f"convs.{part}", f"convs.bn{part[-1]}")
+        new = f"{ours}.res{stage}.{block}.{part}"
+        yield Entry(f"{old}.{conv}.weight", shape, f"{new}.weight")
+        yield from norm(f"{old}.{bn}", f"{new}.norm", shape[0])
 
 
 def _pyramid(layout: Layout) -> Iterator[Entry]:
     levels = [(f"lateral.{i}", f"fpn_lateral{i + 2}", (256, 256 * 2**i, 1, 1)) for i in range(4)]
     levels += [(f"output.{i}", f"fpn_output{i + 2}", (256, 256, 3, 3)) for i in range(4)]
-    levels += [
-        (f"extra.{i}", f"top_block.p{i + 6}", (256, 256 if i else 2048, 3, 3)) for i in range(layout.num_extra)
-    ]
+    levels += [(f"extra.{i}", f"top_block.p{i + 6}", (256, 256 if i else 2048, 3, 3)) for i in range(layout.num_extra)]
     for old, new, shape in levels:
         yield Entry(f"body::fpn.{old}.conv.weight", shape, f"backbone.{new}.weight")
-        yield from _norm(f"body::fpn.{old}.bn", f"backbone.{new}.norm", 256)
+        yield from norm(f"body::fpn.{old}.bn", f"backbone.{new}.norm", 256)
 
 
 def _detection(layout: Layout) -> Iterator[Entry]:
-    things, anchors, gn = layout.num_things, layout.num_anchors, layout.group_norm
+    things, anchors, stats = layout.num_things, layout.num_anchors, not layout.group_norm
     old, new = "rpn_head::", "proposal_generator.rpn_head."
     yield Entry(f"{old}conv1.weight", (256, 256, 3, 3), f"{new}conv.weight")
-    yield from _norm(f"{old}bn1", f"{new}conv.norm", 256, gn)
-    yield from _with_bias(f"{old}conv_obj", f"{new}objectness_logits", (anchors, 256, 1, 1))
-    yield from _with_bias(f"{old}conv_bbx", f"{new}anchor_deltas", (4 * anchors, 256, 1, 1), swap_xy)
+    yield from norm(f"{old}bn1", f"{new}conv.norm", 256, stats)
+    yield from with_bias(f"{old}conv_obj", f"{new}objectness_logits", (anchors, 256, 1, 1))
+    yield from with_bias(f"{old}conv_bbx", f"{new}anchor_deltas", (4 * anchors, 256, 1, 1), swap_xy)
 
     old, new = "roi_head::", "roi_heads."
     for i, in_channels in ((1, 256 * 7 * 7), (2, 1024)):
         yield Entry(f"{old}fc.fc{i}.weight", (1024, in_channels), f"{new}box_head.fc{i}.weight")
-        yield from _norm(f"{old}fc.bn{i}", f"{new}box_head.norm{i}", 1024, gn)
-    yield from _with_bias(f"{old}roi_cls", f"{new}box_predictor.cls_score", (things + 1, 1024), background_last)
-    yield from _with_bias(f"{old}roi_bbx", f"{new}box_predictor.bbox_pred", (4 * things, 1024), swap_xy)
+        yield from norm(f"{old}fc.bn{i}", f"{new}box_head.norm{i}", 1024, stats)
+    yield from with_bias(f"{old}roi_cls", f"{new}box_predictor.cls_score", (things + 1, 1024), background_last)
+    yield from with_bias(f"{old}roi_bbx", f"{new}box_predictor.bbox_pred", (4 * things, 1024), swap_xy)
     for i in range(1, 5):
         yield Entry(f"{old}conv.conv{i}.weight", (256, 256, 3, 3), f"{new}mask_head.mask_fcn{i}.weight")
-        yield from _norm(f"{old}conv.bn{i}", f"{new}mask_head.mask_fcn{i}.norm", 256, gn)
+        yield from norm(f"{old}conv.bn{i}", f"{new}mask_head.mask_fcn{i}.norm", 256, stats)
     yield Entry(f"{old}conv.conv_up.weight", (256, 256, 2, 2), f"{new}mask_head.deconv.weight")
-    yield from _norm(f"{old}conv.bn_up", f"{new}mask_head.deconv_norm", 256, gn)
-    yield from _with_bias(f"{old}roi_msk", f"{new}mask_head.predictor", (things, 256, 1, 1))
+    yield from norm(f"{old}conv.bn_up", f"{new}mask_head.deconv_norm", 256, stats)
+    yield from with_bias(f"{old}roi_msk", f"{new}mask_head.predictor", (things, 256, 1, 1))
 
 
 def _semantic(layout: Layout) -> Iterator[Entry]:
@@ -231,11 +172,11 @@ def _semantic(layout: Layout) -> Iterator[Entry]:
         yield Entry(f"{old}.conv1_3x3.weight", (128, 256, 3, 3), f"{new}.branch_3x3.weight")
         yield Entry(f"{old}.conv1_dil.weight", (128, 256, 3, 3), f"{new}.branch_dilated.weight")
         yield Entry(f"{old}.conv1_glb.weight", (128, 256, 1, 1), f"{new}.branch_pooled.weight")
-        yield from _norm(f"{old}.bn1", f"{new}.norm", 384)
+        yield from norm(f"{old}.bn1", f"{new}.norm", 384)
         yield Entry(f"{old}.conv2.weight", (128, 384, 1, 1), f"{new}.fuse.weight")
-        yield from _norm(f"{old}.bn2", f"{new}.fuse.norm", 128)
+        yield from norm(f"{old}.bn2", f"{new}.fuse.norm", 128)
     classes = layout.num_stuff + layout.num_things
-    yield from _with_bias("sem_head::conv_sem", "sem_seg_head.predictor", (classes, 512, 1, 1))
+    yield from with_bias("sem_head::conv_sem", "sem_seg_head.predictor", (classes, 512, 1, 1))
 
 
 def describe(layout: Layout, settings: str = "") -> str:
@@ -251,7 +192,7 @@ def describe(layout: Layout, settings: str = "") -> str:
         raise UserError(f"the checkpoint has {layout.num_anchors} anchors at a position; known are {list(ANCHORS)}")
     ratios, scale = ANCHORS[layout.num_anchors]
     levels = range(2, 6 + layout.num_extra)
-    norm = "GN" if layout.group_norm else "InPlaceABN"
+    head_norm = "GN" if layout.group_norm else "InPlaceABN"
     classes = (layout.num_stuff, layout.num_things)
     dataset = CONFIGS.get(classes)
     base = f"configs/{dataset}/seamless_r50.yaml" if dataset else "configs/Base-Seamless.yaml"
@@ -275,11 +216,11 @@ MODEL:
     ASPECT_RATIOS: {[ratios]}
   RPN:
     IN_FEATURES: {[f"p{level}" for level in levels]}
-    NORM: "{norm}"
+    NORM: "{head_norm}"
   ROI_BOX_HEAD:
-    NORM: "{norm}"
+    NORM: "{head_norm}"
   ROI_MASK_HEAD:
-    NORM: "{norm}"
+    NORM: "{head_norm}"
   SEM_SEG_HEAD:
     NORM: "InPlaceABN"
 INPUT:

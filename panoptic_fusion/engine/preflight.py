@@ -11,6 +11,9 @@ from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.data.coco_panoptic import label_space_of
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import ConfigError, UserError
+from panoptic_fusion.modeling.backbone.timm_config import check_trainable
+
+from .mixed_precision import DTYPES
 
 
 def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
@@ -40,21 +43,13 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
                 f"data set {name!r} (DATASETS.TRAIN, DATASETS.TEST) is not registered: name it in DATASETS.REGISTER or "
                 "call register_panoptic"
             )
-        data = label_space_of(name)
-        if (data.thing_classes, data.stuff_classes) != (model.thing_classes, model.stuff_classes):
-            raise ConfigError(
-                f"the classes of data set {name!r} are not those of the model (MODEL.CATEGORIES, or "
-                f"DATASETS.TRAIN[0]): {data.num_things} things and {data.num_stuff} stuff there, {model.num_things} "
-                f"and {model.num_stuff} here, or other names or another order"
-            )
-        dicts = DatasetCatalog.get(name)
-        if not dicts:
-            raise ConfigError(f"data set {name!r} has no image")
-        _check_files(name, dicts)
-    if cfg.SOLVER.AMP.ENABLED and not eval_only and not cfg.MODEL.DEVICE.startswith("cuda"):
-        raise ConfigError(f"SOLVER.AMP.ENABLED needs a GPU; MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: set it to False")
+        check_data_set(name, model)
+    if cfg.SOLVER.AMP.ENABLED and not eval_only:
+        _check_mixed_precision(cfg.SOLVER.AMP.DTYPE, cfg.MODEL.DEVICE)
     if resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
         return
+    if not eval_only:
+        check_trainable(cfg)
     weights = cfg.MODEL.WEIGHTS
     loads_its_own = cfg.MODEL.META_ARCHITECTURE == "IndependentPanoptic"  # from MODEL.INDEPENDENT.*
     if eval_only and not weights and not loads_its_own:
@@ -72,6 +67,25 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         ).load(weights)
 
 
+def check_data_set(name: str, model: LabelSpace) -> None:
+    """Checks that a registered data set has the classes of a model, and that its files are there.
+
+    Raises:
+        ConfigError: otherwise, or if it has no image.
+    """
+    data = label_space_of(name)
+    if (data.thing_classes, data.stuff_classes) != (model.thing_classes, model.stuff_classes):
+        raise ConfigError(
+            f"the classes of data set {name!r} are not those of the model (MODEL.CATEGORIES, or "
+            f"DATASETS.TRAIN[0]): {data.num_things} things and {data.num_stuff} stuff there, {model.num_things} "
+            f"and {model.num_stuff} here, or other names or another order"
+        )
+    dicts = DatasetCatalog.get(name)
+    if not dicts:
+        raise ConfigError(f"data set {name!r} has no image")
+    _check_files(name, dicts)
+
+
 def check_processes(cfg: CfgNode, num_gpus: int, num_machines: int) -> None:
     """Checks --num-gpus and --num-machines against the machine and the batch size.
 
@@ -86,6 +100,16 @@ def check_processes(cfg: CfgNode, num_gpus: int, num_machines: int) -> None:
     if cfg.SOLVER.REFERENCE_WORLD_SIZE == 0 and cfg.SOLVER.IMS_PER_BATCH % processes:
         raise ConfigError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}: {processes} processes cannot share it equally"
+        )
+
+
+def _check_mixed_precision(dtype: str, device: str) -> None:
+    if dtype not in DTYPES:
+        raise ConfigError(f"SOLVER.AMP.DTYPE is {dtype!r}: use one of {', '.join(DTYPES)}")
+    if dtype == "float16" and not device.startswith("cuda"):
+        raise ConfigError(
+            f"SOLVER.AMP.DTYPE 'float16' needs a GPU; MODEL.DEVICE is {device!r}: set it to 'bfloat16', or "
+            "SOLVER.AMP.ENABLED to False"
         )
 
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model
+from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -19,7 +19,9 @@ from panoptic_fusion.evaluation import build_evaluators, only_needed_outputs
 from panoptic_fusion.layers import freeze_norm_parameters
 from panoptic_fusion.modeling.freeze import freeze_parts
 
+from .gradient_balance import GradientBalance
 from .hooks import ProgressBar, VisualizePredictions
+from .mixed_precision import DTYPES, MixedPrecisionTrainer
 
 
 class PanopticTrainer(DefaultTrainer):
@@ -38,7 +40,10 @@ class PanopticTrainer(DefaultTrainer):
         on_cpu = next(model.parameters()).device.type == "cpu"
         ddp_options = {"device_ids": None} if on_cpu else {}
         model = create_ddp_model(model, broadcast_buffers=False, **ddp_options)
-        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(model, data_loader, optimizer)
+        if cfg.SOLVER.AMP.ENABLED:
+            self._trainer = MixedPrecisionTrainer(model, data_loader, optimizer, DTYPES[cfg.SOLVER.AMP.DTYPE])
+        else:
+            self._trainer = SimpleTrainer(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = AtomicCheckpointer(
             model,
@@ -52,8 +57,10 @@ class PanopticTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list:
-        """detectron2's hooks, pictures in TensorBoard every VIS_PERIOD, and a bar where stderr is a terminal."""
+        """detectron2's hooks, those of this project that the config asks for, and a bar where stderr is a terminal."""
         hooks = super().build_hooks()
+        if self.cfg.SOLVER.GRADIENT_BALANCE_PERIOD:
+            hooks.insert(0, GradientBalance.from_config(self.cfg))  # in all processes at the same place
         if comm.is_main_process():
             extra = [ProgressBar()]
             if self.cfg.VIS_PERIOD > 0 and "panoptic_seg" in self.cfg.MODEL.PANOPTIC_FUSION.OUTPUTS:

@@ -118,8 +118,9 @@ class PanopticQualityEvaluator(DatasetEvaluator):
 
         Returns:
             {"panoptic_seg": {name: float}}, empty in all processes but the first. Measures are x 100, NaN where no
-            class counts: PQ, SQ, RQ, PQ_dagger, mIoU, each of them also with _th (things) and _st (stuff); PQ-<class>
-            for each class; and images, the number of images seen.
+            class counts: PQ, SQ, RQ, PQ_dagger, mIoU. TP, FP, FN are numbers of segments over all images and classes.
+            Each of these also with _th (things) and _st (stuff). PQ-<class> for each class; and images, the number of
+            images seen.
         """
         if self._submission is not None:
             path = self._submission.finish(self._distributed)
@@ -146,7 +147,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             self._output_dir.mkdir(parents=True, exist_ok=True)
             per_class = dict(zip(names, quality["per_class"], strict=True))
             content = {"dataset": self._dataset_name, "pq_dagger": self._pq_dagger, **results, "per_class": per_class}
-            write_json(self._output_dir / "panoptic_quality.json", _without_nan(content))
+            write_json(self._output_dir / "panoptic_quality.json", without_nan(content))
         return OrderedDict(panoptic_seg=results)
 
     def _class_index(self, segment: Mapping[str, Any], name: str) -> int:
@@ -164,8 +165,8 @@ def quality_table(quality: Mapping[str, Any]) -> str:
     rows = []
     for group in _GROUPS:
         values = [100 * quality[group][key] for key in ("pq", "sq", "rq", "pq_dagger", "miou")]
-        rows.append([group, *values, quality[group]["n"]])
-    header = [f"{quality['images']} images", "PQ", "SQ", "RQ", "PQ†", "mIoU", "classes"]
+        rows.append([group, *values, *(quality[group][key] for key in ("n", "tp", "fp", "fn"))])
+    header = [f"{quality['images']} images", "PQ", "SQ", "RQ", "PQ†", "mIoU", "classes", "TP", "FP", "FN"]
     return tabulate(rows, header, tablefmt="pipe", floatfmt=".3f")
 
 
@@ -185,6 +186,8 @@ def _results(quality: Mapping[str, Any], names: Sequence[str]) -> dict[str, floa
     for group, suffix in _GROUPS.items():
         for key, label in (("pq", "PQ"), ("sq", "SQ"), ("rq", "RQ"), ("pq_dagger", "PQ_dagger"), ("miou", "mIoU")):
             results[label + suffix] = 100 * quality[group][key]
+        for key in ("tp", "fp", "fn"):
+            results[key.upper() + suffix] = float(quality[group][key])
     results["images"] = float(quality["images"])
     results.update({f"PQ-{name}": 100 * row["pq"] for name, row in zip(names, quality["per_class"], strict=True)})
     return results
@@ -198,8 +201,8 @@ def _png_names(images: Mapping[Any, Mapping[str, Any]]) -> dict[Any, str]:
     return {i: f"{name}.png" for i, name in names.items()}
 
 
-def _without_nan(content: Any) -> Any:
-    """Replaces NaN by None: json has no NaN."""
+def without_nan(content: Any) -> Any:
+    """The content with None for NaN, which json does not have."""
     if isinstance(content, Mapping):
-        return {key: _without_nan(value) for key, value in content.items()}
+        return {key: without_nan(value) for key, value in content.items()}
     return None if isinstance(content, float) and math.isnan(content) else content

@@ -166,8 +166,9 @@ class PanopticQuality:
 
         Returns:
             "all", "things", "stuff": {"pq", "sq", "rq", "pq_dagger", "miou": float in [0, 1] or NaN, "n": number of
-            classes that count for PQ}; "per_class": a list by class index of {"pq", "sq", "rq", "pq_dagger", "iou":
-            float or NaN, "tp", "fp", "fn": int, "iou_sum": float}; "images": int. Python numbers only.
+            classes that count for PQ, "tp", "fp", "fn": int, sums over the classes}; "per_class": a list by class index
+            of {"pq", "sq", "rq", "pq_dagger", "iou": float or NaN, "tp", "fp", "fn": int, "iou_sum": float}; "images":
+            int. Python numbers only.
 
         Raises:
             ValueError: an unknown `pq_dagger`.
@@ -192,7 +193,8 @@ class PanopticQuality:
         result = {"images": self.images}
         for group, member in (("all", np.ones_like(is_stuff)), ("things", ~is_stuff), ("stuff", is_stuff)):
             means = {"miou" if key == "iou" else key: _mean(column[member]) for key, column in values.items()}
-            result[group] = {**means, "n": int((occurs & member).sum())}
+            totals = {key: int(counts[key][member].sum()) for key in ("tp", "fp", "fn")}
+            result[group] = {**means, "n": int((occurs & member).sum()), **totals}
         result["per_class"] = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return result
 

@@ -2,17 +2,21 @@
 
 from .activated_norm import freeze_norm_parameters, get_activated_norm, resolve_norm
 from .box_pool import box_average
+from .deform_conv import DeformConv2d, deform_conv2d, offset_conv
 from .hard_pixel_loss import hard_pixel_cross_entropy
 from .in_place_abn import InPlaceABN, in_place_abn
 from .roi_flatten import roi_flatten
 
 __all__ = [
+    "DeformConv2d",
     "InPlaceABN",
     "box_average",
+    "deform_conv2d",
     "freeze_norm_parameters",
     "get_activated_norm",
     "hard_pixel_cross_entropy",
     "in_place_abn",
+    "offset_conv",
     "resolve_norm",
     "roi_flatten",
 ]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import backbone, stuff_heads, things  # noqa: F401  (registers their parts)
+from .backbone.branches import add_stuff_branch
 from .fusion import FusionTrainingInputs, SemSegLogits, build_panoptic_fusion
 from .fusion.tasc_loss import things_masks
 from .things.roi_heads import select_class
@@ -59,6 +60,7 @@ class PanopticRCNN(GeneralizedRCNN):
 
         cfg = resolve_config(cfg)
         kwargs = super().from_config(cfg)
+        kwargs["backbone"] = add_stuff_branch(kwargs["backbone"], cfg)
         shape = kwargs["backbone"].output_shape()
         return {
             **kwargs,

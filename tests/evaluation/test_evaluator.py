@@ -98,6 +98,10 @@ def test_results_are_the_measures_times_100(pairs, files, expected, tmp_path):
     for group, suffix in (("all", ""), ("things", "_th"), ("stuff", "_st")):
         for key, label in (("pq", "PQ"), ("sq", "SQ"), ("rq", "RQ"), ("pq_dagger", "PQ_dagger"), ("miou", "mIoU")):
             assert values[label + suffix] == 100 * expected[group][key]
+        rows = {"": slice(None), "_th": slice(NUM_THINGS), "_st": slice(NUM_THINGS, None)}[suffix]
+        for key in ("tp", "fp", "fn"):
+            assert values[key.upper() + suffix] == sum(row[key] for row in expected["per_class"][rows]) > 0
+    assert values["FP"] == values["FP_th"] + values["FP_st"]
     assert values["images"] == len(pairs)
     assert values["PQ-thing 0"] == 100 * expected["per_class"][0]["pq"]
     assert values["PQ-stuff 4"] == 100 * expected["per_class"][NUM_THINGS]["pq"]

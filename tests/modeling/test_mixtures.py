@@ -50,7 +50,25 @@ def test_instances_of_seamless_with_fusion(fusion):
     assert {name for name in losses if name in LOSSES.values()} == {LOSSES.get(fusion)} - {None}
 
 
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_two_backbones_with_fusion(fusion):
+    name = {"MODEL__SEM_SEG_HEAD__NAME": "OANetSemSegHead", "MODEL__PANOPTIC_FUSION__NAME": fusion}
+    train_and_infer(small_cfg(MODEL__SHARING="none", MODEL__SEM_SEG_HEAD__NORM="GN", **name))
+
+
 def test_what_is_registered():
     """So that the tests above do not run on nothing."""
-    assert {"PanopticFPNHead", "TASCSemSegHead", "MiniDLSemSegHead"} <= set(HEADS)
-    assert {"HeuristicFusion", "MaskGuidedFusion", "SeamlessFusion", "SpatialRankingFusion"} <= set(FUSIONS)
+    assert {
+        "DeformableSemSegHead",
+        "MiniDLSemSegHead",
+        "OANetSemSegHead",
+        "PanopticFPNHead",
+        "TASCSemSegHead",
+    } <= set(HEADS)
+    assert {
+        "HeuristicFusion",
+        "MaskGuidedFusion",
+        "SeamlessFusion",
+        "SpatialRankingFusion",
+        "UPSNetFusion",
+    } <= set(FUSIONS)

@@ -5,15 +5,14 @@ from collections.abc import Callable
 from functools import partial
 
 from detectron2.config import CfgNode
-from detectron2.layers import Conv2d, ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.layers import Conv2d
 from detectron2.modeling.backbone import FPN, Backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panoptic_fusion.layers import get_activated_norm
 
-from .abn_resnet import build_abn_resnet_backbone
+from .pyramid import pyramid
 
 LEAKY_GAIN = nn.init.calculate_gain("leaky_relu", 0.01)
 
@@ -120,9 +119,9 @@ class ExtraLevels(nn.Module):
         return results
 
 
-@BACKBONE_REGISTRY.register()
-def build_abn_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> AbnFPN:
-    """AbnFPN on `build_abn_resnet_backbone`, as MODEL.FPN describes it.
+@pyramid
+def build_abn_fpn_backbone(cfg: CfgNode, bottom_up: Backbone) -> AbnFPN:
+    """AbnFPN, as MODEL.FPN describes it.
 
     As many extra levels as MODEL.RPN.IN_FEATURES names beyond MODEL.FPN.IN_FEATURES: they are for the region proposals
     only (Cityscapes one, Vistas two).
@@ -130,11 +129,11 @@ def build_abn_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> AbnFP
     num_extra_levels = len(cfg.MODEL.RPN.IN_FEATURES) - len(cfg.MODEL.FPN.IN_FEATURES)
     if num_extra_levels < 0 or cfg.MODEL.FPN.FUSE_TYPE != "sum":
         raise ValueError(
-            f"build_abn_resnet_fpn_backbone needs MODEL.FPN.FUSE_TYPE 'sum' (it is {cfg.MODEL.FPN.FUSE_TYPE!r}) and in "
+            f"build_abn_fpn_backbone needs MODEL.FPN.FUSE_TYPE 'sum' (it is {cfg.MODEL.FPN.FUSE_TYPE!r}) and in "
             f"MODEL.RPN.IN_FEATURES at least the levels of MODEL.FPN.IN_FEATURES (it is {cfg.MODEL.RPN.IN_FEATURES})"
         )
     return AbnFPN(
-        build_abn_resnet_backbone(cfg, input_shape),
+        bottom_up,
         list(cfg.MODEL.FPN.IN_FEATURES),
         cfg.MODEL.FPN.OUT_CHANNELS,
         num_extra_levels=num_extra_levels,

@@ -1,4 +1,4 @@
-"""ResNet-18 of any width with activated norms, under `AbnFPN`: the small configs' stand-in for Seamless's ResNet-50.
+"""ResNet-18 of any width with activated norms: the small configs' stand-in for Seamless's ResNet-50.
 
 detectron2's basic block has its own activation in place, which an in-place activated norm does not allow, so the small
 networks get a block of their own.
@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from panoptic_fusion.layers import get_activated_norm
 
-from .abn_fpn import AbnFPN
 from .abn_resnet import AbnStem
 from .narrow_resnet import BLOCKS
 
@@ -48,10 +47,9 @@ class AbnBasicBlock(CNNBlockBase):
 
 
 @BACKBONE_REGISTRY.register()
-def build_narrow_abn_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> AbnFPN:
-    """ResNet-18 with MODEL.RESNETS.RES2_OUT_CHANNELS channels in res2, doubled in each later stage, under AbnFPN with
-    as many extra levels as MODEL.RPN.IN_FEATURES names beyond MODEL.FPN.IN_FEATURES."""
-    resnets, fpn = cfg.MODEL.RESNETS, cfg.MODEL.FPN
+def build_narrow_abn_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
+    """ResNet-18 with MODEL.RESNETS.RES2_OUT_CHANNELS channels in res2, doubled in each later stage."""
+    resnets = cfg.MODEL.RESNETS
     stem = AbnStem(input_shape.channels, resnets.STEM_OUT_CHANNELS, resnets.NORM)
     stages, channels = [], resnets.STEM_OUT_CHANNELS
     for i, num_blocks in enumerate(BLOCKS):
@@ -68,10 +66,4 @@ def build_narrow_abn_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -
             )
         )
         channels = width
-    return AbnFPN(
-        ResNet(stem, stages, out_features=resnets.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT),
-        list(fpn.IN_FEATURES),
-        fpn.OUT_CHANNELS,
-        num_extra_levels=len(cfg.MODEL.RPN.IN_FEATURES) - len(fpn.IN_FEATURES),
-        norm=fpn.NORM,
-    )
+    return ResNet(stem, stages, out_features=resnets.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)

@@ -1,24 +1,19 @@
-"""FPN with two additional high-level context maps, P6 and P7 of RetinaNet (TASCNet, section 3.1.2), on the narrow
-ResNet-18.
+"""FPN with two additional high-level context maps, P6 and P7 of RetinaNet (TASCNet, section 3.1.2).
 
-For ResNet-50 this is detectron2's `build_retinanet_resnet_fpn_backbone`, which the large configs name. The two maps are
-for the region proposals: MODEL.RPN.IN_FEATURES lists them.
+On a ResNet of detectron2 this is its `build_retinanet_resnet_fpn_backbone`. The two maps are for the region proposals:
+MODEL.RPN.IN_FEATURES lists them.
 """
 
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY
-from detectron2.modeling.backbone import FPN
+from detectron2.modeling.backbone import FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 
-from .narrow_resnet import build_narrow_resnet_backbone
+from .pyramid import pyramid
 
 
-@BACKBONE_REGISTRY.register()
-def build_narrow_resnet_context_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """detectron2's FPN on `build_narrow_resnet_backbone`, with P6 and P7 by convolutions of stride 2 from its last
-    stage."""
-    bottom_up = build_narrow_resnet_backbone(cfg, input_shape)
+@pyramid
+def build_context_fpn_backbone(cfg: CfgNode, bottom_up: Backbone) -> FPN:
+    """detectron2's FPN, with P6 and P7 by convolutions of stride 2 from the last feature map of `bottom_up`."""
     last = cfg.MODEL.FPN.IN_FEATURES[-1]
     return FPN(
         bottom_up,

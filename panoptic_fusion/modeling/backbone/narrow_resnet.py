@@ -1,10 +1,9 @@
-"""ResNet-18 of any width, under FPN: the backbone of the small configs, which train from scratch on a CPU."""
+"""ResNet-18 of any width: the network of the small configs, which train from scratch on a CPU."""
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
-from detectron2.modeling.backbone import FPN, ResNet
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.backbone import ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 
 BLOCKS = (2, 2, 2, 2)  # of ResNet-18, in res2 .. res5
@@ -29,16 +28,3 @@ def build_narrow_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet
         )
         channels = out
     return ResNet(stem, stages, out_features=cfg.MODEL.RESNETS.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
-
-
-@BACKBONE_REGISTRY.register()
-def build_narrow_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """The same under detectron2's FPN, with P6 by max pooling."""
-    return FPN(
-        build_narrow_resnet_backbone(cfg, input_shape),
-        cfg.MODEL.FPN.IN_FEATURES,
-        cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelMaxPool(),
-        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
-    )

@@ -6,6 +6,7 @@ from .mask_guided import MaskGuidedFusion
 from .seamless import SeamlessFusion
 from .sem_seg_logits import SemSegLogits
 from .spatial_ranking import SpatialRankingFusion
+from .upsnet import UPSNetFusion
 
 __all__ = [
     "PANOPTIC_FUSION_REGISTRY",
@@ -16,5 +17,6 @@ __all__ = [
     "SeamlessFusion",
     "SemSegLogits",
     "SpatialRankingFusion",
+    "UPSNetFusion",
     "build_panoptic_fusion",
 ]

@@ -85,7 +85,7 @@ class BitmaskCrops(MaskCrops):
         self.size = tuple(masks.shape[1:])
         self.device = masks.device
         self.corners = _window_corners(boxes, self.size)
-        self.windows = _to_windows(self.corners)
+        self.windows = to_windows(self.corners)
 
     def __getitem__(self, index: int) -> torch.Tensor:
         rows, cols = self.windows[index]
@@ -112,7 +112,7 @@ class PastedCrops(MaskCrops):
         self.device = probabilities.device
         self.boxes = boxes
         self.corners = _window_corners(boxes, self.size)
-        self.windows = _to_windows(self.corners)
+        self.windows = to_windows(self.corners)
         self.maps = torch.nn.functional.pad(probabilities, (1, 1, 1, 1))
         height = max((rows.stop - rows.start for rows, _ in self.windows), default=0)
         width = max((cols.stop - cols.start for _, cols in self.windows), default=0)
@@ -165,5 +165,6 @@ def _window_corners(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return torch.minimum(corners.clamp(min=0), limit).long()
 
 
-def _to_windows(corners: torch.Tensor) -> list[Window]:
+def to_windows(corners: torch.Tensor) -> list[Window]:
+    """Whole pixels (R, 4) int64, XYXY with exclusive ends, as windows; one transfer to the host."""
     return [(slice(y0, y1), slice(x0, x1)) for x0, y0, x1, y1 in corners.tolist()]

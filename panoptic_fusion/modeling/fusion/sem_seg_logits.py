@@ -83,7 +83,7 @@ class SemSegLogits:
             return self._argmax_by_phase()
         labels = torch.empty(self.output_size, dtype=torch.int64, device=self.logits.device)
         for y0, y1, logits in self.strips():
-            labels[y0:y1] = _argmax_channel(logits)
+            labels[y0:y1] = highest_channel(logits)[1]
         return labels
 
     def _argmax_by_phase(self) -> torch.Tensor:
@@ -102,7 +102,8 @@ class SemSegLogits:
             for j in range(stride):
                 strip = _shifted(padded[:, y0 : y1 + 2], 1, (j + 0.5) / stride - 0.5)
                 for k in range(stride):
-                    blocks[y0:y1, j, :, k] = _argmax_channel(_shifted(strip, 2, (k + 0.5) / stride - 0.5))
+                    shifted = _shifted(strip, 2, (k + 0.5) / stride - 0.5)
+                    blocks[y0:y1, j, :, k] = highest_channel(shifted)[1]
         return blocks.view(height * stride, width * stride)[:out_height, :out_width].long()
 
     def _max_elements(self) -> int:
@@ -147,13 +148,14 @@ def _shifted(x: torch.Tensor, dim: int, offset: float) -> torch.Tensor:
     return torch.lerp(first, second, offset - math.floor(offset))
 
 
-def _argmax_channel(logits: torch.Tensor) -> torch.Tensor:
-    """The same as `logits.argmax(dim=0)` for (C, h, w) float without NaN, as int16; on a CPU in a fifth of its time.
+def highest_channel(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same as `logits.max(dim=0)` for (C, h, w) float without NaN: values, and channels as int16.
 
-    Maxima are fast on a CPU and their positions are not, so the channels that reach the maximum are marked with
-    numbers that fall with the channel, and the highest mark is taken.
+    On a CPU it takes a fifth of the time. Maxima are fast there and their positions are not, so the channels that reach
+    the maximum are marked with numbers that fall with the channel, and the highest mark is taken.
     """
     channels = logits.shape[0]
     marks = torch.arange(channels, 0, -1, device=logits.device, dtype=torch.uint8 if channels < 256 else torch.int16)
-    marked = (logits == logits.amax(dim=0)) * marks[:, None, None]
-    return channels - marked.amax(dim=0).clamp(min=1).short()
+    highest = logits.amax(dim=0)
+    marked = (logits == highest) * marks[:, None, None]
+    return highest, channels - marked.amax(dim=0).clamp(min=1).short()

@@ -4,7 +4,7 @@ Shape shorthand: N: images, C: semantic channels (of the ontology), H, W: size o
 the head's logits (4).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -99,6 +99,47 @@ def levels_from_finest(input_shape: dict[str, ShapeSpec], common_stride: int, he
             f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE ({common_stride})"
         )
     return levels
+
+
+def level_settings(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+    """What the heads that treat each pyramid level alike read from the config: input_shape, num_classes, conv_dim,
+    norm."""
+    head = cfg.MODEL.SEM_SEG_HEAD
+    return {
+        "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
+        "num_classes": head.NUM_CLASSES,
+        "conv_dim": head.CONVS_DIM,
+        "norm": head.NORM,
+    }
+
+
+def predict_from_levels(levels: Iterable[Tensor], predictor: nn.Conv2d) -> Tensor:
+    """1x1 convolution of the concatenation of all levels, each upsampled bilinearly to the size of the first.
+
+    Both are linear and act on different axes, so each level is multiplied by its part of the weight first and upsampled
+    then: the same logits up to rounding, without a map of levels x D channels at the size of the first. Under autocast,
+    too, it is done in float32: logits that are rounded to half precision tie, and the argmax then decides by the order
+    of the classes.
+
+    Args:
+        levels: (N, D, h, w) floating each, the finest first; taken one by one, so a generator saves memory.
+        predictor: the convolution, from levels x D to C channels.
+
+    Returns:
+        (N, C, h, w) float32 (float64 with a float64 predictor), of the size of the first level.
+    """
+    dtype = torch.promote_types(predictor.weight.dtype, torch.float32)
+    logits, start = None, 0
+    for x in levels:
+        end = start + x.shape[1]
+        with torch.autocast(x.device.type, enabled=False):
+            part = F.conv2d(x.to(dtype), predictor.weight[:, start:end].to(dtype))
+        if logits is None:
+            logits = part + predictor.bias[:, None, None]
+        else:
+            logits = logits + F.interpolate(part, size=logits.shape[-2:], mode="bilinear", align_corners=False)
+        start = end
+    return logits
 
 
 def semantic_loss(

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from panoptic_fusion.layers import box_average, get_activated_norm
 
-from .base import StuffHead, levels_from_finest
+from .base import StuffHead, level_settings, levels_from_finest
 
 LEAKY_GAIN = nn.init.calculate_gain("leaky_relu", 0.01)
 
@@ -114,12 +114,9 @@ class MiniDLSemSegHead(StuffHead):
         head = cfg.MODEL.SEM_SEG_HEAD
         return {
             **super().from_config(cfg, input_shape),
-            "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
-            "num_classes": head.NUM_CLASSES,
-            "conv_dim": head.CONVS_DIM,
+            **level_settings(cfg, input_shape),
             "pool_size": head.MINIDL_POOL_SIZE,
             "fuse_kernel": head.MINIDL_FUSE_KERNEL,
-            "norm": head.NORM,
         }
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:

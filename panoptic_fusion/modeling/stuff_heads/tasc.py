@@ -6,11 +6,10 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from panoptic_fusion.errors import ConfigError
 
-from .base import StuffHead, levels_from_finest
+from .base import StuffHead, level_settings, levels_from_finest, predict_from_levels
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -18,10 +17,8 @@ class TASCSemSegHead(StuffHead):
     """On each level 3x3 conv, norm, ReLU, 3x3 conv, norm, ReLU, bilinear upsampling to 1/4; concatenation; 1x1 conv.
 
     Where the paper leaves room: its "set of 3x3 convolutions" is one convolution (as many as its parameter count has
-    room for); ReLU follows each norm; the last convolution is 1x1; the levels are P2 to P5. The last convolution and
-    the upsampling are linear and act on different axes, so each level is multiplied by its part of the weight first
-    and
-    upsampled then: the same logits, without a concatenated map of levels x 128 channels at 1/4 of the input.
+    room for); ReLU follows each norm; the last convolution is 1x1; the levels are P2 to P5. See `predict_from_levels`
+    for the order of the last steps.
     """
 
     @configurable
@@ -65,26 +62,11 @@ class TASCSemSegHead(StuffHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        head = cfg.MODEL.SEM_SEG_HEAD
-        return {
-            **super().from_config(cfg, input_shape),
-            "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
-            "num_classes": head.NUM_CLASSES,
-            "conv_dim": head.CONVS_DIM,
-            "norm": head.NORM,
-        }
+        return {**super().from_config(cfg, input_shape), **level_settings(cfg, input_shape)}
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Logits (N, C, H/4, W/4) of the feature maps."""
-        size = features[self.in_features[0]].shape[-2:]
-        parts = self.predictor.weight.chunk(len(self.in_features), dim=1)
-        logits = self.predictor.bias[:, None, None]
-        for name, weight in zip(self.in_features, parts, strict=True):
-            part = F.conv2d(self.levels[name](features[name]), weight)
-            if part.shape[-2:] != size:
-                part = F.interpolate(part, size=size, mode="bilinear", align_corners=False)
-            logits = logits + part
-        return logits
+        return predict_from_levels((self.levels[name](features[name]) for name in self.in_features), self.predictor)
 
 
 def _conv(in_channels: int, out_channels: int, norm: str, num_groups: int) -> Conv2d:

@@ -1,6 +1,7 @@
 """Instances: what the project adds to detectron2's RPN and RoI heads."""
 
 from .roi_heads import PanopticROIHeads
+from .rounded_anchors import RoundedAnchorGenerator
 from .seamless_box_head import SeamlessBoxHead
 from .seamless_mask_head import SeamlessMaskHead
 from .seamless_roi_heads import SeamlessROIHeads
@@ -8,6 +9,7 @@ from .seamless_rpn import SeamlessRPN, SeamlessRPNHead
 
 __all__ = [
     "PanopticROIHeads",
+    "RoundedAnchorGenerator",
     "SeamlessBoxHead",
     "SeamlessMaskHead",
     "SeamlessROIHeads",

@@ -1,0 +1,108 @@
+"""A user's own data set: finding its files in a folder, and splitting it where it has no validation part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from ..errors import UserError
+from ..files import write_atomically
+from .coco_json import read_panoptic_json
+from .coco_panoptic import PanopticFiles
+
+# Where images, PNGs, panoptic json and (optional) instances json may be; {split} is "train" or "val".
+LAYOUTS = (
+    ("{split}/images", "{split}/panoptic", "{split}/panoptic.json", "{split}/instances.json"),
+    (
+        "images/{split}",
+        "annotations/panoptic_{split}",
+        "annotations/panoptic_{split}.json",
+        "annotations/instances_{split}.json",
+    ),
+)
+UNDIVIDED = ("images", "panoptic", "panoptic.json", "instances.json")
+
+
+def find_data(folder: str | os.PathLike) -> dict[str, PanopticFiles]:
+    """The files of a data set by the names in `LAYOUTS`, or in `UNDIVIDED`.
+
+    Returns:
+        {"train": ..., "val": ...}, or {"train": ...} alone where there is no validation part.
+
+    Raises:
+        UserError: the folder holds none of the layouts; the message lists them.
+    """
+    folder = Path(folder)
+    for layout in LAYOUTS:
+        found = {split: _files(folder, [name.format(split=split) for name in layout]) for split in ("train", "val")}
+        if found["train"] is not None:
+            return {split: files for split, files in found.items() if files is not None}
+    files = _files(folder, UNDIVIDED)
+    if files is not None:
+        return {"train": files}
+    expected = " or ".join(", ".join(f"{name.format(split='train')}" for name in x[:3]) for x in (*LAYOUTS, UNDIVIDED))
+    what = "has none of these" if folder.is_dir() else "does not exist"
+    raise UserError(f"{folder} {what}: images, PNGs and COCO panoptic json as {expected}; see docs/your_own_data.md")
+
+
+def split_data(files: PanopticFiles, folder: str | os.PathLike, share: float = 0.2) -> dict[str, PanopticFiles]:
+    """Splits a data set into training and validation: the same images whenever it is called, on any machine.
+
+    The images are put in the order of the SHA-1 of their file names, the first ones are for validation.
+
+    Args:
+        files: the data set.
+        folder: an existing folder; it gets `panoptic_train.json`, `panoptic_val.json` and, if the data set has an
+            instances json, `instances_train.json` and `instances_val.json`. Images and PNGs stay where they are.
+        share: of the images that go to validation, in (0, 1); at least one image does.
+
+    Returns:
+        {"train": ..., "val": ...}.
+
+    Raises:
+        UserError: `share` is out of range, or there is only one image.
+        DatasetError: the json is missing or at fault.
+    """
+    if not 0 < share < 1:
+        raise UserError(f"--val-share is {share}: use a number in (0, 1)")
+    annotated = read_panoptic_json(files.panoptic_json).annotations
+    content = json.loads(Path(files.panoptic_json).read_bytes())
+    names = {image["id"]: str(image["file_name"]) for image in content["images"] if image["id"] in annotated}
+    if len(names) < 2:
+        raise UserError(f"{files.panoptic_json} has {len(names)} annotated image: at least 2 are needed for a split")
+    order = sorted(names, key=lambda image_id: hashlib.sha1(names[image_id].encode()).hexdigest())
+    count = min(max(round(share * len(order)), 1), len(order) - 1)
+    parts = {"val": set(order[:count]), "train": set(order[count:])}
+    result = {}
+    for split in ("train", "val"):
+        own = replace(files, panoptic_json=_write_part(files.panoptic_json, folder, f"panoptic_{split}", parts[split]))
+        if files.instances_json is not None:
+            part = _write_part(files.instances_json, folder, f"instances_{split}", parts[split])
+            own = replace(own, instances_json=part)
+        result[split] = own
+    return result
+
+
+def registration(name: str, files: PanopticFiles) -> dict[str, str]:
+    """An entry of DATASETS.REGISTER."""
+    return {"name": name, **{key: value for key, value in asdict(files).items() if value is not None}}
+
+
+def _files(folder: Path, names: list[str] | tuple[str, ...]) -> PanopticFiles | None:
+    images, root, panoptic_json, instances_json = (folder / name for name in names)
+    if not panoptic_json.is_file():
+        return None
+    instances = str(instances_json) if instances_json.is_file() else None
+    return PanopticFiles(str(images), str(root), str(panoptic_json), instances)
+
+
+def _write_part(path: str, folder: str | os.PathLike, name: str, image_ids: set) -> str:
+    content = json.loads(Path(path).read_bytes())
+    content["images"] = [image for image in content["images"] if image["id"] in image_ids]
+    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in image_ids]
+    part = os.path.join(folder, f"{name}.json")
+    write_atomically(part, lambda file: file.write(json.dumps(content).encode()))
+    return part

@@ -1,0 +1,166 @@
+"""What the two branches send into the shared backbone, to choose the loss weight of the stuff head by (OANet, section
+4.3, figure 5 and table 1)."""
+
+import logging
+import math
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from panoptic_fusion.errors import ConfigError
+from panoptic_fusion.modeling.freeze import heads_of_loss
+
+BRANCHES = {
+    "instance": ({"proposal_generator"}, {"roi_heads"}),
+    "stuff": ({"sem_seg_head"},),
+}
+
+
+def branch_gradients(losses: dict[str, Tensor], feature: Tensor, *, scale: float = 1.0) -> dict[str, Tensor]:
+    """The mean absolute gradient of the losses of each branch with respect to a feature map of the backbone.
+
+    The graph stays: the training step's own backward pass comes afterwards, and no parameter's `grad` changes.
+
+    Args:
+        losses: weighted losses by name (`heads_of_loss` says whose they are). Those of a fusion, which train both
+            branches, belong to neither.
+        feature: of any shape.
+        scale: factor of the losses in the backward pass, taken back in the result: for half precision.
+
+    Returns:
+        {"instance", "stuff"} of float32 scalars without gradient; 0 where no loss of a branch reaches the map.
+    """
+    gradients = {}
+    for branch, heads in BRANCHES.items():
+        own = [loss for name, loss in losses.items() if heads_of_loss(name) in heads and loss.requires_grad]
+        gradient = None
+        if own:
+            gradient = torch.autograd.grad(scale * sum(own), feature, retain_graph=True, allow_unused=True)[0]
+        gradients[branch] = feature.new_zeros((), dtype=torch.float32)
+        if gradient is not None:
+            gradients[branch] = gradient.float().abs().mean() / scale
+    return gradients
+
+
+class GradientBalance(HookBase):
+    """Every so many iterations logs the mean absolute gradients of both branches in the last map of the ResNet.
+
+    Three scalars (metrics.json, TensorBoard) and a line of the log:
+
+    - `gradient_balance/instance`: of the losses of RPN and RoI heads together;
+    - `gradient_balance/stuff`: of the losses of the stuff head, divided by MODEL.SEM_SEG_HEAD.LOSS_WEIGHT: the paper
+      compares at weight 1;
+    - `gradient_balance/equal_loss_weight`: their ratio, the MODEL.SEM_SEG_HEAD.LOSS_WEIGHT at which both are equal.
+
+    The paper's figure is of the "mean gradient" in the last layer of the backbone, its text of that with respect to
+    the last feature map. We take the output of the last stage of `backbone.bottom_up` (res5) and the mean of the
+    absolute values: in a plain mean the signs cancel. With several processes it is the mean over them. A gradient that
+    overflows in half precision (the trainer skips that step) is not logged.
+
+    In these iterations the part of the backward pass behind the backbone runs once more for each branch, and its graph
+    is kept; in all others nothing is done. Training itself is not changed.
+    """
+
+    def __init__(self, period: int, stuff_weight: float):
+        """
+        Args:
+            period: iterations from one measurement to the next.
+            stuff_weight: the weight that the stuff head's losses have.
+
+        Raises:
+            ConfigError: the period is negative or the weight not positive.
+        """
+        if period <= 0:
+            raise ConfigError(f"SOLVER.GRADIENT_BALANCE_PERIOD is {period}: use a number of iterations, or 0 for never")
+        if stuff_weight <= 0:
+            raise ConfigError(
+                f"SOLVER.GRADIENT_BALANCE_PERIOD is set, but MODEL.SEM_SEG_HEAD.LOSS_WEIGHT is {stuff_weight}: the "
+                "gradient at weight 1 follows from one at a positive weight; use 1"
+            )
+        self._period = period
+        self._stuff_weight = stuff_weight
+        self._feature = None
+        self._gradients = None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "GradientBalance":
+        """As the config says, for a model of two branches on one ResNet.
+
+        Raises:
+            ConfigError: MODEL.SHARING is "none", so there is nothing to balance; or see `__init__`.
+        """
+        if cfg.MODEL.SHARING == "none":
+            raise ConfigError(
+                "SOLVER.GRADIENT_BALANCE_PERIOD is set, but with MODEL.SHARING 'none' no layer gets gradients of both "
+                "branches: set it to 0"
+            )
+        return cls(cfg.SOLVER.GRADIENT_BALANCE_PERIOD, cfg.MODEL.SEM_SEG_HEAD.LOSS_WEIGHT)
+
+    def before_train(self) -> None:
+        """Looks for the ResNet.
+
+        Raises:
+            ConfigError: the model has none, or no layer of it is trained.
+        """
+        self._model = getattr(self.trainer.model, "module", self.trainer.model)
+        self._bottom_up = getattr(getattr(self._model, "backbone", None), "bottom_up", None)
+        if self._bottom_up is None:
+            raise ConfigError(
+                "SOLVER.GRADIENT_BALANCE_PERIOD is set, but the model has no backbone.bottom_up: it needs an FPN "
+                "backbone; set it to 0"
+            )
+        if not any(p.requires_grad for p in self._bottom_up.parameters()):
+            raise ConfigError(
+                "SOLVER.GRADIENT_BALANCE_PERIOD is set, but no layer of backbone.bottom_up is trained (MODEL.FREEZE, "
+                "MODEL.BACKBONE.FREEZE_AT): set it to 0"
+            )
+        shapes = self._bottom_up.output_shape()
+        self._last_map = max(shapes, key=lambda name: shapes[name].stride)
+
+    def before_step(self) -> None:
+        """Prepares a measurement, if it is time."""
+        if (self.trainer.iter + 1) % self._period == 0:
+            self._handles = [
+                self._bottom_up.register_forward_hook(self._keep_last_map),
+                self._model.register_forward_hook(self._measure),
+            ]
+
+    def after_step(self) -> None:
+        """Logs the measurement, if there was one."""
+        if self._gradients is None:
+            return
+        gradients = comm.reduce_dict(self._gradients)
+        self._gradients = None
+        if not comm.is_main_process():
+            return
+        instance, stuff = (gradients[branch].item() for branch in ("instance", "stuff"))
+        if not math.isfinite(instance + stuff):
+            return
+        stuff /= self._stuff_weight
+        scalars = {"instance": instance, "stuff": stuff}
+        if stuff > 0:
+            scalars["equal_loss_weight"] = instance / stuff
+        storage = get_event_storage()
+        for name, value in scalars.items():
+            storage.put_scalar(f"gradient_balance/{name}", value, smoothing_hint=False)
+        logging.getLogger(__name__).info(
+            "iteration %d: mean |gradient| in the backbone's last map: %s",
+            self.trainer.iter,
+            ", ".join(f"{name} {value:.3g}" for name, value in scalars.items()),
+        )
+
+    def _keep_last_map(self, module: nn.Module, args, features: dict[str, Tensor]) -> None:
+        self._feature = features[self._last_map]
+
+    def _measure(self, module: nn.Module, args, losses: dict[str, Tensor]) -> None:
+        for handle in self._handles:
+            handle.remove()
+        scaler = getattr(self.trainer._trainer, "grad_scaler", None)
+        scale = scaler.get_scale() if scaler is not None else 1.0
+        with torch.autocast(self._feature.device.type, enabled=False):
+            self._gradients = branch_gradients(losses, self._feature, scale=scale)
+        self._feature = None

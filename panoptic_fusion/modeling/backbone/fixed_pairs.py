@@ -1,0 +1,29 @@
+"""Builders of a pyramid together with its network: the names that configs had before MODEL.BACKBONE.BOTTOM_UP, and with
+them the config.yaml of models that were trained then."""
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone import Backbone
+
+PAIRS = {
+    "build_narrow_resnet_fpn_backbone": ("build_fpn_backbone", "build_narrow_resnet_backbone"),
+    "build_narrow_resnet_context_fpn_backbone": ("build_context_fpn_backbone", "build_narrow_resnet_backbone"),
+    "build_abn_resnet_fpn_backbone": ("build_abn_fpn_backbone", "build_abn_resnet_backbone"),
+    "build_narrow_abn_resnet_fpn_backbone": ("build_abn_fpn_backbone", "build_narrow_abn_resnet_backbone"),
+}
+
+
+def _register(name: str, pyramid: str, bottom_up: str) -> None:
+    def build(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.BACKBONE.BOTTOM_UP = bottom_up
+        return BACKBONE_REGISTRY.get(pyramid)(cfg, input_shape)
+
+    build.__name__ = name
+    BACKBONE_REGISTRY.register(build)
+
+
+for _name, _pair in PAIRS.items():
+    _register(_name, *_pair)

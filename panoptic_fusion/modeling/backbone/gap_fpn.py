@@ -1,0 +1,56 @@
+"""FPN with global context (UPSNet, section 4.1): the average of `res5` over the whole image is added to P5."""
+
+from functools import partial
+
+from detectron2.config import CfgNode
+from detectron2.layers import Conv2d, ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone import FPN, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from torch import Tensor, nn
+
+from .deform_resnet import build_deformable_resnet_backbone
+from .narrow_resnet import build_narrow_resnet_backbone
+
+
+class GapFPN(FPN):
+    """detectron2's FPN; a linear layer of the last feature map's global average is added to that map's lateral.
+
+    The paper adds it "before producing P5". As in the authors' published implementation this is before the top-down
+    path, too, so that the context reaches every level, and the average is over the padding as well. There is neither
+    norm nor activation.
+    """
+
+    def __init__(self, *args, **kwargs):
+        """`args`, `kwargs`: those of detectron2's FPN."""
+        super().__init__(*args, **kwargs)
+        last = self.lateral_convs[0]
+        self.fpn_gap = nn.Linear(last.in_channels, last.out_channels)
+        self.lateral_convs[0] = partial(self._with_context, last)
+
+    def _with_context(self, lateral_conv: Conv2d, x: Tensor) -> Tensor:
+        return lateral_conv(x) + self.fpn_gap(x.mean((2, 3)))[:, :, None, None]
+
+
+def _gap_fpn(cfg: CfgNode, bottom_up: Backbone) -> GapFPN:
+    fpn = cfg.MODEL.FPN
+    return GapFPN(
+        bottom_up,
+        fpn.IN_FEATURES,
+        fpn.OUT_CHANNELS,
+        norm=fpn.NORM,
+        top_block=LastLevelMaxPool(),
+        fuse_type=fpn.FUSE_TYPE,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_gap_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> GapFPN:
+    """GapFPN on `build_deformable_resnet_backbone`, with P6 by max pooling."""
+    return _gap_fpn(cfg, build_deformable_resnet_backbone(cfg, input_shape))
+
+
+@BACKBONE_REGISTRY.register()
+def build_narrow_resnet_gap_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> GapFPN:
+    """The same on `build_narrow_resnet_backbone`: for the small configs."""
+    return _gap_fpn(cfg, build_narrow_resnet_backbone(cfg, input_shape))

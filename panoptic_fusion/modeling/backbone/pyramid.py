@@ -1,0 +1,61 @@
+"""Feature pyramids on any network: MODEL.BACKBONE.NAME names the pyramid, MODEL.BACKBONE.BOTTOM_UP what is under it.
+
+A pyramid is a function of the config and of the bottom-up network, registered by `@pyramid`. So a system asks for its
+pyramid (Panoptic FPN: `build_fpn_backbone`, TASCNet: `build_context_fpn_backbone`, Seamless: `build_abn_fpn_backbone`)
+and stays as it is on ResNet-50, on the small networks and on any network of timm.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone import FPN, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+
+from panoptic_fusion.errors import ConfigError
+
+PYRAMIDS: set[str] = set()  # builders that take MODEL.BACKBONE.BOTTOM_UP
+
+
+def pyramid(make: Callable[[CfgNode, Backbone], Backbone]) -> Callable[[CfgNode, ShapeSpec], Backbone]:
+    """Registers `make(cfg, bottom_up)` as a backbone builder under its own name; the builder takes an input shape."""
+
+    @wraps(make)
+    def build(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+        return make(cfg, build_bottom_up(cfg, input_shape))
+
+    BACKBONE_REGISTRY.register(build)
+    PYRAMIDS.add(make.__name__)
+    return build
+
+
+def build_bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """The network that MODEL.BACKBONE.BOTTOM_UP names.
+
+    Raises:
+        ConfigError: it lacks a feature map that MODEL.FPN.IN_FEATURES names.
+    """
+    bottom_up = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.BOTTOM_UP)(cfg, input_shape)
+    there = bottom_up.output_shape()
+    for name in cfg.MODEL.FPN.IN_FEATURES:
+        if name not in there:
+            raise ConfigError(
+                f"MODEL.FPN.IN_FEATURES has {name!r}, which {cfg.MODEL.BACKBONE.BOTTOM_UP} does not give; there are: "
+                f"{', '.join(there)}"
+            )
+    return bottom_up
+
+
+@pyramid
+def build_fpn_backbone(cfg: CfgNode, bottom_up: Backbone) -> FPN:
+    """detectron2's FPN, with P6 by max pooling: what its `build_resnet_fpn_backbone` puts on a ResNet."""
+    return FPN(
+        bottom_up,
+        cfg.MODEL.FPN.IN_FEATURES,
+        cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelMaxPool(),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )

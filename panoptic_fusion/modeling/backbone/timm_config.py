@@ -1,0 +1,96 @@
+"""What a config with a network of timm leaves to timm's metadata: the normalisation of the input. And what goes wrong
+when its keys contradict each other."""
+
+from detectron2.config import CfgNode
+
+from panoptic_fusion.errors import ConfigError
+
+from .pyramid import PYRAMIDS
+from .timm_backbone import timm_metadata
+
+BUILDER = "build_timm_backbone"
+
+
+def resolve_timm(cfg: CfgNode) -> None:
+    """Fills empty INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD from timm's metadata, in place; checks MODEL.TIMM.
+
+    The metadata is asked for only where it is needed: a trained model's config has its normalisation.
+
+    Raises:
+        ConfigError: a key would be ignored or cannot work, or pretrained weights would get another normalisation than
+            they were trained with; the message names the key.
+        UserError: timm is needed and missing.
+    """
+    keys, backbone = cfg.MODEL.TIMM, cfg.MODEL.BACKBONE
+    values = {"INPUT.FORMAT": cfg.INPUT.FORMAT, "MODEL.PIXEL_MEAN": cfg.MODEL.PIXEL_MEAN}
+    values["MODEL.PIXEL_STD"] = cfg.MODEL.PIXEL_STD
+    empty = [key for key, value in values.items() if not len(value)]
+    if backbone.BOTTOM_UP != BUILDER:
+        if keys.NAME or keys.WEIGHTS or keys.PRETRAINED:
+            raise ConfigError(f"MODEL.TIMM is set, but MODEL.BACKBONE.BOTTOM_UP is not {BUILDER}: it would be ignored")
+        if empty:
+            raise ConfigError(f"{empty[0]} is empty, which only a network of timm can fill in")
+        return
+    if backbone.NAME not in PYRAMIDS:
+        raise ConfigError(
+            f"MODEL.BACKBONE.NAME is {backbone.NAME!r}, which has a network of its own: MODEL.BACKBONE.BOTTOM_UP "
+            f"{BUILDER} goes with {', '.join(sorted(PYRAMIDS))}"
+        )
+    if not keys.NAME:
+        raise ConfigError("MODEL.TIMM.NAME is empty: name a model of timm, such as convnext_tiny")
+    if keys.PRETRAINED and keys.WEIGHTS:
+        raise ConfigError("MODEL.TIMM.PRETRAINED and MODEL.TIMM.WEIGHTS both name weights: leave one out")
+    if not 0 <= keys.DROP_PATH < 1:
+        raise ConfigError(f"MODEL.TIMM.DROP_PATH is {keys.DROP_PATH}: use a number in [0, 1)")
+    must_match = (keys.PRETRAINED or keys.WEIGHTS) and not keys.OWN_NORMALIZATION
+    if not empty and not must_match:
+        return
+    expected = normalization_of(keys.NAME)
+    if must_match:
+        for key, value in values.items():
+            if key not in empty and not _same(value, expected[key]):
+                raise ConfigError(
+                    f"{key} is {value}, but {keys.NAME} was trained with {expected[key]}: leave it empty "
+                    f"({'[]' if isinstance(value, (list, tuple)) else repr('')}) to take that, or set "
+                    "MODEL.TIMM.OWN_NORMALIZATION True"
+                )
+    for key in empty:
+        cfg.merge_from_list([key, expected[key]])
+
+
+def normalization_of(name: str) -> dict[str, str | list[float]]:
+    """INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD of a timm model: RGB, its means and deviations times 255."""
+    metadata = timm_metadata(name)
+    scaled = {part: [round(255 * value, 4) for value in metadata[part]] for part in ("mean", "std")}
+    return {"INPUT.FORMAT": "RGB", "MODEL.PIXEL_MEAN": scaled["mean"], "MODEL.PIXEL_STD": scaled["std"]}
+
+
+def forget_pretraining(cfg: CfgNode) -> None:
+    """Unsets the weights that a training started from, in place: a whole checkpoint takes their place."""
+    cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.WEIGHTS = False, ""
+
+
+def check_trainable(cfg: CfgNode) -> None:
+    """Refuses to train a network of timm whose frozen parts have random weights.
+
+    Args:
+        cfg: a resolved config, of a training that starts anew.
+
+    Raises:
+        ConfigError: MODEL.TIMM.FROZEN_BN or FROZEN_STAGES without any weights.
+    """
+    keys = cfg.MODEL.TIMM
+    if cfg.MODEL.BACKBONE.BOTTOM_UP != BUILDER or keys.PRETRAINED or keys.WEIGHTS or cfg.MODEL.WEIGHTS:
+        return
+    for key in ("FROZEN_BN", "FROZEN_STAGES"):
+        if keys[key]:
+            raise ConfigError(
+                f"MODEL.TIMM.{key} is {keys[key]}, but {keys.NAME} starts from random weights: set it to "
+                f"{type(keys[key])(0)}, or MODEL.TIMM.PRETRAINED or MODEL.TIMM.WEIGHTS"
+            )
+
+
+def _same(value: str | list[float], expected: str | list[float]) -> bool:
+    if isinstance(expected, str) or isinstance(value, str):
+        return value == expected
+    return len(value) == len(expected) and all(abs(a - b) < 0.01 for a, b in zip(value, expected, strict=True))

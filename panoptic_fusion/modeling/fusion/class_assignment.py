@@ -1,0 +1,82 @@
+"""From the argmax of UPSNet's panoptic head to segments: the class of each instance (section 3.1, its heuristic rule)
+and the area limit of stuff."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def stuff_majority(counts: Tensor) -> Tensor:
+    """Which instances become stuff: those of which the semantic side says so for at least half of the pixels.
+
+    The rule: an instance whose class is not the mode of the semantic labels of its pixels becomes that mode if it is a
+    stuff class with a frequency of at least 0.5; otherwise it keeps its class. In a tie of modes the lowest channel
+    counts, so a stuff class that has half of the pixels always is the mode, and how the thing classes share the rest is
+    of no effect.
+
+    As in the published implementation a frequency of exactly 0.5 is enough; the paper has "larger than 0.5".
+
+    Args:
+        counts: (N, S + 1) int64, the pixels of each instance by their semantic label: S stuff classes, then any thing.
+
+    Returns:
+        (N,) int64, the stuff class, or -1 for an instance that stays one.
+    """
+    if counts.shape[1] == 1:
+        return torch.full_like(counts[:, 0], -1)
+    most, channel = counts[:, :-1].max(dim=1)
+    return torch.where((most > 0) & (2 * most >= counts.sum(1)), channel, -1)
+
+
+def assign_segments(
+    labels: Tensor,
+    stuff: Tensor,
+    *,
+    instance_ids: Sequence[int],
+    scores: Sequence[float],
+    classes: Sequence[int],
+    num_stuff: int,
+    stuff_area_limit: int,
+) -> tuple[Tensor, list[dict]]:
+    """Turns the argmax of the panoptic head into a panoptic segmentation.
+
+    Instances that become stuff join the pixels that the stuff class won itself; then stuff of fewer than
+    `stuff_area_limit` pixels becomes void. There is no minimum area for things, but an instance without a pixel is no
+    segment. Ids count from 1: things in the order of their channels, then stuff by ascending class.
+
+    Args:
+        labels, stuff: (H, W) int16, what `panoptic_argmax` returns for N instances.
+        instance_ids, scores, classes: of the N instances: row of the fusion's `instances`, score, thing id.
+        num_stuff: S.
+        stuff_area_limit: in pixels.
+
+    Returns:
+        the panoptic map (H, W) int32 and segments_info, as `PanopticFusion.forward` describes them.
+    """
+    num_instances = len(classes)
+    pairs = labels.int() * (num_stuff + 1) + stuff
+    shape = (num_stuff + num_instances + 1, num_stuff + 1)
+    counts = torch.bincount(pairs.flatten(), minlength=shape[0] * shape[1]).view(shape).cpu()
+    target = torch.arange(shape[0])  # the label that each label becomes
+    majority = stuff_majority(counts[num_stuff:-1])
+    target[num_stuff:-1] = torch.where(majority < 0, target[num_stuff:-1], majority)
+    areas = torch.zeros(shape[0], dtype=torch.int64).index_add_(0, target, counts.sum(1)).tolist()
+
+    ids = [0] * shape[0]
+    segments_info: list[dict] = []
+    for i, (row, score, thing) in enumerate(zip(instance_ids, scores, classes, strict=True)):
+        area = areas[num_stuff + i]
+        if area > 0:
+            ids[num_stuff + i] = len(segments_info) + 1
+            segment = {"id": ids[num_stuff + i], "isthing": True, "category_id": thing}
+            segments_info.append({**segment, "score": score, "instance_id": row, "area": area})
+    for channel in range(num_stuff):
+        if areas[channel] > 0 and areas[channel] >= stuff_area_limit:
+            ids[channel] = len(segments_info) + 1
+            segment = {"id": ids[channel], "isthing": False, "category_id": channel, "area": areas[channel]}
+            segments_info.append(segment)
+    table = torch.tensor(ids, dtype=torch.int32)[target].to(labels.device)
+    return table.index_select(0, labels.int().flatten()).view_as(labels), segments_info

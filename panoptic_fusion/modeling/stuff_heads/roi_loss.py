@@ -1,0 +1,70 @@
+"""The RoI loss of UPSNet (section 3.1): the semantic cross entropy once more, inside the boxes of the instances.
+
+Shape shorthand: N: images, C: semantic channels, h, w: size of the logits, H, W: of the padded network input, R: boxes
+of all images, P: side of a patch.
+"""
+
+import torch
+from detectron2.modeling.poolers import convert_boxes_to_pooler_format
+from detectron2.structures import Boxes
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+PATCH_SIZE = 28  # as the masks of Mask R-CNN
+
+
+def sem_seg_roi_loss(
+    logits: Tensor, gt_sem_seg: Tensor, boxes: list[Boxes], *, ignore_value: int = 255, patch_size: int = PATCH_SIZE
+) -> Tensor:
+    """Cross entropy of the semantic logits on patches of all ground-truth boxes.
+
+    Each box counts the same, whatever its size, so that small things weigh more than in the loss of the whole image. As
+    in the authors' published implementation, a patch's pixels without ground truth count as 0 in its mean instead of
+    being left out. It has one image a process: here the result is the mean over the images, and an image without things
+    (which it does not train on) counts as 0.
+
+    Deviation: the published boxes end at their last pixel, and both crops end there, so that the last row and column
+    are missing. Here boxes end behind their last pixel, as everywhere in detectron2, and the crops hold all of it.
+
+    Args:
+        logits: (N, C, h, w) float; half precision is computed in float32.
+        gt_sem_seg: (N, H, W) int64 channels or `ignore_value`; H / h = W / w is the stride of the logits.
+        boxes: for each image its ground-truth boxes, in pixels of the network's input.
+        patch_size: P.
+
+    Returns:
+        A scalar; 0 with a gradient if there is no box.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    rois = convert_boxes_to_pooler_format(boxes).to(logits.dtype)
+    scale = logits.shape[-1] / gt_sem_seg.shape[-1]
+    patches = roi_align(logits, rois, patch_size, spatial_scale=scale, sampling_ratio=2, aligned=False)
+    labels = label_patches(gt_sem_seg, rois, patch_size)
+    loss = F.cross_entropy(patches, labels, ignore_index=ignore_value, reduction="none").mean((1, 2))
+    share = [1 / (len(boxes) * len(x)) for x in boxes for _ in range(len(x))]
+    return (loss * loss.new_tensor(share)).sum()
+
+
+def label_patches(labels: Tensor, rois: Tensor, patch_size: int) -> Tensor:
+    """Crops of label maps, resized by nearest neighbour.
+
+    A crop goes from the rounded upper left corner to the rounded lower right one, without it, and is at least one pixel
+    wide and high. Pixel i of P of a patch reads pixel floor(i * side / P) of the crop. What reaches over the map's
+    border is cut off before.
+
+    Args:
+        labels: (N, H, W) int64.
+        rois: (R, 5) float: index of the image, then XYXY in pixels of `labels`.
+        patch_size: P.
+
+    Returns:
+        (R, P, P) int64.
+    """
+    size = torch.tensor(labels.shape[:0:-1], device=labels.device)  # (W, H)
+    image, corners = rois[:, 0].long(), rois[:, 1:].round().long()
+    start = torch.minimum(corners[:, :2].clamp(min=0), size - 1)
+    end = torch.maximum(torch.minimum(corners[:, 2:], size), start + 1)
+    steps = torch.arange(patch_size, device=labels.device)
+    x, y = (start[..., None] + steps * (end - start)[..., None] // patch_size).unbind(1)  # (R, P) each
+    return labels[image[:, None, None], y[:, :, None], x[:, None, :]]

@@ -1,0 +1,99 @@
+"""tools/fine_tune.py from a folder to a table and pictures; the training itself in this process."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from tiny_training import ROOT, TINY_NETWORK, as_opts, import_script
+
+from panoptic_fusion.read_config import read_config
+
+fine_tune = import_script("tools/fine_tune")
+SHORT = as_opts({**TINY_NETWORK, "SOLVER.MAX_ITER": 2})
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """The scripts that the tool starts run here; what was started."""
+    started = []
+
+    def run(script: str, *arguments: str) -> int:
+        started.append(script)
+        module = import_script(script.removesuffix(".py"))
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", [script, *arguments])
+            return module.main() or 0
+
+    monkeypatch.setattr(fine_tune, "run", run)
+    yield started
+    for name in ("own_train", "own_val"):
+        if name in DatasetCatalog:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+
+
+def data_folder(tiny_data, root: Path) -> Path:
+    """`<root>/<split>/{images, panoptic, panoptic.json}`: links to the tiny scenes."""
+    for split, files in tiny_data.items():
+        (root / split).mkdir(parents=True)
+        for key, name in (("images", "images"), ("panoptic_root", "panoptic"), ("panoptic_json", "panoptic.json")):
+            (root / split / name).symlink_to(files[key])
+    return root
+
+
+def test_from_a_folder_to_pictures(tiny_data, tmp_path, run_script, toy_config, in_this_process):
+    data, output = data_folder(tiny_data, tmp_path / "mine"), tmp_path / "out"
+    code, out, err = run_script(
+        "tools/fine_tune", "--data", data, "--output", output, "--config-file", toy_config, *SHORT
+    )
+    assert code == 0, err
+    assert in_this_process == ["train_net.py", "tools/compare_pictures.py"]
+    assert "== 4/4 results" in out and "| all " in out and "6 images" in out
+    assert len(list((output / "pictures").glob("*.png"))) == 3 + 1
+    assert json.loads((output / "results.json").read_text())["panoptic_seg"]["images"] == 3
+    cfg = read_config(output / "config.yaml")
+    assert [entry["panoptic_json"] for entry in cfg.DATASETS.REGISTER] == [
+        str(data / split / "panoptic.json") for split in ("train", "val")
+    ]
+
+
+def test_without_a_validation_part(tiny_data, tmp_path, run_script, toy_config, in_this_process):
+    data, output = data_folder(tiny_data, tmp_path / "mine"), tmp_path / "out"
+    (data / "val" / "panoptic.json").unlink()
+    code, out, err = run_script(
+        "tools/fine_tune", "--data", data, "--output", output, "--config-file", toy_config, "--val-share", "0.3",
+        "--iterations", "2", *as_opts({k: v for k, v in TINY_NETWORK.items() if k != "SOLVER.MAX_ITER"}),
+    )  # fmt: skip
+    assert code == 0, err
+    assert "no validation part" in out
+    assert json.loads((output / "results.json").read_text())["panoptic_seg"]["images"] == 2
+    cfg = read_config(output / "config.yaml")
+    assert cfg.SOLVER.MAX_ITER == 2
+    assert [Path(entry["panoptic_json"]).parent for entry in cfg.DATASETS.REGISTER] == [output / "data"] * 2
+
+
+def test_faults_stop_it(tiny_data, tmp_path, run_script, in_this_process):
+    data = data_folder(tiny_data, tmp_path / "mine")
+    content = json.loads((data / "val" / "panoptic.json").read_text())
+    content["annotations"][0]["file_name"] = "gone.png"
+    (data / "val" / "panoptic.json").unlink()
+    (data / "val" / "panoptic.json").write_text(json.dumps(content))
+    code, out, _ = run_script("tools/fine_tune", "--data", data, "--output", tmp_path / "out")
+    assert code == 1 and "gone.png" in out and in_this_process == []
+
+
+def test_wrong_arguments(tmp_path, run_script, in_this_process):
+    for options, message in (
+        (["--data", tmp_path / "nothing"], "nothing does not exist"),
+        (["--data", tmp_path, "SOLVER.NO_KEY", "1"], "SOLVER.NO_KEY"),
+        (["--data", tmp_path, "--config-file", "no.yaml"], "no.yaml"),
+    ):
+        code, _, err = run_script("tools/fine_tune", "--output", tmp_path / "out", *options)
+        assert code == 2 and message in err and "Traceback" not in err
+    assert in_this_process == []
+
+
+def test_the_default_config_is_there():
+    assert fine_tune.CONFIG.is_relative_to(ROOT) and fine_tune.CONFIG.is_file()

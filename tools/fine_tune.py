@@ -1,0 +1,91 @@
+#!/usr/bin/env python
+"""Fine-tunes a model on your own data: checks it, trains, evaluates, draws pictures. What `make demo-real` runs.
+
+    python tools/fine_tune.py --data FOLDER --output output/mine [--iterations 1000] [KEY VALUE ...]
+
+FOLDER holds a COCO panoptic data set: train/{images,panoptic,panoptic.json} and val/..., or images/{train,val} and
+annotations/panoptic_{train,val}{,.json}, or without a validation part images, panoptic and panoptic.json; then 20 % of
+the images are set apart, always the same ones. docs/your_own_data.md says more. Called again, it goes on with what was
+interrupted.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from panoptic_fusion.data.checks import check_dataset, format_result  # noqa: E402
+from panoptic_fusion.data.coco_panoptic import PanopticFiles  # noqa: E402
+from panoptic_fusion.data.own_folder import find_data, registration, split_data  # noqa: E402
+from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
+from panoptic_fusion.errors import run_cli  # noqa: E402
+from panoptic_fusion.read_config import read_config  # noqa: E402
+
+CONFIG = ROOT / "configs" / "camvid" / "panoptic_fpn_lite0.yaml"
+
+
+def main() -> int:
+    """Runs the command line; the exit code of the first step that failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder of the data set")
+    parser.add_argument("--output", required=True, help="folder for the model, the table and the pictures")
+    parser.add_argument("--config-file", default=str(CONFIG), help="default: %(default)s")
+    parser.add_argument("--iterations", type=int, help="length of the training; default: the config's")
+    parser.add_argument("--val-share", type=float, default=0.2, help="share of images set apart if there is no val")
+    parser.add_argument("--num-gpus", type=int, default=1, help="as in train_net.py")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs that change the config")
+    args = parser.parse_args()
+    read_config(args.config_file, args.opts)
+    check_writable(args.output, "--output")
+    say("1/4 reading the data set through")
+    data = find_data(args.data)
+    if check(data):
+        return 1
+    if "val" not in data:
+        os.makedirs(os.path.join(args.output, "data"), exist_ok=True)
+        data = split_data(data["train"], os.path.join(args.output, "data"), args.val_share)
+        print(f"{args.data} has no validation part: {args.val_share:.0%} of its images, chosen by their names, are set")
+        print(f"apart for it, see {args.output}/data; images of one video should not be on both sides, give a val then")
+    say(f"2/4 training and evaluation -> {args.output}")
+    entries = [registration(f"own_{split}", files) for split, files in data.items()]
+    opts = ["DATASETS.REGISTER", str(entries), "DATASETS.TRAIN", "('own_train',)", "DATASETS.TEST", "('own_val',)"]
+    if args.iterations is not None:
+        opts += ["SOLVER.MAX_ITER", str(args.iterations)]
+    train = ["train_net.py", "--config-file", args.config_file, "--resume", "--num-gpus", str(args.num_gpus)]
+    code = run(*train, *opts, *args.opts, "OUTPUT_DIR", args.output)
+    if code:
+        return code
+    pictures = os.path.join(args.output, "pictures")
+    say(f"3/4 pictures: input, ground truth, prediction -> {pictures}")
+    code = run("tools/compare_pictures.py", "--model", args.output, "--dataset", "own_val", "--output", pictures)
+    say("4/4 results")
+    print(Path(args.output, "results.md").read_text())
+    print(f"model: {args.output} (try: {sys.executable} demo.py --model {args.output} --input IMAGE --output FOLDER)")
+    return code
+
+
+def check(data: dict[str, PanopticFiles]) -> bool:
+    """Prints what is in the data set, or every fault; whether there is one."""
+    faulty = False
+    for files in data.values():
+        result = check_dataset(files, show_progress=True)
+        print(format_result(files.panoptic_json, result), flush=True)
+        faulty |= bool(result.faults)
+    return faulty
+
+
+def run(script: str, *arguments: str) -> int:
+    """Runs a script of the repository; its exit code."""
+    return subprocess.run([sys.executable, str(ROOT / script), *arguments]).returncode
+
+
+def say(text: str) -> None:
+    print(f"== {text}", flush=True)
+
+
+if __name__ == "__main__":
+    run_cli(main)
