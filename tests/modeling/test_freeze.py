@@ -16,11 +16,12 @@ ALL = {"loss_sem_seg", "loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg
 STUFF_FIRST = ("proposal_generator", "roi_heads", "backbone.top_block")
 
 
-def build():
+def build(fusion="MaskGuidedFusion"):
     cfg = get_cfg()
     cfg.merge_from_file(config_file("toy/tascnet_r18.yaml"))
     cfg.DATASETS.REGISTER, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = [], [], ["freeze_test"]
     cfg.MODEL.CATEGORIES = CATEGORIES
+    cfg.MODEL.PANOPTIC_FUSION.NAME = fusion
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 8
     cfg.MODEL.FPN.OUT_CHANNELS = cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 16
@@ -81,6 +82,24 @@ def test_frozen_parts_stay_and_the_others_learn(parts, left):
     assert {h for h in heads if h not in parts} <= moved
 
 
+@pytest.mark.parametrize(
+    "parts, moving",
+    [
+        (("fusion",), {"backbone", "proposal_generator", "roi_heads", "sem_seg_head"}),
+        (("sem_seg_head", "roi_heads"), {"backbone", "proposal_generator", "fusion"}),
+        (("backbone", "proposal_generator", "sem_seg_head", "roi_heads"), {"fusion"}),
+    ],
+)
+def test_a_fusion_with_parameters(parts, moving):
+    """Its loss stays as long as it learns itself, whichever head is frozen."""
+    model = build("SpatialRankingFusion")
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    freeze_parts(model, parts)
+    assert ("loss_srm" in train(model)) == ("fusion" not in parts)
+    moved = {key.split(".")[0] for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert moved == moving
+
+
 def test_inference_is_not_affected():
     model = build().eval()
     with torch.no_grad():
@@ -94,6 +113,8 @@ def test_bad_parts_are_named():
         freeze_parts(build(), ["semantic_head"])
     with pytest.raises(ConfigError, match="no head"):
         freeze_parts(build(), ["proposal_generator", "roi_heads", "sem_seg_head"])
+    with pytest.raises(ConfigError, match="no head"):
+        freeze_parts(build("SpatialRankingFusion"), ["proposal_generator", "roi_heads", "sem_seg_head", "fusion"])
 
 
 def _worker(rank, store):

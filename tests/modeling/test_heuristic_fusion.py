@@ -263,6 +263,28 @@ def test_a_rule_states_its_order_and_its_accept_decision():
         assert torch.equal(rows[panoptic_map.long()], expected)
 
 
+@pytest.mark.parametrize(("ontology", "channels"), [("full", 4), ("collapsed", 3), ("stuff", 2)])
+def test_left_over_pixels_from_the_stuff_channels_only(ontology, channels):
+    """Four pixels with one winner each: stuff 0, stuff 1, and two things over stuff 1 and over stuff 0."""
+    logits = torch.tensor([[3.0, 0, 1, 2], [0, 3, 2, 1], [1, 1, 9, 0], [1, 1, 0, 9]])[:, None]
+    if ontology != "full":
+        logits = torch.cat([logits[:2], logits[2:].amax(0, keepdim=True)])[:channels]
+    sem_seg = SemSegLogits(logits, (1, 4), (1, 4), (1, 4))
+    nothing = random_instances(random.Random(0), (1, 4), 0)
+    keys = {"instances_confidence_thresh": 0.5, "overlap_thresh": 0.5, "stuff_area_limit": 0}
+    for only, expected in ((False, [0, 1, 1, 0] if ontology == "stuff" else [0, 1, -1, -1]), (True, [0, 1, 1, 0])):
+        fusion = HeuristicFusion(
+            label_space=LabelSpace.from_categories(categories(2, 2)),
+            ontology=ontology,
+            stuff_channels_only=only,
+            **keys,
+        )
+        panoptic_map, segments_info = fusion(sem_seg, nothing)
+        classes = {0: -1, **{s["id"]: s["category_id"] for s in segments_info}}
+        assert [classes[i] for i in panoptic_map[0].tolist()] == expected
+    assert build_panoptic_fusion(config(STUFF_CHANNELS_ONLY=True)).stuff_channels_only
+
+
 def test_sizes_that_do_not_fit():
     instances = random_instances(random.Random(6), (16, 20), 2)
     sem_seg, _ = random_sem_seg(random.Random(6), (16, 24), 7)

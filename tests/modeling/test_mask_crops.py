@@ -8,6 +8,7 @@ from detectron2.layers import paste_masks_in_image
 from detectron2.layers.mask_ops import _do_paste_mask
 from detectron2.structures import Boxes, Instances
 
+from panoptic_fusion.layers.chunks import MAX_CHUNK_ELEMENTS
 from panoptic_fusion.modeling.fusion.mask_crops import BitmaskCrops, MaskCrops, PastedCrops
 
 SIZE = (41, 53)
@@ -101,6 +102,24 @@ def test_by_hand():
     expected[1:3, 2:6] = True
     assert torch.equal(full_masks(crops)[0], expected)
     assert crops.windows == [(slice(0, 4), slice(1, 7))]
+
+
+@pytest.mark.parametrize("chunk", [2**18, 700])
+def test_samples_are_pixels_of_the_crops(chunk, monkeypatch):
+    """Of all kinds of boxes, some inverted or outside, and of masks that reach over their boxes."""
+    monkeypatch.setitem(MAX_CHUNK_ELEMENTS, "cpu", chunk)
+    torch.manual_seed(4)
+    boxes = random_boxes(60)
+    boxes[:4] = torch.tensor([[9.0, 9, 4, 4], [-30, -30, -20, -20], [5, 5, 5, 5], [-100, -100, 153, 141]])
+    rows, cols = torch.tensor([0, 3, 7, 20, 40]), torch.tensor([0, 1, 13, 14, 30, 51, 52])
+    some = torch.tensor([3, 0, 59, 3, 20, 2, 1, *range(10, 40)])
+    pasted = PastedCrops(smooth_maps(60).sigmoid(), boxes, SIZE)
+    views = BitmaskCrops(torch.rand(60, *SIZE) < 0.5, boxes)
+    for crops in (pasted, views):
+        sampled = crops.sample(some, rows, cols)
+        assert torch.equal(sampled, full_masks(crops)[some][:, rows][:, :, cols])
+        assert sampled.any() and not sampled.all()
+        assert crops.sample(some[:0], rows, cols).shape == (0, 5, 7)
 
 
 def test_bitmask_crops_are_views():

@@ -13,6 +13,7 @@ from panoptic_fusion.modeling.fusion import PANOPTIC_FUSION_REGISTRY
 
 HEADS = sorted(name for name, head in SEM_SEG_HEADS_REGISTRY if head.__module__.startswith("panoptic_fusion"))
 FUSIONS = sorted(name for name, _ in PANOPTIC_FUSION_REGISTRY)
+LOSSES = {"MaskGuidedFusion": "loss_tasc", "SpatialRankingFusion": "loss_srm"}
 
 
 def train_and_infer(cfg):
@@ -35,7 +36,7 @@ def test_head_with_fusion(head, fusion):
     losses = train_and_infer(
         small_cfg(MODEL__SEM_SEG_HEAD__NAME=head, MODEL__PANOPTIC_FUSION__NAME=fusion, MODEL__SEM_SEG_HEAD__NORM="GN")
     )
-    assert ("loss_tasc" in losses) == (fusion == "MaskGuidedFusion")
+    assert {name for name in losses if name in LOSSES.values()} == {LOSSES.get(fusion)} - {None}
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -46,7 +47,7 @@ def test_instances_of_seamless_with_fusion(fusion):
     cfg.MODEL.CATEGORIES, cfg.MODEL.DEVICE = CATEGORIES, "cpu"
     cfg.MODEL.PANOPTIC_FUSION.NAME = fusion
     losses = train_and_infer(cfg)
-    assert ("loss_tasc" in losses) == (fusion == "MaskGuidedFusion")
+    assert {name for name in losses if name in LOSSES.values()} == {LOSSES.get(fusion)} - {None}
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

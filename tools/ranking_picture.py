@@ -1,0 +1,269 @@
+#!/usr/bin/env python
+"""Draws which of two overlapping instances is painted first, by detection score and by ranking score (OANet, figure 7).
+
+    python tools/ranking_picture.py --model output/oanet_toy --input photos/ --output output/oanet_toy/ranking
+
+The model's fusion must be SpatialRankingFusion. Of each image one pair of instances is drawn: that of which the order
+of painting changes most. NAME.png shows, from left to right: the image and the place of the pair, the two masks, both
+scores of both, the panoptic map in the order of detection scores, and that in the order of ranking scores. Of many
+images those are written that change most, the most of each two classes first, besides all.png (all of them) and
+pairs.json.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from detectron2.data import MetadataCatalog  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from demo import find_files, read_frames  # noqa: E402
+from panoptic_fusion import load_trained  # noqa: E402
+from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
+from panoptic_fusion.errors import ConfigError, UserError, run_cli  # noqa: E402
+from panoptic_fusion.files import unused_name, write_atomically  # noqa: E402
+from panoptic_fusion.modeling.fusion import SpatialRankingFusion  # noqa: E402
+from panoptic_fusion.modeling.fusion.greedy import Scene  # noqa: E402
+from panoptic_fusion.trained import build_predictor  # noqa: E402
+from panoptic_fusion.visualization import draw_panoptic  # noqa: E402
+
+HEIGHT = 340  # of the pictures, without their titles
+COLORS = ((255, 120, 0), (0, 140, 255))  # RGB of the two instances: first and second by detection score
+LEAST_OVERLAP = 0.2  # of the smaller of two masks
+
+
+@dataclass
+class Pair:
+    """Two overlapping instances; of each list the first is the one of the higher detection score.
+
+    Attributes:
+        rows: which instances.
+        masks: (2, H, W) bool.
+        names: of their classes.
+        detection, ranking: their scores.
+        changed: share of the smaller mask that one of the two holds in one order and the other in the other order.
+    """
+
+    rows: tuple[int, int]
+    masks: np.ndarray
+    names: list[str]
+    detection: list[float]
+    ranking: list[float]
+    changed: float
+
+
+def owners(panoptic_seg: torch.Tensor, segments_info: list[dict]) -> np.ndarray:
+    """(H, W) int: the row of the instance at each pixel, -1 where there is none."""
+    table = np.full(1 + max((s["id"] for s in segments_info), default=0), -1)
+    for s in segments_info:
+        table[s["id"]] = s.get("instance_id", -1)
+    return table[panoptic_seg.cpu().numpy()]
+
+
+def find_pair(scene: Scene, ranking: list[float], before: np.ndarray, after: np.ndarray, names: list[str]):
+    """The pair of which most changes hands, of several the one that overlaps most; None if no two overlap.
+
+    Args:
+        scene: of one image.
+        ranking: scores of the instances in `scene.kept`.
+        before, after: (H, W) the `owners` in both orders.
+        names: of the thing classes.
+    """
+    masks = np.zeros((len(scene.kept), *scene.crops.size), bool)
+    for mask, row in zip(masks, scene.kept, strict=True):
+        mask[scene.crops.windows[row]] = scene.crops[row].cpu().numpy()
+    best, best_key = None, None
+    for i, j in itertools.combinations(range(len(masks)), 2):
+        both, smaller = masks[i] & masks[j], min(masks[i].sum(), masks[j].sum())
+        if smaller == 0 or both.sum() < LEAST_OVERLAP * smaller:
+            continue
+        pair = (scene.kept[i], scene.kept[j])
+        held = [np.isin(x[both], pair) for x in (before, after)]
+        changed = float((held[0] & held[1] & (before[both] != after[both])).sum() / smaller)
+        key = (changed, both.sum() / smaller)
+        if best_key is None or key > best_key:
+            best_key = key
+            best = Pair(
+                pair,
+                masks[[i, j]],
+                [names[scene.classes[row]] for row in pair],
+                [scene.scores[row] for row in pair],
+                [ranking[i], ranking[j]],
+                changed,
+            )
+    return best
+
+
+def titled(picture: np.ndarray, title: str) -> np.ndarray:
+    """The picture (H, W, 3) with a line of text above it."""
+    bar = np.full((26, picture.shape[1], 3), 255, np.uint8)
+    cv2.putText(bar, title, (4, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([bar, picture])
+
+
+def outline(picture: np.ndarray, masks: np.ndarray, thickness: int = 2) -> None:
+    """Draws the borders of both masks (2, H, W) in the colours of the pair, in place."""
+    for mask, color in zip(masks, COLORS, strict=True):
+        contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, contours, -1, color, thickness, cv2.LINE_AA)
+
+
+def score_bars(pair: Pair) -> np.ndarray:
+    """A panel with one group of two bars for each kind of score; the longer bar's instance is the one in front."""
+    panel = np.full((HEIGHT, 270, 3), 255, np.uint8)
+
+    def write(text: str, x: int, y: int, scale: float = 0.5, color=(0, 0, 0), weight: int = 1) -> None:
+        cv2.putText(panel, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, color, weight, cv2.LINE_AA)
+
+    for top, kind, scores in ((40, "detection score", pair.detection), (200, "ranking score", pair.ranking)):
+        write(kind, 10, top, 0.55, weight=2)
+        for i, (score, name, color) in enumerate(zip(scores, pair.names, COLORS, strict=True)):
+            y = top + 14 + 44 * i
+            cv2.rectangle(panel, (10, y), (10 + max(1, round(160 * score)), y + 18), color, -1)
+            front = scores[i] > scores[1 - i] or (scores[0] == scores[1] and i == 0)
+            write(f"{score:.3f}{'  in front' if front else ''}", 178, y + 14)
+            write(name, 10, y + 33, 0.42, (90, 90, 90))
+    return panel
+
+
+def draw(image: np.ndarray, pair: Pair, before: tuple, after: tuple, metadata) -> np.ndarray:
+    """The picture of one pair.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        pair: its masks have the size of the maps.
+        before, after: (map, segments_info) in the order of detection scores and in that of ranking scores.
+        metadata: see `draw_panoptic`.
+
+    Returns:
+        (HEIGHT + 26, w, 3) uint8 RGB.
+    """
+    size = pair.masks.shape[1:]
+    if image.shape[:2] != size:  # the model fuses at the size of its input
+        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    y0, y1, x0, x1 = place = place_of(pair.masks.any(0))
+    scale = HEIGHT / max(y1 - y0, x1 - x0)
+    zoomed = (max(1, round((x1 - x0) * scale)), max(1, round((y1 - y0) * scale)))
+
+    def zoom(x: np.ndarray, how: int) -> np.ndarray:
+        return cv2.resize(np.ascontiguousarray(x[y0:y1, x0:x1]), zoomed, interpolation=how)
+
+    def panel_of(picture: np.ndarray, title: str) -> np.ndarray:
+        room = ((0, HEIGHT - picture.shape[0]), (0, HEIGHT - picture.shape[1]), (0, 0))
+        return titled(np.pad(picture, room, constant_values=255), title)
+
+    whole = cv2.resize(image, (round(image.shape[1] * HEIGHT / image.shape[0]), HEIGHT), interpolation=cv2.INTER_CUBIC)
+    corners = [round(v * HEIGHT / image.shape[0]) for v in place]
+    cv2.rectangle(whole, (corners[2], corners[0]), (corners[3] - 1, corners[1] - 1), (255, 255, 255), 2)
+
+    large = zoom(image, cv2.INTER_CUBIC)
+    masks = np.stack([zoom(mask.astype(np.uint8), cv2.INTER_NEAREST) > 0 for mask in pair.masks])
+    tinted = large.astype(np.float32)
+    for mask, color in zip(masks, COLORS, strict=True):
+        tinted[mask] = 0.65 * tinted[mask] + 0.35 * np.array(color, np.float32)
+    tinted = tinted.round().astype(np.uint8)
+    outline(tinted, masks)
+
+    panels = [titled(whole, "image"), panel_of(tinted, "two detections"), titled(score_bars(pair), "")]
+    for title, (ids, segments_info) in (("painted by detection score", before), ("painted by ranking score", after)):
+        held = owners(ids, segments_info)
+        panel = draw_panoptic(large, zoom(ids.cpu().numpy(), cv2.INTER_NEAREST), segments_info, metadata)
+        outline(panel, np.stack([zoom((held == row).astype(np.uint8), cv2.INTER_NEAREST) > 0 for row in pair.rows]), 3)
+        panels.append(panel_of(panel, title))
+    gap = np.full((panels[0].shape[0], 6, 3), 255, np.uint8)
+    return np.concatenate([x for p in panels for x in (p, gap)][:-1], axis=1)
+
+
+def place_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """The square y0, y1, x0, x1 around a mask (H, W) bool with some room; smaller where the image ends."""
+    found = [np.flatnonzero(mask.any(axis)) for axis in (1, 0)]
+    length = max(24.0, *(1.25 * (v[-1] + 1 - v[0]) for v in found))
+    ends = []
+    for v, side in zip(found, mask.shape, strict=True):
+        start = max(0.0, min(side - length, (v[0] + v[-1] + 1 - length) / 2))
+        ends += [int(start), int(min(side, np.ceil(start + length)))]
+    return tuple(ends)
+
+
+def most_telling(found: list[tuple], count: int) -> list[tuple]:
+    """Of (pair, ...), those of the largest changes, first the largest of each two classes, then the second, ..."""
+    turns, keys = {}, {}
+    for entry in sorted(found, key=lambda x: -x[0].changed):
+        classes = frozenset(entry[0].names)
+        turns[classes] = turns.get(classes, 0) + 1
+        keys[id(entry)] = (turns[classes], -entry[0].changed)
+    return sorted(found, key=lambda entry: keys[id(entry)])[:count]
+
+
+def sheet(pictures: list[np.ndarray]) -> np.ndarray:
+    """Pictures one below the other, padded with white to one width."""
+    width = max(p.shape[1] for p in pictures)
+    return np.concatenate([np.pad(p, ((0, 8), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures])
+
+
+def main() -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="OUTPUT_DIR of a training with SpatialRankingFusion")
+    parser.add_argument("--input", nargs="+", required=True, help="images, folders, globs or videos")
+    parser.add_argument("--output", required=True, help="folder for the results")
+    parser.add_argument("--num-images", type=int, default=4, help="how many are written at most")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs that change the config")
+    args = parser.parse_args()
+    if args.num_images < 1:
+        raise UserError(f"--num-images is {args.num_images}: use 1 or more")
+    files = find_files(args.input)
+    check_writable(args.output, "--output")
+    cfg = load_trained(args.model, ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']", *args.opts])
+    predictor = build_predictor(cfg)
+    fusion = predictor.model.fusion
+    if not isinstance(fusion, SpatialRankingFusion):
+        raise ConfigError(
+            f"MODEL.PANOPTIC_FUSION.NAME of {args.model} is {cfg.MODEL.PANOPTIC_FUSION.NAME!r}: there are ranking "
+            "scores with SpatialRankingFusion only"
+        )
+    metadata = MetadataCatalog.get((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)[0])
+    seen = {}
+    fusion.register_forward_pre_hook(lambda module, inputs: seen.update(inputs=inputs))
+
+    found, used = [], set()
+    frames = ((file, name, image) for file in files for name, image in read_frames(file))
+    for file, name, image in tqdm(frames, desc="looking", unit="image", disable=not sys.stderr.isatty()):
+        predictor(image)
+        with torch.no_grad():
+            scene = fusion.scene(*seen["inputs"])
+            ranking = fusion.ranking_scores(scene).tolist() if scene.kept else []
+            maps = [fusion.fuse(scene, order) for order in (scene.kept, fusion.order(scene))]
+        pair = find_pair(scene, ranking, owners(*maps[0]), owners(*maps[1]), metadata.thing_classes)
+        if pair is not None:
+            picture = draw(image[:, :, ::-1], pair, *maps, metadata)
+            found.append((pair, unused_name(name, used), str(file), picture))
+            found = most_telling(found, args.num_images)
+    if not found:
+        raise UserError("in none of the images two instances of sufficient score overlap")
+    entries = []
+    for pair, name, file, picture in found:
+        cv2.imwrite(os.path.join(args.output, f"{name}.png"), picture[:, :, ::-1])
+        instances = [
+            {"class": c, "detection_score": d, "ranking_score": r}
+            for c, d, r in zip(pair.names, pair.detection, pair.ranking, strict=True)
+        ]
+        entries.append({"picture": f"{name}.png", "image": file, "instances": instances, "changed": pair.changed})
+        print(f"{name}.png: " + ", ".join(f"{c} {d:.3f} -> {r:.3f}" for c, d, r in (x.values() for x in instances)))
+    cv2.imwrite(os.path.join(args.output, "all.png"), sheet([x[-1] for x in found])[:, :, ::-1])
+    path = os.path.join(args.output, "pairs.json")
+    write_atomically(path, lambda f: f.write(json.dumps(entries, indent=1).encode()))
+    print(f"{len(found)} pictures (detection -> ranking score), all.png and pairs.json in {args.output}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
