@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Draws which of two overlapping instances is painted first, by detection score and by ranking score (OANet, figure 7).
 
-    python tools/ranking_picture.py --model output/oanet_toy --input photos/ --output output/oanet_toy/ranking
+    python tools/ranking_picture.py --model output/toy_oanet_r18 --input photos/ --output output/toy_oanet_r18/ranking
 
 The model's fusion must be SpatialRankingFusion. Of each image one pair of instances is drawn: that of which the order
 of painting changes most. NAME.png shows, from left to right: the image and the place of the pair, the two masks, both

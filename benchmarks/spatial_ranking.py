@@ -1,0 +1,101 @@
+"""What the spatial ranking module costs: inference and a training step with it and without it, in turns, one process.
+
+    python benchmarks/spatial_ranking.py --model output/toy_oanet_r18
+
+The model's fusion is SpatialRankingFusion; without it, HeuristicFusion takes its place on the same network, on the same
+images of the model's validation set (so the instances are what it finds) and the same training batches. The limits are
+those of the project's issue 6: at most 10 % more for inference, 15 % for a step. Exit code 1 beyond them.
+"""
+
+import argparse
+import itertools
+import statistics
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (0, 1)]
+
+import torch  # noqa: E402
+from detectron2.config import CfgNode  # noqa: E402
+from detectron2.utils.events import EventStorage  # noqa: E402
+from fusion import seconds  # noqa: E402
+
+from panoptic_fusion import load_trained  # noqa: E402
+from panoptic_fusion.engine import PanopticTrainer  # noqa: E402
+from panoptic_fusion.errors import ConfigError, run_cli  # noqa: E402
+from panoptic_fusion.modeling.fusion import HeuristicFusion, SpatialRankingFusion, build_panoptic_fusion  # noqa: E402
+from panoptic_fusion.trained import build_predictor  # noqa: E402
+
+MAX_INFERENCE, MAX_STEP = 1.10, 1.15
+
+
+def fusions_of(cfg: CfgNode, network: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """The heuristic on the config's values, and the model's own fusion."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.PANOPTIC_FUSION.NAME = HeuristicFusion.__name__
+    return {"heuristic": build_panoptic_fusion(cfg), "spatial ranking": network.fusion}
+
+
+def train_step(network: torch.nn.Module, batch: list[dict]) -> None:
+    """Forward and backward; the same proposals are drawn each time."""
+    torch.manual_seed(0)
+    network.zero_grad(set_to_none=True)
+    with EventStorage():
+        sum(network(batch).values()).backward()
+
+
+def main() -> int:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="OUTPUT_DIR of a training with SpatialRankingFusion")
+    parser.add_argument("--images", type=int, default=50, help="of the validation set")
+    parser.add_argument("--batches", type=int, default=5, help="of the training set")
+    parser.add_argument("--repeats", type=int, default=5, help="of each image and batch; the median counts")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    cfg = load_trained(args.model, ["MODEL.FREEZE", "[]", "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"])
+    network = build_predictor(cfg).model
+    if not isinstance(network.fusion, SpatialRankingFusion):
+        raise ConfigError(f"MODEL.PANOPTIC_FUSION.NAME of {args.model} is not SpatialRankingFusion")
+    fusions, device = fusions_of(cfg, network), cfg.MODEL.DEVICE
+
+    def with_fusion(name: str, function, batch: list[dict]):
+        def run() -> None:
+            network.fusion = fusions[name]
+            function(network, batch)
+
+        return run
+
+    def total(function, batches: list[list[dict]]) -> dict[str, list[float]]:
+        """Median seconds of each batch, for each fusion."""
+        rows = [seconds([with_fusion(n, function, b) for n in fusions], args.repeats, device) for b in batches]
+        return dict(zip(fusions, map(list, zip(*rows, strict=True)), strict=True))
+
+    images = list(itertools.islice(PanopticTrainer.build_test_loader(cfg, cfg.DATASETS.TEST[0]), args.images))
+    with torch.no_grad():
+        inference = total(lambda net, batch: net(batch), images)
+    network.train()
+    steps = total(train_step, list(itertools.islice(PanopticTrainer.build_train_loader(cfg), args.batches)))
+
+    print(
+        f"{args.model}, {len(images)} images of {cfg.DATASETS.TEST[0]}, {args.batches} batches of "
+        f"{cfg.SOLVER.IMS_PER_BATCH} images, {device}, {args.threads} thread(s), torch {torch.__version__}, median of "
+        f"{args.repeats}, in turns\n"
+    )
+    print("| | heuristic, ms | spatial ranking, ms | ratio of the sums | median of the ratios | limit |")
+    print("|---|---|---|---|---|---|")
+    within = True
+    for what, times, limit in (("inference, an image", inference, MAX_INFERENCE), ("training step", steps, MAX_STEP)):
+        base, ours = times.values()
+        ratio = sum(ours) / sum(base)
+        pairs = statistics.median(b / a for a, b in zip(base, ours, strict=True))
+        within &= ratio <= limit
+        base_ms, our_ms = (1e3 * statistics.mean(t) for t in (base, ours))
+        print(f"| {what} | {base_ms:.1f} | {our_ms:.1f} | {ratio:.3f} | {pairs:.3f} | {limit:.2f} |")
+    return 0 if within else 1
+
+
+if __name__ == "__main__":
+    run_cli(main)
