@@ -1,6 +1,6 @@
 """MiniDL's pooling: box_average against F.avg_pool2d with the 64 x 64 window and a replicated border, side by side.
 
-    python -m benchmarks.minidl_pool [--channels 256 --height 256 --width 512 --device cuda --backward]
+python -m benchmarks.minidl_pool [--channels 256 --height 256 --width 512 --device cuda --backward]
 """
 
 import argparse

@@ -5,10 +5,11 @@ import random
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from panoptic_fusion.layers import DeformConv2d, deform_conv2d, offset_conv
+from panoptic_fusion.layers import DeformConv2d, deform_conv, deform_conv2d, offset_conv
 
 HALVES = [torch.float16, torch.bfloat16]
 
@@ -74,6 +75,42 @@ def test_equals_the_definition():
         expected = slow_deform_conv(x.tolist(), offset.tolist(), weight.tolist(), bias.tolist(), *settings.values())
         result = deform_conv2d(x, offset, weight, bias, **settings)
         torch.testing.assert_close(result, torch.tensor(expected, dtype=x.dtype).view_as(result))
+        trained = deform_conv2d(x.requires_grad_(), offset, weight, bias, **settings)  # another way there on a CPU
+        torch.testing.assert_close(trained.detach(), result)
+
+
+def test_gradients_are_those_of_torchvision():
+    """Also at whole positions, where they have two sides: the way by sampling must take the same one."""
+    rng = random.Random(4)
+    torch.manual_seed(4)
+    for _ in range(100):
+        x, offset, weight, bias, settings = random_case(rng, torch.float32)
+        offset = offset.round() if rng.random() < 0.5 else offset
+        inputs = [t.requires_grad_() for t in (x, offset, weight, bias)]
+        results = [f(*inputs, **settings) for f in (deform_conv2d, torchvision.ops.deform_conv2d)]
+        towards = torch.randn_like(results[0])
+        ours, theirs = (torch.autograd.grad(result, inputs, towards) for result in results)
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_few_images_at_a_time(monkeypatch):
+    torch.manual_seed(5)
+    x, offset, weight = torch.randn(5, 3, 6, 7), torch.randn(5, 18, 6, 7), torch.randn(2, 3, 3, 3)
+    expected = deform_conv2d(x, offset, weight, padding=1)
+    seen = []
+    original = torchvision.ops.deform_conv2d
+
+    def counting(x, *args, **kwargs):
+        seen.append(len(x))
+        return original(x, *args, **kwargs)
+
+    monkeypatch.setattr(torchvision.ops, "deform_conv2d", counting)
+    monkeypatch.setattr(deform_conv, "COLUMN_BYTES", 2 * 3 * 9 * 42 * 4)  # the samples of two images
+    torch.testing.assert_close(deform_conv2d(x, offset, weight, padding=1), expected)
+    assert seen == [2, 2, 1]
+    monkeypatch.setattr(deform_conv, "COLUMN_BYTES", 1)
+    torch.testing.assert_close(deform_conv2d(x.requires_grad_(), offset, weight, padding=1), expected)
 
 
 def test_offsets_are_y_then_x_of_each_tap():
