@@ -41,8 +41,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     model.ALLOW_SHAPE_MISMATCH = False
 
     # Builder of the network under the pyramid that MODEL.BACKBONE.NAME names: "build_resnet_backbone" (detectron2's),
-    # "build_abn_resnet_backbone", "build_narrow_resnet_backbone", "build_narrow_abn_resnet_backbone" or
-    # "build_timm_backbone".
+    # "build_deformable_resnet_backbone" (the same, with RESNETS.DEFORM_ON_PER_STAGE), "build_abn_resnet_backbone",
+    # "build_narrow_resnet_backbone", "build_narrow_abn_resnet_backbone" or "build_timm_backbone".
     model.BACKBONE.BOTTOM_UP = "build_resnet_backbone"
 
     # -- networks of timm (build_timm_backbone) ---------------------------------------------------------------
