@@ -215,6 +215,23 @@ def test_stuff_area_limit_counts_the_instances_that_became_stuff():
     assert fuse(logits, [(1, 3)], [0.9], [0], [9], limit=4) == ["-", "-", "-", "-"]
 
 
+@pytest.mark.parametrize("label", [0, 2])
+def test_the_stuff_majority_counts_resized_labels(label):
+    """The semantic labels of an instance's pixels are x, s1, x, s1, with x a thing or s0; half the width has x, x."""
+    logits = torch.zeros(4, 1, 4)
+    logits[label, 0, ::2] = 3
+    logits[1, 0, 1::2] = 3
+    instances = instances_of((1, 4), [[0, 0, 4, 1]], [0.9], [0], torch.full((1, 1, 1), 9.0))
+    _, segments = build()(at_stride_1(logits), instances)
+    expected = 1 if label else 0  # half of the pixels are s1; of two modes the lower one
+    assert [(s["isthing"], s["category_id"], s["area"]) for s in segments] == [(False, expected, 4)]
+    panoptic, segments = build()(at_stride_1(logits), instances, (1, 2))
+    assert [(s["isthing"], s["category_id"], s["area"]) for s in segments] == [(label == 2, 0, 2)]
+    assert panoptic.tolist() == [[1, 1]]
+    panoptic, segments = build(limit=3)(at_stride_1(logits), instances, (1, 2))
+    assert panoptic.tolist() == ([[1, 1]] if label else [[0, 0]]) and len(segments) == (label == 2)
+
+
 def test_thresholds():
     logits = [[0] * 6, [0] * 6, [2] * 6, [2] * 6]
     # The score must be above the threshold.
