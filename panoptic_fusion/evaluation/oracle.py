@@ -8,7 +8,8 @@ Three parts can be replaced, alone or together:
   boxes along with our predicted class probabilities".
 - "class": with "box", class and score (1) are the truth; the box head's probability of the class only decides the
   order of the instances. Without "box", a predicted instance takes the class of the ground-truth box that it overlaps
-  most, if by an IoU of 0.5 or more, and keeps its score. The mask is that of the new class.
+  most, if by an IoU of 0.5 or more, and keeps its score. The mask is that of the new class. In both cases UPSNet's
+  class assignment, which may make an instance stuff, is off.
 - "seg": the semantic logits are those of the ground truth, at the size of the network's input (the paper: what remains
   is lost by resizing). Where it has none (void; things in the ontology "stuff") the model's own stay.
 
@@ -76,7 +77,7 @@ def oracle_outputs(model: PanopticRCNN, batched_inputs: list[dict]) -> dict[tupl
             model.proposal_generator: proposals,
             model.roi_heads: (instances[tuple(part for part in row if part != "seg")], {}),
         }
-        with returning(given):
+        with returning(given), trusted_classes(model.fusion, "class" in row):
             outputs[row] = model(batched_inputs)
     return outputs
 
@@ -156,3 +157,17 @@ def returning(values: Mapping[nn.Module, Any]) -> Iterator[None]:
             del module.forward
         for module, forward in before.items():
             module.forward = forward
+
+
+@contextlib.contextmanager
+def trusted_classes(fusion: nn.Module, trusted: bool) -> Iterator[None]:
+    """If `trusted`, a fusion that assigns classes leaves them (`UPSNetFusion.trust_classes`); then it is as before."""
+    before = getattr(fusion, "trust_classes", None)
+    if before is None or not trusted:
+        yield
+        return
+    fusion.trust_classes = True
+    try:
+        yield
+    finally:
+        fusion.trust_classes = before

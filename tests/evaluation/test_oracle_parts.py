@@ -24,6 +24,7 @@ from panoptic_fusion.evaluation.oracle import (
     instances_on_boxes,
     oracle_outputs,
     returning,
+    trusted_classes,
     with_matched_classes,
 )
 from panoptic_fusion.modeling.fusion import PANOPTIC_FUSION_REGISTRY
@@ -330,3 +331,25 @@ def test_a_doubted_box_is_lost_unless_its_class_is_given(tiny_cfg, tmp_path):
         outputs = oracle_outputs(model, [mapper(record) for record in DatasetCatalog.get(name)])
     count = {row: sum(s["isthing"] for s in x[0]["panoptic_seg"][1]) for row, x in outputs.items()}
     assert count == {(): 0, ("box",): 0, ("class",): 0, ("seg",): 0, ("box", "class"): 2, ("box", "class", "seg"): 2}
+
+
+def test_a_true_class_is_not_made_stuff(tiny_cfg, tmp_path):
+    """The network says stuff everywhere. UPSNet's class assignment then makes every instance stuff, unless its class is
+    the true one."""
+    name, model, mapper = hand_made(tiny_cfg, tmp_path, 1, "UPSNetFusion")
+    with torch.no_grad():
+        outputs = oracle_outputs(model, [mapper(record) for record in DatasetCatalog.get(name)])
+    things = {
+        row: sorted(s["category_id"] for s in x[0]["panoptic_seg"][1] if s["isthing"]) for row, x in outputs.items()
+    }
+    # "class": P is a thing 1, by its overlap with B. "seg": P is a thing 0 and loses all pixels, those on B to unknown
+    # (100 - 0 against 0 + 10), the others to stuff 1.
+    both = [0, 1]
+    assert things == {
+        (): [], ("box",): [], ("box", "class"): both, ("seg",): [], ("class",): [1], ("box", "class", "seg"): both,
+    }  # fmt: skip
+    assert model.fusion.trust_classes is False
+    with pytest.raises(ZeroDivisionError), trusted_classes(model.fusion, True):
+        assert model.fusion.trust_classes
+        raise ZeroDivisionError
+    assert model.fusion.trust_classes is False

@@ -48,7 +48,13 @@ class UPSNetFusion(PanopticFusion):
       zeros, or the first pruned instance without its mask, takes part.
     - Instances with `pred_masks` alone have the mask logits +-10.
     The whole pixels of boxes are as published, see `upsnet_boxes.py`.
+
+    Attributes:
+        trust_classes: every instance keeps its class, whatever the semantic side says of its pixels. For ground-truth
+            classes: the "instance class assignment" of the paper's table 6.
     """
+
+    trust_classes = False
 
     @configurable
     def __init__(
@@ -151,4 +157,5 @@ class UPSNetFusion(PanopticFusion):
             classes=classes,
             num_stuff=num_stuff,
             stuff_area_limit=self.stuff_area_limit,
+            trust_classes=self.trust_classes,
         )
