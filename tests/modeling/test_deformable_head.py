@@ -13,6 +13,7 @@ from torchvision.ops import roi_align
 from panoptic_fusion import get_cfg
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.modeling.stuff_heads import DeformableSemSegHead
+from panoptic_fusion.modeling.stuff_heads.deformable import DeformableLayer
 
 LEVELS = ("p2", "p3", "p4", "p5")
 SHAPES = {name: ShapeSpec(channels=12, stride=2 ** int(name[1])) for name in LEVELS}
@@ -98,6 +99,28 @@ def test_layers_are_the_published_ones(num_convs, channels, num_classes, count):
         assert layer.offset.weight.abs().max() == layer.offset.bias.abs().max() == layer.conv.bias.abs().max() == 0
         assert layer.conv.weight.std().item() == pytest.approx(math.sqrt(2 / (9 * a)), rel=0.02)
     assert head.predictor.weight.std().item() == pytest.approx(0.01, rel=0.03) and head.predictor.bias.abs().max() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_offsets_are_not_rounded_to_half_precision(dtype):
+    """Every tap reads 40.3 pixels to the right on a ramp of one a pixel: in bfloat16 that would be 40.25."""
+    torch.manual_seed(0)
+    layer = DeformableLayer(2, 3)
+    nn.init.constant_(layer.offset.bias[1::2], 40.3)
+    nn.init.normal_(layer.offset.weight, std=1e-3)
+    nn.init.constant_(layer.conv.weight, 1)
+    x = torch.arange(96.0).expand(1, 2, 8, 96).to(dtype)
+    offset = F.conv2d(x.float(), layer.offset.weight, layer.offset.bias, padding=1)
+    assert (offset - offset.to(dtype).float()).abs().max() > 0.01
+    expected = plain_deform_conv(x.float(), offset, layer.conv.weight, layer.conv.bias).relu()
+    seen = []
+    layer.conv.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
+    with torch.autocast("cpu", dtype):
+        result = layer(x)
+    torch.testing.assert_close(seen[0], offset)
+    torch.testing.assert_close(result, expected.detach().to(dtype))
+    result.sum().backward()
+    assert layer.offset.weight.grad.abs().sum() > 0 and layer.offset.bias.grad.dtype == torch.float32
 
 
 def instances(boxes, size=(64, 96)):
