@@ -17,16 +17,16 @@ from panoptic_fusion.modeling.fusion import SemSegLogits, UPSNetFusion, sem_seg_
 
 
 class LargestTensor(TorchDispatchMode):
-    """The largest number of elements of any tensor that an operator returns."""
+    """The largest number of elements of any tensor that an operator returns; without those of views, if so asked."""
 
-    def __init__(self):
+    def __init__(self, views: bool = True):
         super().__init__()
-        self.numel = 0
+        self.views, self.numel = views, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         for x in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(x, torch.Tensor):
+            if isinstance(x, torch.Tensor) and (self.views or x._base is None and not func.is_view):
                 self.numel = max(self.numel, x.numel())
         return result
 
