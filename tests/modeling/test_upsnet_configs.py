@@ -149,6 +149,6 @@ def test_networks_of_the_facts():
         assert (rpn.pre_nms_topk, rpn.post_nms_topk) == ({True: 2000, False: 1000},) * 2
         block = model.backbone.bottom_up.res3[0]
         assert block.conv1.stride == (2, 2) and tuple(block.conv2.stride) == (1, 1)
-    cfg = load(name)
-    assert cfg.MODEL.PIXEL_MEAN == [102.9801, 115.9465, 122.7717] and cfg.MODEL.PIXEL_STD == [1.0, 1.0, 1.0]
-    assert cfg.INPUT.FORMAT == "BGR" and cfg.MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION
+        cfg = load(name)
+        assert cfg.MODEL.PIXEL_MEAN == [102.9801, 115.9465, 122.7717] and cfg.MODEL.PIXEL_STD == [1.0, 1.0, 1.0]
+        assert cfg.INPUT.FORMAT == "BGR" and cfg.MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION
