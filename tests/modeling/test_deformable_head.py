@@ -1,5 +1,6 @@
 """DeformableSemSegHead against a plain-PyTorch statement of the published one (facts, section 1.5), and its losses."""
 
+import copy
 import math
 
 import pytest
@@ -153,6 +154,42 @@ def test_losses():
         losses = head.losses(head(maps), x, [instances([]), instances([])])
         assert losses["loss_sem_seg_roi"] == 0
         sum(losses.values()).backward()
+
+
+def loss_and_gradients(head, maps, labels, boxes, device, dtype=None):
+    """On the CPU: the losses, the logits and the gradients of all parameters and maps, in float32."""
+    head = copy.deepcopy(head).to(device)
+    maps = {name: x.to(device, dtype or x.dtype, copy=True).requires_grad_() for name, x in maps.items()}
+    boxes = [x.to(device) for x in boxes]
+    with torch.autocast(device, dtype, enabled=dtype is not None):
+        logits = head(maps)
+        losses = head.losses(logits, labels.to(device), boxes)
+    sum(losses.values()).backward()
+    leaves = {**dict(head.named_parameters()), **maps}
+    return losses, logits.detach().float().cpu(), {name: x.grad.float().cpu() for name, x in leaves.items()}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])
+def test_on_cuda_equals_cpu(dtype):
+    """In float32 up to rounding; maps in half precision under autocast give losses and gradients of float32, about."""
+    torch.manual_seed(2)
+    head = randomized(build(roi_loss_weight=0.2))
+    arguments = (features(), torch.randint(0, 5, (2, 64, 96)), [instances([[3, 4, 30, 60]]), instances([])])
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        found = loss_and_gradients(head, *arguments, "cuda", dtype)
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+    expected = loss_and_gradients(head, *arguments, "cpu")
+    tolerance = {None: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}[dtype]
+    for name, loss in expected[0].items():
+        assert found[0][name].item() == pytest.approx(loss.item(), rel=tolerance)
+    assert (found[1] - expected[1]).norm() < tolerance * expected[1].norm()
+    for name, gradient in expected[2].items():
+        assert found[2][name].isfinite().all() and gradient.norm() > 0
+        assert (found[2][name] - gradient).norm() < 5 * tolerance * gradient.norm(), name
 
 
 def test_bad_settings_are_named():

@@ -317,6 +317,25 @@ def test_no_maps_of_all_instances(monkeypatch):
     assert torch.equal(found[0], (3 + place).repeat_interleave(3).expand(32, 48))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("unknown", [True, False])
+def test_on_cuda_equals_cpu(unknown):
+    fusion = build(*CITYSCAPES, unknown=unknown)
+    for seed in range(10):
+        inputs, mask_logits, known = random_inputs(seed, CITYSCAPES, dtype=torch.float32)
+        loss = fusion.losses(inputs, known)["loss_panoptic"]
+        expected = gradients(loss, inputs, mask_logits)
+        masks = [x.detach().to("cuda").requires_grad_() for x in mask_logits]
+        moved = FusionTrainingInputs(
+            inputs.sem_seg_logits.detach().to("cuda").requires_grad_(), inputs.gt_sem_seg.to("cuda"),
+            [x.to("cuda") for x in inputs.gt_instances], [], inputs.image_sizes, lambda *_, masks=masks: masks,
+        )  # fmt: skip
+        found = fusion.losses(moved, known)["loss_panoptic"]
+        torch.testing.assert_close(found.cpu(), loss, atol=1e-5, rtol=1e-5)
+        for a, b in zip(gradients(found, moved, masks), expected, strict=True):
+            torch.testing.assert_close(a.cpu(), b, atol=1e-5, rtol=1e-4)
+
+
 def test_reaches_mask_head_and_stuff_head_and_no_other_head():
     torch.manual_seed(0)
     model = build_model(small_cfg(MODEL__PANOPTIC_FUSION__NAME="UPSNetFusion")).train()
