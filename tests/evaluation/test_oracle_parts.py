@@ -1,5 +1,6 @@
 """The replacements of the oracle study one by one, and a scene whose panoptic quality is known by hand for each row."""
 
+import copy
 import uuid
 
 import numpy as np
@@ -27,6 +28,7 @@ from panoptic_fusion.evaluation.oracle import (
     trusted_classes,
     with_matched_classes,
 )
+from panoptic_fusion.modeling import IndependentPanoptic
 from panoptic_fusion.modeling.fusion import PANOPTIC_FUSION_REGISTRY
 
 SOME = [[2.0, 3.0, 30.0, 41.0], [10.0, 20.0, 60.0, 44.0], [50.0, 1.0, 90.0, 60.0], [4.0, 4.0, 9.0, 20.0]]
@@ -353,3 +355,20 @@ def test_a_true_class_is_not_made_stuff(tiny_cfg, tmp_path):
         assert model.fusion.trust_classes
         raise ZeroDivisionError
     assert model.fusion.trust_classes is False
+
+
+def test_two_networks(tiny_cfg, tmp_path):
+    """Instances and their masks come from one network, semantic logits from the other, in every row."""
+    name, model, mapper = hand_made(tiny_cfg, tmp_path, 1)
+    inputs = [mapper(record) for record in DatasetCatalog.get(name)]
+    semantic = copy.deepcopy(model)
+    pair = IndependentPanoptic(instance_network=model, semantic_network=semantic, fusion=model.fusion).eval()
+    with torch.no_grad():
+        expected = oracle_outputs(model, inputs)
+        model.sem_seg_head = semantic.proposal_generator = semantic.roi_heads = None
+        found = oracle_outputs(pair, inputs)
+    assert tuple(found) == ROWS
+    for row in ROWS:
+        (ours,), (theirs,) = found[row], expected[row]
+        assert torch.equal(ours["panoptic_seg"][0], theirs["panoptic_seg"][0])
+        assert ours["panoptic_seg"][1] == theirs["panoptic_seg"][1]
