@@ -23,13 +23,11 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from tqdm import tqdm
 
-from panoptic_fusion import load_trained, resolve_config
 from panoptic_fusion.engine.preflight import check_writable
 from panoptic_fusion.errors import UserError, run_cli
 from panoptic_fusion.evaluation import write_panoptic_png
 from panoptic_fusion.files import unused_name, write_atomically
-from panoptic_fusion.read_config import read_config
-from panoptic_fusion.trained import build_predictor
+from panoptic_fusion.trained import build_predictor, config_of
 from panoptic_fusion.visualization import draw_panoptic
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
@@ -96,15 +94,7 @@ def configure(args: argparse.Namespace) -> CfgNode:
     """The config of --model, or of --config-file; with the classes of the model."""
     device = [] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"]
     opts = [*device, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']", *args.opts]
-    if args.model:
-        read_config(opts=opts)  # an unknown key is reported before the model's own files are read
-        return load_trained(args.model, opts)
-    if not args.config_file:
-        raise UserError("give --model (the OUTPUT_DIR of a training), or --config-file and --opts MODEL.WEIGHTS FILE")
-    cfg = resolve_config(read_config(args.config_file, opts))
-    if not cfg.MODEL.WEIGHTS and cfg.MODEL.META_ARCHITECTURE != "IndependentPanoptic":  # that loads its own
-        raise UserError(f"{args.config_file} names no weights: add --opts MODEL.WEIGHTS FILE, or give --model")
-    return cfg
+    return config_of(args.model, args.config_file, opts)
 
 
 def main() -> int:

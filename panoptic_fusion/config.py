@@ -41,8 +41,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     model.ALLOW_SHAPE_MISMATCH = False
 
     # Builder of the network under the pyramid that MODEL.BACKBONE.NAME names: "build_resnet_backbone" (detectron2's),
-    # "build_abn_resnet_backbone", "build_narrow_resnet_backbone", "build_narrow_abn_resnet_backbone" or
-    # "build_timm_backbone".
+    # "build_deformable_resnet_backbone" (the same, with RESNETS.DEFORM_ON_PER_STAGE), "build_abn_resnet_backbone",
+    # "build_narrow_resnet_backbone", "build_narrow_abn_resnet_backbone" or "build_timm_backbone".
     model.BACKBONE.BOTTOM_UP = "build_resnet_backbone"
 
     # -- networks of timm (build_timm_backbone) ---------------------------------------------------------------
@@ -95,12 +95,12 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     fusion.INSTANCES_CONFIDENCE_THRESH = 0.5
     # An instance is dropped when a larger share of its mask is covered already.
     fusion.OVERLAP_THRESH = 0.5
-    # Stuff segments of fewer pixels become void.
+    # Stuff segments of fewer pixels become void: at the size of the output (Seamless: at the size at which it fuses).
     fusion.STUFF_AREA_LIMIT = 4096
     # Pixels that no instance takes get the best stuff class, also where a thing channel is higher (OANet); else they
     # become void there. For the rules that paint instances one after another.
     fusion.STUFF_CHANNELS_ONLY = False
-    # Fuse at the size of the network's input and resize the map (nearest), instead of fusing at the output size.
+    # Fuse at the size of the network's input and resize the labels (nearest), instead of fusing at the output size.
     fusion.AT_INPUT_RESOLUTION = False
     # What inference returns, of "sem_seg", "instances", "panoptic_seg" and "things_masks" (the two masks that TASCNet
     # compares); fewer is faster and smaller.

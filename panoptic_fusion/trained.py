@@ -5,7 +5,26 @@ from detectron2.data import DatasetCatalog
 from detectron2.engine import DefaultPredictor
 
 from .checkpoint import AtomicCheckpointer
-from .errors import ConfigError
+from .errors import ConfigError, UserError
+from .read_config import read_config
+from .resolve import load_trained, resolve_config
+
+
+def config_of(model_dir: str | None, config_file: str | None, opts: list[str]) -> CfgNode:
+    """The resolved config that --model (an OUTPUT_DIR of a training) or --config-file names, with "KEY VALUE" pairs.
+
+    Raises:
+        UserError: neither is given, or a config file without weights.
+    """
+    if model_dir:
+        read_config(opts=opts)  # an unknown key is reported before the model's own files are read
+        return load_trained(model_dir, opts)
+    if not config_file:
+        raise UserError("give --model (the OUTPUT_DIR of a training), or --config-file and MODEL.WEIGHTS FILE")
+    cfg = resolve_config(read_config(config_file, opts))
+    if not cfg.MODEL.WEIGHTS and cfg.MODEL.META_ARCHITECTURE != "IndependentPanoptic":  # that loads its own
+        raise UserError(f"{config_file} names no weights: add MODEL.WEIGHTS FILE, or give --model")
+    return cfg
 
 
 def build_predictor(cfg: CfgNode) -> DefaultPredictor:

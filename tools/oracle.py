@@ -25,7 +25,6 @@ from detectron2.modeling import META_ARCH_REGISTRY  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from panoptic_fusion import load_trained  # noqa: E402
 from panoptic_fusion.data.coco_panoptic import label_space_of  # noqa: E402
 from panoptic_fusion.data.label_space import LabelSpace  # noqa: E402
 from panoptic_fusion.data.mapper import PanopticDatasetMapper, build_augmentations  # noqa: E402
@@ -35,8 +34,8 @@ from panoptic_fusion.evaluation import PanopticQualityEvaluator, only_needed_out
 from panoptic_fusion.evaluation.evaluator import without_nan  # noqa: E402
 from panoptic_fusion.evaluation.oracle import PARTS, ROWS, oracle_outputs  # noqa: E402
 from panoptic_fusion.files import write_atomically  # noqa: E402
-from panoptic_fusion.modeling.meta_arch import PanopticRCNN  # noqa: E402
-from panoptic_fusion.trained import build_predictor, images_of  # noqa: E402
+from panoptic_fusion.modeling import IndependentPanoptic, PanopticRCNN  # noqa: E402
+from panoptic_fusion.trained import build_predictor, config_of, images_of  # noqa: E402
 
 MEASURES = ("PQ", "PQ_th", "PQ_st", "SQ", "RQ")
 
@@ -44,7 +43,8 @@ MEASURES = ("PQ", "PQ_th", "PQ_st", "SQ", "RQ")
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="OUTPUT_DIR of a training")
+    parser.add_argument("--model", help="OUTPUT_DIR of a training")
+    parser.add_argument("--config-file", help="instead of --model: a config, such as one of two networks")
     parser.add_argument("--dataset", required=True, help="a data set of the model's config, such as toy_val")
     parser.add_argument("--output", required=True, help="folder for oracle.json")
     parser.add_argument("--num-images", type=int, help="only so many, evenly spread over the data set")
@@ -52,11 +52,13 @@ def main() -> None:
     args = parser.parse_args()
     if args.num_images is not None and args.num_images < 1:
         raise ConfigError(f"--num-images is {args.num_images}: use 1 or more")
-    cfg = load_trained(args.model, ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']", *args.opts])
-    if not issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), PanopticRCNN):
+    device = [] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"]
+    opts = [*device, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']", *args.opts]
+    cfg = config_of(args.model, args.config_file, opts)
+    if not issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), PanopticRCNN | IndependentPanoptic):
         raise ConfigError(
-            f"--model {args.model}: MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}; parts can be replaced in "
-            "a PanopticRCNN only, one network with boxes, masks and semantic segmentation"
+            f"{args.model or args.config_file}: MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}; parts can be "
+            "replaced in a PanopticRCNN or IndependentPanoptic only, which have boxes, masks and semantic segmentation"
         )
     dicts = images_of(cfg, args.dataset)
     check_data_set(args.dataset, LabelSpace.from_categories(cfg.MODEL.CATEGORIES))
@@ -66,7 +68,8 @@ def main() -> None:
     rows = evaluate(cfg, args.dataset, dicts)
     path = os.path.join(args.output, "oracle.json")
     named = {"+".join(row) or "model": results for row, results in rows.items()}
-    content = {"model": args.model, "dataset": args.dataset, "images": len(dicts), "replaced": named}
+    content = {"model": args.model or args.config_file, "dataset": args.dataset}
+    content |= {"images": len(dicts), "replaced": named}
     write_atomically(path, lambda file: file.write(json.dumps(without_nan(content), indent=1).encode()))
     print(f"{table(rows, len(dicts))}\n\n{interpretation(rows)}\n\nwritten to {path}")
 
@@ -79,7 +82,7 @@ def evaluate(cfg: CfgNode, dataset: str, dicts: list[dict]) -> dict[tuple[str, .
         augmentations=build_augmentations(cfg, is_train=False),
         image_format=cfg.INPUT.FORMAT,
         label_space=label_space_of(dataset),
-        ontology=cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY,
+        ontology=model.fusion.ontology,
     )
     evaluators = {row: PanopticQualityEvaluator(dataset, distributed=False) for row in ROWS}
     with torch.no_grad(), only_needed_outputs(model, ["panoptic"]):

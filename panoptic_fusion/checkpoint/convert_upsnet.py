@@ -224,7 +224,7 @@ def _semantic(layout: Layout) -> Iterator[Entry]:
 def describe(layout: Layout) -> str:
     """The config that goes with the weights, as yaml; its _BASE_ is a path below the root of the repository."""
     base = CONFIGS.get((layout.dataset, layout.depth), "upsnet_r50.yaml")
-    backbone = "build_resnet_gap_fpn_backbone" if layout.context else "build_fpn_backbone"
+    backbone = "build_gap_fpn_backbone" if layout.context else "build_fpn_backbone"
     return f"""\
 # {layout.num_stuff} stuff and {layout.num_things} thing classes, stuff channels first: those of {layout.dataset}
 _BASE_: "configs/{layout.dataset}/{base}"

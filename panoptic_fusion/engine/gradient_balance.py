@@ -20,6 +20,10 @@ BRANCHES = {
 }
 
 
+# Losses of the stuff head that MODEL.SEM_SEG_HEAD.LOSS_WEIGHT is no factor of: UPSNet's RoI loss has its own.
+OTHER_WEIGHTS = {"loss_sem_seg_roi"}
+
+
 def branch_gradients(losses: dict[str, Tensor], feature: Tensor, *, scale: float = 1.0) -> dict[str, Tensor]:
     """The mean absolute gradient of the losses of each branch with respect to a feature map of the backbone.
 
@@ -27,7 +31,7 @@ def branch_gradients(losses: dict[str, Tensor], feature: Tensor, *, scale: float
 
     Args:
         losses: weighted losses by name (`heads_of_loss` says whose they are). Those of a fusion, which train both
-            branches, belong to neither.
+            branches, belong to neither, nor do `OTHER_WEIGHTS`.
         feature: of any shape.
         scale: factor of the losses in the backward pass, taken back in the result: for half precision.
 
@@ -36,7 +40,8 @@ def branch_gradients(losses: dict[str, Tensor], feature: Tensor, *, scale: float
     """
     gradients = {}
     for branch, heads in BRANCHES.items():
-        own = [loss for name, loss in losses.items() if heads_of_loss(name) in heads and loss.requires_grad]
+        names = [name for name in losses if heads_of_loss(name) in heads and name not in OTHER_WEIGHTS]
+        own = [losses[name] for name in names if losses[name].requires_grad]
         gradient = None
         if own:
             gradient = torch.autograd.grad(scale * sum(own), feature, retain_graph=True, allow_unused=True)[0]
@@ -53,7 +58,7 @@ class GradientBalance(HookBase):
 
     - `gradient_balance/instance`: of the losses of RPN and RoI heads together;
     - `gradient_balance/stuff`: of the losses of the stuff head, divided by MODEL.SEM_SEG_HEAD.LOSS_WEIGHT: the paper
-      compares at weight 1;
+      compares at weight 1 (without UPSNet's RoI loss, which has a weight of its own);
     - `gradient_balance/equal_loss_weight`: their ratio, the MODEL.SEM_SEG_HEAD.LOSS_WEIGHT at which both are equal.
 
     The paper's figure is of the "mean gradient" in the last layer of the backbone, its text of that with respect to

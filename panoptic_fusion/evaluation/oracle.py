@@ -8,7 +8,8 @@ Three parts can be replaced, alone or together:
   boxes along with our predicted class probabilities".
 - "class": with "box", class and score (1) are the truth; the box head's probability of the class only decides the
   order of the instances. Without "box", a predicted instance takes the class of the ground-truth box that it overlaps
-  most, if by an IoU of 0.5 or more, and keeps its score. The mask is that of the new class.
+  most, if by an IoU of 0.5 or more, and keeps its score. The mask is that of the new class. In both cases UPSNet's
+  class assignment, which may make an instance stuff, is off.
 - "seg": the semantic logits are those of the ground truth, at the size of the network's input (the paper: what remains
   is lost by resizing). Where it has none (void; things in the ontology "stuff") the model's own stay.
 
@@ -29,7 +30,7 @@ from detectron2.structures import ImageList, Instances, pairwise_iou
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..modeling.meta_arch import PanopticRCNN
+from ..modeling import IndependentPanoptic, PanopticRCNN
 
 PARTS = ("box", "class", "seg")
 # The rows of the study: the model, then as the paper's table, then what it lacks.
@@ -39,8 +40,10 @@ MATCH_IOU = 0.5
 CERTAIN = 100.0
 
 
-def oracle_outputs(model: PanopticRCNN, batched_inputs: list[dict]) -> dict[tuple[str, ...], list[dict]]:
-    """The outputs of a model for each row of the study. The network runs once, not once a row.
+def oracle_outputs(
+    model: PanopticRCNN | IndependentPanoptic, batched_inputs: list[dict]
+) -> dict[tuple[str, ...], list[dict]]:
+    """The outputs of a model for each row of the study. The network (or each of the two) runs once, not once a row.
 
     Args:
         model: in eval mode.
@@ -50,33 +53,36 @@ def oracle_outputs(model: PanopticRCNN, batched_inputs: list[dict]) -> dict[tupl
     Returns:
         For each of `ROWS`, what `model(batched_inputs)` returns with these parts replaced.
     """
-    images = model.preprocess_image(batched_inputs)
-    targets = [x["instances"].to(model.device) for x in batched_inputs]
-    labels = [x["sem_seg"].to(model.device) for x in batched_inputs]
-    divisibility, constraints = model.backbone.size_divisibility, model.backbone.padding_constraints
-    gt_sem_seg = ImageList.from_tensors(labels, divisibility, model.sem_seg_head.ignore_value, constraints).tensor
-
-    features = model.backbone(images.tensor)
-    logits = model.sem_seg_head(features)
-    proposals = model.proposal_generator(images, features, None)
-    detections = model.roi_heads(images, features, proposals[0], None)[0]
+    network, semantic = (getattr(model, f"{task}_network", model) for task in ("instance", "semantic"))
+    images = network.preprocess_image(batched_inputs)
+    targets = [x["instances"].to(network.device) for x in batched_inputs]
+    features = network.backbone(images.tensor)
+    proposals = network.proposal_generator(images, features, None)
+    detections = network.roi_heads(images, features, proposals[0], None)[0]
     instances = {
         (): detections,
-        ("box",): instances_on_boxes(model.roi_heads, features, targets, known_classes=False),
-        ("class",): with_matched_classes(model.roi_heads, features, detections, targets),
-        ("box", "class"): instances_on_boxes(model.roi_heads, features, targets, known_classes=True),
+        ("box",): instances_on_boxes(network.roi_heads, features, targets, known_classes=False),
+        ("class",): with_matched_classes(network.roi_heads, features, detections, targets),
+        ("box", "class"): instances_on_boxes(network.roi_heads, features, targets, known_classes=True),
     }
-    gt_logits = ground_truth_logits(logits, gt_sem_seg, model.sem_seg_head.ignore_value)
+    own = features if semantic is network else semantic.backbone(semantic.preprocess_image(batched_inputs).tensor)
+    logits = semantic.sem_seg_head(own)
+    labels = [x["sem_seg"].to(semantic.device) for x in batched_inputs]
+    ignore_value = semantic.sem_seg_head.ignore_value
+    divisibility, constraints = semantic.backbone.size_divisibility, semantic.backbone.padding_constraints
+    gt_sem_seg = ImageList.from_tensors(labels, divisibility, ignore_value, constraints).tensor
+    gt_logits = ground_truth_logits(logits, gt_sem_seg, ignore_value)
 
     outputs = {}
     for row in ROWS:
         given = {
-            model.backbone: features,
-            model.sem_seg_head: gt_logits if "seg" in row else logits,
-            model.proposal_generator: proposals,
-            model.roi_heads: (instances[tuple(part for part in row if part != "seg")], {}),
+            network.backbone: features,
+            semantic.backbone: own,
+            semantic.sem_seg_head: gt_logits if "seg" in row else logits,
+            network.proposal_generator: proposals,
+            network.roi_heads: (instances[tuple(part for part in row if part != "seg")], {}),
         }
-        with returning(given):
+        with returning(given), trusted_classes(model.fusion, "class" in row):
             outputs[row] = model(batched_inputs)
     return outputs
 
@@ -156,3 +162,17 @@ def returning(values: Mapping[nn.Module, Any]) -> Iterator[None]:
             del module.forward
         for module, forward in before.items():
             module.forward = forward
+
+
+@contextlib.contextmanager
+def trusted_classes(fusion: nn.Module, trusted: bool) -> Iterator[None]:
+    """If `trusted`, a fusion that assigns classes leaves them (`UPSNetFusion.trust_classes`); then it is as before."""
+    before = getattr(fusion, "trust_classes", None)
+    if before is None or not trusted:
+        yield
+        return
+    fusion.trust_classes = True
+    try:
+        yield
+    finally:
+        fusion.trust_classes = before

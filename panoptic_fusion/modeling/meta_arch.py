@@ -3,14 +3,12 @@
 Shape shorthand: N: images, C: semantic channels, H, W: size of the padded network input.
 """
 
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_sem_seg_head
 from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from . import backbone, stuff_heads, things  # noqa: F401  (registers their parts)
 from .backbone.branches import add_stuff_branch
@@ -44,7 +42,7 @@ class PanopticRCNN(GeneralizedRCNN):
             fusion: a `PanopticFusion`.
             outputs: what inference returns, of "sem_seg", "instances", "panoptic_seg", "things_masks" (see
                 `fusion.tasc_loss.things_masks`).
-            fuse_at_input_resolution: fuse at the size of the network's input, then resize the map (nearest).
+            fuse_at_input_resolution: fuse at the size of the network's input, then resize the labels (nearest).
             kwargs: those of detectron2's GeneralizedRCNN.
         """
         super().__init__(**kwargs)
@@ -158,7 +156,7 @@ class PanopticRCNN(GeneralizedRCNN):
             if "panoptic_seg" in self.outputs:
                 at_fused_size = scaled if fused_size == output_size else rescale_instances(instances, fused_size)
                 sem_seg = SemSegLogits(logits, padded_size, image_size, fused_size)
-                result["panoptic_seg"] = resize_panoptic(*self.fusion(sem_seg, at_fused_size), output_size)
+                result["panoptic_seg"] = self.fusion(sem_seg, at_fused_size, output_size)
             if "instances" in self.outputs:
                 result["instances"] = with_pasted_masks(scaled) if self.paste_masks else scaled
             if "things_masks" in self.outputs:
@@ -186,20 +184,3 @@ def with_pasted_masks(instances: Instances) -> Instances:
         pasted.pred_masks = pasted.pred_mask_logits.sigmoid()[:, None]
         pasted.remove("pred_mask_logits")
     return detector_postprocess(pasted, *instances.image_size)
-
-
-def resize_panoptic(
-    panoptic_seg: Tensor, segments_info: list[dict], size: tuple[int, int]
-) -> tuple[Tensor, list[dict]]:
-    """A panoptic map at another size, by nearest neighbour; areas are counted anew, vanished segments dropped.
-
-    Args:
-        panoptic_seg: (h, w) int32.
-        size: the new (height, width).
-    """
-    if tuple(panoptic_seg.shape) == tuple(size):
-        return panoptic_seg, segments_info
-    resized = F.interpolate(panoptic_seg[None, None].float(), size=size, mode="nearest")[0, 0].to(panoptic_seg.dtype)
-    most = max((x["id"] for x in segments_info), default=0)
-    areas = torch.bincount(resized.flatten(), minlength=most + 1).tolist()
-    return resized, [{**x, "area": areas[x["id"]]} for x in segments_info if areas[x["id"]]]

@@ -168,6 +168,23 @@ def test_every_layout_converts_to_exactly_our_tensors(name, layout, count, num_n
     assert cfg == expected
 
 
+OTHERS = [{**CITYSCAPES, **DCN}, {**CITYSCAPES, **DCN, "context": True}, {**COCO, "context": False}]
+
+
+@pytest.mark.parametrize("layout", OTHERS)
+def test_the_printed_config_of_other_mixtures_builds_their_network(layout, tmp_path):
+    """Deformable stages without context, and the other way round: no config of ours has them."""
+    tensors, found = convert_upsnet(save(tmp_path / "in.pth", cheap_state(**layout)))
+    text = describe(found).replace('"configs/', f'"{config_file("coco/upsnet_r50.yaml").rpartition("/")[0]}/../')
+    (tmp_path / "config.yaml").write_text(text)
+    cfg = get_cfg()
+    cfg.merge_from_file(str(tmp_path / "config.yaml"))
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        ours = build_model(cfg).state_dict()
+    assert {k: v.shape for k, v in tensors.items()} == {k: v.shape for k, v in ours.items()}
+
+
 # -- classes ---------------------------------------------------------------------------------------------------------
 
 CITYSCAPES_NAMES = (

@@ -40,6 +40,7 @@ def test_by_hand(scale):
         "loss_mask": -3 * feature[0, 1],  # 0 -3 / 0 0
         "loss_cls": 4 * feature[1, 0],  # 0 0 / 4 0;   all three: 2 -1 / 4 0, mean of absolute values 7/4
         "loss_sem_seg": 0.25 * (feature**2).sum(),  # 0.5 -1 / 1.5 2: 5/4
+        "loss_sem_seg_roi": 100 * feature.sum(),  # has another weight
         "loss_tasc": 1000 * feature.sum(),  # of neither branch
     }
     found = branch_gradients(losses, feature, scale=scale)

@@ -1,5 +1,6 @@
 """The replacements of the oracle study one by one, and a scene whose panoptic quality is known by hand for each row."""
 
+import copy
 import uuid
 
 import numpy as np
@@ -24,8 +25,10 @@ from panoptic_fusion.evaluation.oracle import (
     instances_on_boxes,
     oracle_outputs,
     returning,
+    trusted_classes,
     with_matched_classes,
 )
+from panoptic_fusion.modeling import IndependentPanoptic
 from panoptic_fusion.modeling.fusion import PANOPTIC_FUSION_REGISTRY
 
 SOME = [[2.0, 3.0, 30.0, 41.0], [10.0, 20.0, 60.0, 44.0], [50.0, 1.0, 90.0, 60.0], [4.0, 4.0, 9.0, 20.0]]
@@ -330,3 +333,42 @@ def test_a_doubted_box_is_lost_unless_its_class_is_given(tiny_cfg, tmp_path):
         outputs = oracle_outputs(model, [mapper(record) for record in DatasetCatalog.get(name)])
     count = {row: sum(s["isthing"] for s in x[0]["panoptic_seg"][1]) for row, x in outputs.items()}
     assert count == {(): 0, ("box",): 0, ("class",): 0, ("seg",): 0, ("box", "class"): 2, ("box", "class", "seg"): 2}
+
+
+def test_a_true_class_is_not_made_stuff(tiny_cfg, tmp_path):
+    """The network says stuff everywhere. UPSNet's class assignment then makes every instance stuff, unless its class is
+    the true one."""
+    name, model, mapper = hand_made(tiny_cfg, tmp_path, 1, "UPSNetFusion")
+    with torch.no_grad():
+        outputs = oracle_outputs(model, [mapper(record) for record in DatasetCatalog.get(name)])
+    things = {
+        row: sorted(s["category_id"] for s in x[0]["panoptic_seg"][1] if s["isthing"]) for row, x in outputs.items()
+    }
+    # "class": P is a thing 1, by its overlap with B. "seg": P is a thing 0 and loses all pixels, those on B to unknown
+    # (100 - 0 against 0 + 10), the others to stuff 1.
+    both = [0, 1]
+    assert things == {
+        (): [], ("box",): [], ("box", "class"): both, ("seg",): [], ("class",): [1], ("box", "class", "seg"): both,
+    }  # fmt: skip
+    assert model.fusion.trust_classes is False
+    with pytest.raises(ZeroDivisionError), trusted_classes(model.fusion, True):
+        assert model.fusion.trust_classes
+        raise ZeroDivisionError
+    assert model.fusion.trust_classes is False
+
+
+def test_two_networks(tiny_cfg, tmp_path):
+    """Instances and their masks come from one network, semantic logits from the other, in every row."""
+    name, model, mapper = hand_made(tiny_cfg, tmp_path, 1)
+    inputs = [mapper(record) for record in DatasetCatalog.get(name)]
+    semantic = copy.deepcopy(model)
+    pair = IndependentPanoptic(instance_network=model, semantic_network=semantic, fusion=model.fusion).eval()
+    with torch.no_grad():
+        expected = oracle_outputs(model, inputs)
+        model.sem_seg_head = semantic.proposal_generator = semantic.roi_heads = None
+        found = oracle_outputs(pair, inputs)
+    assert tuple(found) == ROWS
+    for row in ROWS:
+        (ours,), (theirs,) = found[row], expected[row]
+        assert torch.equal(ours["panoptic_seg"][0], theirs["panoptic_seg"][0])
+        assert ours["panoptic_seg"][1] == theirs["panoptic_seg"][1]

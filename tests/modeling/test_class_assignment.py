@@ -64,10 +64,10 @@ def test_segments():
     labels = torch.tensor([[3, 3, 3, 4, 4, 0, 0, 1, 7, 6, 6]], dtype=torch.int16)
     stuff = torch.tensor([[3, 3, 0, 1, 1, 0, 0, 1, 2, 2, 3]], dtype=torch.int16)
 
-    def segments_of(limit):
+    def segments_of(limit, **kwargs):
         return assign_segments(
             labels, stuff, instance_ids=[8, 5, 2, 1], scores=[0.9, 0.8, 0.7, 0.6], classes=[0, 1, 0, 1],
-            num_stuff=3, stuff_area_limit=limit,
+            num_stuff=3, stuff_area_limit=limit, **kwargs,
         )  # fmt: skip
 
     panoptic, segments = segments_of(2)
@@ -82,3 +82,9 @@ def test_segments():
     panoptic, segments = segments_of(3)
     assert [s["category_id"] for s in segments] == [0, 1]
     assert panoptic.tolist() == [[1, 1, 1, 2, 2, 0, 0, 2, 0, 0, 0]]
+    # With trusted classes 4 and 6 stay too: stuff 1 has one pixel left, and stuff 2 none.
+    panoptic, segments = segments_of(0, trust_classes=True)
+    assert [(s["isthing"], s["category_id"], s["area"]) for s in segments] == (
+        [(True, 0, 3), (True, 1, 2), (True, 1, 2), (False, 0, 2), (False, 1, 1)]
+    )
+    assert panoptic.tolist() == [[1, 1, 1, 2, 2, 4, 4, 5, 0, 3, 3]]

@@ -59,6 +59,22 @@ def test_block(settings):
     assert all(p.grad.abs().sum() > 0 for p in block.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_offsets_are_not_rounded_to_half_precision(dtype):
+    _, block = build(BLOCKS[0])
+    nn.init.normal_(block.conv2_offset.weight, std=0.2)
+    nn.init.constant_(block.conv2_offset.bias, 1.3)
+    seen = {}
+    block.conv2.register_forward_pre_hook(lambda module, args: seen.update(x=args[0], offset=args[1]))
+    with torch.autocast("cpu", dtype):
+        result = block(torch.randn(2, 12, 10, 12))
+    assert seen["x"].dtype == dtype and seen["offset"].dtype == torch.float32
+    offset = F.conv2d(seen["x"].float(), block.conv2_offset.weight, block.conv2_offset.bias, padding=1)
+    torch.testing.assert_close(seen["offset"], offset)
+    result.sum().backward()
+    assert block.conv2_offset.weight.grad.abs().sum() > 0
+
+
 def test_whole_network_starts_as_the_ordinary_one_and_freezes():
     cfg = get_cfg()
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res5"]

@@ -1,5 +1,6 @@
 """DeformableSemSegHead against a plain-PyTorch statement of the published one (facts, section 1.5), and its losses."""
 
+import copy
 import math
 
 import pytest
@@ -13,6 +14,7 @@ from torchvision.ops import roi_align
 from panoptic_fusion import get_cfg
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.modeling.stuff_heads import DeformableSemSegHead
+from panoptic_fusion.modeling.stuff_heads.deformable import DeformableLayer
 
 LEVELS = ("p2", "p3", "p4", "p5")
 SHAPES = {name: ShapeSpec(channels=12, stride=2 ** int(name[1])) for name in LEVELS}
@@ -100,6 +102,28 @@ def test_layers_are_the_published_ones(num_convs, channels, num_classes, count):
     assert head.predictor.weight.std().item() == pytest.approx(0.01, rel=0.03) and head.predictor.bias.abs().max() == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_offsets_are_not_rounded_to_half_precision(dtype):
+    """Every tap reads 40.3 pixels to the right on a ramp of one a pixel: in bfloat16 that would be 40.25."""
+    torch.manual_seed(0)
+    layer = DeformableLayer(2, 3)
+    nn.init.constant_(layer.offset.bias[1::2], 40.3)
+    nn.init.normal_(layer.offset.weight, std=1e-3)
+    nn.init.constant_(layer.conv.weight, 1)
+    x = torch.arange(96.0).expand(1, 2, 8, 96).to(dtype)
+    offset = F.conv2d(x.float(), layer.offset.weight, layer.offset.bias, padding=1)
+    assert (offset - offset.to(dtype).float()).abs().max() > 0.01
+    expected = plain_deform_conv(x.float(), offset, layer.conv.weight, layer.conv.bias).relu()
+    seen = []
+    layer.conv.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
+    with torch.autocast("cpu", dtype):
+        result = layer(x)
+    torch.testing.assert_close(seen[0], offset)
+    torch.testing.assert_close(result, expected.detach().to(dtype))
+    result.sum().backward()
+    assert layer.offset.weight.grad.abs().sum() > 0 and layer.offset.bias.grad.dtype == torch.float32
+
+
 def instances(boxes, size=(64, 96)):
     return Instances(size, gt_boxes=Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)))
 
@@ -130,6 +154,42 @@ def test_losses():
         losses = head.losses(head(maps), x, [instances([]), instances([])])
         assert losses["loss_sem_seg_roi"] == 0
         sum(losses.values()).backward()
+
+
+def loss_and_gradients(head, maps, labels, boxes, device, dtype=None):
+    """On the CPU: the losses, the logits and the gradients of all parameters and maps, in float32."""
+    head = copy.deepcopy(head).to(device)
+    maps = {name: x.to(device, dtype or x.dtype, copy=True).requires_grad_() for name, x in maps.items()}
+    boxes = [x.to(device) for x in boxes]
+    with torch.autocast(device, dtype, enabled=dtype is not None):
+        logits = head(maps)
+        losses = head.losses(logits, labels.to(device), boxes)
+    sum(losses.values()).backward()
+    leaves = {**dict(head.named_parameters()), **maps}
+    return losses, logits.detach().float().cpu(), {name: x.grad.float().cpu() for name, x in leaves.items()}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])
+def test_on_cuda_equals_cpu(dtype):
+    """In float32 up to rounding; maps in half precision under autocast give losses and gradients of float32, about."""
+    torch.manual_seed(2)
+    head = randomized(build(roi_loss_weight=0.2))
+    arguments = (features(), torch.randint(0, 5, (2, 64, 96)), [instances([[3, 4, 30, 60]]), instances([])])
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        found = loss_and_gradients(head, *arguments, "cuda", dtype)
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+    expected = loss_and_gradients(head, *arguments, "cpu")
+    tolerance = {None: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}[dtype]
+    for name, loss in expected[0].items():
+        assert found[0][name].item() == pytest.approx(loss.item(), rel=tolerance)
+    assert (found[1] - expected[1]).norm() < tolerance * expected[1].norm()
+    for name, gradient in expected[2].items():
+        assert found[2][name].isfinite().all() and gradient.norm() > 0
+        assert (found[2][name] - gradient).norm() < 5 * tolerance * gradient.norm(), name
 
 
 def test_bad_settings_are_named():

@@ -1,6 +1,7 @@
 """The two networks of "Ours Independent", alone and fused: contracts, trainings of some iterations, errors."""
 
 import copy
+import json
 import random
 from pathlib import Path
 
@@ -273,6 +274,12 @@ def test_train_both_and_evaluate_the_pair(run_script, tiny_opts, tmp_path):
     assert "PQ_dagger" in (tmp_path / "pair" / "results.json").read_text()
     images = Path(next(e["images"] for e in cfg.DATASETS.REGISTER if e["name"] == "tiny_val"))
     config = config_file("toy/seamless_r18_independent.yaml")
+    arguments = ["--config-file", config, "--dataset", "tiny_val", "--output", tmp_path / "oracle"]
+    code, out, err = run_script("tools/oracle", *arguments, *tiny_opts, *opts)
+    assert code == 0 and "GT box" in out, err
+    rows = json.loads((tmp_path / "oracle" / "oracle.json").read_text())["replaced"]
+    evaluated = json.loads((tmp_path / "pair" / "results.json").read_text())["panoptic_seg"]["PQ"]
+    assert rows["model"]["PQ"] == pytest.approx(evaluated) and rows["seg"]["PQ_st"] > rows["model"]["PQ_st"]
     arguments = ["--config-file", config, "--input", images, "--output", tmp_path / "pictures"]
     code, _, err = run_script("demo", *arguments, "--opts", *tiny_opts, *opts)
     assert code == 0, err

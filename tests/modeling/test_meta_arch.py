@@ -15,7 +15,7 @@ from detectron2.utils.visualizer import Visualizer
 
 from panoptic_fusion import config_file, get_cfg, resolve_config
 from panoptic_fusion.errors import UserError
-from panoptic_fusion.modeling.meta_arch import rescale_instances, resize_panoptic
+from panoptic_fusion.modeling.meta_arch import rescale_instances
 
 CATEGORIES = [
     {"id": 7, "name": "sky", "isthing": 0, "color": [0, 0, 200]},
@@ -191,15 +191,6 @@ def test_fusing_at_input_resolution_resizes_the_map():
         small, small_info = model([{"image": x["image"]}])[0]["panoptic_seg"]
     assert torch.equal(large, small.repeat_interleave(2, 0).repeat_interleave(2, 1))
     assert [s["area"] for s in large_info] == [4 * s["area"] for s in small_info]
-
-
-def test_resize_panoptic_drops_what_vanishes():
-    panoptic_seg = torch.ones(4, 4, dtype=torch.int32)
-    panoptic_seg[1, 1] = 2  # nearest resampling to 2 x 2 reads rows and columns 0 and 2
-    info = [{"id": 1, "area": 15}, {"id": 2, "area": 1}]
-    resized, kept = resize_panoptic(panoptic_seg, info, (2, 2))
-    assert resized.tolist() == [[1, 1], [1, 1]] and kept == [{"id": 1, "area": 4}]
-    assert info == [{"id": 1, "area": 15}, {"id": 2, "area": 1}]
 
 
 def test_rescale_leaves_its_argument_alone():

@@ -13,7 +13,7 @@ from panoptic_fusion.modeling.fusion import PANOPTIC_FUSION_REGISTRY
 
 HEADS = sorted(name for name, head in SEM_SEG_HEADS_REGISTRY if head.__module__.startswith("panoptic_fusion"))
 FUSIONS = sorted(name for name, _ in PANOPTIC_FUSION_REGISTRY)
-LOSSES = {"MaskGuidedFusion": "loss_tasc", "SpatialRankingFusion": "loss_srm"}
+LOSSES = {"MaskGuidedFusion": "loss_tasc", "SpatialRankingFusion": "loss_srm", "UPSNetFusion": "loss_panoptic"}
 
 
 def train_and_infer(cfg):

@@ -67,7 +67,23 @@ def test_names_of_fixed_pairs(name):
     if name == "build_abn_resnet_fpn_backbone":
         opts += ["MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.WIDTH_PER_GROUP", 16, "MODEL.RESNETS.STRIDE_IN_1X1", False]
     assert name not in PYRAMIDS
-    assert same(build(name, "build_resnet_backbone", *opts), build(*PAIRS[name], *opts))
+    expected = build(*PAIRS[name], *opts)
+    assert same(build(name, "build_resnet_backbone", *opts), expected)  # the default
+    assert same(build(name, PAIRS[name][1], *opts), expected)
+    with pytest.raises(ConfigError, match=f"MODEL.BACKBONE.BOTTOM_UP build_timm_backbone goes with.* {PAIRS[name][0]}"):
+        build(name, "build_timm_backbone", *opts)
+
+
+@pytest.mark.parametrize("bottom_up", ["build_resnet_backbone", "build_narrow_resnet_backbone"])
+@pytest.mark.parametrize("name", LEVELS)
+def test_deformable_stages_need_their_network(name, bottom_up):
+    """Not an ImportError of detectron2's extension, and not an ordinary network without a word."""
+    deformable = ["MODEL.RESNETS.DEFORM_ON_PER_STAGE", "[False, True, True, True]"]
+    with pytest.raises(ConfigError, match="DEFORM_ON_PER_STAGE.*use build_deformable_resnet_backbone"):
+        build(name, bottom_up, *deformable)
+    resnet_50 = ["MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES2_OUT_CHANNELS", 256, "MODEL.FPN.NORM", "BN"]
+    names = build(name, "build_deformable_resnet_backbone", *resnet_50, *deformable).state_dict()
+    assert "bottom_up.res3.0.conv2_offset.weight" in names and "bottom_up.res2.0.conv2_offset.weight" not in names
 
 
 def test_a_network_without_the_feature_map():

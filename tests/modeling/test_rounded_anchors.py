@@ -4,6 +4,8 @@ import pytest
 import torch
 from detectron2.modeling.anchor_generator import ANCHOR_GENERATOR_REGISTRY
 
+from panoptic_fusion.errors import ConfigError
+
 PUBLISHED = {  # stride: (width, height) of ratios 0.5, 1, 2
     4: [(48, 24), (32, 32), (24, 48)],
     8: [(88, 48), (64, 64), (48, 96)],
@@ -23,3 +25,15 @@ def test_published_sizes_around_the_middle_of_the_stride(stride):
     assert [tuple(x) for x in sizes] == PUBLISHED[stride]
     centres = (anchors[..., :2] + anchors[..., 2:]) / 2
     assert centres[1, 2, 0].tolist() == [2.5 * stride, 1.5 * stride] and (centres == centres[:, :, :1]).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(36, "SIZES has 36.*multiples of 8"), (0, "SIZES has 0"), (8.5, "SIZES has 8.5"), (8, "a side is 0")],
+)
+def test_sizes_that_cannot_be_rounded(size, text):
+    """8 at ratio 0.5: 11.3 x 5.7 pixels, of which 8 x 0 would be left."""
+    with pytest.raises(ConfigError, match=text):
+        ANCHOR_GENERATOR_REGISTRY.get("RoundedAnchorGenerator")(
+            sizes=[[32, size]], aspect_ratios=[[0.5, 1.0]], strides=[4], offset=0.5
+        )

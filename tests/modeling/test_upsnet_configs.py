@@ -116,8 +116,12 @@ def test_settings_of_the_table(name):
 )
 def test_published_schedules_of_fewer_gpus(name, gpus, expected):
     """What Base-UPSNet.yaml says about SOLVER.REFERENCE_WORLD_SIZE."""
-    solver = DefaultTrainer.auto_scale_workers(load(name, "SOLVER.REFERENCE_WORLD_SIZE", 16), gpus).SOLVER
+    opts = ["SOLVER.REFERENCE_WORLD_SIZE", 16]
+    solver = DefaultTrainer.auto_scale_workers(load(name, *opts), gpus).SOLVER
     assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER, tuple(solver.STEPS)) == expected
+    assert solver.WARMUP_ITERS == 1500 * 16 // gpus  # not what was published:
+    opts += ["SOLVER.WARMUP_ITERS", {16: 1500, 8: 750, 4: 375}[gpus]]
+    assert DefaultTrainer.auto_scale_workers(load(name, *opts), gpus).SOLVER.WARMUP_ITERS == 1500
 
 
 def test_biases_learn_twice_as_fast_without_decay():
@@ -149,6 +153,6 @@ def test_networks_of_the_facts():
         assert (rpn.pre_nms_topk, rpn.post_nms_topk) == ({True: 2000, False: 1000},) * 2
         block = model.backbone.bottom_up.res3[0]
         assert block.conv1.stride == (2, 2) and tuple(block.conv2.stride) == (1, 1)
-    cfg = load(name)
-    assert cfg.MODEL.PIXEL_MEAN == [102.9801, 115.9465, 122.7717] and cfg.MODEL.PIXEL_STD == [1.0, 1.0, 1.0]
-    assert cfg.INPUT.FORMAT == "BGR" and cfg.MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION
+        cfg = load(name)
+        assert cfg.MODEL.PIXEL_MEAN == [102.9801, 115.9465, 122.7717] and cfg.MODEL.PIXEL_STD == [1.0, 1.0, 1.0]
+        assert cfg.INPUT.FORMAT == "BGR" and cfg.MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION

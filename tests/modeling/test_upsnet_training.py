@@ -12,6 +12,7 @@ from detectron2.utils.events import EventStorage
 from test_meta_arch import example, small_cfg
 from test_upsnet_fusion import CITYSCAPES, COCO, TINY, LargestTensor, build
 
+from panoptic_fusion.layers.chunks import MAX_CHUNK_ELEMENTS
 from panoptic_fusion.modeling.fusion import FusionTrainingInputs
 from panoptic_fusion.modeling.fusion.unknown_channel import draw_known
 from panoptic_fusion.modeling.fusion.upsnet_training import KnownInstances, panoptic_loss, panoptic_targets
@@ -97,7 +98,7 @@ def test_loss_and_gradients_equal_slow_loops(counts, unknown):
             torch.testing.assert_close(a, b, atol=1e-7, rtol=0)
         values.add(float(loss))
         reached += sum(int((g.abs().amax((1, 2)) > 1e-4).sum()) for g in ours[1:])
-    assert len(values) == 20 if counts == COCO else 30
+    assert len(values) == (20 if counts == COCO else 30)
     assert reached > 60
 
 
@@ -292,7 +293,7 @@ def test_weight_zero_computes_nothing():
     assert build(panoptic_loss_weight=0).losses(None) == {}
 
 
-def test_no_maps_of_all_instances():
+def test_no_maps_of_all_instances(monkeypatch):
     """200 small boxes: no tensor comes near 200 maps."""
     generator = torch.Generator().manual_seed(0)
     num, size = 200, (128, 192)
@@ -304,6 +305,35 @@ def test_no_maps_of_all_instances():
     with LargestTensor() as largest:
         panoptic_loss(logits, [instances], targets, num_stuff=2, stride=4, unknown=True).backward()
     assert largest.numel <= num * 29 * 29 < num * size[0] * size[1] // 16
+    # The targets: of the masks there are no more than 8 maps at a time either, at no size.
+    monkeypatch.setitem(MAX_CHUNK_ELEMENTS, "cpu", 8 * 32 * 48)
+    masks = (torch.arange(size[1]) // 12 == torch.arange(num)[:, None])[:, None].expand(num, *size)
+    known = torch.randperm(num, generator=generator)
+    labels = torch.randint(0, 4, (1, *size), generator=generator)
+    with LargestTensor(views=False) as largest:
+        found = panoptic_targets(labels, [masks], [known], num_stuff=2, stride=4)
+    assert largest.numel <= 8 * 32 * 48 < num * 32 * 48 // 10
+    place = known.argsort()[:16]  # columns 12 i .. 12 i + 11 are of mask i, whose channel is its place in `known`
+    assert torch.equal(found[0], (3 + place).repeat_interleave(3).expand(32, 48))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("unknown", [True, False])
+def test_on_cuda_equals_cpu(unknown):
+    fusion = build(*CITYSCAPES, unknown=unknown)
+    for seed in range(10):
+        inputs, mask_logits, known = random_inputs(seed, CITYSCAPES, dtype=torch.float32)
+        loss = fusion.losses(inputs, known)["loss_panoptic"]
+        expected = gradients(loss, inputs, mask_logits)
+        masks = [x.detach().to("cuda").requires_grad_() for x in mask_logits]
+        moved = FusionTrainingInputs(
+            inputs.sem_seg_logits.detach().to("cuda").requires_grad_(), inputs.gt_sem_seg.to("cuda"),
+            [x.to("cuda") for x in inputs.gt_instances], [], inputs.image_sizes, lambda *_, masks=masks: masks,
+        )  # fmt: skip
+        found = fusion.losses(moved, known)["loss_panoptic"]
+        torch.testing.assert_close(found.cpu(), loss, atol=1e-5, rtol=1e-5)
+        for a, b in zip(gradients(found, moved, masks), expected, strict=True):
+            torch.testing.assert_close(a.cpu(), b, atol=1e-5, rtol=1e-4)
 
 
 def test_reaches_mask_head_and_stuff_head_and_no_other_head():

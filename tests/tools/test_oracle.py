@@ -89,7 +89,12 @@ def test_errors_before_any_work_starts(fails_early):
     fails_early("data set 'no_such' is not registered", "--dataset", "no_such")
     fails_early("--num-images is 0", "--dataset", "tiny_val", "--num-images", "0")
     other = ("MODEL.META_ARCHITECTURE", "SemanticNetwork")
-    fails_early("in a PanopticRCNN only", "--dataset", "tiny_val", *other)
+    fails_early("in a PanopticRCNN or IndependentPanoptic only", "--dataset", "tiny_val", *other)
+
+
+def test_a_model_must_be_named(run_script, tmp_path):
+    code, _, err = run_script("tools/oracle", "--dataset", "tiny_val", "--output", tmp_path)
+    assert code == 2 and "give --model" in err
 
 
 def test_data_set_of_other_classes(fails_early, tmp_path):

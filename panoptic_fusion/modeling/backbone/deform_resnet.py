@@ -8,11 +8,12 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import ResNet, build_resnet_backbone
-from detectron2.modeling.backbone.resnet import BasicStem, BottleneckBlock, DeformBottleneckBlock
+from detectron2.modeling.backbone.resnet import BasicStem, BottleneckBlock
 from torch import Tensor
+from torch.nn import functional as F
 
 from panoptic_fusion.errors import ConfigError
-from panoptic_fusion.layers import DeformConv2d, offset_conv
+from panoptic_fusion.layers import DeformConv2d, exact_offsets, offset_conv
 
 
 class DeformableBottleneck(BottleneckBlock):
@@ -20,8 +21,6 @@ class DeformableBottleneck(BottleneckBlock):
 
     The offsets are zero at first: with the weights of an ordinary ResNet it starts as that.
     """
-
-    deform_modulated = False
 
     def __init__(self, *args, **kwargs):
         """`args`, `kwargs`: those of detectron2's BottleneckBlock; one group only."""
@@ -34,7 +33,10 @@ class DeformableBottleneck(BottleneckBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         """As BottleneckBlock."""
-        return DeformBottleneckBlock.forward(self, x)
+        out = F.relu(self.conv1(x))
+        out = F.relu(self.conv2(out, exact_offsets(self.conv2_offset, out)))
+        out = self.conv3(out)
+        return F.relu(out + (x if self.shortcut is None else self.shortcut(x)))
 
 
 @BACKBONE_REGISTRY.register()

@@ -6,6 +6,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone
 
+from panoptic_fusion.errors import ConfigError
+
+DEFAULT = "build_resnet_backbone"  # MODEL.BACKBONE.BOTTOM_UP of the configs of then, which do not have the key
 PAIRS = {
     "build_resnet_gap_fpn_backbone": ("build_gap_fpn_backbone", "build_deformable_resnet_backbone"),
     "build_narrow_resnet_gap_fpn_backbone": ("build_gap_fpn_backbone", "build_narrow_resnet_backbone"),
@@ -18,6 +21,11 @@ PAIRS = {
 
 def _register(name: str, pyramid: str, bottom_up: str) -> None:
     def build(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+        if cfg.MODEL.BACKBONE.BOTTOM_UP not in (DEFAULT, bottom_up):
+            raise ConfigError(
+                f"MODEL.BACKBONE.NAME is {name}, whose network is {bottom_up}: MODEL.BACKBONE.BOTTOM_UP "
+                f"{cfg.MODEL.BACKBONE.BOTTOM_UP} goes with MODEL.BACKBONE.NAME {pyramid}"
+            )
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.BACKBONE.BOTTOM_UP = bottom_up

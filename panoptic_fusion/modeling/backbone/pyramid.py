@@ -17,6 +17,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from panoptic_fusion.errors import ConfigError
 
 PYRAMIDS: set[str] = set()  # builders that take MODEL.BACKBONE.BOTTOM_UP
+DEFORMABLE = "build_deformable_resnet_backbone"  # the one network with MODEL.RESNETS.DEFORM_ON_PER_STAGE
 
 
 def pyramid(make: Callable[[CfgNode, Backbone], Backbone]) -> Callable[[CfgNode, ShapeSpec], Backbone]:
@@ -35,8 +36,14 @@ def build_bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """The network that MODEL.BACKBONE.BOTTOM_UP names.
 
     Raises:
-        ConfigError: it lacks a feature map that MODEL.FPN.IN_FEATURES names.
+        ConfigError: it lacks a feature map that MODEL.FPN.IN_FEATURES names, or has no deformable stages though
+            MODEL.RESNETS.DEFORM_ON_PER_STAGE asks for them.
     """
+    if any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE) and cfg.MODEL.BACKBONE.BOTTOM_UP != DEFORMABLE:
+        raise ConfigError(
+            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE is {list(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE)}, which "
+            f"MODEL.BACKBONE.BOTTOM_UP {cfg.MODEL.BACKBONE.BOTTOM_UP} does not have here: use {DEFORMABLE}"
+        )
     bottom_up = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.BOTTOM_UP)(cfg, input_shape)
     there = bottom_up.output_shape()
     for name in cfg.MODEL.FPN.IN_FEATURES:

@@ -120,14 +120,16 @@ class PanopticFusion(nn.Module):
         """The losses that the fusion adds in training, each a weighted scalar; none by default."""
         return {}
 
-    def forward(self, sem_seg: SemSegLogits, instances: Instances) -> PanopticSeg:
+    def forward(self, sem_seg: SemSegLogits, instances: Instances, size: tuple[int, int] | None = None) -> PanopticSeg:
         """Fuse the two outputs for one image, at inference.
 
         Args:
-            sem_seg: semantic logits that know how to bring themselves to the output size.
-            instances: R instances in output coordinates, `image_size` = output size: pred_boxes, scores (R,) in
+            sem_seg: semantic logits that know how to bring themselves to the size at which is fused.
+            instances: R instances in coordinates of that size, which is their `image_size`: pred_boxes, scores (R,) in
                 [0, 1], pred_classes (R,) int64 thing ids, and either pred_mask_logits (R, M, M) float (raw logits of
                 the predicted class on the box) or pred_masks (R, H, W) bool.
+            size: (height, width) of the output, to which the labels are resized (nearest) before segments are made of
+                them; None: that at which is fused.
 
         Returns:
             the panoptic map (H, W) int32 on the device of the logits, 0 = void, segment ids from 1, and segments_info,

@@ -40,6 +40,7 @@ def assign_segments(
     classes: Sequence[int],
     num_stuff: int,
     stuff_area_limit: int,
+    trust_classes: bool = False,
 ) -> tuple[Tensor, list[dict]]:
     """Turns the argmax of the panoptic head into a panoptic segmentation.
 
@@ -52,6 +53,7 @@ def assign_segments(
         instance_ids, scores, classes: of the N instances: row of the fusion's `instances`, score, thing id.
         num_stuff: S.
         stuff_area_limit: in pixels.
+        trust_classes: no instance becomes stuff.
 
     Returns:
         the panoptic map (H, W) int32 and segments_info, as `PanopticFusion.forward` describes them.
@@ -61,8 +63,9 @@ def assign_segments(
     shape = (num_stuff + num_instances + 1, num_stuff + 1)
     counts = torch.bincount(pairs.flatten(), minlength=shape[0] * shape[1]).view(shape).cpu()
     target = torch.arange(shape[0])  # the label that each label becomes
-    majority = stuff_majority(counts[num_stuff:-1])
-    target[num_stuff:-1] = torch.where(majority < 0, target[num_stuff:-1], majority)
+    if not trust_classes:
+        majority = stuff_majority(counts[num_stuff:-1])
+        target[num_stuff:-1] = torch.where(majority < 0, target[num_stuff:-1], majority)
     areas = torch.zeros(shape[0], dtype=torch.int64).index_add_(0, target, counts.sum(1)).tolist()
 
     ids = [0] * shape[0]

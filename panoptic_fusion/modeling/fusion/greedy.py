@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -13,6 +13,7 @@ from detectron2.structures import Instances
 from panoptic_fusion.modeling.fusion.base import PanopticFusion, PanopticSeg
 from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops
 from panoptic_fusion.modeling.fusion.paint import Candidate, assemble, paint
+from panoptic_fusion.modeling.fusion.resize import resize_labels
 from panoptic_fusion.modeling.fusion.sem_seg_logits import SemSegLogits
 
 
@@ -71,9 +72,9 @@ class GreedyFusion(PanopticFusion):
         """Whether to paint a candidate: a 0-d bool tensor."""
         raise NotImplementedError(f"{type(self).__name__} does not define accept().")
 
-    def forward(self, sem_seg: SemSegLogits, instances: Instances) -> PanopticSeg:
+    def forward(self, sem_seg: SemSegLogits, instances: Instances, size: tuple[int, int] | None = None) -> PanopticSeg:
         scene = self.scene(sem_seg, instances)
-        return self.fuse(scene, self.order(scene))
+        return self.fuse(scene, self.order(scene), size)
 
     def scene(self, sem_seg: SemSegLogits, instances: Instances) -> Scene:
         """What `order` and `accept` are asked about; for the arguments see `forward`.
@@ -90,11 +91,12 @@ class GreedyFusion(PanopticFusion):
             raise ValueError(f"Masks of size {scene.crops.size} do not fit a map of {tuple(sem_seg.output_size)}.")
         return scene
 
-    def fuse(self, scene: Scene, order: Sequence[int]) -> PanopticSeg:
+    def fuse(self, scene: Scene, order: Sequence[int], size: tuple[int, int] | None = None) -> PanopticSeg:
         """The panoptic segmentation (see `forward`) that this rule makes of a scene in a given order."""
+        painted = paint(scene.crops, order, lambda candidate: self.accept(scene, candidate))
         return assemble(
-            paint(scene.crops, order, lambda candidate: self.accept(scene, candidate)),
-            self._left_over(scene),
+            replace(painted, canvas=resize_labels(painted.canvas, size)),
+            resize_labels(self._left_over(scene), size),
             scores=scene.scores,
             classes=scene.classes,
             num_stuff=self.label_space.num_stuff,

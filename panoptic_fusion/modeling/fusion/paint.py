@@ -80,7 +80,8 @@ def assemble(
     The free pixels of a stuff class form one segment if they are at least `stuff_area_limit`, else void. Free pixels of
     any other label (thing classes, the collapsed things channel, ignored) become void. As in detectron2, ids count
     from 1, first things in the order of painting, then stuff by ascending class. An instance that has no pixel is no
-    segment (with an overlap threshold below 1 an accepted instance always has one): evaluators reject empty segments.
+    segment (with an overlap threshold below 1 an accepted instance has one, unless the canvas was resized): evaluators
+    reject empty segments.
 
     Args:
         painted: the result of `paint`.

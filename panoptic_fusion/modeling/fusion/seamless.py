@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
-from panoptic_fusion.modeling.fusion.base import PANOPTIC_FUSION_REGISTRY
+from panoptic_fusion.modeling.fusion.base import PANOPTIC_FUSION_REGISTRY, PanopticSeg
 from panoptic_fusion.modeling.fusion.greedy import GreedyFusion, Scene
 from panoptic_fusion.modeling.fusion.paint import Candidate
+from panoptic_fusion.modeling.fusion.resize import resize_panoptic
 
 
 @PANOPTIC_FUSION_REGISTRY.register()
@@ -29,6 +30,10 @@ class SeamlessFusion(GreedyFusion):
     def order(self, scene: Scene) -> Sequence[int]:
         above = (scene.instances.scores > self.instances_confidence_thresh).tolist()
         return [row for row in scene.kept if above[row]]
+
+    def fuse(self, scene: Scene, order: Sequence[int], size: tuple[int, int] | None = None) -> PanopticSeg:
+        """See GreedyFusion. As in the authors' implementation the area limit counts at the size at which is fused."""
+        return resize_panoptic(*super().fuse(scene, order), size)
 
     def accept(self, scene: Scene, candidate: Candidate) -> torch.Tensor:
         return candidate.overlap.double() / candidate.area <= self.overlap_thresh

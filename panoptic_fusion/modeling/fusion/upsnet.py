@@ -18,6 +18,7 @@ from panoptic_fusion.modeling.fusion.class_assignment import assign_segments
 from panoptic_fusion.modeling.fusion.mask_logit_crops import MaskLogitCrops
 from panoptic_fusion.modeling.fusion.mask_pruning import prune_masks, suppress_boxes
 from panoptic_fusion.modeling.fusion.panoptic_argmax import panoptic_argmax
+from panoptic_fusion.modeling.fusion.resize import resize_labels
 from panoptic_fusion.modeling.fusion.sem_seg_logits import SemSegLogits
 from panoptic_fusion.modeling.fusion.unknown_channel import draw_known
 from panoptic_fusion.modeling.fusion.upsnet_training import KnownInstances, panoptic_loss, panoptic_targets
@@ -40,14 +41,20 @@ class UPSNetFusion(PanopticFusion):
     - The instances are those of the network's one detection pass, which went through a suppression per class already.
       There the suppression over all classes starts from all boxes, and the mask head runs a second time. So any
       network's instances can be fused.
-    - The head works on the logits at the size of the output, or with AT_INPUT_RESOLUTION at the size of the input; then
-      the area limit and the class of each instance are found at that size too. There the labels of the input's size
-      are resized first.
+    - Without AT_INPUT_RESOLUTION the head works on the logits at the size of the output. With it, as there, the argmax
+      is that of the input's size, and its labels are resized before the class of each instance and the area limit of
+      stuff are found.
     - An image without an instance has no instance channel, also if all masks were pruned; there a dummy channel of
       zeros, or the first pruned instance without its mask, takes part.
     - Instances with `pred_masks` alone have the mask logits +-10.
     The whole pixels of boxes are as published, see `upsnet_boxes.py`.
+
+    Attributes:
+        trust_classes: every instance keeps its class, whatever the semantic side says of its pixels. For ground-truth
+            classes: the "instance class assignment" of the paper's table 6.
     """
+
+    trust_classes = False
 
     @configurable
     def __init__(
@@ -126,7 +133,7 @@ class UPSNetFusion(PanopticFusion):
         )
         return {"loss_panoptic": self.panoptic_loss_weight * loss}
 
-    def forward(self, sem_seg: SemSegLogits, instances: Instances) -> PanopticSeg:
+    def forward(self, sem_seg: SemSegLogits, instances: Instances, size: tuple[int, int] | None = None) -> PanopticSeg:
         num_stuff, scores = self.label_space.num_stuff, instances.scores
         rows = suppress_boxes(instances.pred_boxes.tensor, scores)
         above = scores[rows] > self.instances_confidence_thresh
@@ -143,11 +150,12 @@ class UPSNetFusion(PanopticFusion):
             sem_seg, masks, order, [num_stuff + c for c in classes], num_stuff=num_stuff, unknown=self.unknown
         )
         return assign_segments(
-            labels,
-            stuff,
+            resize_labels(labels, size),
+            resize_labels(stuff, size),
             instance_ids=[int(table[0][i]) for i in order],
             scores=[table[1][i] for i in order],
             classes=classes,
             num_stuff=num_stuff,
             stuff_area_limit=self.stuff_area_limit,
+            trust_classes=self.trust_classes,
         )

@@ -4,8 +4,8 @@ the semantic logits, with the ground-truth boxes, masks and classes.
 The channels are in this order here, not with the unknown channel last, so that it has one number in all images of a
 batch; the loss does not depend on it.
 
-Instances exist as a flat list of (instance, pixel of its box), over all images of the batch, never as N x h x w maps:
-outside of its box an instance has the logit 0, of which it is enough to count how many there are.
+In the loss, instances exist as a flat list of (instance, pixel of its box), over all images of the batch, never as
+N x h x w maps: outside of its box an instance has the logit 0, of which it is enough to count how many there are.
 
 Shape shorthand: N: images, C = S + T: semantic channels, h, w: size of the logits, R_i: ground-truth instances of image
 i that have a channel, R: of all images, P: pixels of all R boxes together, M: side of a mask head's output.
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from panoptic_fusion.data.label_space import IGNORE_LABEL
+from panoptic_fusion.layers.chunks import chunks_of_maps
 from panoptic_fusion.modeling.fusion.unknown_channel import unknown_logits, x_mask_outside
 from panoptic_fusion.modeling.fusion.upsnet_boxes import BoxPixels
 
@@ -73,12 +74,12 @@ def panoptic_targets(
         targets.masked_fill_(labels >= num_stuff, IGNORED)
     targets.masked_fill_(labels == IGNORE_LABEL, IGNORED)
     for target, masks, rows in zip(targets, gt_masks, known, strict=True):
-        masks = masks[:, ::stride, ::stride][rows]
-        if len(masks):
-            channels = torch.arange(num_stuff + 1, num_stuff + 1 + len(masks), device=masks.device)
-            highest = (masks * channels.to(torch.int16)[:, None, None]).amax(0)
-            part = target[: masks.shape[1], : masks.shape[2]]
-            part.copy_(torch.where(highest > 0, highest, part))
+        masks = masks[:, ::stride, ::stride]  # a view
+        part = target[: masks.shape[1], : masks.shape[2]]
+        channels = torch.arange(num_stuff + 1, num_stuff + 1 + len(rows), dtype=torch.int16, device=rows.device)
+        for chunk in chunks_of_maps(len(rows), part.shape, rows.device):
+            highest = (masks[rows[chunk]] * channels[chunk, None, None]).amax(0)
+            part.copy_(torch.where(highest > 0, highest, part))  # later channels are higher
     return targets
 
 

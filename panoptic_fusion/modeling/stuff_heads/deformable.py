@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panoptic_fusion.errors import ConfigError
-from panoptic_fusion.layers import DeformConv2d, offset_conv
+from panoptic_fusion.layers import DeformConv2d, exact_offsets, offset_conv
 
 from .base import StuffHead, level_settings, levels_from_finest, predict_from_levels
 from .roi_loss import sem_seg_roi_loss
@@ -28,7 +28,7 @@ class DeformableLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, H, W)."""
-        return F.relu(self.conv(x, self.offset(x)))
+        return F.relu(self.conv(x, exact_offsets(self.offset, x)))
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

@@ -6,6 +6,8 @@ import torch
 from detectron2.modeling.anchor_generator import ANCHOR_GENERATOR_REGISTRY, DefaultAnchorGenerator
 from torch import Tensor
 
+from panoptic_fusion.errors import ConfigError
+
 SCALE = 8  # pixels that sides are multiples of
 
 
@@ -28,12 +30,25 @@ class RoundedAnchorGenerator(DefaultAnchorGenerator):
 
         Returns:
             (sizes x ratios, 4) float, XYXY around (0, 0).
+
+        Raises:
+            ConfigError: a size is no multiple of 8, or a side would be 0 after rounding.
         """
         anchors = []
         for size in sizes:
+            if size <= 0 or size % SCALE:
+                raise ConfigError(
+                    f"MODEL.ANCHOR_GENERATOR.SIZES has {size}: RoundedAnchorGenerator needs multiples of {SCALE}; else "
+                    "use DefaultAnchorGenerator"
+                )
             for ratio in aspect_ratios:
                 width = round(size / SCALE / math.sqrt(ratio))
                 height = round(width * ratio)  # half to even, as numpy rounds
+                if not width or not height:
+                    raise ConfigError(
+                        f"MODEL.ANCHOR_GENERATOR.SIZES has {size}, MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS {ratio}: "
+                        f"rounded to multiples of {SCALE} a side is 0; use a larger size"
+                    )
                 x, y = width * SCALE / 2, height * SCALE / 2
                 anchors.append([-x, -y, x, y])
         return torch.tensor(anchors)
