@@ -2,8 +2,7 @@
 
 from .activated_norm import freeze_norm_parameters, get_activated_norm, resolve_norm
 from .box_pool import box_average
-from .deform_conv import DeformConv2d, deform_conv2d, offset_conv
-from .exact_offsets import exact_offsets
+from .deform_conv import DeformConv2d, deform_conv2d, exact_offsets, offset_conv
 from .hard_pixel_loss import hard_pixel_cross_entropy
 from .in_place_abn import InPlaceABN, in_place_abn
 from .roi_flatten import roi_flatten
