@@ -18,10 +18,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from panoptic_fusion import resolve_config  # noqa: E402
 from panoptic_fusion.data.checks import check_dataset, format_result  # noqa: E402
 from panoptic_fusion.data.coco_panoptic import PanopticFiles  # noqa: E402
 from panoptic_fusion.data.own_folder import find_data, registration, split_data  # noqa: E402
 from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
+from panoptic_fusion.engine.same_training import check_same_data, check_same_network  # noqa: E402
 from panoptic_fusion.errors import run_cli  # noqa: E402
 from panoptic_fusion.read_config import read_config  # noqa: E402
 
@@ -45,18 +47,21 @@ def main() -> int:
     data = find_data(args.data)
     if check(data):
         return 1
+    check_same_data(args.output, data, args.val_share)
     if "val" not in data:
         os.makedirs(os.path.join(args.output, "data"), exist_ok=True)
         data = split_data(data["train"], os.path.join(args.output, "data"), args.val_share)
         print(f"{args.data} has no validation part: {args.val_share:.0%} of its images, chosen by their names, are set")
         print(f"apart for it, see {args.output}/data; images of one video should not be on both sides, give a val then")
-    say(f"2/4 training and evaluation -> {args.output}")
     entries = [registration(f"own_{split}", files) for split, files in data.items()]
     opts = ["DATASETS.REGISTER", str(entries), "DATASETS.TRAIN", "('own_train',)", "DATASETS.TEST", "('own_val',)"]
     if args.iterations is not None:
         opts += ["SOLVER.MAX_ITER", str(args.iterations)]
+    opts += [*args.opts, "OUTPUT_DIR", args.output]
+    check_same_network(args.output, resolve_config(read_config(args.config_file, opts)))
+    say(f"2/4 training and evaluation -> {args.output}")
     train = ["train_net.py", "--config-file", args.config_file, "--resume", "--num-gpus", str(args.num_gpus)]
-    code = run(*train, *opts, *args.opts, "OUTPUT_DIR", args.output)
+    code = run(*train, *opts)
     if code:
         return code
     pictures = os.path.join(args.output, "pictures")

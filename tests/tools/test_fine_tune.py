@@ -74,6 +74,53 @@ def test_without_a_validation_part(tiny_data, tmp_path, run_script, toy_config, 
     assert [Path(entry["panoptic_json"]).parent for entry in cfg.DATASETS.REGISTER] == [output / "data"] * 2
 
 
+def test_the_output_of_another_training_is_refused(tiny_data, tmp_path, run_script, toy_config, in_this_process):
+    """Once trained; then other data, classes, images, share, network or input are refused, more iterations are not."""
+    data, output = data_folder(tiny_data, tmp_path / "mine"), tmp_path / "out"
+    short = [*SHORT, "TEST.EVALUATORS", "['panoptic']"]
+
+    def call(*options, folder=data):
+        words = ["--data", folder, "--output", output, "--config-file", toy_config, *options]
+        return run_script("tools/fine_tune", *words)
+
+    code, _, err = call(*short)
+    assert code == 0, err
+    kept = {name: (output / name).read_bytes() for name in ("config.yaml", "model_final.pth", "results.json")}
+    started = len(in_this_process)
+
+    def refused(message, *options, **where):
+        code, _, err = call(*options, **where)
+        assert code == 2 and message in err and "choose another OUT" in err and "Traceback" not in err, err
+        assert len(in_this_process) == started
+        assert {name: (output / name).read_bytes() for name in kept} == kept
+
+    other = data_folder(tiny_data, tmp_path / "other")
+    refused(f"the data set in {data}/train/images, not {other}/train/images", *short, folder=other)
+    refused("INPUT.MIN_SIZE_TRAIN", *short, "INPUT.MIN_SIZE_TRAIN", "(80,)")
+    refused("MODEL.FPN.OUT_CHANNELS 16, not 24", *short, "MODEL.FPN.OUT_CHANNELS", "24")
+    refused("SEM_SEG_HEAD.IN_FEATURES", *short, "MODEL.SHARING", "none")
+
+    path = data / "train" / "panoptic.json"
+    original = json.loads(path.read_text())
+    path.unlink()  # it is a link
+    fewer = {**original, "images": original["images"][1:]}
+    gone = original["images"][0]["id"]
+    fewer["annotations"] = [a for a in original["annotations"] if a["image_id"] != gone]
+    path.write_text(json.dumps(fewer))
+    refused("other images", *short)
+    renamed = [{**c, "name": f"{c['name']}_b"} for c in original["categories"]]
+    path.write_text(json.dumps({**original, "categories": renamed}))
+    refused("other classes", *short)
+    path.write_text(json.dumps(original))
+    (data / "val" / "panoptic.json").unlink()
+    refused("other images", *short)
+    (data / "val" / "panoptic.json").symlink_to(tiny_data["val"]["panoptic_json"])
+
+    code, _, err = call(*short, "SOLVER.MAX_ITER", "3")
+    assert code == 0 and len(in_this_process) == started + 2, err
+    assert read_config(output / "config.yaml").SOLVER.MAX_ITER == 3
+
+
 def test_faults_stop_it(tiny_data, tmp_path, run_script, in_this_process):
     data = data_folder(tiny_data, tmp_path / "mine")
     content = json.loads((data / "val" / "panoptic.json").read_text())
