@@ -61,7 +61,7 @@ def main() -> None:
     names, rows = list(models), []
     for batch in itertools.islice(PanopticTrainer.build_test_loader(cfg, cfg.DATASETS.TEST[0]), args.images):
         batch = at_size(batch, args.size)
-        functions = [lambda net=net: net(batch) for net in models.values()]
+        functions = [lambda net=net, batch=batch: net(batch) for net in models.values()]
         rows.append(seconds(functions, args.repeats, cfg.MODEL.DEVICE))
     one, two = zip(*rows, strict=True)
     size = "x".join(map(str, args.size)) if args.size else "the size of the config"
