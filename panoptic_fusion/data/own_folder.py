@@ -101,7 +101,8 @@ def _files(folder: Path, names: list[str] | tuple[str, ...]) -> PanopticFiles | 
 
 def _write_part(path: str, folder: str | os.PathLike, name: str, image_ids: set) -> str:
     content = json.loads(Path(path).read_bytes())
-    content["images"] = [image for image in content["images"] if image["id"] in image_ids]
+    if "images" in content:  # an instances json may do without
+        content["images"] = [image for image in content["images"] if image["id"] in image_ids]
     content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in image_ids]
     part = os.path.join(folder, f"{name}.json")
     write_atomically(part, lambda file: file.write(json.dumps(content).encode()))

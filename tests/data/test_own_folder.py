@@ -90,6 +90,20 @@ def test_a_split(tiny_data, tmp_path):
         assert {image["file_name"] for image in images} == names[split]
 
 
+def test_a_split_of_an_instances_json_with_annotations_only(tiny_data, tmp_path):
+    files = find_data(lay_out(tiny_data, tmp_path / "mine", "undivided", ["train"]))["train"]
+    annotations = json.loads(Path(files.instances_json).read_text())["annotations"]
+    Path(files.instances_json).write_text(json.dumps({"annotations": annotations}))
+    found = []
+    for part in split_data(files, tmp_path, 0.5).values():
+        content = json.loads(Path(part.instances_json).read_text())
+        images = {image["id"] for image in json.loads(Path(part.panoptic_json).read_text())["images"]}
+        assert content.keys() == {"annotations"} and {a["image_id"] for a in content["annotations"]} <= images
+        assert check_dataset(part, 0).faults == []
+        found += [a["id"] for a in content["annotations"]]
+    assert sorted(found) == sorted(a["id"] for a in annotations)
+
+
 @pytest.mark.parametrize(("share", "count"), [(0.01, 1), (0.99, 5), (0.5, 3)])
 def test_both_parts_have_an_image(tiny_data, tmp_path, share, count):
     files = find_data(lay_out(tiny_data, tmp_path / "mine", "undivided", ["train"]))["train"]
