@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from panoptic_fusion import resolve_config  # noqa: E402
-from panoptic_fusion.data.checks import check_dataset, format_result  # noqa: E402
+from panoptic_fusion.data.checks import check_dataset, format_result, format_summary  # noqa: E402
 from panoptic_fusion.data.coco_panoptic import PanopticFiles  # noqa: E402
 from panoptic_fusion.data.own_folder import find_data, registration, split_data  # noqa: E402
 from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
@@ -45,7 +45,8 @@ def main() -> int:
     check_writable(args.output, "--output")
     say("1/4 reading the data set through")
     data = find_data(args.data)
-    if check(data):
+    if not check(data):
+        print("nothing was trained: mend these faults first, or leave the images at fault out of the jsons")
         return 1
     check_same_data(args.output, data, args.val_share)
     if "val" not in data:
@@ -74,13 +75,12 @@ def main() -> int:
 
 
 def check(data: dict[str, PanopticFiles]) -> bool:
-    """Prints what is in the data set, or every fault; whether there is one."""
-    faulty = False
-    for files in data.values():
-        result = check_dataset(files, show_progress=True)
-        print(format_result(files.panoptic_json, result), flush=True)
-        faulty |= bool(result.faults)
-    return faulty
+    """Prints what is in the data set, or every fault; whether it can be trained."""
+    results = {files.panoptic_json: check_dataset(files, show_progress=True) for files in data.values()}
+    for name, result in results.items():
+        text = format_summary(name, result) if result.can_be_trained() else format_result(name, result)
+        print(text, flush=True)
+    return all(result.can_be_trained() for result in results.values())
 
 
 def run(script: str, *arguments: str) -> int:

@@ -55,7 +55,8 @@ def read_json(path: str, lists: tuple[str, ...], report: Report = raise_fault) -
 def read_panoptic_json(path: str, report: Report = raise_fault) -> PanopticJson:
     """Reads and checks a COCO panoptic json; raises (or reports) DatasetError.
 
-    An image whose segments_info is empty is fine: all of it is void.
+    An image whose segments_info is empty is fine: all of it is void. One without an annotation is reported, which by
+    default does nothing; it is in `images` and not in `annotations`.
     """
     data = read_json(path, ("categories", "images", "annotations"), report)
     label_space = None

@@ -5,6 +5,7 @@ Nothing is read at registration. The json is read when the data set, its label s
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -21,6 +22,8 @@ from .coco_json import PanopticJson, is_number, read_instances_json, read_panopt
 from .faults import DatasetError, Report, raise_fault
 from .instances_json import write_instances_json
 from .label_space import LabelSpace
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -137,9 +140,14 @@ def load_panoptic(files: PanopticFiles, report: Report = raise_fault) -> tuple[L
     (0 or 1), and if the json has them area, bbox}; with an instances json also
     `annotations`, a list of {bbox (XYWH), bbox_mode, segmentation (RLE or polygons), category_id (contiguous thing id),
     iscrowd, and if the json has it area}.
-    Each fault goes to `report`, by default a DatasetError raised.
+    Each fault goes to `report`, by default a DatasetError raised. Images without an annotation are left out, which is
+    logged with their number.
     """
     panoptic = read_panoptic_json(files.panoptic_json, report)
+    left_out = len(panoptic.images.keys() - panoptic.annotations.keys())
+    if left_out:
+        text = "%s: %d of %d images have no annotation and are left out"
+        logger.warning(text, files.panoptic_json, left_out, len(panoptic.images))
     files.check_folders(report)
     instances = None
     if files.instances_json is not None and panoptic.label_space is not None:

@@ -128,7 +128,32 @@ def test_faults_stop_it(tiny_data, tmp_path, run_script, in_this_process):
     (data / "val" / "panoptic.json").unlink()
     (data / "val" / "panoptic.json").write_text(json.dumps(content))
     code, out, _ = run_script("tools/fine_tune", "--data", data, "--output", tmp_path / "out")
-    assert code == 1 and "gone.png" in out and in_this_process == []
+    assert code == 1 and "gone.png" in out and "nothing was trained" in out and in_this_process == []
+
+
+def test_minor_faults_do_not_stop_it(tiny_data, tmp_path, run_script, toy_config, in_this_process):
+    """Of each kind that training and evaluation can live with one; each is counted."""
+    data, output = data_folder(tiny_data, tmp_path / "mine"), tmp_path / "out"
+    for split in ("train", "val"):
+        path = data / split / "panoptic.json"
+        content = json.loads(path.read_text())
+        stuff = {c["id"] for c in content["categories"] if not c["isthing"]}
+        segments = content["annotations"][0]["segments_info"]
+        first, second = [s for s in segments if s["category_id"] in stuff][:2]
+        second["category_id"] = first["category_id"]  # several stuff segments of a class
+        first["area"] += 7
+        second["bbox"][2] += 9
+        content["annotations"].pop()  # an image without annotation
+        path.unlink()
+        path.write_text(json.dumps(content))
+    code, out, err = run_script(
+        "tools/fine_tune", "--data", data, "--output", output, "--config-file", toy_config, *SHORT
+    )
+    assert code == 0, err
+    kinds = ("image without annotation", "several stuff segments of a class", "area mismatch", "bbox mismatch")
+    assert all(out.count(f"warning: 1 x {kind}, the first: {data}") == 2 for kind in kinds), out
+    assert out.count("no serious fault in") == 2
+    assert json.loads((output / "results.json").read_text())["panoptic_seg"]["images"] == 2
 
 
 def test_wrong_arguments(tmp_path, run_script, in_this_process):
