@@ -1,6 +1,7 @@
 """tools/fine_tune.py from a folder to a table and pictures; the training itself in this process."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def test_from_a_folder_to_pictures(tiny_data, tmp_path, run_script, toy_config, 
     assert code == 0, err
     assert in_this_process == ["train_net.py", "tools/compare_pictures.py"]
     assert "== 4/4 results" in out and "| all " in out and "6 images" in out
+    assert "median image: 128 x 96; short side in training (INPUT.MIN_SIZE_TRAIN): (64,)" in out
+    assert "in evaluation (INPUT.MIN_SIZE_TEST): 64" in out
     assert len(list((output / "pictures").glob("*.png"))) == 3 + 1
     assert json.loads((output / "results.json").read_text())["panoptic_seg"]["images"] == 3
     cfg = read_config(output / "config.yaml")
@@ -61,16 +64,18 @@ def test_from_a_folder_to_pictures(tiny_data, tmp_path, run_script, toy_config, 
 
 def test_without_a_validation_part(tiny_data, tmp_path, run_script, toy_config, in_this_process):
     data, output = data_folder(tiny_data, tmp_path / "mine"), tmp_path / "out"
-    (data / "val" / "panoptic.json").unlink()
+    shutil.rmtree(data / "val")
     code, out, err = run_script(
         "tools/fine_tune", "--data", data, "--output", output, "--config-file", toy_config, "--val-share", "0.3",
-        "--iterations", "2", *as_opts({k: v for k, v in TINY_NETWORK.items() if k != "SOLVER.MAX_ITER"}),
+        "--iterations", "9", *as_opts({k: v for k, v in TINY_NETWORK.items() if k.partition(".")[0] != "SOLVER"}),
+        "SOLVER.IMS_PER_BATCH", "2", "SOLVER.BASE_LR", "0.001",
     )  # fmt: skip
     assert code == 0, err
     assert "no validation part" in out
-    assert json.loads((output / "results.json").read_text())["panoptic_seg"]["images"] == 2
+    content = json.loads((output / "data" / "panoptic_val.json").read_text())
+    assert json.loads((output / "results.json").read_text())["panoptic_seg"]["images"] == len(content["images"])
     cfg = read_config(output / "config.yaml")
-    assert cfg.SOLVER.MAX_ITER == 2
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.CHECKPOINT_PERIOD) == (9, 2)  # four checkpoints besides the last
     assert [Path(entry["panoptic_json"]).parent for entry in cfg.DATASETS.REGISTER] == [output / "data"] * 2
 
 
@@ -112,9 +117,9 @@ def test_the_output_of_another_training_is_refused(tiny_data, tmp_path, run_scri
     path.write_text(json.dumps({**original, "categories": renamed}))
     refused("other classes", *short)
     path.write_text(json.dumps(original))
-    (data / "val" / "panoptic.json").unlink()
+    (data / "val").rename(tmp_path / "away")
     refused("other images", *short)
-    (data / "val" / "panoptic.json").symlink_to(tiny_data["val"]["panoptic_json"])
+    (tmp_path / "away").rename(data / "val")
 
     code, _, err = call(*short, "SOLVER.MAX_ITER", "3")
     assert code == 0 and len(in_this_process) == started + 2, err
@@ -161,6 +166,7 @@ def test_wrong_arguments(tmp_path, run_script, in_this_process):
         (["--data", tmp_path / "nothing"], "nothing does not exist"),
         (["--data", tmp_path, "SOLVER.NO_KEY", "1"], "SOLVER.NO_KEY"),
         (["--data", tmp_path, "--config-file", "no.yaml"], "no.yaml"),
+        (["--data", tmp_path, "--iterations", "0"], "--iterations is 0"),
     ):
         code, _, err = run_script("tools/fine_tune", "--output", tmp_path / "out", *options)
         assert code == 2 and message in err and "Traceback" not in err
