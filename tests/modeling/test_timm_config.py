@@ -133,6 +133,21 @@ def test_a_trained_model_needs_its_folder_only(tiny_timm, toy_config, run_script
     assert code == 0, err
 
 
+def test_a_training_goes_on_without_the_weights_it_started_from(tiny_timm, toy_config, run_script, tmp_path):
+    opts, weights = tiny_timm
+    arguments = ["--config-file", toy_config, "--resume", *opts]
+    code, _, err = run_script("train_net", *arguments, "SOLVER.MAX_ITER", "2")
+    assert code == 0, err
+    weights.unlink()
+    code, _, err = run_script("train_net", *arguments, "SOLVER.MAX_ITER", "3")
+    assert code == 0, err
+    assert torch.load(tmp_path / "output" / "model_final.pth", weights_only=True)["iteration"] == 2
+    # what the training started from stays in its config
+    assert read_config(tmp_path / "output" / "config.yaml").MODEL.TIMM.WEIGHTS == str(weights)
+    code, _, err = run_script("train_net", *arguments, "OUTPUT_DIR", tmp_path / "new")
+    assert code == 2 and "start.pth does not exist" in err
+
+
 @pytest.mark.parametrize("key", ["FROZEN_BN", "FROZEN_STAGES"])
 def test_frozen_random_weights_are_not_trained(key, tiny_timm, toy_config):
     opts, _ = tiny_timm
