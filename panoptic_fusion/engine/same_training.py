@@ -34,17 +34,17 @@ def check_same_data(folder: str, data: Mapping[str, PanopticFiles], val_share: f
     label_space = read_panoptic_json(data["train"].panoptic_json).label_space
     origin = {"images": _hash_of_images(data), "val_share": None if "val" in data else val_share}
     path = Path(folder, ORIGIN)
-    if Path(folder, "config.yaml").is_file():
-        before = read_config(Path(folder, "config.yaml"))
+    before = _trained(folder)
+    if before is not None:
         if before.MODEL.CATEGORIES != label_space.to_categories():
-            _refuse(folder, "other classes")
+            _refuse(folder, "of other classes")
         trained_on = {e["name"]: e for e in before.DATASETS.REGISTER}.get(next(iter(before.DATASETS.TRAIN), ""), {})
         for key in ("images", "panoptic_root"):
             there, here = (os.path.abspath(p) for p in (trained_on.get(key, ""), getattr(data["train"], key)))
             if there != here:
-                _refuse(folder, f"the data set in {there}, not {here}")
+                _refuse(folder, f"of the data set in {there}, not {here}")
         known = json.loads(path.read_bytes()) if path.is_file() else origin
-        for key, what in (("images", "other images of the same folder"), ("val_share", "another --val-share")):
+        for key, what in (("images", "of other images in the same folder"), ("val_share", "of another --val-share")):
             if known[key] != origin[key]:
                 _refuse(folder, what)
     write_atomically(path, lambda file: file.write(json.dumps(origin).encode()))
@@ -60,20 +60,26 @@ def check_same_network(folder: str, cfg: CfgNode) -> None:
     Raises:
         UserError: a key below MODEL or INPUT has another value, MODEL.DEVICE aside; the message names the first.
     """
-    path = Path(folder, "config.yaml")
-    if not path.is_file():
+    before = _trained(folder)
+    if before is None:
         return
-    before = read_config(path)
     for section in COMPARED:
         there, here = dict(_leaves(before[section], section)), dict(_leaves(cfg[section], section))
         for key, value in here.items():
             if key not in NOT_COMPARED and _plain(there[key]) != _plain(value):
-                _refuse(folder, f"{key} {there[key]!r}, not {value!r}")
+                _refuse(folder, f"with {key} {there[key]!r}, not {value!r}")
+
+
+def _trained(folder: str) -> CfgNode | None:
+    """The config of the training in a folder; None if there is none that a checkpoint could go on with."""
+    if not all(Path(folder, name).is_file() for name in ("config.yaml", "last_checkpoint")):
+        return None
+    return read_config(Path(folder, "config.yaml"))
 
 
 def _refuse(folder: str, what: str) -> None:
     hint = "choose another OUT (--output) or remove it; nothing was trained"
-    raise UserError(f"{folder} holds a model of {what}: {hint}")
+    raise UserError(f"{folder} holds a model {what}: {hint}")
 
 
 def _hash_of_images(data: Mapping[str, PanopticFiles]) -> str:

@@ -125,6 +125,10 @@ def test_the_output_of_another_training_is_refused(tiny_data, tmp_path, run_scri
     assert code == 0 and len(in_this_process) == started + 2, err
     assert read_config(output / "config.yaml").SOLVER.MAX_ITER == 3
 
+    (output / "last_checkpoint").unlink()  # as if killed before the first checkpoint: there is nothing to go on with
+    code, _, err = call(*short, "INPUT.MIN_SIZE_TRAIN", "(80,)")
+    assert code == 0 and read_config(output / "config.yaml").INPUT.MIN_SIZE_TRAIN == (80,), err
+
 
 def test_faults_stop_it(tiny_data, tmp_path, run_script, in_this_process):
     data = data_folder(tiny_data, tmp_path / "mine")
