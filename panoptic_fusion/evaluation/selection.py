@@ -19,6 +19,7 @@ from ..data import coco_panoptic
 from ..data.label_space import LabelSpace
 from ..data.rle import encode_crop
 from ..errors import ConfigError
+from ..files import write_atomically
 from ..modeling.fusion.mask_crops import MaskCrops
 from .cityscapes import build_cityscapes_evaluators
 from .evaluator import PanopticQualityEvaluator
@@ -136,19 +137,27 @@ def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str) -> Datase
 
 
 def _complete_json(dataset_name: str, output_dir: str, distributed: bool) -> Path:
+    """The json of `InstancesEvaluator`; written by the main process, and on machines that do not see its folder too."""
     path = Path(output_dir) / f"{dataset_name.replace('/', '_')}_instances.json"
     if not distributed or comm.is_main_process():
-        files = coco_panoptic.panoptic_files(dataset_name)
-        sources = [os.path.abspath(file) for file in (files.panoptic_json, files.instances_json) if file is not None]
-        origin = "\n".join(f"{file} {os.stat(file).st_mtime_ns}" for file in sources)
-        made_from = path.with_suffix(".source")
-        if not (path.exists() and made_from.exists() and made_from.read_text() == origin):
-            logger.info("Writing the instances of %s for box and mask AP ...", dataset_name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f"{path.name}.partial")
-            coco_panoptic.derive_instances_json(dataset_name, str(partial))
-            os.replace(partial, path)
-            made_from.write_text(origin)
+        _write_unless_current(path, dataset_name)
     if distributed:
         comm.synchronize()
+        _write_unless_current(path, dataset_name)
+        comm.synchronize()
     return path
+
+
+def _write_unless_current(path: Path, dataset_name: str) -> None:
+    files = coco_panoptic.panoptic_files(dataset_name)
+    sources = [os.path.abspath(file) for file in (files.panoptic_json, files.instances_json) if file is not None]
+    origin = "\n".join(f"{file} {os.stat(file).st_mtime_ns}" for file in sources)
+    made_from = path.with_suffix(".source")
+    if path.exists() and made_from.exists() and made_from.read_text() == origin:
+        return
+    logger.info("Writing the instances of %s for box and mask AP ...", dataset_name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{comm.get_rank()}.partial")
+    coco_panoptic.derive_instances_json(dataset_name, str(partial))
+    os.replace(partial, path)
+    write_atomically(made_from, lambda file: file.write(origin.encode()))
