@@ -5,9 +5,10 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.panoptic_fusion_installed
 DEMO_DATA := datasets/toy
 DEMO_OUT := output/toy
-# of demo-real; DATA is required
+# of demo-real; DATA is required. OPTS is KEY VALUE ..., without a space in a value: each word reaches the tool as it is.
 OUT ?= output/real
 CONFIG ?= configs/camvid/panoptic_fpn_lite0.yaml
+OPTS_QUOTED = $(foreach word,$(OPTS),'$(subst ','\'',$(word))')
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-real test lint
@@ -16,6 +17,7 @@ help:
 	@echo "make setup   create $(VENV) and install the pinned requirements and detectron2 (about 6 GB, no compiler)"
 	@echo "make demo    make toy street scenes, train on them, evaluate, draw pictures (about 8 minutes on 2 cores)"
 	@echo "make demo-real DATA=FOLDER [OUT=output/real] [ITERATIONS=1000] [CONFIG=configs/camvid/panoptic_fpn_lite0.yaml]"
+	@echo "             [OPTS='KEY VALUE ...']"
 	@echo "             fine-tune a pretrained light model on your own images (docs/your_own_data.md)"
 	@echo "make test    run the tests"
 	@echo "make lint    check the style"
@@ -51,7 +53,7 @@ demo: setup
 demo-real: setup
 	@test -n "$(DATA)" || { echo "make demo-real needs DATA=FOLDER, a COCO panoptic data set: see docs/your_own_data.md"; exit 2; }
 	@$(PY) tools/fine_tune.py --data "$(DATA)" --output "$(OUT)" --config-file "$(CONFIG)" \
-		$(if $(ITERATIONS),--iterations $(ITERATIONS)) $(OPTS)
+		$(if $(ITERATIONS),--iterations $(ITERATIONS)) $(OPTS_QUOTED)
 
 test: setup
 	@$(PY) -m pytest

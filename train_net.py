@@ -20,11 +20,11 @@ from torch.multiprocessing import ProcessRaisedException
 from panoptic_fusion import resolve_config
 from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.engine import PanopticTrainer
-from panoptic_fusion.engine.preflight import check_before_start, check_processes
-from panoptic_fusion.engine.setup import set_up
+from panoptic_fusion.engine.preflight import check_before_start, check_processes, goes_on
+from panoptic_fusion.engine.setup import set_up, write_config
 from panoptic_fusion.errors import UserError, run_cli
 from panoptic_fusion.evaluation.report import write_results
-from panoptic_fusion.modeling.backbone.timm_config import forget_pretraining
+from panoptic_fusion.modeling.backbone.timm_config import forget_pretraining, without_pretraining
 from panoptic_fusion.read_config import read_config
 
 
@@ -47,10 +47,12 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
         AtomicCheckpointer(model, cfg.OUTPUT_DIR, require_complete=True).resume_or_load(
             cfg.MODEL.WEIGHTS, resume=args.resume
         )
+        write_config(cfg, eval_only=True)
         results = PanopticTrainer.test(cfg, model)
     else:
-        trainer = PanopticTrainer(cfg)
+        trainer = PanopticTrainer(without_pretraining(cfg) if goes_on(cfg, args.resume) else cfg)
         trainer.resume_or_load(resume=args.resume)
+        write_config(cfg, eval_only=False)
         results = trainer.train()
     if comm.is_main_process() and results:
         write_results(results, os.path.join(cfg.OUTPUT_DIR, "results"))

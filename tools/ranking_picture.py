@@ -11,19 +11,19 @@ pairs.json.
 """
 
 import argparse
-import itertools
 import json
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from detectron2.data import MetadataCatalog  # noqa: E402
+from ranking_pairs import Pair, find_pair, most_telling, owners  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from demo import find_files, read_frames  # noqa: E402
@@ -32,75 +32,11 @@ from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
 from panoptic_fusion.errors import ConfigError, UserError, run_cli  # noqa: E402
 from panoptic_fusion.files import unused_name, write_atomically  # noqa: E402
 from panoptic_fusion.modeling.fusion import SpatialRankingFusion  # noqa: E402
-from panoptic_fusion.modeling.fusion.greedy import Scene  # noqa: E402
 from panoptic_fusion.trained import build_predictor  # noqa: E402
 from panoptic_fusion.visualization import draw_panoptic  # noqa: E402
 
 HEIGHT = 340  # of the pictures, without their titles
 COLORS = ((255, 120, 0), (0, 140, 255))  # RGB of the two instances: first and second by detection score
-LEAST_OVERLAP = 0.2  # of the smaller of two masks
-
-
-@dataclass
-class Pair:
-    """Two overlapping instances; of each list the first is the one of the higher detection score.
-
-    Attributes:
-        rows: which instances.
-        masks: (2, H, W) bool.
-        names: of their classes.
-        detection, ranking: their scores.
-        changed: share of the smaller mask that one of the two holds in one order and the other in the other order.
-    """
-
-    rows: tuple[int, int]
-    masks: np.ndarray
-    names: list[str]
-    detection: list[float]
-    ranking: list[float]
-    changed: float
-
-
-def owners(panoptic_seg: torch.Tensor, segments_info: list[dict]) -> np.ndarray:
-    """(H, W) int: the row of the instance at each pixel, -1 where there is none."""
-    table = np.full(1 + max((s["id"] for s in segments_info), default=0), -1)
-    for s in segments_info:
-        table[s["id"]] = s.get("instance_id", -1)
-    return table[panoptic_seg.cpu().numpy()]
-
-
-def find_pair(scene: Scene, ranking: list[float], before: np.ndarray, after: np.ndarray, names: list[str]):
-    """The pair of which most changes hands, of several the one that overlaps most; None if no two overlap.
-
-    Args:
-        scene: of one image.
-        ranking: scores of the instances in `scene.kept`.
-        before, after: (H, W) the `owners` in both orders.
-        names: of the thing classes.
-    """
-    masks = np.zeros((len(scene.kept), *scene.crops.size), bool)
-    for mask, row in zip(masks, scene.kept, strict=True):
-        mask[scene.crops.windows[row]] = scene.crops[row].cpu().numpy()
-    best, best_key = None, None
-    for i, j in itertools.combinations(range(len(masks)), 2):
-        both, smaller = masks[i] & masks[j], min(masks[i].sum(), masks[j].sum())
-        if smaller == 0 or both.sum() < LEAST_OVERLAP * smaller:
-            continue
-        pair = (scene.kept[i], scene.kept[j])
-        held = [np.isin(x[both], pair) for x in (before, after)]
-        changed = float((held[0] & held[1] & (before[both] != after[both])).sum() / smaller)
-        key = (changed, both.sum() / smaller)
-        if best_key is None or key > best_key:
-            best_key = key
-            best = Pair(
-                pair,
-                masks[[i, j]],
-                [names[scene.classes[row]] for row in pair],
-                [scene.scores[row] for row in pair],
-                [ranking[i], ranking[j]],
-                changed,
-            )
-    return best
 
 
 def titled(picture: np.ndarray, title: str) -> np.ndarray:
@@ -192,16 +128,6 @@ def place_of(mask: np.ndarray) -> tuple[int, int, int, int]:
         start = max(0.0, min(side - length, (v[0] + v[-1] + 1 - length) / 2))
         ends += [int(start), int(min(side, np.ceil(start + length)))]
     return tuple(ends)
-
-
-def most_telling(found: list[tuple], count: int) -> list[tuple]:
-    """Of (pair, ...), those of the largest changes, first the largest of each two classes, then the second, ..."""
-    turns, keys = {}, {}
-    for entry in sorted(found, key=lambda x: -x[0].changed):
-        classes = frozenset(entry[0].names)
-        turns[classes] = turns.get(classes, 0) + 1
-        keys[id(entry)] = (turns[classes], -entry[0].changed)
-    return sorted(found, key=lambda entry: keys[id(entry)])[:count]
 
 
 def sheet(pictures: list[np.ndarray]) -> np.ndarray:

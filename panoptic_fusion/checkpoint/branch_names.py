@@ -22,6 +22,21 @@ def has_branches(names: Iterable[str]) -> bool:
     return any(name.startswith(("backbone.instances.", "backbone.stuff.")) for name in names)
 
 
+def lost_branches(tensors: Iterable[str], model: Iterable[str]) -> dict[str, str]:
+    """What a network would have to start at random although a checkpoint has it, in two branches.
+
+    Args:
+        tensors: names in the checkpoint.
+        model: names in the network.
+
+    Returns:
+        {name in the network: a name in the checkpoint, of one of the two branches}.
+    """
+    tensors = set(tensors)
+    of_branches = {plain_name(name): name for name in sorted(tensors) if plain_name(name) != name}
+    return {name: of_branches[name] for name in model if name not in tensors and name in of_branches}
+
+
 def spread_over_branches(
     tensors: dict[str, Tensor], model: dict[str, Tensor], *, match_suffixes: bool = False, caffe2: bool = False
 ) -> dict[str, Tensor]:

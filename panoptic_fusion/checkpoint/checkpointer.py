@@ -10,7 +10,7 @@ from panoptic_fusion.errors import UserError
 from panoptic_fusion.files import write_atomically
 from panoptic_fusion.read_config import one_line
 
-from .branch_names import has_branches, spread_over_branches
+from .branch_names import has_branches, lost_branches, spread_over_branches
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
@@ -90,6 +90,15 @@ class AtomicCheckpointer(DetectionCheckpointer):
         return content
 
     def _load_model(self, checkpoint: dict):
+        if isinstance(checkpoint.get("model"), dict):
+            lost = lost_branches(map(str, checkpoint["model"]), self.model.state_dict())
+            if lost:
+                name, theirs = next(iter(lost.items()))
+                raise UserError(
+                    f"the checkpoint does not fit: it has two branches, such as {theirs}, where the model has one, "
+                    f"{name}, and two branches cannot become one. Set MODEL.SHARING to that of the checkpoint, or to "
+                    "one that shares less"
+                )
         try:
             if has_branches(self.model.state_dict()):
                 checkpoint = self._for_branches(checkpoint)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .annotation import decode_segmentation, label_extents, load_annotation
 from .coco_json import PanopticJson, read_instances_json, read_panoptic_json
 from .coco_panoptic import PanopticFiles
-from .faults import KINDS, DatasetError, Report
+from .faults import KINDS, MINOR_KINDS, DatasetError, Report
 from .label_space import LabelSpace
 from .mapper import read_image
 
@@ -38,6 +38,10 @@ class CheckResult:
     num_crowds: int = 0
     pixels: int = 0
     void_pixels: int = 0
+
+    def can_be_trained(self) -> bool:
+        """Whether all faults are of `MINOR_KINDS`."""
+        return all(fault.kind in MINOR_KINDS for fault in self.faults)
 
 
 def check_dataset(files: PanopticFiles, num_workers: int | None = None, show_progress: bool = False) -> CheckResult:
@@ -91,25 +95,23 @@ def check_image(task: Mapping[str, Any]) -> CheckResult:
 def format_result(name: str, result: CheckResult) -> str:
     """The report as text: faults by kind with their count, or the summary if there are none."""
     if not result.faults:
-        return _summary(name, result)
+        return format_summary(name, result)
     lines = [f"{name}: {len(result.faults)} fault{'s' if len(result.faults) > 1 else ''}"]
-    by_kind: dict[str, list[DatasetError]] = {kind: [] for kind in KINDS}
-    for fault in result.faults:
-        by_kind[fault.kind].append(fault)
-    for kind, faults in by_kind.items():
-        if faults:
-            lines.append(f"{kind}: {len(faults)}")
-            lines += [f"  {fault}" for fault in faults]
+    for kind, faults in _by_kind(result).items():
+        lines.append(f"{kind}: {len(faults)}")
+        lines += [f"  {fault}" for fault in faults]
     return "\n".join(lines)
 
 
-def _summary(name: str, result: CheckResult) -> str:
+def format_summary(name: str, result: CheckResult) -> str:
+    """What is in a data set that `can_be_trained`: images, segments of each class, a line for each kind of fault."""
     void = 100 * result.void_pixels / max(result.pixels, 1)
     total = sum(result.segments.values())
     lines = [
-        f"{name}: no fault in {result.num_images} images, {total} segments ({result.num_crowds} of them crowds), "
-        f"{void:.1f} % of the pixels void",
+        f"{name}: no {'serious ' if result.faults else ''}fault in {result.num_images} images, {total} segments "
+        f"({result.num_crowds} of them crowds), {void:.1f} % of the pixels void",
     ]
+    lines += [f"  warning: {len(f)} x {kind}, the first: {f[0]}" for kind, f in _by_kind(result).items()]
     space = result.label_space
     for kind, ids, names in (
         ("thing", space.thing_ids, space.thing_classes),
@@ -117,6 +119,12 @@ def _summary(name: str, result: CheckResult) -> str:
     ):
         lines += [f"  {kind} {n}: {result.segments[i]}" for i, n in zip(ids, names, strict=True)]
     return "\n".join(lines)
+
+
+def _by_kind(result: CheckResult) -> dict[str, list[DatasetError]]:
+    """The faults of each kind that has any, in the order of `KINDS`."""
+    found = {kind: [fault for fault in result.faults if fault.kind == kind] for kind in KINDS}
+    return {kind: faults for kind, faults in found.items() if faults}
 
 
 def _tasks(files: PanopticFiles, panoptic: PanopticJson, instances: Mapping[Any, list]) -> list[dict[str, Any]]:

@@ -55,7 +55,8 @@ def read_json(path: str, lists: tuple[str, ...], report: Report = raise_fault) -
 def read_panoptic_json(path: str, report: Report = raise_fault) -> PanopticJson:
     """Reads and checks a COCO panoptic json; raises (or reports) DatasetError.
 
-    An image whose segments_info is empty is fine: all of it is void.
+    An image whose segments_info is empty is fine: all of it is void. One without an annotation is reported, which by
+    default does nothing; it is in `images` and not in `annotations`.
     """
     data = read_json(path, ("categories", "images", "annotations"), report)
     label_space = None
@@ -196,19 +197,20 @@ def _segment_fault(segment: Any) -> str | None:
         return f"has id {segment['id']}; ids are 1..{MAX_SEGMENT_ID}"
     if segment.get("iscrowd", 0) not in (0, 1):
         return f"needs iscrowd as 0 or 1, not {segment['iscrowd']!r}"
-    if "area" in segment and not (_is_number(segment["area"]) and segment["area"] == int(segment["area"])):
+    if "area" in segment and not (is_number(segment["area"]) and segment["area"] == int(segment["area"])):
         return f"needs area as an integer, not {segment['area']!r}"
     if "bbox" in segment and not _is_box(segment["bbox"]):
         return f"needs bbox as four numbers (x, y, width, height), not {segment['bbox']!r}"
     return None
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a json value is a number that fits into 64 bits; true, NaN and infinity are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -1e15 <= value <= 1e15
 
 
 def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
 
 
 def _check_segments(
@@ -258,7 +260,7 @@ def _segmentation_fault(value: Any) -> str | None:
         for polygon in value:
             if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
                 return "needs polygons of at least 3 points (x, y, x, y ...)"
-            if not all(_is_number(v) and abs(v) <= MAX_COORDINATE for v in polygon):
+            if not all(is_number(v) and abs(v) <= MAX_COORDINATE for v in polygon):
                 return "needs polygons of at least 3 points (x, y, x, y ...)"
         return None if value else "has no polygon"
     if not isinstance(value, dict) or "counts" not in value or _rle_size(value) is None:

@@ -5,6 +5,7 @@ Nothing is read at registration. The json is read when the data set, its label s
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -17,10 +18,12 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as mask_api
 
 from ..errors import ConfigError
-from .coco_json import PanopticJson, read_instances_json, read_panoptic_json
+from .coco_json import PanopticJson, is_number, read_instances_json, read_panoptic_json
 from .faults import DatasetError, Report, raise_fault
 from .instances_json import write_instances_json
 from .label_space import LabelSpace
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -136,10 +139,15 @@ def load_panoptic(files: PanopticFiles, report: Report = raise_fault) -> tuple[L
     `segments_info`, a list of {id, category_id (contiguous thing id if isthing, else stuff id), isthing (bool), iscrowd
     (0 or 1), and if the json has them area, bbox}; with an instances json also
     `annotations`, a list of {bbox (XYWH), bbox_mode, segmentation (RLE or polygons), category_id (contiguous thing id),
-    iscrowd}.
-    Each fault goes to `report`, by default a DatasetError raised.
+    iscrowd, and if the json has it area}.
+    Each fault goes to `report`, by default a DatasetError raised. Images without an annotation are left out, which is
+    logged with their number.
     """
     panoptic = read_panoptic_json(files.panoptic_json, report)
+    left_out = len(panoptic.images.keys() - panoptic.annotations.keys())
+    if left_out:
+        text = "%s: %d of %d images have no annotation and are left out"
+        logger.warning(text, files.panoptic_json, left_out, len(panoptic.images))
     files.check_folders(report)
     instances = None
     if files.instances_json is not None and panoptic.label_space is not None:
@@ -241,10 +249,13 @@ def _instance(
     else:
         rles = mask_api.frPyObjects(segmentation, height, width) if isinstance(segmentation, list) else [segmentation]
         bbox = mask_api.toBbox(mask_api.merge(rles)).tolist()
-    return {
+    record = {
         "bbox": bbox,
         "bbox_mode": BoxMode.XYWH_ABS,
         "segmentation": segmentation,
         "category_id": contiguous[entry["category_id"]][1],
         "iscrowd": int(entry.get("iscrowd", 0)),
     }
+    if is_number(entry.get("area")):
+        record["area"] = entry["area"]
+    return record

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from pycocotools import mask as mask_api
 from tqdm import tqdm
 
-from .annotation import decode_segmentation, label_extents, load_annotation
+from .annotation import label_extents, load_annotation
 from .label_space import LabelSpace
+from .rle import encode_crop
 
 
 def write_instances_json(
@@ -21,26 +21,28 @@ def write_instances_json(
 ) -> None:
     """Writes the things of data set dicts (of `load_panoptic`), crowds included, to `path`.
 
-    The masks are those of the dicts' `annotations` if they have them, else those of the PNGs. Every annotation has an
-    RLE, bbox (XYWH), area (pixels), iscrowd, and an id from 1 on; category ids are those of the data set's json. The
-    file appears under its name only when it is complete. Raises DatasetError for a fault of the data set.
+    The masks are those of the dicts' `annotations` if they have them, with their bbox and area, else those of the PNGs.
+    Every annotation has an RLE, bbox (XYWH), area (pixels), iscrowd, and an id from 1 on; category ids are
+    those of the data set's json. The file appears under its name only when it is complete. Raises DatasetError for a
+    fault of the data set.
     """
     images, annotations = [], []
     for record in tqdm(dicts, desc="instances json", unit="image", disable=not sys.stderr.isatty()):
         file_name = os.path.relpath(record["file_name"], image_root)
         size = {"height": record["height"], "width": record["width"]}
         images.append({"id": record["image_id"], "file_name": file_name, **size})
-        for category_id, iscrowd, mask in thing_masks(record):
-            rle = mask_api.encode(np.asfortranarray(mask))
+        for thing in _things(record):
+            rle = thing["segmentation"]
+            counts = rle["counts"] if isinstance(rle["counts"], str) else rle["counts"].decode("ascii")
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": record["image_id"],
-                    "category_id": label_space.thing_ids[category_id],
-                    "iscrowd": iscrowd,
-                    "area": int(mask_api.area(rle)),
-                    "bbox": mask_api.toBbox(rle).tolist(),
-                    "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+                    "category_id": label_space.thing_ids[thing["category_id"]],
+                    "iscrowd": thing["iscrowd"],
+                    "area": thing["area"] if "area" in thing else int(mask_api.area(rle)),
+                    "bbox": thing["bbox"] if "bbox" in thing else mask_api.toBbox(rle).tolist(),
+                    "segmentation": {"size": rle["size"], "counts": counts},
                 }
             )
     categories = [{"id": i, "name": n} for i, n in zip(label_space.thing_ids, label_space.thing_classes, strict=True)]
@@ -55,18 +57,20 @@ def write_instances_json(
             os.remove(temporary)
 
 
-def thing_masks(record: Mapping[str, Any]) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yields (contiguous category_id, iscrowd, mask (H, W) uint8) of each thing of a data set dict, crowds included."""
+def _things(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Each thing of a data set dict, crowds included: contiguous category_id, iscrowd, segmentation (RLE), and what its
+    `annotations` have of bbox and area."""
     if "annotations" in record:
         for annotation in record["annotations"]:
-            mask = decode_segmentation(annotation["segmentation"], record["height"], record["width"])
-            yield annotation["category_id"], annotation["iscrowd"], mask
+            rle = annotation["segmentation"]
+            if isinstance(rle, list):
+                rle = mask_api.merge(mask_api.frPyObjects(rle, record["height"], record["width"]))
+            yield {**annotation, "segmentation": rle}
         return
     labels = load_annotation(record)
     boxes, _ = label_extents(labels, len(record["segments_info"]))
     for label, (segment, box) in enumerate(zip(record["segments_info"], boxes.tolist(), strict=True), start=1):
         if segment["isthing"]:
             x0, y0, x1, y1 = box
-            mask = np.zeros(labels.shape, dtype=np.uint8, order="F")
-            mask[y0:y1, x0:x1] = labels[y0:y1, x0:x1] == label
-            yield segment["category_id"], segment["iscrowd"], mask
+            rle = encode_crop(labels[y0:y1, x0:x1] == label, y0, x0, labels.shape)
+            yield {"category_id": segment["category_id"], "iscrowd": segment["iscrowd"], "segmentation": rle}

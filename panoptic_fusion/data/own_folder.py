@@ -33,12 +33,19 @@ def find_data(folder: str | os.PathLike) -> dict[str, PanopticFiles]:
         {"train": ..., "val": ...}, or {"train": ...} alone where there is no validation part.
 
     Raises:
-        UserError: the folder holds none of the layouts; the message lists them.
+        UserError: the folder holds none of the layouts, and the message lists them; or there are images for validation
+            without their json.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser().resolve()
     for layout in LAYOUTS:
         found = {split: _files(folder, [name.format(split=split) for name in layout]) for split in ("train", "val")}
         if found["train"] is not None:
+            images, _, panoptic_json, _ = (folder / name.format(split="val") for name in layout)
+            if found["val"] is None and images.is_dir():
+                raise UserError(
+                    f"{images} is there, but {panoptic_json} is not: add it, or move the folder away to have images of "
+                    "the training part set apart"
+                )
             return {split: files for split, files in found.items() if files is not None}
     files = _files(folder, UNDIVIDED)
     if files is not None:
@@ -51,13 +58,14 @@ def find_data(folder: str | os.PathLike) -> dict[str, PanopticFiles]:
 def split_data(files: PanopticFiles, folder: str | os.PathLike, share: float = 0.2) -> dict[str, PanopticFiles]:
     """Splits a data set into training and validation: the same images whenever it is called, on any machine.
 
-    The images are put in the order of the SHA-1 of their file names, the first ones are for validation.
+    Those are for validation whose file name's SHA-1, as a number in [0, 1), is below `share`. So an image stays where
+    it is when others are added. A part that this leaves empty gets the image that is nearest to it.
 
     Args:
         files: the data set.
         folder: an existing folder; it gets `panoptic_train.json`, `panoptic_val.json` and, if the data set has an
             instances json, `instances_train.json` and `instances_val.json`. Images and PNGs stay where they are.
-        share: of the images that go to validation, in (0, 1); at least one image does.
+        share: of the images that go to validation, in (0, 1), on average.
 
     Returns:
         {"train": ..., "val": ...}.
@@ -73,8 +81,9 @@ def split_data(files: PanopticFiles, folder: str | os.PathLike, share: float = 0
     names = {image["id"]: str(image["file_name"]) for image in content["images"] if image["id"] in annotated}
     if len(names) < 2:
         raise UserError(f"{files.panoptic_json} has {len(names)} annotated image: at least 2 are needed for a split")
-    order = sorted(names, key=lambda image_id: hashlib.sha1(names[image_id].encode()).hexdigest())
-    count = min(max(round(share * len(order)), 1), len(order) - 1)
+    places = {i: int(hashlib.sha1(name.encode()).hexdigest(), 16) / 16**40 for i, name in names.items()}
+    order = sorted(places, key=places.get)
+    count = min(max(sum(place < share for place in places.values()), 1), len(order) - 1)
     parts = {"val": set(order[:count]), "train": set(order[count:])}
     result = {}
     for split in ("train", "val"):
@@ -101,7 +110,8 @@ def _files(folder: Path, names: list[str] | tuple[str, ...]) -> PanopticFiles | 
 
 def _write_part(path: str, folder: str | os.PathLike, name: str, image_ids: set) -> str:
     content = json.loads(Path(path).read_bytes())
-    content["images"] = [image for image in content["images"] if image["id"] in image_ids]
+    if "images" in content:  # an instances json may do without
+        content["images"] = [image for image in content["images"] if image["id"] in image_ids]
     content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in image_ids]
     part = os.path.join(folder, f"{name}.json")
     write_atomically(part, lambda file: file.write(json.dumps(content).encode()))

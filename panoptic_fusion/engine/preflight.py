@@ -46,7 +46,7 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         check_data_set(name, model)
     if cfg.SOLVER.AMP.ENABLED and not eval_only:
         _check_mixed_precision(cfg.SOLVER.AMP.DTYPE, cfg.MODEL.DEVICE)
-    if resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
+    if goes_on(cfg, resume):
         return
     if not eval_only:
         check_trainable(cfg)
@@ -65,6 +65,11 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         AtomicCheckpointer(
             build_model(on_cpu), require_complete=eval_only, allow_shape_mismatch=cfg.MODEL.ALLOW_SHAPE_MISMATCH
         ).load(weights)
+
+
+def goes_on(cfg: CfgNode, resume: bool) -> bool:
+    """Whether a job with or without `--resume` takes the last checkpoint in OUTPUT_DIR, not MODEL.WEIGHTS."""
+    return resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
 
 
 def check_data_set(name: str, model: LabelSpace) -> None:

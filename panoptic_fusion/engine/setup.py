@@ -1,4 +1,4 @@
-"""The start of a job: log files, the config in OUTPUT_DIR, random seeds."""
+"""The start of a job: log files, random seeds, the config in OUTPUT_DIR."""
 
 import argparse
 import logging
@@ -19,8 +19,7 @@ from panoptic_fusion.read_config import one_line
 def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     """detectron2's `default_setup` for this project; each process of a job calls it.
 
-    Other than there, the package's own messages are logged, a killed process leaves no half-written config.yaml, and an
-    evaluation does not replace the config.yaml of the training whose OUTPUT_DIR it uses.
+    Other than there, the package's own messages are logged, and the config is not written yet: see `write_config`.
 
     Args:
         cfg: a resolved config.
@@ -35,13 +34,21 @@ def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     logger.info("Environment info:\n%s", collect_env_info())
     logger.info("Command line arguments: %s", args)
     logger.info("Running with full config:\n%s", cfg.dump())
-    path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-    if comm.is_main_process() and not (args.eval_only and os.path.isfile(path)):
-        write_atomically(path, lambda file: file.write(cfg.dump().encode()))
-        logger.info("Full config saved to %s", path)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+def write_config(cfg: CfgNode, *, eval_only: bool) -> None:
+    """Writes OUTPUT_DIR/config.yaml in the main process; to be called when the weights have been loaded.
+
+    So a config that does not fit the checkpoint in OUTPUT_DIR does not replace the one that does. A killed process
+    leaves no half-written file, and an evaluation does not replace the file of the training whose OUTPUT_DIR it uses.
+    """
+    path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+    if comm.is_main_process() and not (eval_only and os.path.isfile(path)):
+        write_atomically(path, lambda file: file.write(cfg.dump().encode()))
+        logging.getLogger(__name__).info("Full config saved to %s", path)
 
 
 class _UserErrorsInOneLine(logging.Filter):

@@ -19,6 +19,7 @@ from ..data import coco_panoptic
 from ..data.label_space import LabelSpace
 from ..data.rle import encode_crop
 from ..errors import ConfigError
+from ..files import write_atomically
 from ..modeling.fusion.mask_crops import MaskCrops
 from .cityscapes import build_cityscapes_evaluators
 from .evaluator import PanopticQualityEvaluator
@@ -37,19 +38,21 @@ NEEDED_OUTPUT = {
 class InstancesEvaluator(COCOEvaluator):
     """detectron2's `COCOEvaluator` (box and mask AP) on a data set that has panoptic ground truth.
 
-    Its ground truth is the data set's instances json; without one, the things of the panoptic PNGs, for which a json
-    is written to `output_dir` (again when it was made from another panoptic json).
+    Its ground truth is the data set's instances json; without one, the things of the panoptic PNGs. COCO's tools need
+    bbox, area, iscrowd and ids above 0 of every annotation, and lists of images and categories, of which an instances
+    json may have less: so a json with all of it is written to `output_dir` (again when the jsons of the data set have
+    changed), with the data set's own boxes and areas where it has them.
     """
 
     def __init__(self, dataset_name: str, output_dir: str, *, distributed: bool = True):
         """
         Args:
             dataset_name: a data set of `panoptic_fusion.data.register_panoptic` with thing classes.
-            output_dir: gets the derived json and the results in COCO format.
+            output_dir: gets this json and the results in COCO format.
             distributed: collect from all processes, which must all make the evaluator.
         """
         metadata = MetadataCatalog.get(dataset_name)
-        json_file = metadata.get("instances_json") or _derived_json(dataset_name, output_dir, distributed)
+        json_file = _complete_json(dataset_name, output_dir, distributed)
         # COCOEvaluator reads json_file from the metadata, where it cannot be changed again: one metadata for each json.
         shadow = MetadataCatalog.get(f"{dataset_name}, instances of {json_file}")
         classes = {key: metadata.get(key) for key in ("thing_classes", "thing_dataset_id_to_contiguous_id")}
@@ -133,18 +136,28 @@ def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str) -> Datase
     return DatasetEvaluators(evaluators)
 
 
-def _derived_json(dataset_name: str, output_dir: str, distributed: bool) -> Path:
+def _complete_json(dataset_name: str, output_dir: str, distributed: bool) -> Path:
+    """The json of `InstancesEvaluator`; written by the main process, and on machines that do not see its folder too."""
     path = Path(output_dir) / f"{dataset_name.replace('/', '_')}_instances.json"
     if not distributed or comm.is_main_process():
-        source = os.path.abspath(MetadataCatalog.get(dataset_name).panoptic_json)
-        origin, made_from = f"{source} {os.stat(source).st_mtime_ns}", path.with_suffix(".source")
-        if not (path.exists() and made_from.exists() and made_from.read_text() == origin):
-            logger.info("Deriving instances of %s for mask AP ...", dataset_name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f"{path.name}.partial")
-            coco_panoptic.derive_instances_json(dataset_name, str(partial))
-            os.replace(partial, path)
-            made_from.write_text(origin)
+        _write_unless_current(path, dataset_name)
     if distributed:
         comm.synchronize()
+        _write_unless_current(path, dataset_name)
+        comm.synchronize()
     return path
+
+
+def _write_unless_current(path: Path, dataset_name: str) -> None:
+    files = coco_panoptic.panoptic_files(dataset_name)
+    sources = [os.path.abspath(file) for file in (files.panoptic_json, files.instances_json) if file is not None]
+    origin = "\n".join(f"{file} {os.stat(file).st_mtime_ns}" for file in sources)
+    made_from = path.with_suffix(".source")
+    if path.exists() and made_from.exists() and made_from.read_text() == origin:
+        return
+    logger.info("Writing the instances of %s for box and mask AP ...", dataset_name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{comm.get_rank()}.partial")
+    coco_panoptic.derive_instances_json(dataset_name, str(partial))
+    os.replace(partial, path)
+    write_atomically(made_from, lambda file: file.write(origin.encode()))

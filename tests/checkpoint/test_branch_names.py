@@ -112,10 +112,20 @@ def test_a_trained_network_starts_one_that_shares_less(source, target, head, tmp
     assert not torch.equal(a, b)
 
 
+@pytest.mark.parametrize(("source", "target"), [("none", "skip"), ("backbone", "skip"), ("none", "backbone")])
+def test_two_branches_cannot_become_one(source, target, tmp_path):
+    """Else the shared part would start at random, with no more than a warning."""
+    torch.manual_seed(0)
+    AtomicCheckpointer(build(source), str(tmp_path)).save("model")
+    model = build(target)
+    with pytest.raises(UserError, match=r"two branches cannot become one\. Set MODEL.SHARING"):
+        AtomicCheckpointer(model, allow_shape_mismatch=True).load(str(tmp_path / "model.pth"))
+
+
 def test_what_does_not_fit_is_still_an_error(tmp_path):
     torch.manual_seed(0)
     AtomicCheckpointer(build("none"), str(tmp_path)).save("none")
-    with pytest.raises(UserError, match="lacks .* tensors"):  # two networks are not one
+    with pytest.raises(UserError, match="two branches cannot become one"):
         AtomicCheckpointer(build("skip"), require_complete=True).load(str(tmp_path / "none.pth"))
     state = {"backbone.fpn_output2.weight": torch.zeros(3, 3)}
     torch.save({"model": state}, tmp_path / "shape.pth")

@@ -300,7 +300,7 @@ def annotation_without_image(tree: Tree) -> Expected:
 def image_without_annotation(tree: Tree) -> Expected:
     annotation = tree.annotation()
     tree.panoptic["annotations"].remove(annotation)
-    return Expected("image without annotation", tree.image_of(annotation)["file_name"])
+    return Expected("image without annotation", tree.image_of(annotation)["file_name"], training=False)
 
 
 @corruption

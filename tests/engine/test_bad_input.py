@@ -10,7 +10,9 @@ import pytest
 import torch
 from tiny_training import ROOT, as_opts, import_script
 
+from panoptic_fusion import load_trained
 from panoptic_fusion.errors import UserError, run_cli
+from panoptic_fusion.trained import build_predictor
 
 NOISE = ("arning", "warn(", "No CUDA runtime is found")  # what torch writes to stderr by itself
 
@@ -247,6 +249,9 @@ def test_resume_with_another_network(assert_refused, trained, tmp_path: Path):
     shutil.copytree(trained, tmp_path / "output")
     line = assert_refused.training({"MODEL.FPN.OUT_CHANNELS": 24, "SOLVER.MAX_ITER": 50}, "--resume")
     assert "another shape" in line
+    # the model that is there is as it was
+    assert (tmp_path / "output" / "config.yaml").read_bytes() == (trained / "config.yaml").read_bytes()
+    build_predictor(load_trained(tmp_path / "output", ["MODEL.DEVICE", "cpu"]))
 
 
 # -- demo.py ---------------------------------------------------------------------------------------------------------

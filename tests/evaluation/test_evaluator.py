@@ -15,11 +15,14 @@ import torch.multiprocessing as mp
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOPanopticEvaluator
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 from panoptic_cases import NUM_STUFF, NUM_THINGS, Pair, random_pair, write_data_set
 from PIL import Image
 
 from panoptic_fusion.data import DatasetError, coco_panoptic, register_panoptic
+from panoptic_fusion.data.annotation import decode_segmentation
+from panoptic_fusion.data.checks import check_dataset
+from panoptic_fusion.data.coco_panoptic import panoptic_files
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.evaluation import PanopticQuality, PanopticQualityEvaluator, UnchangedOutputs, build_evaluators
 
@@ -304,6 +307,48 @@ def test_the_derived_instances_are_those_of_the_data_set(tmp_path, tiny_data):
         build_evaluators(config(["instances"]), name, str(tmp_path))
         assert len(json.loads((tmp_path / f"{name}_instances.json").read_text())["images"]) == num_images
         forget(name)
+
+
+@pytest.mark.parametrize("change", ["as it is", "no more than needed", "given boxes and areas"])
+def test_an_instances_json_with_no_more_than_training_needs(tmp_path, tiny_data, change):
+    """Its ground truth as predictions gives 100, also with only {id, image_id, category_id, segmentation} and id 0."""
+    content = json.loads(Path(tiny_data["val"]["instances_json"]).read_text())
+    content["annotations"] = [entry for entry in content["annotations"] if not entry["iscrowd"]]
+    complete = [dict(entry) for entry in content["annotations"]]
+    if change == "no more than needed":
+        needed = ("image_id", "category_id", "segmentation")
+        entries = [{"id": i, **{k: e[k] for k in needed}} for i, e in enumerate(content["annotations"])]
+        content = {"annotations": entries}
+    elif change == "given boxes and areas":
+        for entry in content["annotations"]:
+            entry["bbox"], entry["area"] = [1.5, 2.5, 3.5, 4.5], 12.25
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    name = f"needed_{uuid.uuid4().hex}"
+    register_panoptic(name, **{**tiny_data["val"], "instances_json": str(tmp_path / "instances.json")})
+    assert check_dataset(panoptic_files(name), 0).faults == [] or change == "given boxes and areas"
+    evaluators = build_evaluators(config(["instances"]), name, str(tmp_path / "out"))
+    written = json.loads((tmp_path / "out" / f"{name}_instances.json").read_text())
+    assert [e["id"] for e in written["annotations"]] == list(range(1, len(complete) + 1))
+    assert len(written["images"]) == 3
+    if change == "given boxes and areas":
+        assert all((e["bbox"], e["area"]) == ([1.5, 2.5, 3.5, 4.5], 12.25) for e in written["annotations"])
+        forget(name)
+        return
+    outputs = []
+    dicts = DatasetCatalog.get(name)
+    for record in dicts:
+        size = record["height"], record["width"]
+        masks = [decode_segmentation(a["segmentation"], *size) for a in record["annotations"]]
+        masks = torch.from_numpy(np.array(masks, dtype=bool).reshape(-1, *size))
+        instances = Instances(size, pred_masks=masks, pred_boxes=BitMasks(masks).get_bounding_boxes())
+        instances.scores = torch.ones(len(masks))
+        instances.pred_classes = torch.tensor([a["category_id"] for a in record["annotations"]])
+        outputs.append({"instances": instances})
+    results = run(evaluators, dicts, outputs)
+    assert results["segm"]["AP"] == pytest.approx(100.0)
+    if change == "no more than needed":
+        assert results["bbox"]["AP"] == pytest.approx(100.0)
+    forget(name)
 
 
 def test_build_evaluators_leaves_out_what_cannot_be_measured(tmp_path, caplog):

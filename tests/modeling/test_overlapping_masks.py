@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.structures import BitMasks
 
+from panoptic_fusion.layers import chunks
 from panoptic_fusion.modeling.fusion import overlapping_masks as module
 from panoptic_fusion.modeling.fusion.overlapping_masks import overlapping_masks
 
@@ -121,3 +122,24 @@ def test_one_pixel_and_the_whole_image():
     masks[1] = True
     made = overlapping_masks(masks, boxes_of(masks), ROWS, COLS)
     assert made[0].sum() <= 1 and made[1].float().mean() > 0.6
+
+
+@pytest.mark.parametrize("limit", [1, 2 * SIZE[0] * SIZE[1], 2**30])
+def test_masks_are_cut_out_a_few_at_a_time(monkeypatch, limit):
+    """The same masks as all at once, and no float tensor of R x H x W on the way."""
+    masks = disc_masks(random.Random(8), 12)
+    boxes = boxes_of(masks)
+    torch.manual_seed(3)
+    monkeypatch.setitem(chunks.MAX_CHUNK_ELEMENTS, "cpu", 2**40)
+    expected = overlapping_masks(masks, boxes, ROWS, COLS)
+    seen, original = [], BitMasks.crop_and_resize
+
+    def crop_and_resize(self, boxes, side):
+        seen.append(len(self))
+        return original(self, boxes, side)
+
+    monkeypatch.setattr(BitMasks, "crop_and_resize", crop_and_resize)
+    monkeypatch.setitem(chunks.MAX_CHUNK_ELEMENTS, "cpu", limit)
+    torch.manual_seed(3)
+    assert torch.equal(overlapping_masks(masks, boxes, ROWS, COLS), expected)
+    assert sum(seen) == len(masks) > 8 and max(seen) == min(max(1, limit // (SIZE[0] * SIZE[1])), len(masks))

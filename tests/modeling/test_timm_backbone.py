@@ -217,6 +217,36 @@ def test_maps_of_an_unexpected_size():
         backbone(torch.ones(1, 3, 64, 64))
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("legacy_xception", r"res2 is of \(23, 39\).*needs \(24, 40\)"),  # does not pad
+        ("mobilevitv2_050", r"res5 is of \(4, 6\).*needs \(3, 5\)"),  # right for multiples of 64 only
+    ],
+)
+def test_a_network_of_other_sizes_is_refused_when_it_is_built(name, message):
+    with pytest.raises(ConfigError, match=f"MODEL.TIMM.NAME {name}: {message}"):
+        TimmBackbone(name)
+
+
+def test_a_network_that_fails_on_the_probe(monkeypatch):
+    def fail(self, x):
+        raise AssertionError(f"Input height ({x.shape[2]}) doesn't match\nmodel (224).")
+
+    monkeypatch.setattr(TimmBackbone, "forward", fail)
+    with pytest.raises(ConfigError, match=r"test_resnet cannot take .*\(96, 160\): Input height \(96\) .*224"):
+        TimmBackbone("test_resnet")
+
+
+def test_the_probe_leaves_the_network_as_it_is():
+    """In training mode, with the statistics that it had."""
+    backbone, plain = make("test_resnet"), timm.create_model("test_resnet", features_only=True)
+    assert all(module.training for module in backbone.modules())
+    fresh = {k: v for k, v in plain.state_dict().items() if "running" in k or "tracked" in k}
+    assert fresh and all(torch.equal(v, backbone.net.state_dict()[k]) for k, v in fresh.items())
+    assert all(p.grad is None for p in backbone.parameters())
+
+
 def test_weights_that_cannot_be_fetched(monkeypatch):
     def fail(*args, **kwargs):
         raise ConnectionError("no route to the hub\nsecond line")

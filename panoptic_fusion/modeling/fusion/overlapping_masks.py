@@ -8,6 +8,7 @@ from detectron2.structures import BitMasks
 from torch import Tensor
 from torch.nn import functional as F
 
+from panoptic_fusion.layers.chunks import chunks_of_maps
 from panoptic_fusion.modeling.fusion.mask_crops import PastedCrops
 
 SIDE = 28  # of a mask head's output
@@ -34,7 +35,9 @@ def overlapping_masks(masks: Tensor, boxes: Tensor, rows: Tensor, cols: Tensor) 
     Returns:
         (R, h, w) bool.
     """
-    texels = BitMasks(masks).crop_and_resize(boxes, SIDE).float()[:, None]
+    # detectron2 makes floats of whole masks to cut them out
+    parts = chunks_of_maps(len(masks), masks.shape[1:], masks.device) or [slice(0, 0)]
+    texels = torch.cat([BitMasks(masks[part]).crop_and_resize(boxes[part], SIDE) for part in parts]).float()[:, None]
     window = {"kernel_size": 2 * REACH + 1, "stride": 1, "padding": REACH}
     wide = F.max_pool2d(F.pad(texels, (REACH,) * 4), **window)
     closed = -F.max_pool2d(-wide, **window)[:, 0, REACH:-REACH, REACH:-REACH]

@@ -1,0 +1,103 @@
+"""Whether the training in an output folder is the one that is asked for: `--resume` would go on with any."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from panoptic_fusion.data.coco_json import read_panoptic_json
+from panoptic_fusion.data.coco_panoptic import PanopticFiles
+from panoptic_fusion.errors import UserError
+from panoptic_fusion.files import write_atomically
+from panoptic_fusion.read_config import read_config
+
+ORIGIN = "origin.json"  # beside config.yaml, which has the paths of a data set but not its images
+COMPARED = ("MODEL", "INPUT")  # a training may go on with another SOLVER: longer, or with a smaller batch
+NOT_COMPARED = ("MODEL.DEVICE",)
+
+
+def check_same_data(folder: str, data: Mapping[str, PanopticFiles], val_share: float) -> None:
+    """Checks that a training in `folder`, if there is one, is on this data; notes in `folder` which data it is.
+
+    Args:
+        folder: an existing OUTPUT_DIR, empty or of an earlier call.
+        data: the data set as the user gave it, before a split.
+        val_share: what will be set apart where there is no "val".
+
+    Raises:
+        UserError: the training has other classes, folders or images, or set another share apart.
+    """
+    label_space = read_panoptic_json(data["train"].panoptic_json).label_space
+    origin = {"images": _hash_of_images(data), "val_share": None if "val" in data else val_share}
+    path = Path(folder, ORIGIN)
+    before = _trained(folder)
+    if before is not None:
+        if before.MODEL.CATEGORIES != label_space.to_categories():
+            _refuse(folder, "of other classes")
+        trained_on = {e["name"]: e for e in before.DATASETS.REGISTER}.get(next(iter(before.DATASETS.TRAIN), ""), {})
+        for key in ("images", "panoptic_root"):
+            there, here = (os.path.abspath(p) for p in (trained_on.get(key, ""), getattr(data["train"], key)))
+            if there != here:
+                _refuse(folder, f"of the data set in {there}, not {here}")
+        known = json.loads(path.read_bytes()) if path.is_file() else origin
+        for key, what in (("images", "of other images in the same folder"), ("val_share", "of another --val-share")):
+            if known[key] != origin[key]:
+                _refuse(folder, what)
+    write_atomically(path, lambda file: file.write(json.dumps(origin).encode()))
+
+
+def check_same_network(folder: str, cfg: CfgNode) -> None:
+    """Checks that a training in `folder`, if there is one, has the network and the input of a config.
+
+    Args:
+        folder: an OUTPUT_DIR.
+        cfg: a resolved config.
+
+    Raises:
+        UserError: a key below MODEL or INPUT has another value, MODEL.DEVICE aside; the message names the first.
+    """
+    before = _trained(folder)
+    if before is None:
+        return
+    for section in COMPARED:
+        there, here = dict(_leaves(before[section], section)), dict(_leaves(cfg[section], section))
+        for key, value in here.items():
+            if key not in NOT_COMPARED and _plain(there[key]) != _plain(value):
+                _refuse(folder, f"with {key} {there[key]!r}, not {value!r}")
+
+
+def _trained(folder: str) -> CfgNode | None:
+    """The config of the training in a folder; None if there is none that a checkpoint could go on with."""
+    if not all(Path(folder, name).is_file() for name in ("config.yaml", "last_checkpoint")):
+        return None
+    return read_config(Path(folder, "config.yaml"))
+
+
+def _refuse(folder: str, what: str) -> None:
+    hint = "choose another OUT (--output) or remove it; nothing was trained"
+    raise UserError(f"{folder} holds a model {what}: {hint}")
+
+
+def _hash_of_images(data: Mapping[str, PanopticFiles]) -> str:
+    digest = hashlib.sha1()
+    for split in sorted(data):
+        images = read_panoptic_json(data[split].panoptic_json).images.values()
+        digest.update("\n".join([f"{split}:", *sorted(str(image["file_name"]) for image in images)]).encode())
+    return digest.hexdigest()
+
+
+def _leaves(node: CfgNode, name: str) -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _leaves(value, f"{name}.{key}")
+        else:
+            yield f"{name}.{key}", value
+
+
+def _plain(value: Any) -> str:
+    """As a yaml keeps it, where a tuple is a list."""
+    return json.dumps(value, sort_keys=True, default=str)
