@@ -166,7 +166,7 @@ def main() -> None:
     for file, name, image in tqdm(frames, desc="looking", unit="image", disable=not sys.stderr.isatty()):
         predictor(image)
         with torch.no_grad():
-            scene = fusion.scene(*seen["inputs"])
+            scene = fusion.scene(*seen["inputs"][:2])
             ranking = fusion.ranking_scores(scene).tolist() if scene.kept else []
             maps = [fusion.fuse(scene, order) for order in (scene.kept, fusion.order(scene))]
         pair = find_pair(scene, ranking, owners(*maps[0]), owners(*maps[1]), metadata.thing_classes)
