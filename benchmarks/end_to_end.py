@@ -1,18 +1,23 @@
 """A panoptic network end to end beside two separate networks and the heuristic, in turns, in one process.
 
     python benchmarks/end_to_end.py --model output/camvid_upsnet_r18 [--size 1024 2048]
+    python benchmarks/end_to_end.py --config-file configs/cityscapes/upsnet_r50.yaml --size 1024 2048 --images 1
 
 The separate networks (`IndependentPanoptic`) have the parts and the weights of the same model: one backbone and pyramid
 for the instances, one for the semantic segmentation, and HeuristicFusion. So both find the same instances and the same
 semantic logits, and what is compared is sharing the backbone and the fusion, nothing else. UPSNet's comparison on
 Cityscapes (section 4.3, 3.7 times faster) is another one: its separate networks are Mask R-CNN on ResNet-50 and a
 PSPNet on ResNet-101, whose last stages are computed at an eighth of the image's size.
+
+With --config-file the weights are random, as are the images, and instances of any score count.
 """
 
 import argparse
 import itertools
 import statistics
 import sys
+import tempfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -20,12 +25,13 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (0, 1)]
 
 import torch  # noqa: E402
 from detectron2.modeling import build_model  # noqa: E402
-from fusion import seconds  # noqa: E402
+from fusion import NUM_STUFF, NUM_THINGS, seconds  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from panoptic_fusion import load_trained  # noqa: E402
 from panoptic_fusion.engine import PanopticTrainer  # noqa: E402
 from panoptic_fusion.errors import run_cli  # noqa: E402
+from panoptic_fusion.read_config import read_config  # noqa: E402
 from panoptic_fusion.trained import build_predictor  # noqa: E402
 
 OUTPUTS = ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
@@ -38,6 +44,29 @@ def independent(model: str) -> torch.nn.Module:
     return build_model(load_trained(model, [*opts, *OUTPUTS])).eval()
 
 
+def untrained(config_file: str, folder: Path) -> str:
+    """An OUTPUT_DIR in `folder` of the config's model with random weights and the class counts of Cityscapes."""
+    cfg = read_config(config_file, ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu"])
+    cfg.DATASETS.REGISTER, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = [], [], []
+    cfg.MODEL.CATEGORIES = [
+        {"id": i, "name": f"class {i}", "isthing": int(i < NUM_THINGS), "color": [0, 0, i]}
+        for i in range(NUM_STUFF + NUM_THINGS)
+    ]
+    cfg.MODEL.PANOPTIC_FUSION.INSTANCES_CONFIDENCE_THRESH = 0.0
+    torch.manual_seed(0)
+    torch.save({"model": build_model(cfg).state_dict()}, folder / "model_final.pth")
+    (folder / "config.yaml").write_text(cfg.dump())
+    return str(folder)
+
+
+def noise(num: int, size: tuple[int, int]) -> Iterator[list[dict]]:
+    """Batches of one image of coarse noise."""
+    for seed in range(num):
+        coarse = torch.rand(1, 3, size[0] // 16, size[1] // 16, generator=torch.Generator().manual_seed(seed))
+        image = F.interpolate(255 * coarse, size=size, mode="bilinear")[0].round().byte()
+        yield [{"image": image, "height": size[0], "width": size[1]}]
+
+
 def at_size(batch: list[dict], size: list[int] | None) -> list[dict]:
     """The batch with its images at `size` (height, width)."""
     if size is None:
@@ -46,28 +75,40 @@ def at_size(batch: list[dict], size: list[int] | None) -> list[dict]:
     return [{"image": image.round().byte(), "height": size[0], "width": size[1]} for image in resized]
 
 
-@torch.no_grad()
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="OUTPUT_DIR of a training")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", help="OUTPUT_DIR of a training")
+    source.add_argument("--config-file", help="a config, in place of a training")
     parser.add_argument("--size", type=int, nargs=2, help="height and width to resize images to")
     parser.add_argument("--images", type=int, default=20, help="of the validation set")
     parser.add_argument("--repeats", type=int, default=3, help="of each image; the median counts")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    cfg = load_trained(args.model, OUTPUTS)
-    models = {"one network": build_predictor(cfg).model, "two networks": independent(args.model)}
+    with tempfile.TemporaryDirectory() as folder:
+        compare(args.model or untrained(args.config_file, Path(folder)), args)
+
+
+@torch.no_grad()
+def compare(model: str, args: argparse.Namespace) -> None:
+    """Times both and prints the result."""
+    cfg = load_trained(model, OUTPUTS)
+    models = {"one network": build_predictor(cfg).model, "two networks": independent(model)}
+    if args.model:
+        batches = itertools.islice(PanopticTrainer.build_test_loader(cfg, cfg.DATASETS.TEST[0]), args.images)
+        batches = (at_size(batch, args.size) for batch in batches)
+    else:
+        batches = noise(args.images, args.size or (1024, 2048))
     names, rows = list(models), []
-    for batch in itertools.islice(PanopticTrainer.build_test_loader(cfg, cfg.DATASETS.TEST[0]), args.images):
-        batch = at_size(batch, args.size)
+    for batch in batches:
         functions = [partial(net, batch) for net in models.values()]
         rows.append(seconds(functions, args.repeats, cfg.MODEL.DEVICE))
     one, two = zip(*rows, strict=True)
     size = "x".join(map(str, args.size)) if args.size else "the size of the config"
     print(
-        f"{args.model} ({cfg.MODEL.PANOPTIC_FUSION.NAME}), {len(rows)} images of {cfg.DATASETS.TEST[0]} at {size}, "
+        f"{args.model or args.config_file} ({cfg.MODEL.PANOPTIC_FUSION.NAME}), {len(rows)} images at {size}, "
         f"{cfg.MODEL.DEVICE}, {args.threads} thread(s), torch {torch.__version__}, median of {args.repeats}, in turns\n"
     )
     for name, times in zip(names, (one, two), strict=True):
