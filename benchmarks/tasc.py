@@ -11,15 +11,16 @@ import argparse
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (0, 1)]
 
 import torch  # noqa: E402
 from detectron2.modeling import build_model  # noqa: E402
 from detectron2.structures import BitMasks, Instances  # noqa: E402
 from detectron2.utils.events import EventStorage  # noqa: E402
-from torch.profiler import ProfilerActivity, profile  # noqa: E402
+from peak_memory import peak_bytes  # noqa: E402
 
 from panoptic_fusion import get_cfg  # noqa: E402
 
@@ -79,25 +80,6 @@ def seconds(model: torch.nn.Module, records: list[dict], device: str) -> float:
     return clock() - start
 
 
-def peak_bytes(model: torch.nn.Module, records: list[dict], device: str) -> int:
-    """Most memory that tensors hold during one step beyond what they held before."""
-    model.zero_grad(set_to_none=True)
-    if device != "cpu":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step(model, records)
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as result:
-        step(model, records)
-    held = most = 0
-    for event in sorted(result.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
-    return most
-
-
 def main() -> None:
     """Runs the command line."""
     root = Path(__file__).resolve().parents[1]
@@ -124,7 +106,8 @@ def main() -> None:
                 times[name].append(taken)
     for name, weight in weights.items():
         model.fusion.tasc_loss_weight = weight
-        peaks[name] = peak_bytes(model, records, args.device)
+        model.zero_grad(set_to_none=True)
+        peaks[name] = peak_bytes(partial(step, model, records), args.device)
 
     height, width = args.size
     print(

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (0, 1)]
@@ -24,8 +23,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (0, 1)]
 import torch  # noqa: E402
 from detectron2.structures import Instances  # noqa: E402
 from fusion import NUM_STUFF, NUM_THINGS, count_reads, seconds, street_scene  # noqa: E402
+from peak_memory import peak_bytes  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
-from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
 from panoptic_fusion.data.label_space import LabelSpace  # noqa: E402
 from panoptic_fusion.modeling.fusion import SemSegLogits, UPSNetFusion  # noqa: E402
@@ -61,24 +60,6 @@ def running_argmax(sem_seg: SemSegLogits, instances: Instances) -> tuple[torch.T
     masks = MaskLogitCrops.from_instances(instances, torch.arange(len(instances), device=instances.scores.device))
     channels = (NUM_STUFF + instances.pred_classes).tolist()
     return panoptic_argmax(sem_seg, masks, order, channels, num_stuff=NUM_STUFF)
-
-
-def peak_bytes(function: Callable, device: str) -> int:
-    """Most memory that tensors hold during a call beyond what they held before."""
-    if device != "cpu":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        function()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as result:
-        function()
-    held = most = 0
-    for event in sorted(result.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
-    return most
 
 
 @torch.no_grad()

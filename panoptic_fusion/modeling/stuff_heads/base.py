@@ -6,9 +6,10 @@ the head's logits (4).
 
 from collections.abc import Iterable, Sequence
 
+import fvcore.nn.weight_init as weight_init
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
+from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -111,6 +112,31 @@ def level_settings(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         "conv_dim": head.CONVS_DIM,
         "norm": head.NORM,
     }
+
+
+def conv_norm_relu(in_channels: int, out_channels: int, norm: nn.Module | None) -> Conv2d:
+    """3x3 convolution (with a bias if there is no norm), norm, ReLU."""
+    conv = Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size=3,
+        padding=1,
+        bias=norm is None,
+        norm=norm,
+        activation=torch.relu_,
+    )
+    weight_init.c2_msra_fill(conv)
+    return conv
+
+
+def stack_levels(levels: Iterable[Tensor]) -> Tensor:
+    """Concatenation of maps (N, D, h, w), each upsampled bilinearly to the size of the first: (N, levels x D, h, w)."""
+    maps = []
+    for x in levels:
+        if maps and x.shape[-2:] != maps[0].shape[-2:]:
+            x = F.interpolate(x, size=maps[0].shape[-2:], mode="bilinear", align_corners=False)
+        maps.append(x)
+    return torch.cat(maps, dim=1)
 
 
 def predict_from_levels(levels: Iterable[Tensor], predictor: nn.Conv2d) -> Tensor:

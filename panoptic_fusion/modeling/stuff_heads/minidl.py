@@ -7,11 +7,10 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from panoptic_fusion.layers import box_average, get_activated_norm
 
-from .base import StuffHead, level_settings, levels_from_finest
+from .base import StuffHead, level_settings, levels_from_finest, stack_levels
 
 LEAKY_GAIN = nn.init.calculate_gain("leaky_relu", 0.01)
 
@@ -121,11 +120,4 @@ class MiniDLSemSegHead(StuffHead):
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Logits (N, C, H/4, W/4) of the feature maps."""
-        size = features[self.in_features[0]].shape[-2:]
-        outputs = []
-        for name in self.in_features:
-            y = self.heads[name](features[name])
-            if y.shape[-2:] != size:
-                y = F.interpolate(y, size=size, mode="bilinear", align_corners=False)
-            outputs.append(y)
-        return self.predictor(torch.cat(outputs, dim=1))
+        return self.predictor(stack_levels(self.heads[name](features[name]) for name in self.in_features))

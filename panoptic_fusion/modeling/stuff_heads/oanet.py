@@ -1,14 +1,12 @@
 """The stuff head of OANet (section 3.1, figure 3): two convolutions on every pyramid level, concatenation, two more."""
 
 import fvcore.nn.weight_init as weight_init
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from .base import StuffHead, level_settings, levels_from_finest
+from .base import StuffHead, conv_norm_relu, level_settings, levels_from_finest, stack_levels
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -53,13 +51,14 @@ class OANetSemSegHead(StuffHead):
         super().__init__(**kwargs)
         levels = levels_from_finest(input_shape, self.common_stride, "OANetSemSegHead")
         self.in_features = tuple(name for name, _ in levels)
+
+        def conv(in_channels: int) -> Conv2d:
+            return conv_norm_relu(in_channels, conv_dim, get_norm(norm, conv_dim))
+
         self.levels = nn.ModuleDict(
-            {
-                name: nn.Sequential(_conv(shape.channels, conv_dim, norm), _conv(conv_dim, conv_dim, norm))
-                for name, shape in levels
-            }
+            {name: nn.Sequential(conv(shape.channels), conv(conv_dim)) for name, shape in levels}
         )
-        self.fuse = _conv(len(levels) * conv_dim, conv_dim, norm)
+        self.fuse = conv(len(levels) * conv_dim)
         self.predictor = nn.Conv2d(conv_dim, num_classes, 1)
         weight_init.c2_msra_fill(self.predictor)
 
@@ -69,25 +68,4 @@ class OANetSemSegHead(StuffHead):
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Logits (N, C, H/4, W/4) of the feature maps."""
-        size = features[self.in_features[0]].shape[-2:]
-        maps = []
-        for name in self.in_features:
-            x = self.levels[name](features[name])
-            if x.shape[-2:] != size:
-                x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-            maps.append(x)
-        return self.predictor(self.fuse(torch.cat(maps, dim=1)))
-
-
-def _conv(in_channels: int, out_channels: int, norm: str) -> Conv2d:
-    conv = Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=3,
-        padding=1,
-        bias=not norm,
-        norm=get_norm(norm, out_channels),
-        activation=torch.relu_,
-    )
-    weight_init.c2_msra_fill(conv)
-    return conv
+        return self.predictor(self.fuse(stack_levels(self.levels[name](features[name]) for name in self.in_features)))

@@ -1,7 +1,6 @@
 """The stuff head of TASCNet (section 3.1.1): two convolutions on every pyramid level, stacked, one prediction."""
 
 import fvcore.nn.weight_init as weight_init
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from panoptic_fusion.errors import ConfigError
 
-from .base import StuffHead, level_settings, levels_from_finest, predict_from_levels
+from .base import StuffHead, conv_norm_relu, level_settings, levels_from_finest, predict_from_levels
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -51,12 +50,14 @@ class TASCSemSegHead(StuffHead):
                 f"MODEL.SEM_SEG_HEAD.CONVS_DIM is {conv_dim}: group norm needs a multiple of its {num_groups} groups"
             )
         self.in_features = tuple(name for name, _ in levels)
+
+        def conv(in_channels: int) -> Conv2d:
+            layer = nn.GroupNorm(num_groups, conv_dim) if norm == "GN" else get_norm(norm, conv_dim)
+            return conv_norm_relu(in_channels, conv_dim, layer)
+
         self.levels = nn.ModuleDict()
         for name, shape in levels:
-            channels = (shape.channels, conv_dim, conv_dim)
-            self.levels[name] = nn.Sequential(
-                *(_conv(c, out, norm, num_groups) for c, out in zip(channels, channels[1:], strict=False))
-            )
+            self.levels[name] = nn.Sequential(conv(shape.channels), conv(conv_dim))
         self.predictor = nn.Conv2d(len(levels) * conv_dim, num_classes, 1)
         weight_init.c2_msra_fill(self.predictor)
 
@@ -67,17 +68,3 @@ class TASCSemSegHead(StuffHead):
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Logits (N, C, H/4, W/4) of the feature maps."""
         return predict_from_levels((self.levels[name](features[name]) for name in self.in_features), self.predictor)
-
-
-def _conv(in_channels: int, out_channels: int, norm: str, num_groups: int) -> Conv2d:
-    conv = Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=3,
-        padding=1,
-        bias=not norm,
-        norm=nn.GroupNorm(num_groups, out_channels) if norm == "GN" else get_norm(norm, out_channels),
-        activation=torch.relu_,
-    )
-    weight_init.c2_msra_fill(conv)
-    return conv
