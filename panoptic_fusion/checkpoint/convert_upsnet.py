@@ -8,7 +8,8 @@ Its classes are numbered from 1, with background 0, in the order of the data set
 then things. The rows are put in the order of `LabelSpace`, by category id.
 
 What is not taken over: the mask and the box deltas of background, which detectron2 does not have. Other than there,
-boxes are detectron2's (width x1 - x0, not x1 - x0 + 1): that costs a little AP with these weights.
+boxes are detectron2's (width x1 - x0, not x1 - x0 + 1): that costs a little AP with these weights. Fine-tuning on other
+classes starts the last layers anew; there rows of classes that both data sets have are taken over.
 """
 
 import os

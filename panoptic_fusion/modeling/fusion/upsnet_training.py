@@ -7,6 +7,11 @@ batch; the loss does not depend on it.
 In the loss, instances exist as a flat list of (instance, pixel of its box), over all images of the batch, never as
 N x h x w maps: outside of its box an instance has the logit 0, of which it is enough to count how many there are.
 
+Deviations from the published implementation, which has one image a process:
+- The mean is over all pixels of the padded batch.
+- Images without things are trained on; there they are left out.
+- Of n rows of the ground truth, ceil(n / 4) are at 1/4, every fourth one; there round(n / 4).
+
 Shape shorthand: N: images, C = S + T: semantic channels, h, w: size of the logits, R_i: ground-truth instances of image
 i that have a channel, R: of all images, P: pixels of all R boxes together, M: side of a mask head's output.
 """

@@ -38,6 +38,9 @@ class DeformableSemSegHead(StuffHead):
     The paper leaves the layers' channels open. As in the authors' published implementation the last two have `conv_dim`
     (128), those before as many as the levels (256). See `predict_from_levels` for the order of the last steps.
 
+    Deviations: `loss_sem_seg` is the mean over all labelled pixels of a batch; the published implementation has one
+    image a process. The offsets and the deformable convolutions compute in float32 under mixed precision.
+
     `losses` adds `loss_sem_seg_roi`, the cross entropy inside the ground-truth boxes, see `sem_seg_roi_loss`.
     """
 
