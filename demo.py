@@ -120,18 +120,20 @@ def main() -> int:
 
     annotations, unreadable, used = [], [], set()
     progress = tqdm(total=sum(map(count_frames, files)), unit="image", mininterval=1, disable=None)
-    for file in files:
-        try:
-            for name, image in read_frames(file):
-                name = unused_name(name, used)
-                annotations.append({"image": str(file), **segment(predictor, image, name, args, metadata)})
-                progress.update()
-        except UserError as error:
-            unreadable.append(str(error))
-    progress.close()
-    path = os.path.join(args.output, "panoptic.json")
-    content = {"annotations": annotations, "categories": list(cfg.MODEL.CATEGORIES)}
-    write_atomically(path, lambda f: f.write(json.dumps(content).encode()))
+    try:
+        for file in files:
+            try:
+                for name, image in read_frames(file):
+                    name = unused_name(name, used)
+                    annotations.append({"image": str(file), **segment(predictor, image, name, args, metadata)})
+                    progress.update()
+            except UserError as error:
+                unreadable.append(str(error))
+    finally:  # also what was done before an interruption
+        progress.close()
+        path = os.path.join(args.output, "panoptic.json")
+        content = {"annotations": annotations, "categories": list(cfg.MODEL.CATEGORIES)}
+        write_atomically(path, lambda f: f.write(json.dumps(content).encode()))
     print(f"{len(annotations)} images: pictures, panoptic PNGs and panoptic.json in {args.output}")
     for message in unreadable:
         print(f"skipped: {message}", file=sys.stderr)

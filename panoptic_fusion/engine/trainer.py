@@ -73,6 +73,11 @@ class PanopticTrainer(DefaultTrainer):
         if comm.is_main_process():
             self.checkpointer.remove_partial_files()
         super().resume_or_load(resume)
+        if self.start_iter >= self.max_iter:
+            logging.getLogger(__name__).warning(
+                "%s has %d iterations, SOLVER.MAX_ITER is %d: nothing is left to train, it is only evaluated",
+                self.cfg.OUTPUT_DIR, self.start_iter, self.max_iter,
+            )  # fmt: skip
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: list | None = None) -> OrderedDict:

@@ -254,6 +254,18 @@ def test_resume_with_another_network(assert_refused, trained, tmp_path: Path):
     build_predictor(load_trained(tmp_path / "output", ["MODEL.DEVICE", "cpu"]))
 
 
+def test_resume_with_other_classes(assert_refused, scenes, trained, tmp_path: Path):
+    """As many classes as before: the checkpoint fits."""
+    folder, settings = scenes
+    for file in (folder / "train").glob("*.json"):
+        content = json.loads(file.read_text())
+        content["categories"][0]["name"] = "unicorn"
+        file.write_text(json.dumps(content))
+    shutil.copytree(trained, tmp_path / "output")
+    line = assert_refused.training({**settings("unicorns_again"), "SOLVER.MAX_ITER": 50}, "--resume")
+    assert "other classes" in line and str(tmp_path / "output") in line
+
+
 # -- demo.py ---------------------------------------------------------------------------------------------------------
 
 

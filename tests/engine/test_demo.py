@@ -110,6 +110,24 @@ def test_unreadable_files_are_skipped_and_reported(segment, photos: Path):
     assert not (output / "aa.jpg").exists()
 
 
+def test_an_interruption_keeps_what_is_done(trained, photos: Path, monkeypatch, tmp_path: Path):
+    demo = import_script("demo")
+    whole = demo.segment
+
+    def interrupted(predictor, image, name, *args):
+        if name == "b":
+            raise KeyboardInterrupt
+        return whole(predictor, image, name, *args)
+
+    monkeypatch.setattr(demo, "segment", interrupted)
+    arguments = ["demo.py", "--model", trained, "--input", photos, "--output", tmp_path / "out"]
+    monkeypatch.setattr("sys.argv", [str(a) for a in arguments])
+    with pytest.raises(KeyboardInterrupt):
+        demo.main()
+    content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    assert [a["file_name"] for a in content["annotations"]] == ["a.png"]
+
+
 def test_gray_and_transparent_images(segment, photos: Path):
     gray = cv2.imread(str(photos / "a.jpg"), cv2.IMREAD_GRAYSCALE)
     cv2.imwrite(str(photos / "gray.png"), gray)

@@ -64,6 +64,7 @@ def test_resume_goes_on_where_training_stopped(trained: Path, tiny_opts, toy_con
     arguments = ["--config-file", toy_config, "--resume", *tiny_opts, "OUTPUT_DIR", folder]
     # nothing is left to do but the evaluation: it is repeated, with the same result
     assert run_script("train_net", *arguments, "SOLVER.MAX_ITER", 40)[0] == 0
+    assert "nothing is left to train" in (folder / "log.txt").read_text()
     assert read_numbers(folder) == pytest.approx(read_numbers(trained), abs=1e-6)
     after = torch.load(folder / "model_final.pth", weights_only=True)
     assert all(torch.equal(before["model"][k], after["model"][k]) for k in before["model"])
