@@ -81,7 +81,8 @@ def load_trained(model_dir: str | os.PathLike, opts: list[str] = ()) -> CfgNode:
         opts: further "KEY VALUE" pairs.
 
     Returns:
-        A resolved config whose MODEL.WEIGHTS is the last checkpoint of `model_dir`: ready for `DefaultPredictor`.
+        A resolved config whose MODEL.WEIGHTS is the last checkpoint of `model_dir`: ready for `DefaultPredictor`. Of an
+        evaluated `IndependentPanoptic`, which loads the checkpoints of its two networks, MODEL.WEIGHTS stays empty.
         MODEL.DEVICE is that of the training; "cpu" where there is no GPU, unless `opts` say otherwise.
 
     Raises:
@@ -94,14 +95,19 @@ def load_trained(model_dir: str | os.PathLike, opts: list[str] = ()) -> CfgNode:
     weights = model_dir / (pointer.read_text().strip() if pointer.is_file() else "model_final.pth")
     cfg = read_config(model_dir / "config.yaml")
     forget_pretraining(cfg)
-    cfg.MODEL.WEIGHTS = str(weights)
+    cfg.MODEL.WEIGHTS = "" if loads_its_own_weights(cfg) else str(weights)
     cfg.OUTPUT_DIR = str(model_dir)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     merge_opts(cfg, opts)
-    if not os.path.isfile(cfg.MODEL.WEIGHTS):
+    if not loads_its_own_weights(cfg) and not os.path.isfile(cfg.MODEL.WEIGHTS):
         raise FileNotFoundError(f"{cfg.MODEL.WEIGHTS} does not exist: {model_dir} holds no finished checkpoint")
     return resolve_config(cfg)
+
+
+def loads_its_own_weights(cfg: CfgNode) -> bool:
+    """Whether the network takes its weights from MODEL.INDEPENDENT.*, not from MODEL.WEIGHTS."""
+    return cfg.MODEL.META_ARCHITECTURE == "IndependentPanoptic"
 
 
 def _present(entries: list[dict]) -> list[dict]:

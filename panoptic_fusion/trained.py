@@ -7,7 +7,7 @@ from detectron2.engine import DefaultPredictor
 from .checkpoint import AtomicCheckpointer
 from .errors import ConfigError, UserError
 from .read_config import read_config
-from .resolve import load_trained, resolve_config
+from .resolve import load_trained, loads_its_own_weights, resolve_config
 
 
 def config_of(model_dir: str | None, config_file: str | None, opts: list[str]) -> CfgNode:
@@ -22,7 +22,7 @@ def config_of(model_dir: str | None, config_file: str | None, opts: list[str]) -
     if not config_file:
         raise UserError("give --model (the OUTPUT_DIR of a training), or --config-file and MODEL.WEIGHTS FILE")
     cfg = resolve_config(read_config(config_file, opts))
-    if not cfg.MODEL.WEIGHTS and cfg.MODEL.META_ARCHITECTURE != "IndependentPanoptic":  # that loads its own
+    if not cfg.MODEL.WEIGHTS and not loads_its_own_weights(cfg):
         raise UserError(f"{config_file} names no weights: add MODEL.WEIGHTS FILE, or give --model")
     return cfg
 

@@ -13,6 +13,7 @@ from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.modeling.backbone.timm_config import check_trainable
 from panoptic_fusion.read_config import read_config
+from panoptic_fusion.resolve import loads_its_own_weights
 
 from .mixed_precision import DTYPES
 
@@ -53,8 +54,7 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     if not eval_only:
         check_trainable(cfg)
     weights = cfg.MODEL.WEIGHTS
-    loads_its_own = cfg.MODEL.META_ARCHITECTURE == "IndependentPanoptic"  # from MODEL.INDEPENDENT.*
-    if eval_only and not weights and not loads_its_own:
+    if eval_only and not weights and not loads_its_own_weights(cfg):
         raise ConfigError("MODEL.WEIGHTS is empty: name the checkpoint to evaluate (or use --resume)")
     if weights and "://" not in weights and not os.path.isfile(weights.partition("?")[0]):
         raise ConfigError(f"MODEL.WEIGHTS: {weights} does not exist")

@@ -280,7 +280,8 @@ def test_train_both_and_evaluate_the_pair(run_script, tiny_opts, tmp_path):
     rows = json.loads((tmp_path / "oracle" / "oracle.json").read_text())["replaced"]
     evaluated = json.loads((tmp_path / "pair" / "results.json").read_text())["panoptic_seg"]["PQ"]
     assert rows["model"]["PQ"] == pytest.approx(evaluated) and rows["seg"]["PQ_st"] > rows["model"]["PQ_st"]
-    arguments = ["--config-file", config, "--input", images, "--output", tmp_path / "pictures"]
-    code, _, err = run_script("demo", *arguments, "--opts", *tiny_opts, *opts)
+    # the evaluated pair's own folder is a model, too
+    arguments = ["--model", tmp_path / "pair", "--input", images, "--output", tmp_path / "pictures"]
+    code, _, err = run_script("demo", *arguments)
     assert code == 0, err
     assert len(list((tmp_path / "pictures").glob("*.jpg"))) == 3
