@@ -1,5 +1,6 @@
 """The figure and the gallery of tools/leaderboard.py."""
 
+import itertools
 import statistics
 from pathlib import Path
 
@@ -32,23 +33,17 @@ def draw_figure(
         size: width and height of that image.
     """
     figure, axes = plt.subplots(figsize=(6, 4), dpi=130)
-    for system, values in quality.items():
+    for (system, values), marker in zip(quality.items(), itertools.cycle("osD^v<>P*X")):
         values = [value for value in values if value is not None]
         if values:
             deviation = statistics.stdev(values) if len(values) > 1 else None
-            axes.errorbar(seconds[system], statistics.mean(values), deviation, fmt="o", capsize=3)
-            axes.annotate(
-                system,
-                (seconds[system], statistics.mean(values)),
-                xytext=(6, 4),
-                textcoords="offset points",
-                fontsize=8,
-            )
+            axes.errorbar(seconds[system], statistics.mean(values), deviation, fmt=marker, capsize=3, label=system)
     axes.set_xlabel(f"seconds per image, {size[0]}×{size[1]}")
     axes.set_ylabel("PQ")
     axes.set_xlim(left=0)
-    axes.margins(x=0.25, y=0.15)
+    axes.margins(x=0.1, y=0.15)
     axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)
