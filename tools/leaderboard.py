@@ -180,7 +180,7 @@ Validation set; × 100; mean ± standard deviation where there are several seeds
 {cost}
 
 The trained networks on one validation image, resized, one image at a time, to the panoptic map. Seconds: median of
-{args.repeats} images, the systems in turns. Memory: the most that weights and activations take at a time. GMAC:
+{args.repeats} images, the systems in turns. Memory: of the weights and of all tensors of an image at their most. GMAC:
 multiply-accumulates of convolutions and matrix products, RoI heads at the number of boxes that this image gave.
 
 ![PQ against seconds per image]({figure})

@@ -2,13 +2,12 @@
 """What a trained model costs: parameters, multiply-accumulates, seconds and peak memory for images of given sizes.
 
 `measure` is for tools/leaderboard.py. It starts this file again: one process in which all models take turns (seconds),
-and a process for each model and size (memory). Run as a script, this file does one such job.
+and a process for each model and size (the rest). Run as a script, this file does one such job.
 """
 
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -17,12 +16,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import cv2  # noqa: E402
 import torch  # noqa: E402
 import torchvision  # noqa: E402, F401  (registers deform_conv2d)
 from detectron2.config import CfgNode  # noqa: E402
+from peak_memory import peak_bytes  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
@@ -114,14 +114,13 @@ def inputs_of(cfg: CfgNode, size: Size) -> list[dict]:
 
 
 def _memory(folder: str, size: Size) -> dict:
-    """Parameters, multiply-accumulates and the peak of memory of one image."""
-    before = _resident()
+    """Parameters, multiply-accumulates, and memory: of the weights and of the tensors of one image at their most."""
     model, cfg = prepare(folder)
     inputs = inputs_of(cfg, size)
-    _reset_peak()
     with torch.no_grad():
-        model(inputs)
-    memory = torch.cuda.max_memory_allocated() if _on_gpu(model) else _peak() - before
+        model(inputs)  # what is made at the first call only is not the image's
+        memory = peak_bytes(lambda: model(inputs), cfg.MODEL.DEVICE)
+    memory += sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     return {"parameters": count_parameters(model), "macs": count_macs(model, inputs), "memory": memory}
 
 
@@ -143,32 +142,6 @@ def _seconds(folders: list[str], size: Size, repeats: int) -> list[float]:
 
 def _on_gpu(model: nn.Module) -> bool:
     return next(model.parameters()).device.type == "cuda"
-
-
-def _status(key: str) -> int | None:
-    """Bytes, of a line of /proc/self/status such as "VmRSS:  1234 kB"; None where there is no such file."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
-
-
-def _resident() -> int:
-    return _status("VmRSS") or 0
-
-
-def _reset_peak() -> None:
-    """Forgets the peak of loading the weights, where Linux lets a process do so."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
-
-
-def _peak() -> int:
-    """The most that was resident. Not ru_maxrss where it can be helped: that begins with what the parent had."""
-    return _status("VmHWM") or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _child(threads: int, *job: str):
