@@ -15,6 +15,7 @@ from detectron2.utils import comm
 
 from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.data.mapper import PanopticDatasetMapper
+from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.evaluation import build_evaluators, only_needed_outputs
 from panoptic_fusion.layers import freeze_norm_parameters
 from panoptic_fusion.modeling.freeze import freeze_parts
@@ -69,15 +70,38 @@ class PanopticTrainer(DefaultTrainer):
         return hooks
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """See DefaultTrainer; also removes what a killed training has left half-written in OUTPUT_DIR."""
+        """See DefaultTrainer. Removes what a killed training has left half-written in OUTPUT_DIR. A training that goes
+        on takes rate, momentum and weight decay from the config, not from the checkpoint.
+
+        Raises:
+            ConfigError: the config divides the parameters into other groups than the checkpoint has.
+        """
         if comm.is_main_process():
             self.checkpointer.remove_partial_files()
-        super().resume_or_load(resume)
+        try:
+            super().resume_or_load(resume)
+        except ValueError as error:
+            if "parameter group" not in str(error):
+                raise
+            raise ConfigError(
+                f"the optimizer in {self.cfg.OUTPUT_DIR} has other groups of parameters than SOLVER asks for: keep "
+                "SOLVER.BIAS_LR_FACTOR, WEIGHT_DECAY_BIAS and WEIGHT_DECAY_NORM, or train without --resume"
+            ) from error
+        if self.start_iter > 0:
+            self._take_rates_of_config()
         if self.start_iter >= self.max_iter:
             logging.getLogger(__name__).warning(
                 "%s has %d iterations, SOLVER.MAX_ITER is %d: nothing is left to train, it is only evaluated",
                 self.cfg.OUTPUT_DIR, self.start_iter, self.max_iter,
             )  # fmt: skip
+
+    def _take_rates_of_config(self) -> None:
+        groups = self._trainer.optimizer.param_groups
+        fresh = self.build_optimizer(self.cfg, self._trainer.model).param_groups
+        self.scheduler.base_lrs = [group["lr"] for group in fresh]
+        for group, new, rate in zip(groups, fresh, self.scheduler.get_lr(), strict=True):
+            settings = {key: value for key, value in new.items() if key != "params"}
+            group.update(settings, initial_lr=new["lr"], lr=rate)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: list | None = None) -> OrderedDict:

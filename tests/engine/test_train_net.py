@@ -1,6 +1,7 @@
 """train_net.py end to end on a tiny network: training, resuming, evaluation, pictures, a model that travels alone."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -76,6 +77,28 @@ def test_resume_goes_on_where_training_stopped(trained: Path, tiny_opts, toy_con
     assert after["iteration"] == 41
     assert any(not torch.equal(before["model"][k], after["model"][k]) for k in before["model"])
     assert after["trainer"]["_trainer"]["optimizer"]["state"].keys()
+
+
+def test_resume_takes_the_rates_of_the_config(trained: Path, tiny_opts, toy_config, run_script, tmp_path: Path):
+    def resume(*opts) -> tuple[int, str, Path]:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        shutil.copytree(trained, folder)
+        settings = [*tiny_opts, "OUTPUT_DIR", folder, "DATASETS.TEST", (), "SOLVER.MAX_ITER", 44, *opts]
+        code, _, err = run_script("train_net", "--config-file", toy_config, "--resume", *settings)
+        return code, err, folder
+
+    before = torch.load(trained / "model_final.pth", weights_only=True)["trainer"]["_trainer"]["optimizer"]
+    assert before["param_groups"][0]["weight_decay"] == 1e-4
+    code, err, folder = resume("SOLVER.BASE_LR", 0.004, "SOLVER.WEIGHT_DECAY", 5e-4, "SOLVER.MOMENTUM", 0.8)
+    assert code == 0, err
+    after = torch.load(folder / "model_final.pth", weights_only=True)["trainer"]["_trainer"]["optimizer"]
+    assert after["param_groups"][0]["weight_decay"] == 5e-4 and after["param_groups"][0]["momentum"] == 0.8
+    last = json.loads((folder / "metrics.json").read_text().splitlines()[-1])
+    assert last["iteration"] == 43
+    assert last["lr"] == pytest.approx(0.004 * (1 + math.cos(math.pi * 43 / 44)) / 2)
+    # another number of groups of parameters
+    code, err, _ = resume("SOLVER.BIAS_LR_FACTOR", 2.0)
+    assert code == 2 and "SOLVER.BIAS_LR_FACTOR" in err and "Traceback" not in err
 
 
 def test_without_resume_training_starts_anew(trained: Path, tiny_opts, toy_config, run_script, tmp_path: Path):

@@ -39,7 +39,9 @@ def resolve_timm(cfg: CfgNode) -> None:
     if not keys.NAME:
         raise ConfigError("MODEL.TIMM.NAME is empty: name a model of timm, such as convnext_tiny")
     if keys.PRETRAINED and keys.WEIGHTS:
-        raise ConfigError("MODEL.TIMM.PRETRAINED and MODEL.TIMM.WEIGHTS both name weights: leave one out")
+        raise ConfigError(
+            "MODEL.TIMM.PRETRAINED and MODEL.TIMM.WEIGHTS both name weights: set the one to False, or the other to ''"
+        )
     if not 0 <= keys.DROP_PATH < 1:
         raise ConfigError(f"MODEL.TIMM.DROP_PATH is {keys.DROP_PATH}: use a number in [0, 1)")
     must_match = (keys.PRETRAINED or keys.WEIGHTS) and not keys.OWN_NORMALIZATION
