@@ -1,4 +1,4 @@
-"""How much memory a call needs, for the benchmarks."""
+"""How much memory a call needs, for the benchmarks and tools/leaderboard.py."""
 
 from collections.abc import Callable
 

@@ -117,11 +117,11 @@ def _memory(folder: str, size: Size) -> dict:
     """Parameters, multiply-accumulates, and memory: of the weights and of the tensors of one image at their most."""
     model, cfg = prepare(folder)
     inputs = inputs_of(cfg, size)
+    macs = count_macs(model, inputs)  # before the memory: what is made at the first call only is not the image's
     with torch.no_grad():
-        model(inputs)  # what is made at the first call only is not the image's
         memory = peak_bytes(lambda: model(inputs), cfg.MODEL.DEVICE)
     memory += sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-    return {"parameters": count_parameters(model), "macs": count_macs(model, inputs), "memory": memory}
+    return {"parameters": count_parameters(model), "macs": macs, "memory": memory}
 
 
 def _seconds(folders: list[str], size: Size, repeats: int) -> list[float]:

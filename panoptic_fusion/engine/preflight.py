@@ -12,10 +12,10 @@ from panoptic_fusion.data.coco_panoptic import label_space_of
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.modeling.backbone.timm_config import check_trainable
-from panoptic_fusion.read_config import read_config
 from panoptic_fusion.resolve import loads_its_own_weights
 
 from .mixed_precision import DTYPES
+from .same_training import check_same_classes
 
 
 def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
@@ -49,7 +49,7 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     if cfg.SOLVER.AMP.ENABLED and not eval_only:
         _check_mixed_precision(cfg.SOLVER.AMP.DTYPE, cfg.MODEL.DEVICE)
     if goes_on(cfg, resume):
-        _check_same_classes(cfg)
+        check_same_classes(cfg.OUTPUT_DIR, cfg.MODEL.CATEGORIES)  # as many others would fit the checkpoint
         return
     if not eval_only:
         check_trainable(cfg)
@@ -72,16 +72,6 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
 def goes_on(cfg: CfgNode, resume: bool) -> bool:
     """Whether a job with or without `--resume` takes the last checkpoint in OUTPUT_DIR, not MODEL.WEIGHTS."""
     return resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
-
-
-def _check_same_classes(cfg: CfgNode) -> None:
-    """That what OUTPUT_DIR holds has the classes of the config; as many others would have the same shapes."""
-    path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-    if os.path.isfile(path) and read_config(path).MODEL.CATEGORIES != cfg.MODEL.CATEGORIES:
-        raise ConfigError(
-            f"OUTPUT_DIR: the training in {cfg.OUTPUT_DIR} has other classes (MODEL.CATEGORIES of its config.yaml) "
-            "than the data set: choose another folder, or train without --resume"
-        )
 
 
 def check_data_set(name: str, model: LabelSpace) -> None:

@@ -20,6 +20,17 @@ COMPARED = ("MODEL", "INPUT")  # a training may go on with another SOLVER: longe
 NOT_COMPARED = ("MODEL.DEVICE",)
 
 
+def check_same_classes(folder: str, categories: list[dict]) -> None:
+    """Checks that a training in `folder`, if there is one, has these MODEL.CATEGORIES.
+
+    Raises:
+        UserError: it has others.
+    """
+    before = _trained(folder)
+    if before is not None and before.MODEL.CATEGORIES != categories:
+        _refuse(folder, "of other classes")
+
+
 def check_same_data(folder: str, data: Mapping[str, PanopticFiles], val_share: float) -> None:
     """Checks that a training in `folder`, if there is one, is on this data; notes in `folder` which data it is.
 
@@ -31,13 +42,11 @@ def check_same_data(folder: str, data: Mapping[str, PanopticFiles], val_share: f
     Raises:
         UserError: the training has other classes, folders or images, or set another share apart.
     """
-    label_space = read_panoptic_json(data["train"].panoptic_json).label_space
+    check_same_classes(folder, read_panoptic_json(data["train"].panoptic_json).label_space.to_categories())
     origin = {"images": _hash_of_images(data), "val_share": None if "val" in data else val_share}
     path = Path(folder, ORIGIN)
     before = _trained(folder)
     if before is not None:
-        if before.MODEL.CATEGORIES != label_space.to_categories():
-            _refuse(folder, "of other classes")
         trained_on = {e["name"]: e for e in before.DATASETS.REGISTER}.get(next(iter(before.DATASETS.TRAIN), ""), {})
         for key in ("images", "panoptic_root"):
             there, here = (os.path.abspath(p) for p in (trained_on.get(key, ""), getattr(data["train"], key)))
@@ -78,7 +87,7 @@ def _trained(folder: str) -> CfgNode | None:
 
 
 def _refuse(folder: str, what: str) -> None:
-    hint = "choose another OUT (--output) or remove it; nothing was trained"
+    hint = "choose another OUT (--output, OUTPUT_DIR) or remove it; nothing was trained"
     raise UserError(f"{folder} holds a model {what}: {hint}")
 
 

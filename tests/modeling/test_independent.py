@@ -281,7 +281,9 @@ def test_train_both_and_evaluate_the_pair(run_script, tiny_opts, tmp_path):
     evaluated = json.loads((tmp_path / "pair" / "results.json").read_text())["panoptic_seg"]["PQ"]
     assert rows["model"]["PQ"] == pytest.approx(evaluated) and rows["seg"]["PQ_st"] > rows["model"]["PQ_st"]
     # the evaluated pair's own folder is a model, too
-    arguments = ["--model", tmp_path / "pair", "--input", images, "--output", tmp_path / "pictures"]
-    code, _, err = run_script("demo", *arguments)
-    assert code == 0, err
-    assert len(list((tmp_path / "pictures").glob("*.jpg"))) == 3
+    by_config = ["--config-file", config, "--input", images, "--output", tmp_path / "by_config"]
+    by_folder = ["--model", tmp_path / "pair", "--input", images, "--output", tmp_path / "by_folder"]
+    for arguments in ([*by_config, "--opts", *tiny_opts, *opts], by_folder):
+        code, _, err = run_script("demo", *arguments)
+        assert code == 0, err
+    assert all(len(list((tmp_path / name).glob("*.jpg"))) == 3 for name in ("by_config", "by_folder"))
