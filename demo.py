@@ -90,6 +90,16 @@ def read_frames(file: Path) -> Iterator[tuple[str, np.ndarray]]:
         raise UserError(f"{file} is not a readable video")
 
 
+def frames_of(files: list[Path], unreadable: list[str]) -> Iterator[tuple[Path, str, np.ndarray]]:
+    """(file, name, BGR uint8 image) of all frames; messages on unreadable files are appended to `unreadable`."""
+    for file in files:
+        try:
+            for name, image in read_frames(file):
+                yield file, name, image
+        except UserError as error:
+            unreadable.append(str(error))
+
+
 def configure(args: argparse.Namespace) -> CfgNode:
     """The config of --model, or of --config-file; with the classes of the model."""
     device = [] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"]
@@ -119,18 +129,14 @@ def main() -> int:
     metadata = MetadataCatalog.get((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)[0])
 
     annotations, unreadable, used = [], [], set()
-    progress = tqdm(total=sum(map(count_frames, files)), unit="image", mininterval=1, disable=None)
+    frames = frames_of(files, unreadable)
     try:
-        for file in files:
-            try:
-                for name, image in read_frames(file):
-                    name = unused_name(name, used)
-                    annotations.append({"image": str(file), **segment(predictor, image, name, args, metadata)})
-                    progress.update()
-            except UserError as error:
-                unreadable.append(str(error))
+        for file, name, image in tqdm(
+            frames, total=sum(map(count_frames, files)), unit="image", mininterval=1, disable=None
+        ):
+            name = unused_name(name, used)
+            annotations.append({"image": str(file), **segment(predictor, image, name, args, metadata)})
     finally:  # also what was done before an interruption
-        progress.close()
         path = os.path.join(args.output, "panoptic.json")
         content = {"annotations": annotations, "categories": list(cfg.MODEL.CATEGORIES)}
         write_atomically(path, lambda f: f.write(json.dumps(content).encode()))

@@ -86,9 +86,7 @@ class IndependentPanoptic(nn.Module):
         segmentations = segment(self.semantic_network, batched_inputs)
         return [
             self._postprocess_image(logits, instances, padded_size, size, output_size_of(x, size))
-            for x, instances, (logits, padded_size, size) in zip(
-                batched_inputs, detections, segmentations, strict=True
-            )
+            for x, instances, (logits, padded_size, size) in zip(batched_inputs, detections, segmentations, strict=True)
         ]
 
     # needs only fusion, outputs, paste_masks, fuse_at_input_resolution
@@ -123,9 +121,7 @@ def _load_network(cfg: CfgNode, key: str, part: str) -> tuple[nn.Module, CfgNode
             raise ConfigError(f"MODEL.INDEPENDENT.{key}: the {what} of {path} are not those of this config")
     network = build_model(own)
     if getattr(network, part, None) is None:
-        raise ConfigError(
-            f"MODEL.INDEPENDENT.{key}: {path} is a {own.MODEL.META_ARCHITECTURE}, which has no {part}"
-        )
+        raise ConfigError(f"MODEL.INDEPENDENT.{key}: {path} is a {own.MODEL.META_ARCHITECTURE}, which has no {part}")
     if os.path.isdir(path):
         AtomicCheckpointer(network, require_complete=True).load(own.MODEL.WEIGHTS)
     return network, own

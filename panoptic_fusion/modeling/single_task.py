@@ -142,9 +142,7 @@ def detect(network: nn.Module, batched_inputs: list[dict]) -> list[Instances]:
     return network.roi_heads(images, features, proposals, None)[0]
 
 
-def segment(
-    network: nn.Module, batched_inputs: list[dict]
-) -> list[tuple[Tensor, tuple[int, int], tuple[int, int]]]:
+def segment(network: nn.Module, batched_inputs: list[dict]) -> list[tuple[Tensor, tuple[int, int], tuple[int, int]]]:
     """For each image the logits (C, H/4, W/4) of a network in inference, the padded size and the image's size."""
     images = network.preprocess_image(batched_inputs)
     logits = network.sem_seg_head(network.backbone(images.tensor))

@@ -63,9 +63,7 @@ def slow_closing(texels, reach):
     closed = torch.zeros_like(texels)
     for y in range(side):
         for x in range(side):
-            closed[y, x] = all(
-                wide[v, u] for v in range(y - far, y + far + 1) for u in range(x - far, x + far + 1)
-            )
+            closed[y, x] = all(wide[v, u] for v in range(y - far, y + far + 1) for u in range(x - far, x + far + 1))
     return closed
 
 

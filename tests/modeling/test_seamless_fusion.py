@@ -83,9 +83,7 @@ def test_equals_slow_loops(ontology):
         channels = fusion.label_space.num_channels(ontology)
         labels = torch.tensor([[rng.randrange(channels) for _ in range(size[1])] for _ in range(size[0])])
         panoptic_map, info = fusion(sem_seg_of(labels, channels), make_instances(masks, scores, classes))
-        expected = slow_fusion(
-            masks.tolist(), scores, classes, labels, num_stuff, confidence, overlap, limit
-        )
+        expected = slow_fusion(masks.tolist(), scores, classes, labels, num_stuff, confidence, overlap, limit)
         found = {}
         for segment in info:
             ys, xs = (panoptic_map == segment["id"]).nonzero(as_tuple=True)

@@ -132,9 +132,7 @@ class PastedCrops(MaskCrops):
         maps, side = self.maps[instances], self.maps.shape[-1]
         first, second, weight = (tap[instances, None].expand(-1, side, -1) for tap in self._taps(0, cols[None]))
         maps = torch.lerp(maps.gather(2, first), maps.gather(2, second), weight)
-        first, second, weight = (
-            tap[instances, :, None].expand(-1, -1, len(cols)) for tap in self._taps(1, rows[None])
-        )
+        first, second, weight = (tap[instances, :, None].expand(-1, -1, len(cols)) for tap in self._taps(1, rows[None]))
         return torch.lerp(maps.gather(1, first), maps.gather(1, second), weight) >= 0.5
 
     def _taps(self, axis: int, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -42,9 +42,7 @@ class SeamlessMaskHead(BaseMaskRCNNHead):
         super().__init__(**kwargs)
         channels, layers = input_shape.channels, OrderedDict()
         for i, dim in enumerate(conv_dims[:-1], start=1):
-            layers[f"mask_fcn{i}"] = Conv2d(
-                channels, dim, 3, padding=1, bias=False, norm=get_activated_norm(norm, dim)
-            )
+            layers[f"mask_fcn{i}"] = Conv2d(channels, dim, 3, padding=1, bias=False, norm=get_activated_norm(norm, dim))
             channels = dim
         layers["deconv"] = nn.ConvTranspose2d(channels, conv_dims[-1], 2, stride=2, bias=False)
         layers["deconv_norm"] = get_activated_norm(norm, conv_dims[-1])

@@ -118,9 +118,7 @@ class SeamlessRPN(RPN):
         targets = self.box2box_transform.get_deltas(
             Boxes.cat(anchors).tensor[anchor], torch.stack(gt_boxes)[image, anchor]
         )
-        location = smooth_l1_loss(
-            deltas[image, anchor].float(), targets, beta=self.smooth_l1_beta, reduction="sum"
-        )
+        location = smooth_l1_loss(deltas[image, anchor].float(), targets, beta=self.smooth_l1_beta, reduction="sum")
         storage = get_event_storage()
         storage.put_scalar("rpn/num_pos_anchors", len(image) / len(labels))
         storage.put_scalar("rpn/num_neg_anchors", (int(count) - len(image)) / len(labels))
