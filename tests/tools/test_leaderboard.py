@@ -90,6 +90,40 @@ def test_a_measurement_that_fails(tmp_path):
         costs._child(1, "memory", str(tmp_path), "96x64")
 
 
+def test_the_table_of_costs_by_hand():
+    at = costs.CostsAtSize
+    found = {
+        "small": costs.Costs(3_456_000, {(96, 64): at(2_500_000_000, 3 * 2**20, 0.25), (9, 7): at(10**9, 2**30, 1.5)}),
+        "large": costs.Costs(7_000_000, {(96, 64): at(4 * 10**9, 2**20, 0.0004), (9, 7): at(10**7, 0, 12.0)}),
+    }
+    assert leaderboard.cost_table(found, [(96, 64), (9, 7)]) == [
+        ["system", "parameters, M"]
+        + ["GMAC, 96×64", "s per image", "peak memory, MiB"]
+        + ["GMAC, 9×7", "s per image", "peak memory, MiB"],
+        ["small", "3.46", "2.50", "0.250", "3", "1.00", "1.500", "1024"],
+        ["large", "7.00", "4.00", "0.000", "1", "0.01", "12.000", "0"],
+    ]
+
+
+# -- the figure ------------------------------------------------------------------------------------------------------
+
+
+def test_the_figure_shows_mean_and_deviation_at_the_time_of_each_system(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(pictures.plt, "close", figures.append)
+    quality = {"fast": [30.0, 34.0], "slow": [50.0], "unknown": [None]}
+    pictures.draw_figure(tmp_path / "figure.png", quality, {"fast": 0.1, "slow": 0.5, "unknown": 0.2}, (480, 360))
+    axes = figures[0].axes[0]
+    handles, labels = axes.get_legend_handles_labels()
+    assert labels == ["fast", "slow"]
+    points = [(*handle.lines[0].get_xdata(), *handle.lines[0].get_ydata()) for handle in handles]
+    assert points == [(0.1, 32.0), (0.5, 50.0)]
+    low, high = (line.get_ydata()[0] for line in handles[0].lines[1])
+    assert (low, high) == pytest.approx((32 - 8**0.5, 32 + 8**0.5)) and not handles[1].lines[1]
+    assert axes.get_xlabel() == "seconds per image, 480×360" and axes.get_ylabel() == "PQ"
+    assert cv2.imread(str(tmp_path / "figure.png")) is not None
+
+
 # -- the page --------------------------------------------------------------------------------------------------------
 
 
@@ -105,6 +139,8 @@ def finished(trained, tmp_path, monkeypatch, toy_config):
             folder = output / name / f"seed{seed}"
             shutil.copytree(trained, folder)
             write_results(folder, PQ=30.0 + 10 * i + 2 * seed)
+            lines = [{"iteration": 9, "time": 0.5}, {"iteration": 19, "time": 1.5 + 2 * seed}]  # 10 iterations each
+            (folder / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
             (folder / "ablation.json").write_text(json.dumps({"commit": "abc123", "settings": {}}))
 
     def in_this_process(threads, job, *words):
@@ -150,12 +186,14 @@ def test_page_figure_and_gallery(finished, run_script, tmp_path, tiny_cfg, photo
     # 32 and 34; 42 and 44
     assert rows["baseline"][0][:2] == ["33.00 ± 1.41", "20.00 ± 0.00"]
     assert rows["other"][0][0] == "43.00 ± 1.41" and rows["other"][0][7] == "12.00 ± 0.00"
+    assert rows["other"][0][8:] == ["50", "2"]  # the mean of 5 + 35 and 5 + 55 seconds, two seeds
     record = json.loads((output / "costs.json").read_text())
     for name in ("baseline", "other"):
-        cells = rows[name][1]
-        assert len(cells) == 1 + 2 * 3
-        assert float(cells[0]) == round(record[name]["parameters"] / 1e6, 2)
-        small, large = record[name]["sizes"]["96x64"], record[name]["sizes"]["128x96"]
+        small, large = (record[name]["sizes"][size] for size in ("96x64", "128x96"))
+        expected = [f"{record[name]['parameters'] / 1e6:.2f}"]
+        for at in (small, large):
+            expected += [f"{at['macs'] / 1e9:.2f}", f"{at['seconds']:.3f}", f"{at['memory'] / 2**20:.0f}"]
+        assert rows[name][1] == expected
         assert 0 < small["macs"] < large["macs"] and small["seconds"] > 0
     assert record["baseline"]["parameters"] == record["other"]["parameters"]
     assert cv2.imread(str(docs / "leaderboard_tiny.png")).std() > 5
