@@ -173,7 +173,8 @@ Written by `{command}`. Trainings: commit {commits}; costs: commit {commit()}, {
 
 {quality}
 
-Validation set; × 100; mean ± standard deviation where there are several seeds.
+Validation set; × 100; mean ± standard deviation where there are several seeds. Training s: wall time of the iterations,
+beside whatever else the machine did.
 
 ## Cost
 
