@@ -53,6 +53,22 @@ def test_equals_plain_pytorch():
         assert y.shape[1] == 16 * 2 ** (stage - 2)
 
 
+@pytest.mark.parametrize("norm", ["InPlaceABN", "GN", "BN", "SyncBN", "FrozenBN"])
+def test_frozen_parts_compute_the_same(norm):
+    """With their norms and activations as they are; only their parameters stay, and nothing else does."""
+    x = torch.randn(2, 3, 64, 64)
+    features = []
+    for freeze_at in (0, 3):
+        torch.manual_seed(0)
+        widths = ["MODEL.RESNETS.STEM_OUT_CHANNELS", 16]
+        net = build(*widths, "MODEL.RESNETS.NORM", norm, "MODEL.BACKBONE.FREEZE_AT", freeze_at).bottom_up.train()
+        features.append(net(x))
+    for name in ("res2", "res3", "res4", "res5"):
+        assert torch.equal(features[0][name], features[1][name])
+    frozen = ("stem", "res2", "res3")
+    assert all(p.requires_grad != name.startswith(frozen) for name, p in net.named_parameters())
+
+
 @pytest.mark.parametrize("norm", ["InPlaceABN", "GN", "BN"])
 def test_under_the_pyramid(norm):
     backbone = build("MODEL.RESNETS.STEM_OUT_CHANNELS", 16, "MODEL.RESNETS.NORM", norm, "MODEL.FPN.NORM", norm)

@@ -6,7 +6,7 @@ networks get a block of their own.
 
 import fvcore.nn.weight_init as weight_init
 from detectron2.config import CfgNode
-from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec
+from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import ResNet
 from torch import Tensor
@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from panoptic_fusion.layers import get_activated_norm
 
-from .abn_resnet import AbnStem
+from .abn_resnet import AbnBlock, AbnStem
 from .narrow_resnet import BLOCKS
 
 
-class AbnBasicBlock(CNNBlockBase):
+class AbnBasicBlock(AbnBlock):
     """leaky_relu(norm(conv2(...)) + shortcut(x)): two 3x3 convolutions with activated norms, detectron2's names.
 
     The last norm does the sum and the activation. The shortcut is a projection where the stride or the number of

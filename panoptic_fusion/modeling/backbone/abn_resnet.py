@@ -25,8 +25,10 @@ def _conv(in_channels: int, out_channels: int, kernel_size: int, norm: nn.Module
     return conv
 
 
-class _Block(CNNBlockBase):
-    def freeze(self) -> "_Block":
+class AbnBlock(CNNBlockBase):
+    """A part of a network with activated norms, as detectron2's ResNet freezes it."""
+
+    def freeze(self) -> "AbnBlock":
         """Stops the training of all parameters. As in the authors' implementation, batch norms still use the statistics
         of the batch and update the running ones (detectron2 would fix them)."""
         for parameter in self.parameters():
@@ -34,7 +36,7 @@ class _Block(CNNBlockBase):
         return self
 
 
-class AbnStem(_Block):
+class AbnStem(AbnBlock):
     """7x7 convolution of stride 2 with activated norm, then 3x3 max pooling of stride 2."""
 
     def __init__(self, in_channels: int = 3, out_channels: int = 64, norm: Norm = "InPlaceABN"):
@@ -45,7 +47,7 @@ class AbnStem(_Block):
         return F.max_pool2d(self.conv1(x), kernel_size=3, stride=2, padding=1)
 
 
-class AbnBottleneck(_Block):
+class AbnBottleneck(AbnBlock):
     """Bottleneck block: leaky_relu(norm(conv3(...)) + shortcut(x)).
 
     The last norm does the sum and the activation, so that not even its own result is kept for the backward pass. The
