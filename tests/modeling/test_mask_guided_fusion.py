@@ -174,6 +174,32 @@ def test_reads_on_the_host_do_not_grow_with_the_instances():
     assert reads(3) == reads(60)
 
 
+@pytest.mark.parametrize("agreement", ["coverage", "iou"])
+def test_whole_maps_are_looked_at_once_not_once_an_instance(agreement):
+    def looks(num):
+        masks = torch.zeros(num, *SIZE, dtype=torch.bool)
+        masks[:, 2:5, 3:7] = True
+        instances, sem_seg = instances_of(masks, torch.full((num,), 0.9)), sem_seg_of(torch.full(SIZE, 4), 5)
+        with _CountWholeMaps() as count:
+            build(agreement=agreement)(sem_seg, instances)
+        return count.number
+
+    assert looks(3) == looks(60)
+
+
+class _CountWholeMaps(TorchDispatchMode):
+    """Operations that compute something from a whole map."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        of_a_map = any(isinstance(a, torch.Tensor) and tuple(a.shape) == SIZE for a in args)
+        self.number += of_a_map and not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
 class _CountReads(TorchDispatchMode):
     def __init__(self):
         super().__init__()

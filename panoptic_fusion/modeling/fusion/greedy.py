@@ -27,6 +27,7 @@ class Scene:
         crops: the masks of all R instances.
         scores, classes: of all R instances, on the host.
         kept: rows of the instances of sufficient score, by descending score; in a tie the lower row is first.
+        num_stuff: S.
     """
 
     sem_seg: SemSegLogits
@@ -35,11 +36,22 @@ class Scene:
     scores: list[float]
     classes: list[int]
     kept: list[int]
+    num_stuff: int
 
     @cached_property
     def sem_labels(self) -> torch.Tensor:
         """(H, W) int64, the semantic channel of every pixel."""
         return self.sem_seg.argmax()
+
+    @cached_property
+    def things_mask(self) -> torch.Tensor:
+        """(H, W) bool, the pixels whose semantic label is a thing."""
+        return self.sem_labels >= self.num_stuff
+
+    @cached_property
+    def things_area(self) -> torch.Tensor:
+        """The number of pixels of `things_mask`: a 0-d int64 tensor."""
+        return self.things_mask.count_nonzero()
 
 
 class GreedyFusion(PanopticFusion):
@@ -86,7 +98,8 @@ class GreedyFusion(PanopticFusion):
         table = torch.stack([ranking.double(), instances.scores.double(), instances.pred_classes.double()]).tolist()
         scores, classes = table[1], [int(c) for c in table[2]]
         kept = [row for row in map(int, table[0]) if scores[row] >= self.instances_confidence_thresh]
-        scene = Scene(sem_seg, instances, MaskCrops.from_instances(instances), scores, classes, kept)
+        crops = MaskCrops.from_instances(instances)
+        scene = Scene(sem_seg, instances, crops, scores, classes, kept, self.label_space.num_stuff)
         if scene.crops.size != tuple(sem_seg.output_size):
             raise ValueError(f"Masks of size {scene.crops.size} do not fit a map of {tuple(sem_seg.output_size)}.")
         return scene

@@ -110,11 +110,10 @@ class MaskGuidedFusion(GreedyFusion):
         return {"loss_tasc": self.tasc_loss_weight * tasc_loss(semantic, instance, valid)}
 
     def accept(self, scene: Scene, candidate: Candidate) -> torch.Tensor:
-        num_stuff = self.label_space.num_stuff
-        agreed = (candidate.mask & (scene.sem_labels[candidate.window] >= num_stuff)).count_nonzero().double()
+        agreed = (candidate.mask & scene.things_mask[candidate.window]).count_nonzero().double()
         whole = candidate.area
         if self.agreement == "iou":
-            whole = candidate.area + (scene.sem_labels >= num_stuff).count_nonzero() - agreed
+            whole = candidate.area + scene.things_area - agreed
         # In float64, so that the thresholds decide as they would on exact fractions of integers.
         covered = candidate.overlap.double() / candidate.area
         return (covered < self.overlap_thresh) & (agreed / whole > self.agreement_thresh)

@@ -5,16 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from panoptic_fusion.modeling.fusion.base import PANOPTIC_FUSION_REGISTRY, PanopticSeg
-from panoptic_fusion.modeling.fusion.greedy import GreedyFusion, Scene
-from panoptic_fusion.modeling.fusion.paint import Candidate
+from panoptic_fusion.modeling.fusion.greedy import Scene
+from panoptic_fusion.modeling.fusion.heuristic import HeuristicFusion
 from panoptic_fusion.modeling.fusion.resize import resize_panoptic
 
 
 @PANOPTIC_FUSION_REGISTRY.register()
-class SeamlessFusion(GreedyFusion):
+class SeamlessFusion(HeuristicFusion):
     """The rule of the paper, with its published constants where the configs name them.
 
     Instances of a score above INSTANCES_CONFIDENCE_THRESH are painted by descending score (in a tie the lower row
@@ -34,6 +32,3 @@ class SeamlessFusion(GreedyFusion):
     def fuse(self, scene: Scene, order: Sequence[int], size: tuple[int, int] | None = None) -> PanopticSeg:
         """See GreedyFusion. As in the authors' implementation the area limit counts at the size at which is fused."""
         return resize_panoptic(*super().fuse(scene, order), size)
-
-    def accept(self, scene: Scene, candidate: Candidate) -> torch.Tensor:
-        return candidate.overlap.double() / candidate.area <= self.overlap_thresh
