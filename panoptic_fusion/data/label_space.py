@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
-import numpy as np
-
 from ..errors import ConfigError, UserError
 
 ONTOLOGIES = ("full", "collapsed", "stuff")
@@ -96,26 +94,6 @@ class LabelSpace:
         if not isthing:
             return int(category_id)
         return {"full": self.num_stuff + int(category_id), "collapsed": self.num_stuff, "stuff": IGNORE_LABEL}[ontology]
-
-    def channel_table(self, ontology: str) -> tuple[np.ndarray, np.ndarray]:
-        """The reverse of `sem_seg_channel`.
-
-        Returns `isthing` (C,) bool and `category_id` (C,) int64, contiguous. The one things channel of `collapsed`
-        stands for no single class: its `category_id` is -1.
-        """
-        num = self.num_channels(ontology)
-        isthing = np.arange(num) >= self.num_stuff
-        category_id = np.arange(num, dtype=np.int64)
-        category_id[isthing] -= self.num_stuff
-        if ontology == "collapsed":
-            category_id[-1] = -1
-        return isthing, category_id
-
-    def channel_names(self, ontology: str) -> tuple[str, ...]:
-        """The class name of each of the C channels; "things" for the things channel of `collapsed`."""
-        check_ontology(ontology)
-        things = {"full": self.thing_classes, "collapsed": ("things",), "stuff": ()}[ontology]
-        return self.stuff_classes + things
 
     def contiguous_ids(self) -> dict[int, tuple[bool, int]]:
         """Category id in the json -> (isthing, contiguous id)."""

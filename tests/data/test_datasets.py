@@ -50,7 +50,7 @@ def test_cityscapes_classes_are_those_of_cityscapesscripts_in_train_id_order():
     counted.sort(key=lambda label: label.trainId)
     assert len(counted) == 19
     # stuff first, then things, is the order of the official train ids: channel = trainId
-    assert space.channel_names("full") == tuple(label.name for label in counted)
+    assert space.stuff_classes + space.thing_classes == tuple(label.name for label in counted)
     assert space.stuff_ids + space.thing_ids == tuple(label.id for label in counted)
     assert space.stuff_colors + space.thing_colors == tuple(label.color for label in counted)
     assert [label.hasInstances for label in counted] == [False] * 11 + [True] * 8
@@ -70,7 +70,7 @@ def test_vistas_classes():
     assert sorted(space.thing_ids + space.stuff_ids) == list(range(1, 66))
     assert space.stuff_classes[:2] == ("Curb", "Fence") and space.stuff_classes[-2:] == ("Car Mount", "Ego Vehicle")
     assert space.thing_classes[:2] == ("Bird", "Ground Animal") and space.thing_classes[-1] == "Wheeled Slow"
-    assert "Unlabeled" not in space.channel_names("full")
+    assert "Unlabeled" not in space.stuff_classes + space.thing_classes
     # "On Rails" is stuff and "Crosswalk - Plain" is a thing, as in the instance segmentation task
     assert "On Rails" in space.stuff_classes and "Crosswalk - Plain" in space.thing_classes
     assert space.thing_colors[space.thing_classes.index("Car")] == (0, 0, 142)
