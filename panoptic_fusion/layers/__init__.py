@@ -1,6 +1,6 @@
 """Operations that no paper owns alone: pure functions first, thin modules on them."""
 
-from .activated_norm import freeze_norm_parameters, get_activated_norm, resolve_norm
+from .activated_norm import check_norm, freeze_norm_parameters, get_activated_norm, resolve_norm
 from .box_pool import box_average
 from .deform_conv import DeformConv2d, deform_conv2d, exact_offsets, offset_conv
 from .hard_pixel_loss import hard_pixel_cross_entropy
@@ -11,6 +11,7 @@ __all__ = [
     "DeformConv2d",
     "InPlaceABN",
     "box_average",
+    "check_norm",
     "deform_conv2d",
     "exact_offsets",
     "freeze_norm_parameters",

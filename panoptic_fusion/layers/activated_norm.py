@@ -3,12 +3,14 @@
 A module of this kind is called with (N, C, ...) and, in residual blocks, the tensor to add before the activation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.layers.batch_norm import LayerNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from panoptic_fusion.errors import ConfigError
 
 from .in_place_abn import InPlaceABN
 
@@ -52,6 +54,22 @@ ACTIVATED_NORMS: dict[str, Callable[[int], nn.Module]] = {
     "FrozenBN": ActivatedFrozenBatchNorm,
     "GN": lambda channels: ActivatedGroupNorm(16, channels),
 }
+ACTIVATED_NAMES = ("InPlaceABN", *ACTIVATED_NORMS)  # of `get_activated_norm`
+# Those that also take what a RoI head has: (R, C) of a linear layer, a single region in a batch, none.
+ROI_NAMES = ("InPlaceABN", "GN")
+# Those of detectron2's `get_norm`, and with `resolve_norm` InPlaceABN.
+PLAIN_NAMES = ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "InPlaceABN")
+
+
+def check_norm(key: str, norm: str, known: Iterable[str] = ACTIVATED_NAMES) -> str:
+    """Returns `norm`, the value of the config key.
+
+    Raises:
+        ConfigError: it is none of the names `known`; the message names the key and these.
+    """
+    if norm not in known:
+        raise ConfigError(f"{key} is {norm!r}: use one of {', '.join(map(repr, known))}")
+    return norm
 
 
 def get_activated_norm(
@@ -66,14 +84,12 @@ def get_activated_norm(
         activation: "leaky_relu" or "identity".
 
     Raises:
-        ValueError: there is no such norm.
+        ConfigError: there is no such norm.
     """
     if callable(norm):
         return norm(channels)
-    if norm == "InPlaceABN":
+    if check_norm("NORM", norm) == "InPlaceABN":
         return InPlaceABN(channels, activation=activation)
-    if norm not in ACTIVATED_NORMS:
-        raise ValueError(f"NORM is {norm!r}; here it must be one of InPlaceABN, {', '.join(ACTIVATED_NORMS)}")
     return ACTIVATED_NORMS[norm](channels).with_activation(activation)
 
 

@@ -215,6 +215,7 @@ class InPlaceABN(nn.BatchNorm1d):
         )
 
     def reset_running_stats(self) -> None:
+        """What `reset_parameters` of torch's batch norms calls; here there is no `num_batches_tracked` to reset."""
         self.running_mean.zero_()
         self.running_var.fill_(1)
 

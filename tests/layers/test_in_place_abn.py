@@ -201,6 +201,8 @@ def test_state_dict_and_errors():
     layer.load_state_dict(norm.state_dict())  # drops num_batches_tracked
     assert torch.equal(layer.running_mean, norm.running_mean)
     layer.load_state_dict(dict(InPlaceABN(3).state_dict()))  # without the metadata of a state dict's version
+    layer.reset_parameters()  # as of any batch norm
+    assert all(torch.equal(v, InPlaceABN(3).state_dict()[k]) for k, v in layer.state_dict().items())
     with pytest.raises(ValueError, match="activation"):
         InPlaceABN(3, activation="relu")
     with pytest.raises(ValueError, match="slope"):

@@ -16,6 +16,7 @@ from torch import multiprocessing
 from torch.nn import functional as F
 
 from panoptic_fusion.config import get_cfg
+from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.layers import InPlaceABN
 from panoptic_fusion.modeling.things import SeamlessBoxHead, SeamlessMaskHead
 from panoptic_fusion.modeling.things.seamless_box_head import SeamlessBoxPredictor
@@ -138,7 +139,7 @@ def test_mask_head_equals_plain_pytorch(norm):
     assert head.layers(x[:0]).shape == (0, 3, 28, 28)
 
 
-def build(norm="InPlaceABN"):
+def build(norm="InPlaceABN", **changed):
     cfg = get_cfg()
     cfg.MODEL.ROI_HEADS.NAME = "SeamlessROIHeads"
     cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4", "p5"]
@@ -148,8 +149,28 @@ def build(norm="InPlaceABN"):
         head.NAME, head.NORM, head.POOLER_RESOLUTION = name, norm, 14
     cfg.MODEL.ROI_BOX_HEAD.FC_DIM, cfg.MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA = 32, 1.0
     cfg.MODEL.ROI_MASK_HEAD.CONV_DIM, cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = 16, 1
+    cfg.merge_from_list([x for item in changed.items() for x in item])
     torch.manual_seed(0)
     return build_roi_heads(cfg, {f"p{i}": ShapeSpec(channels=16, stride=2**i) for i in (2, 3, 4, 5)})
+
+
+@pytest.mark.parametrize("norm", ["", "BN", "SyncBN", "FrozenBN", "LN"])
+@pytest.mark.parametrize("key", ["MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM"])
+def test_norms_that_do_not_take_any_number_of_regions(key, norm):
+    """Two dimensions, a single region, none: other norms fail, or broadcast to another shape."""
+    with pytest.raises(ConfigError, match=f"^{key} is '{norm}': use one of 'InPlaceABN', 'GN'$"):
+        build(**{key: norm})
+
+
+@pytest.mark.parametrize("norm", ["InPlaceABN", "GN"])
+@pytest.mark.parametrize("regions", [0, 1, 2, 5])
+def test_norms_take_any_number_of_regions(norm, regions):
+    heads = build(norm).train()
+    x = torch.randn(regions, 16, 14, 14)
+    for y, shape in ((heads.box_head(x), (regions, 32)), (heads.mask_head.layers(x), (regions, 3, 28, 28))):
+        assert y.shape == shape and y.isfinite().all()
+        y.sum().backward()
+    assert all(p.grad.isfinite().all() for part in (heads.box_head, heads.mask_head) for p in part.parameters())
 
 
 def batch(num_things=(2, 0), size=(64, 96), seed=0):

@@ -10,7 +10,7 @@ from detectron2.modeling.backbone import FPN, Backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panoptic_fusion.layers import get_activated_norm
+from panoptic_fusion.layers import check_norm, get_activated_norm
 
 from .pyramid import pyramid
 
@@ -137,5 +137,5 @@ def build_abn_fpn_backbone(cfg: CfgNode, bottom_up: Backbone) -> AbnFPN:
         list(cfg.MODEL.FPN.IN_FEATURES),
         cfg.MODEL.FPN.OUT_CHANNELS,
         num_extra_levels=num_extra_levels,
-        norm=cfg.MODEL.FPN.NORM,
+        norm=check_norm("MODEL.FPN.NORM", cfg.MODEL.FPN.NORM),
     )

@@ -12,7 +12,7 @@ from detectron2.modeling.backbone import ResNet
 from torch import Tensor
 from torch.nn import functional as F
 
-from panoptic_fusion.layers import get_activated_norm
+from panoptic_fusion.layers import check_norm, get_activated_norm
 
 from .abn_resnet import AbnBlock, AbnStem
 from .narrow_resnet import BLOCKS
@@ -50,7 +50,8 @@ class AbnBasicBlock(AbnBlock):
 def build_narrow_abn_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     """ResNet-18 with MODEL.RESNETS.RES2_OUT_CHANNELS channels in res2, doubled in each later stage."""
     resnets = cfg.MODEL.RESNETS
-    stem = AbnStem(input_shape.channels, resnets.STEM_OUT_CHANNELS, resnets.NORM)
+    norm = check_norm("MODEL.RESNETS.NORM", resnets.NORM)
+    stem = AbnStem(input_shape.channels, resnets.STEM_OUT_CHANNELS, norm)
     stages, channels = [], resnets.STEM_OUT_CHANNELS
     for i, num_blocks in enumerate(BLOCKS):
         strides = [1 if i == 0 else 2] + [1] * (num_blocks - 1)
@@ -62,7 +63,7 @@ def build_narrow_abn_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Re
                 stride_per_block=strides,
                 in_channels=channels,
                 out_channels=width,
-                norm=resnets.NORM,
+                norm=norm,
             )
         )
         channels = width

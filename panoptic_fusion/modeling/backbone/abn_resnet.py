@@ -11,7 +11,7 @@ from detectron2.modeling.backbone import ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panoptic_fusion.layers import get_activated_norm
+from panoptic_fusion.layers import check_norm, get_activated_norm
 
 Norm = str | Callable[[int], nn.Module]
 NUM_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -148,7 +148,7 @@ def build_abn_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
         in_channels=input_shape.channels,
         stem_channels=resnets.STEM_OUT_CHANNELS,
         res2_channels=resnets.RES2_OUT_CHANNELS,
-        norm=resnets.NORM,
+        norm=check_norm("MODEL.RESNETS.NORM", resnets.NORM),
         num_frozen=cfg.MODEL.BACKBONE.FREEZE_AT,
         out_features=tuple(resnets.OUT_FEATURES),
     )

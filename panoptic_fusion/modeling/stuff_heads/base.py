@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panoptic_fusion.errors import ConfigError
+from panoptic_fusion.layers import InPlaceABN, check_norm
+from panoptic_fusion.layers.activated_norm import PLAIN_NAMES
 from panoptic_fusion.layers.hard_pixel_loss import hard_pixel_cross_entropy
 
 
@@ -102,15 +104,23 @@ def levels_from_finest(input_shape: dict[str, ShapeSpec], common_stride: int, he
     return levels
 
 
-def level_settings(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+def level_settings(cfg: CfgNode, input_shape: dict[str, ShapeSpec], known_norms: Sequence[str] = PLAIN_NAMES) -> dict:
     """What the heads that treat each pyramid level alike read from the config: input_shape, num_classes, conv_dim,
-    norm."""
+    norm.
+
+    Raises:
+        ConfigError: there is no such feature map or norm; the message names the key and those that there are.
+    """
     head = cfg.MODEL.SEM_SEG_HEAD
+    if not head.IN_FEATURES or not set(head.IN_FEATURES) <= set(input_shape):
+        raise ConfigError(
+            f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {list(head.IN_FEATURES)}: name some of {', '.join(input_shape)}"
+        )
     return {
         "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
         "num_classes": head.NUM_CLASSES,
         "conv_dim": head.CONVS_DIM,
-        "norm": head.NORM,
+        "norm": check_norm("MODEL.SEM_SEG_HEAD.NORM", head.NORM, known_norms),
     }
 
 
@@ -123,7 +133,7 @@ def conv_norm_relu(in_channels: int, out_channels: int, norm: nn.Module | None) 
         padding=1,
         bias=norm is None,
         norm=norm,
-        activation=torch.relu_,
+        activation=F.relu if isinstance(norm, InPlaceABN) else torch.relu_,  # InPlaceABN's backward needs its result
     )
     weight_init.c2_msra_fill(conv)
     return conv

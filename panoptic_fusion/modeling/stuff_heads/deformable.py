@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panoptic_fusion.errors import ConfigError
-from panoptic_fusion.layers import DeformConv2d, exact_offsets, offset_conv
+from panoptic_fusion.layers import DeformConv2d, exact_offsets, offset_conv, resolve_norm
 
 from .base import StuffHead, level_settings, levels_from_finest, predict_from_levels
 from .roi_loss import sem_seg_roi_loss
@@ -22,7 +22,9 @@ class DeformableLayer(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, norm: str = ""):
         super().__init__()
         self.offset = offset_conv(in_channels)
-        self.conv = DeformConv2d(in_channels, out_channels, 3, padding=1, norm=get_norm(norm, out_channels))
+        self.conv = DeformConv2d(
+            in_channels, out_channels, 3, padding=1, norm=get_norm(resolve_norm(norm), out_channels)
+        )
         nn.init.kaiming_normal_(self.conv.weight)
         nn.init.zeros_(self.conv.bias)
 
@@ -62,7 +64,8 @@ class DeformableSemSegHead(StuffHead):
             num_classes: C, the number of semantic channels.
             conv_dim: channels of the last two layers.
             num_convs: number of layers: 2 (the paper's Cityscapes) or 3 (its COCO).
-            norm: a name of detectron2's `get_norm`; "" for none. Batch norms mix the statistics of all levels.
+            norm: a name of detectron2's `get_norm`, "InPlaceABN", or "" for none. Batch norms mix the statistics of all
+                levels.
             roi_loss_weight: factor of `loss_sem_seg_roi`; 0 trains without it.
             kwargs: those of `StuffHead`.
 

@@ -9,6 +9,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
 from panoptic_fusion.layers import box_average, get_activated_norm
+from panoptic_fusion.layers.activated_norm import ACTIVATED_NAMES
 
 from .base import StuffHead, level_settings, levels_from_finest, stack_levels
 
@@ -113,7 +114,7 @@ class MiniDLSemSegHead(StuffHead):
         head = cfg.MODEL.SEM_SEG_HEAD
         return {
             **super().from_config(cfg, input_shape),
-            **level_settings(cfg, input_shape),
+            **level_settings(cfg, input_shape, ACTIVATED_NAMES),
             "pool_size": head.MINIDL_POOL_SIZE,
             "fuse_kernel": head.MINIDL_FUSE_KERNEL,
         }

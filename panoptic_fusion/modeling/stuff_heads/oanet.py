@@ -6,6 +6,8 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
+from panoptic_fusion.layers import resolve_norm
+
 from .base import StuffHead, conv_norm_relu, level_settings, levels_from_finest, stack_levels
 
 
@@ -42,7 +44,7 @@ class OANetSemSegHead(StuffHead):
             input_shape: of the feature maps that the head uses; any order.
             num_classes: C, the number of semantic channels.
             conv_dim: channels of all 3x3 convolutions.
-            norm: a name of detectron2's `get_norm`; "" for none.
+            norm: a name of detectron2's `get_norm`, "InPlaceABN", or "" for none.
             kwargs: those of `StuffHead`.
 
         Raises:
@@ -53,7 +55,7 @@ class OANetSemSegHead(StuffHead):
         self.in_features = tuple(name for name, _ in levels)
 
         def conv(in_channels: int) -> Conv2d:
-            return conv_norm_relu(in_channels, conv_dim, get_norm(norm, conv_dim))
+            return conv_norm_relu(in_channels, conv_dim, get_norm(resolve_norm(norm), conv_dim))
 
         self.levels = nn.ModuleDict(
             {name: nn.Sequential(conv(shape.channels), conv(conv_dim)) for name, shape in levels}

@@ -10,7 +10,9 @@ from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.structures import Instances
 from torch import Tensor
 
-from .base import StuffHead, class_weight_tensor, class_weights_of
+from panoptic_fusion.layers import resolve_norm
+
+from .base import StuffHead, class_weight_tensor, class_weights_of, level_settings
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -26,6 +28,7 @@ class PanopticFPNHead(SemSegFPNHead):
         self,
         input_shape: dict[str, ShapeSpec],
         *,
+        norm: str = "",
         hard_pixel_fraction: float = 1.0,
         class_weights: Sequence[float] = (),
         **kwargs,
@@ -33,17 +36,21 @@ class PanopticFPNHead(SemSegFPNHead):
         """
         Args:
             input_shape: of the backbone's feature maps that the head uses.
+            norm: a name of detectron2's `get_norm`, "InPlaceABN", or "" for none.
             hard_pixel_fraction, class_weights: see `StuffHead`.
             kwargs: those of detectron2's SemSegFPNHead.
         """
-        super().__init__(input_shape, **kwargs)
+        super().__init__(input_shape, norm=resolve_norm(norm), **kwargs)
         self.hard_pixel_fraction = hard_pixel_fraction
         self.register_buffer("class_weights", class_weight_tensor(class_weights), persistent=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        levels = level_settings(cfg, input_shape)
         return {
             **super().from_config(cfg, input_shape),
+            "input_shape": levels["input_shape"],
+            "norm": levels["norm"],
             "hard_pixel_fraction": cfg.MODEL.SEM_SEG_HEAD.HARD_PIXEL_FRACTION,
             "class_weights": class_weights_of(cfg),
         }

@@ -7,6 +7,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
 from panoptic_fusion.errors import ConfigError
+from panoptic_fusion.layers import resolve_norm
 
 from .base import StuffHead, conv_norm_relu, level_settings, levels_from_finest, predict_from_levels
 
@@ -36,7 +37,7 @@ class TASCSemSegHead(StuffHead):
             input_shape: of the feature maps that the head uses; any order.
             num_classes: C, the number of semantic channels.
             conv_dim: channels of both convolutions.
-            norm: a name of detectron2's `get_norm`; "GN" is group norm of `num_groups` groups.
+            norm: a name of detectron2's `get_norm`, or "InPlaceABN"; "GN" is group norm of `num_groups` groups.
             num_groups: see `norm`.
             kwargs: those of `StuffHead`.
 
@@ -52,7 +53,7 @@ class TASCSemSegHead(StuffHead):
         self.in_features = tuple(name for name, _ in levels)
 
         def conv(in_channels: int) -> Conv2d:
-            layer = nn.GroupNorm(num_groups, conv_dim) if norm == "GN" else get_norm(norm, conv_dim)
+            layer = nn.GroupNorm(num_groups, conv_dim) if norm == "GN" else get_norm(resolve_norm(norm), conv_dim)
             return conv_norm_relu(in_channels, conv_dim, layer)
 
         self.levels = nn.ModuleDict()

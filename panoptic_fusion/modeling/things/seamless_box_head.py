@@ -13,7 +13,8 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panoptic_fusion.layers import get_activated_norm
+from panoptic_fusion.layers import check_norm, get_activated_norm
+from panoptic_fusion.layers.activated_norm import ROI_NAMES
 
 from .seamless_proposals import nms_threshold
 
@@ -33,7 +34,7 @@ class SeamlessBoxHead(nn.Module):
         Args:
             input_shape: channels, height and width of the pooled features.
             fc_dim: width of both layers.
-            norm: see `get_activated_norm`.
+            norm: "InPlaceABN" or "GN", see `get_activated_norm`.
         """
         super().__init__()
         in_channels = input_shape.channels * (input_shape.height // 2) * (input_shape.width // 2)
@@ -47,7 +48,11 @@ class SeamlessBoxHead(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         head = cfg.MODEL.ROI_BOX_HEAD
-        return {"input_shape": input_shape, "fc_dim": head.FC_DIM, "norm": head.NORM}
+        return {
+            "input_shape": input_shape,
+            "fc_dim": head.FC_DIM,
+            "norm": check_norm("MODEL.ROI_BOX_HEAD.NORM", head.NORM, ROI_NAMES),
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """(R, C, 14, 14) to (R, fc_dim); R may be 0."""

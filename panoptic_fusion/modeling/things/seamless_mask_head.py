@@ -11,7 +11,8 @@ from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead
 from torch import Tensor, nn
 
-from panoptic_fusion.layers import get_activated_norm
+from panoptic_fusion.layers import check_norm, get_activated_norm
+from panoptic_fusion.layers.activated_norm import ROI_NAMES
 
 LEAKY_GAIN = nn.init.calculate_gain("leaky_relu", 0.01)
 
@@ -36,7 +37,7 @@ class SeamlessMaskHead(BaseMaskRCNNHead):
             input_shape: of the pooled features.
             num_classes: T, or 1 for a class-agnostic head.
             conv_dims: output channels of the convolutions and, last, of the deconvolution.
-            norm: see `get_activated_norm`.
+            norm: "InPlaceABN" or "GN", see `get_activated_norm`.
             kwargs: those of BaseMaskRCNNHead.
         """
         super().__init__(**kwargs)
@@ -63,7 +64,7 @@ class SeamlessMaskHead(BaseMaskRCNNHead):
             "input_shape": input_shape,
             "num_classes": 1 if head.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
             "conv_dims": [head.CONV_DIM] * (head.NUM_CONV + 1),
-            "norm": head.NORM,
+            "norm": check_norm("MODEL.ROI_MASK_HEAD.NORM", head.NORM, ROI_NAMES),
         }
 
     def layers(self, x: Tensor) -> Tensor:

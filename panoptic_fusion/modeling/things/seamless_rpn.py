@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panoptic_fusion.errors import ConfigError
-from panoptic_fusion.layers import get_activated_norm
+from panoptic_fusion.layers import check_norm, get_activated_norm
 
 from .seamless_anchors import match_anchors
 from .seamless_proposals import select_proposals
@@ -56,7 +56,7 @@ class SeamlessRPNHead(StandardRPNHead):
         return {
             "in_channels": base["in_channels"],
             "num_anchors": base["num_anchors"],
-            "norm": cfg.MODEL.RPN.NORM,
+            "norm": check_norm("MODEL.RPN.NORM", cfg.MODEL.RPN.NORM),
         }
 
 
