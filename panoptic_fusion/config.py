@@ -143,7 +143,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # The network that gives the instances: the OUTPUT_DIR of its training, or a config file (then MODEL.WEIGHTS has the
     # weights of both networks).
     independent.INSTANCES = ""
-    # The network that gives the semantic segmentation, in the same way.
+    # The network that gives the semantic segmentation, in the same way. With two folders MODEL.WEIGHTS has the weights
+    # of the fusion, and is empty if that has none.
     independent.SEMANTIC = ""
 
     # -- training ---------------------------------------------------------------------------------------------

@@ -82,7 +82,8 @@ def load_trained(model_dir: str | os.PathLike, opts: list[str] = ()) -> CfgNode:
 
     Returns:
         A resolved config whose MODEL.WEIGHTS is the last checkpoint of `model_dir`: ready for `DefaultPredictor`. Of an
-        evaluated `IndependentPanoptic`, which loads the checkpoints of its two networks, MODEL.WEIGHTS stays empty.
+        evaluated `IndependentPanoptic`, which loads the checkpoints of its two networks, MODEL.WEIGHTS stays what it
+        was: that of its fusion, or empty.
         MODEL.DEVICE is that of the training; "cpu" where there is no GPU, unless `opts` say otherwise.
 
     Raises:
@@ -95,7 +96,8 @@ def load_trained(model_dir: str | os.PathLike, opts: list[str] = ()) -> CfgNode:
     weights = model_dir / (pointer.read_text().strip() if pointer.is_file() else "model_final.pth")
     cfg = read_config(model_dir / "config.yaml")
     forget_pretraining(cfg)
-    cfg.MODEL.WEIGHTS = "" if loads_its_own_weights(cfg) else str(weights)
+    if not loads_its_own_weights(cfg):
+        cfg.MODEL.WEIGHTS = str(weights)
     cfg.OUTPUT_DIR = str(model_dir)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
@@ -106,7 +108,7 @@ def load_trained(model_dir: str | os.PathLike, opts: list[str] = ()) -> CfgNode:
 
 
 def loads_its_own_weights(cfg: CfgNode) -> bool:
-    """Whether the network takes its weights from MODEL.INDEPENDENT.*, not from MODEL.WEIGHTS."""
+    """Whether the network takes its weights from MODEL.INDEPENDENT.*; then MODEL.WEIGHTS may be empty."""
     return cfg.MODEL.META_ARCHITECTURE == "IndependentPanoptic"
 
 

@@ -1,6 +1,7 @@
 """Checkpoints of which a killed training never leaves a half-written one behind."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -25,9 +26,10 @@ class AtomicCheckpointer(DetectionCheckpointer):
     ):
         """
         Args:
-            model: the model to load into and save from.
+            model: the model to load into and save from. Its attribute `loaded_parts`, if it has one, names the children
+                whose weights it has loaded itself: a file need not have them.
             save_dir: folder of the checkpoints.
-            require_complete: refuse a file that lacks a tensor of the model (for evaluation).
+            require_complete: refuse a file that lacks a tensor of the model, and to load none (for evaluation).
             allow_shape_mismatch: skip tensors of another shape instead of refusing them.
             kwargs: see detectron2's DetectionCheckpointer.
         """
@@ -66,6 +68,11 @@ class AtomicCheckpointer(DetectionCheckpointer):
             FileNotFoundError: no such file.
             UserError: the file cannot be read, or its tensors do not fit; the message names the first.
         """
+        needed = self._needed(self.model.state_dict())
+        if needed and self.require_complete and not path:
+            raise UserError(
+                f"MODEL.WEIGHTS is empty: name a checkpoint that has {needed[0]} (and {len(needed) - 1} more)"
+            )
         if path and "://" not in path and not os.path.isfile(path.partition("?")[0]):
             raise FileNotFoundError(f"checkpoint {path} (MODEL.WEIGHTS) does not exist")
         try:
@@ -78,6 +85,11 @@ class AtomicCheckpointer(DetectionCheckpointer):
         for pattern in (".*.pth.*.partial", ".last_checkpoint.*.partial"):
             for file in Path(self.save_dir).glob(pattern):
                 file.unlink(missing_ok=True)
+
+    def _needed(self, names: Iterable[str]) -> list[str]:
+        """Of these tensors of the model those that it has not loaded itself."""
+        loaded = getattr(self.model, "loaded_parts", ())
+        return [name for name in names if name.partition(".")[0] not in loaded]
 
     def _torch_load(self, f: str) -> dict:
         try:
@@ -112,10 +124,11 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 f"first is {name}: {tuple(theirs)} in the file, {tuple(ours)} in the model. Check the config, or set "
                 "MODEL.ALLOW_SHAPE_MISMATCH True to skip such tensors"
             )
-        if incompatible.missing_keys and self.require_complete:
+        missing = self._needed(incompatible.missing_keys)
+        if missing and self.require_complete:
             raise UserError(
-                f"the checkpoint does not fit: it lacks {len(incompatible.missing_keys)} tensors of the model, the "
-                f"first is {incompatible.missing_keys[0]}. Check that it was made with this config"
+                f"the checkpoint does not fit: it lacks {len(missing)} tensors of the model, the first is "
+                f"{missing[0]}. Check that it was made with this config"
             )
         if {name for name, _ in self.model.named_parameters()} <= set(incompatible.missing_keys):
             raise UserError("the checkpoint does not fit: it holds no tensor of the model. Check MODEL.WEIGHTS")

@@ -16,12 +16,16 @@ from .fusion import build_panoptic_fusion
 from .meta_arch import PanopticRCNN
 from .single_task import detect, output_size_of, segment
 
+PARTS = {"INSTANCES": "instance_network", "SEMANTIC": "semantic_network"}  # of MODEL.INDEPENDENT
+
 
 @META_ARCH_REGISTRY.register()
 class IndependentPanoptic(nn.Module):
     """Instances of one network, semantic segmentation of another, any registered fusion. For inference only.
 
     The outputs are those of `PanopticRCNN`. Each network normalises the image by its own PIXEL_MEAN and PIXEL_STD.
+    Built from the folders of two trainings it has their weights. Those of a fusion that learns, such as
+    SpatialRankingFusion, come from MODEL.WEIGHTS: the checkpoint of any network that was trained with that fusion.
     """
 
     @configurable
@@ -33,12 +37,14 @@ class IndependentPanoptic(nn.Module):
         fusion: nn.Module,
         outputs: tuple[str, ...] = ("sem_seg", "instances", "panoptic_seg"),
         fuse_at_input_resolution: bool = False,
+        loaded_parts: tuple[str, ...] = (),
     ):
         """
         Args:
             instance_network: an `InstanceNetwork`, or a `PanopticRCNN` whose semantic segmentation is not used.
             semantic_network: a `SemanticNetwork`, or a `PanopticRCNN` whose instances are not used.
             fusion, outputs, fuse_at_input_resolution: see `PanopticRCNN`.
+            loaded_parts: see `AtomicCheckpointer`.
         """
         super().__init__()
         self.instance_network = instance_network
@@ -47,6 +53,7 @@ class IndependentPanoptic(nn.Module):
         self.outputs = frozenset(outputs)
         self.paste_masks = True  # as in PanopticRCNN
         self.fuse_at_input_resolution = fuse_at_input_resolution
+        self.loaded_parts = loaded_parts
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -57,18 +64,13 @@ class IndependentPanoptic(nn.Module):
         semantic_network, semantic_cfg = _load_network(cfg, "SEMANTIC", "sem_seg_head")
         cfg.defrost()
         cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY = semantic_cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY
-        fusion = build_panoptic_fusion(cfg)
-        if next(fusion.parameters(), None) is not None and not cfg.MODEL.WEIGHTS:
-            raise ConfigError(
-                f"MODEL.PANOPTIC_FUSION.NAME is {cfg.MODEL.PANOPTIC_FUSION.NAME!r}, which has parameters of its own: "
-                "IndependentPanoptic needs MODEL.WEIGHTS for them, or a fusion without parameters"
-            )
         return {
             "instance_network": instance_network,
             "semantic_network": semantic_network,
-            "fusion": fusion,
+            "fusion": build_panoptic_fusion(cfg),
             "outputs": tuple(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS),
             "fuse_at_input_resolution": cfg.MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION,
+            "loaded_parts": tuple(part for key, part in PARTS.items() if os.path.isdir(cfg.MODEL.INDEPENDENT[key])),
         }
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:

@@ -11,12 +11,14 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from panoptic_fusion import config_file, get_cfg, resolve_config
+from panoptic_fusion import config_file, get_cfg, load_trained, resolve_config
+from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.data.label_space import LabelSpace
-from panoptic_fusion.errors import ConfigError
+from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.modeling import IndependentPanoptic
 from panoptic_fusion.modeling.fusion import PANOPTIC_FUSION_REGISTRY, HeuristicFusion, build_panoptic_fusion
 from panoptic_fusion.modeling.single_task import one_segment_a_class
+from panoptic_fusion.trained import build_predictor
 
 CATEGORIES = [
     {"id": 7, "name": "sky", "isthing": 0, "color": [0, 0, 200]},
@@ -227,18 +229,69 @@ def test_errors_name_the_key(config_files, tmp_path):
         build(independent_cfg(instances, semantic)).train()([example(0)])
 
 
-def test_a_fusion_with_parameters_needs_weights(config_files):
-    class Learned(HeuristicFusion):
-        def __init__(self, cfg):
-            super().__init__(cfg)
-            self.weight = torch.nn.Parameter(torch.zeros(1))
+def test_a_pair_with_a_fusion_that_learned_elsewhere(run_script, tiny_opts, tmp_path):
+    """Evaluated and shown with SpatialRankingFusion's weights from the checkpoint of a third network."""
+    state = {}
+    for seed, (name, system) in enumerate({"first": "seamless", "second": "seamless", "oanet": "oanet"}.items()):
+        cfg = get_cfg()
+        cfg.merge_from_file(config_file(f"toy/{system}_r18.yaml"))
+        cfg.merge_from_list([*tiny_opts, "MODEL.DEVICE", "cpu"])
+        cfg = resolve_config(cfg)
+        network, folder = build(cfg, seed), tmp_path / name
+        folder.mkdir()
+        (folder / "config.yaml").write_text(cfg.dump())
+        AtomicCheckpointer(network, str(folder)).save("model_final")
+        state[name] = network.state_dict()
+    expected = {
+        **{f"instance_network.{name}": value for name, value in state["first"].items()},
+        **{f"semantic_network.{name}": value for name, value in state["second"].items()},
+        **{name: value for name, value in state["oanet"].items() if name.startswith("fusion.")},
+    }
+    assert any(name.startswith("fusion.") for name in expected)
+    pair, weights = tmp_path / "pair", tmp_path / "oanet" / "model_final.pth"
+    opts = ["MODEL.INDEPENDENT.INSTANCES", tmp_path / "first", "MODEL.INDEPENDENT.SEMANTIC", tmp_path / "second"]
+    opts += ["MODEL.PANOPTIC_FUSION.NAME", "SpatialRankingFusion", "OUTPUT_DIR", pair, "MODEL.WEIGHTS"]
+    evaluation = ["train_net", "--eval-only", "--config-file", config_file("toy/seamless_r18_independent.yaml")]
+    code, _, err = run_script(*evaluation, *tiny_opts, *opts, "")
+    assert code == 2 and "MODEL.WEIGHTS is empty: name a checkpoint that has fusion." in err
+    code, _, err = run_script(*evaluation, *tiny_opts, *opts, tmp_path / "first" / "model_final.pth")
+    assert code == 2 and "it lacks" in err and "the first is fusion." in err
+    code, _, err = run_script(*evaluation, *tiny_opts, *opts, weights)
+    assert code == 0, err
+    # its folder is a model: the same weights, and pictures
+    cfg = load_trained(pair, ["MODEL.DEVICE", "cpu"])
+    assert cfg.MODEL.WEIGHTS == str(weights)
+    found = build_predictor(cfg).model.state_dict()
+    assert set(found) == set(expected) and all(torch.equal(value, expected[name]) for name, value in found.items())
+    images = Path(next(e["images"] for e in cfg.DATASETS.REGISTER if e["name"] == "tiny_val"))
+    code, _, err = run_script("demo", "--model", pair, "--input", images, "--output", tmp_path / "pictures")
+    assert code == 0 and len(list((tmp_path / "pictures").glob("*.jpg"))) == 3, err
 
-    PANOPTIC_FUSION_REGISTRY._do_register("LearnedForTest", Learned)
-    try:
-        with pytest.raises(ConfigError, match="LearnedForTest.*has parameters of its own"):
-            build(independent_cfg(*config_files, "MODEL.PANOPTIC_FUSION.NAME", "LearnedForTest"))
-    finally:
-        del PANOPTIC_FUSION_REGISTRY._obj_map["LearnedForTest"]
+
+def test_weights_for_a_fusion_without_parameters_are_refused(tmp_path):
+    """Nothing of the file would be used."""
+    cfg = resolve_config(small_cfg())
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    AtomicCheckpointer(build(cfg), str(tmp_path)).save("model_final")
+    pair = build(independent_cfg(tmp_path, tmp_path))
+    with pytest.raises(UserError, match="holds no tensor of the model. Check MODEL.WEIGHTS"):
+        AtomicCheckpointer(pair, require_complete=True).load(str(tmp_path / "model_final.pth"))
+
+
+def test_a_config_file_beside_a_folder_needs_its_weights(config_files, tmp_path):
+    cfg = resolve_config(small_cfg())
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    AtomicCheckpointer(build(cfg), str(tmp_path)).save("model_final")
+    pair = build(independent_cfg(tmp_path, config_files[1]))
+    with pytest.raises(UserError, match="MODEL.WEIGHTS is empty: name a checkpoint that has semantic_network"):
+        AtomicCheckpointer(pair, require_complete=True).load("")
+    weights = {name: value for name, value in pair.state_dict().items() if name.startswith("semantic_network.")}
+    torch.save({"model": weights}, tmp_path / "semantic.pth")
+    AtomicCheckpointer(pair, require_complete=True).load(str(tmp_path / "semantic.pth"))
+    weights.pop("semantic_network.sem_seg_head.predictor.weight")
+    torch.save({"model": weights}, tmp_path / "part.pth")
+    with pytest.raises(UserError, match="lacks 1 tensors of the model, the first is semantic_network.sem_seg_head"):
+        AtomicCheckpointer(pair, require_complete=True).load(str(tmp_path / "part.pth"))
 
 
 def test_train_both_and_evaluate_the_pair(run_script, tiny_opts, tmp_path):
