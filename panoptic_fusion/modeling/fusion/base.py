@@ -40,8 +40,9 @@ class FusionTrainingInputs:
         sem_seg_logits: (N, C, H/4, W/4) float, output of the stuff head on the padded batch of size H x W.
         gt_sem_seg: (N, H, W) int64 semantic channels, padded with 255 (ignored).
         gt_instances: N Instances with gt_boxes, gt_classes, gt_masks (BitMasks), in coordinates of the padded batch.
-        foreground: N Instances, the sampled positive proposals: proposal_boxes, gt_classes, gt_masks where the data
-            has them, and mask_logits (R_i, M, M) float of the ground-truth class, with gradient.
+        foreground: N Instances, the sampled positive proposals: proposal_boxes, gt_classes, gt_masks
+            (IndexedMasks) where the image has things, and mask_logits (R_i, M, M) float of the ground-truth class, with
+            gradient.
         image_sizes: N pairs (height, width) of the images before padding.
         mask_logits_of: runs the mask head on given boxes: N Boxes and N int64 tensors of classes (R_i,) in, N tensors
             (R_i, M, M) of the mask logits of these classes out, with gradient.

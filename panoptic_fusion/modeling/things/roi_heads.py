@@ -11,6 +11,8 @@ from detectron2.modeling.roi_heads.roi_heads import select_foreground_proposals
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
+from .indexed_masks import IndexedMasks
+
 
 @ROI_HEADS_REGISTRY.register()
 class PanopticROIHeads(StandardROIHeads):
@@ -30,8 +32,9 @@ class PanopticROIHeads(StandardROIHeads):
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """
         Returns:
-            In training, the positive proposals of each image (`proposal_boxes`, `gt_classes`, `gt_masks` if the image
-            has any, `mask_logits` (R_i, M, M) float of the ground-truth class), and the losses.
+            In training, the positive proposals of each image (`proposal_boxes`, `gt_classes`, `gt_masks`
+            (IndexedMasks) if the image has any, `mask_logits` (R_i, M, M) float of the ground-truth class), and the
+            losses.
             In inference, the instances of each image and an empty dict.
         """
         if not self.training:
@@ -45,6 +48,14 @@ class PanopticROIHeads(StandardROIHeads):
         for instances, class_logits in zip(foreground, select_class(logits, classes), strict=True):
             instances.mask_logits = class_logits
         return foreground, losses
+
+    def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
+        """See detectron2's ROIHeads. `gt_masks` become IndexedMasks, not a copy for each sampled proposal."""
+        indexed = [Instances(t.image_size, **t.get_fields()) for t in targets]
+        for target in indexed:
+            if target.has("gt_masks"):
+                target.gt_masks = IndexedMasks(target.gt_masks.tensor)
+        return super().label_and_sample_proposals(proposals, indexed)
 
     def mask_logits(self, features: dict[str, Tensor], boxes: list[Boxes]) -> Tensor:
         """Runs the mask head on given boxes.
