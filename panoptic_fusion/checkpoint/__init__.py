@@ -1,5 +1,5 @@
 """Saving and loading of checkpoints."""
 
-from .checkpointer import AtomicCheckpointer
+from .checkpointer import AtomicCheckpointer, last_checkpoint
 
-__all__ = ["AtomicCheckpointer"]
+__all__ = ["AtomicCheckpointer", "last_checkpoint"]

@@ -92,14 +92,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         return [name for name in names if name.partition(".")[0] not in loaded]
 
     def _torch_load(self, f: str) -> dict:
-        try:
-            content = torch.load(f, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a broken file makes zipfile, pickle and torch raise
-            reason = one_line(error)[:200]
-            raise UserError(f"{f} is not a readable checkpoint ({type(error).__name__}: {reason})") from error
-        if not isinstance(content, dict):
-            raise UserError(f"{f} is not a checkpoint: it holds a {type(content).__name__}, no tensors by name")
-        return content
+        return _read(f)
 
     def _load_model(self, checkpoint: dict):
         if isinstance(checkpoint.get("model"), dict):
@@ -144,3 +137,28 @@ class AtomicCheckpointer(DetectionCheckpointer):
             caffe2=checkpoint.get("__author__") == "Caffe2",
         )
         return {**checkpoint, "model": tensors, "matching_heuristics": False}
+
+
+def last_checkpoint(folder: str | os.PathLike) -> tuple[str, int] | None:
+    """The checkpoint that a training in `folder` would go on with: its file name and the last iteration it has seen
+    (-1 if it does not say). None if there is none. Its tensors stay on the disk.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    pointer = Path(folder, "last_checkpoint")
+    path = Path(folder, pointer.read_text().strip()) if pointer.is_file() else None
+    if path is None or not path.is_file():
+        return None
+    return path.name, int(_read(path, mmap=True).get("iteration", -1))
+
+
+def _read(path: str | os.PathLike, *, mmap: bool = False) -> dict:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # whatever a broken file makes zipfile, pickle and torch raise
+        reason = one_line(error)[:200]
+        raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}: {reason})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a checkpoint: it holds a {type(content).__name__}, no tensors by name")
+    return content

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -11,6 +12,7 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
+from panoptic_fusion.checkpoint import last_checkpoint
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.files import write_atomically
 from panoptic_fusion.read_config import one_line
@@ -19,11 +21,15 @@ from panoptic_fusion.read_config import one_line
 def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     """detectron2's `default_setup` for this project; each process of a job calls it.
 
-    Other than there, the package's own messages are logged, and the config is not written yet: see `write_config`.
+    Other than there, the package's own messages are logged, the config is not written yet (see `write_config`), and a
+    training that goes on does not draw the random numbers of its start again (see `process_seed`).
 
     Args:
         cfg: a resolved config.
-        args: the command line, with `eval_only`.
+        args: the command line, with `eval_only` and `resume`.
+
+    Raises:
+        UserError: the last checkpoint in OUTPUT_DIR is to be resumed and cannot be read.
     """
     rank = comm.get_rank()
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
@@ -34,9 +40,33 @@ def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     logger.info("Environment info:\n%s", collect_env_info())
     logger.info("Command line arguments: %s", args)
     logger.info("Running with full config:\n%s", cfg.dump())
-    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    resumed = last_checkpoint(cfg.OUTPUT_DIR) if args.resume and not args.eval_only else None
+    start_iter = resumed[1] + 1 if resumed else 0
+    seed_all_rng(process_seed(cfg.SEED, rank, start_iter))
     if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+def process_seed(seed: int, rank: int, start_iter: int) -> int | None:
+    """What the random numbers of a process start from: the order of the images, the augmentations, the sampling.
+
+    They depend on SEED and the rank, and in a training that goes on also on the iteration it goes on from: other images
+    and augmentations than at its start, yet the same ones each time it goes on from there. A resumed training does not
+    repeat what an uninterrupted one would have drawn.
+
+    Args:
+        seed: SEED of the config; negative: another seed each time.
+        rank: of the process.
+        start_iter: the first iteration, 0 unless the training goes on.
+
+    Returns:
+        A seed from 0 to 2**32 - 1; None for one that the time and the process give.
+    """
+    if seed < 0:
+        return None
+    if start_iter == 0:
+        return seed + rank
+    return int(np.random.SeedSequence([seed, rank, start_iter]).generate_state(1)[0])
 
 
 def write_config(cfg: CfgNode, *, eval_only: bool) -> None:

@@ -13,9 +13,9 @@ from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
-from panoptic_fusion.checkpoint import AtomicCheckpointer
+from panoptic_fusion.checkpoint import AtomicCheckpointer, last_checkpoint
 from panoptic_fusion.data.mapper import PanopticDatasetMapper
-from panoptic_fusion.errors import ConfigError
+from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.evaluation import build_evaluators, only_needed_outputs
 from panoptic_fusion.layers import freeze_norm_parameters
 from panoptic_fusion.modeling.freeze import freeze_parts
@@ -75,7 +75,9 @@ class PanopticTrainer(DefaultTrainer):
 
         Raises:
             ConfigError: the config divides the parameters into other groups than the checkpoint has.
+            UserError: the processes of a job would go on from different checkpoints; in all of them.
         """
+        check_same_start(last_checkpoint(self.cfg.OUTPUT_DIR) if resume else None)
         if comm.is_main_process():
             self.checkpointer.remove_partial_files()
         try:
@@ -152,3 +154,18 @@ class PanopticTrainer(DefaultTrainer):
         """Trains from the current to the last iteration; returns the results of the last evaluation, if any."""
         super().train()
         return getattr(self, "_last_eval_results", None)
+
+
+def check_same_start(mine: tuple[str, int] | None) -> None:
+    """Checks that all processes go on from the same checkpoint, by its name and iteration; each of them calls it.
+
+    Raises:
+        UserError: they do not, as when each machine has an OUTPUT_DIR of its own; raised in all processes.
+    """
+    starts = [f"{start[0]} of iteration {start[1]}" if start else "no checkpoint" for start in comm.all_gather(mine)]
+    for rank, start in enumerate(starts):
+        if start != starts[0]:
+            raise UserError(
+                f"--resume: process 0 goes on from {starts[0]}, process {rank} from {start}: OUTPUT_DIR must be a "
+                "folder that all machines share, or copy last_checkpoint and the file it names to each machine"
+            )
