@@ -18,7 +18,7 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # Factors (low, high) of MIN_SIZE_TRAIN[0] between which the short side is drawn, capped by MAX_SIZE_TRAIN;
     # empty: detectron2's MIN_SIZE_TRAIN and MIN_SIZE_TRAIN_SAMPLING decide.
     cfg.INPUT.SCALE_JITTER = []
-    # Images without a thing are trained on like all others.
+    # Images without a thing are trained on like all others; True leaves them out.
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
 
     # -- label space ------------------------------------------------------------------------------------------

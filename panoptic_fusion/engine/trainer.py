@@ -15,6 +15,7 @@ from detectron2.utils import comm
 
 from panoptic_fusion.checkpoint import AtomicCheckpointer, last_checkpoint
 from panoptic_fusion.data.mapper import PanopticDatasetMapper
+from panoptic_fusion.data.training_data import training_data
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.evaluation import build_evaluators, only_needed_outputs
 from panoptic_fusion.layers import freeze_norm_parameters
@@ -136,8 +137,10 @@ class PanopticTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        """Batches of `PanopticDatasetMapper`'s dicts."""
-        return build_detection_train_loader(cfg, mapper=PanopticDatasetMapper(cfg, is_train=True))
+        """Batches of `PanopticDatasetMapper`'s dicts of the images of `training_data`."""
+        mapper = PanopticDatasetMapper(cfg, is_train=True)
+        dataset, sampler = training_data(cfg)
+        return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset, sampler=sampler)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):

@@ -1,0 +1,53 @@
+"""The images of DATASETS.TRAIN and how often each is drawn, by detectron2's filter and samplers.
+
+Those look at `annotations`, which an image has only from an instances json; here the things of its PNG stand in.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.data.build import filter_images_with_only_crowd_annotations, print_instances_class_histogram
+from detectron2.data.samplers import RepeatFactorTrainingSampler
+
+from ..errors import ConfigError
+from .coco_panoptic import label_space_of
+
+
+def training_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], RepeatFactorTrainingSampler | None]:
+    """The dicts of `load_panoptic` of all data sets of DATASETS.TRAIN, some with an instances json or none, and the
+    sampler of their indices.
+
+    DATALOADER.FILTER_EMPTY_ANNOTATIONS leaves out the images without a thing that is no crowd. The sampler is None
+    where detectron2's `build_detection_train_loader` makes that of DATALOADER.SAMPLER_TRAIN. A
+    RepeatFactorTrainingSampler is made here, with a seed drawn as TrainingSampler's (detectron2 takes SEED itself, with
+    which a training that goes on would repeat its order). In a job all processes call this.
+
+    Raises:
+        ConfigError: the filter leaves no image.
+    """
+    loader = cfg.DATALOADER
+    records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
+    views = [{"annotations": things(record), "record": record} for record in records]
+    if loader.FILTER_EMPTY_ANNOTATIONS:
+        views = filter_images_with_only_crowd_annotations(views)
+    if not views:
+        raise ConfigError("DATALOADER.FILTER_EMPTY_ANNOTATIONS True leaves no image of DATASETS.TRAIN: set it to False")
+    thing_classes = label_space_of(cfg.DATASETS.TRAIN[0]).thing_classes
+    if thing_classes:
+        print_instances_class_histogram(views, thing_classes)
+    sampler = None
+    if loader.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            views, loader.REPEAT_THRESHOLD, sqrt=loader.REPEAT_SQRT
+        )
+        sampler = RepeatFactorTrainingSampler(factors)
+    return [view["record"] for view in views], sampler
+
+
+def things(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The things of a dict of `load_panoptic`, crowds too, with `category_id` and `iscrowd`."""
+    if "annotations" in record:
+        return record["annotations"]
+    return [segment for segment in record["segments_info"] if segment["isthing"]]
