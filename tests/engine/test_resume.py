@@ -97,6 +97,8 @@ def resume_in_each_process(config: str, cases: list[str]) -> None:
         except UserError as error:
             found.append(str(error))
     torch.save(found, os.path.join(folder, "found.pth"))
+    comm.synchronize()  # neither process is gone while the other still talks to it
+    torch.distributed.destroy_process_group()
 
 
 def test_all_machines_go_on_from_the_same_checkpoint(tiny_cfg, trained, tmp_path: Path, monkeypatch):
