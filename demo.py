@@ -17,13 +17,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
+
+from panoptic_fusion.engine.preflight import (
+    check_writable,  # first: it silences what detectron2's import makes torch say
+)
+
+# isort: split
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data.catalog import Metadata
 from detectron2.engine import DefaultPredictor
 from tqdm import tqdm
 
-from panoptic_fusion.engine.preflight import check_writable
 from panoptic_fusion.errors import UserError, run_cli
 from panoptic_fusion.evaluation import write_panoptic_png
 from panoptic_fusion.files import unused_name, write_atomically
@@ -102,8 +106,7 @@ def frames_of(files: list[Path], unreadable: list[str]) -> Iterator[tuple[Path, 
 
 def configure(args: argparse.Namespace) -> CfgNode:
     """The config of --model, or of --config-file; with the classes of the model."""
-    device = [] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"]
-    opts = [*device, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']", *args.opts]
+    opts = [*args.opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
     return config_of(args.model, args.config_file, opts)
 
 
@@ -126,7 +129,6 @@ def main() -> int:
     check_writable(args.output, "--output")
     cfg = configure(args)
     predictor = build_predictor(cfg)
-    metadata = MetadataCatalog.get((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)[0])
 
     annotations, unreadable, used = [], [], set()
     frames = frames_of(files, unreadable)
@@ -135,7 +137,7 @@ def main() -> int:
             frames, total=sum(map(count_frames, files)), unit="image", mininterval=1, disable=None
         ):
             name = unused_name(name, used)
-            annotations.append({"image": str(file), **segment(predictor, image, name, args, metadata)})
+            annotations.append({"image": str(file), **segment(predictor, image, name, args)})
     finally:  # also what was done before an interruption
         path = os.path.join(args.output, "panoptic.json")
         content = {"annotations": annotations, "categories": list(cfg.MODEL.CATEGORIES)}
@@ -146,18 +148,18 @@ def main() -> int:
     return 1 if unreadable else 0
 
 
-def segment(predictor: DefaultPredictor, image: np.ndarray, name: str, args: argparse.Namespace, metadata) -> dict:
+def segment(predictor: DefaultPredictor, image: np.ndarray, name: str, args: argparse.Namespace) -> dict:
     """Segments one BGR image, writes its picture and its PNG, and returns its entry of panoptic.json."""
     panoptic_seg, segments_info = predictor(image)["panoptic_seg"]
     ids = panoptic_seg.cpu().numpy()
-    picture = draw_panoptic(image[:, :, ::-1], ids, segments_info, metadata, args.alpha)
+    picture = draw_panoptic(image[:, :, ::-1], ids, segments_info, predictor.metadata, args.alpha)
     cv2.imwrite(os.path.join(args.output, f"{name}.jpg"), picture[:, :, ::-1])
     write_panoptic_png(os.path.join(args.output, f"{name}.png"), ids)
-    return {"file_name": f"{name}.png", "segments_info": [named(s, metadata) for s in segments_info]}
+    return {"file_name": f"{name}.png", "segments_info": [named(s, predictor.metadata) for s in segments_info]}
 
 
-def named(info: dict, metadata) -> dict:
-    """A segment with the name of its class, and the data set's category id in place of the contiguous one."""
+def named(info: dict, metadata: Metadata) -> dict:
+    """A segment with the name of its class, and the category id of MODEL.CATEGORIES in place of the contiguous one."""
     kind = "thing" if info["isthing"] else "stuff"
     category = info["category_id"]
     back = {v: k for k, v in metadata.get(f"{kind}_dataset_id_to_contiguous_id").items()}

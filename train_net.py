@@ -11,13 +11,14 @@ import argparse
 import os
 import re
 
-import torch
+from panoptic_fusion import resolve_config  # first: it silences what detectron2's import makes torch say
+
+# isort: split
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, launch
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessRaisedException
 
-from panoptic_fusion import resolve_config
 from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.engine import PanopticTrainer
 from panoptic_fusion.engine.preflight import check_before_start, check_processes, goes_on
@@ -30,9 +31,9 @@ from panoptic_fusion.read_config import read_config
 
 def configure(args: argparse.Namespace) -> CfgNode:
     """The resolved config of the command line."""
+    if not args.config_file:
+        raise UserError("--config-file is missing: name a config, such as configs/toy/panoptic_fpn_r18.yaml")
     cfg = read_config(args.config_file, args.opts)
-    if not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
     if args.eval_only:
         forget_pretraining(cfg)
     return resolve_config(cfg)

@@ -93,7 +93,7 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     fusion.NAME = "HeuristicFusion"
     # Instances with a lower score do not enter the panoptic map.
     fusion.INSTANCES_CONFIDENCE_THRESH = 0.5
-    # An instance is dropped when a larger share of its mask is covered already.
+    # How much of an instance others may cover already, in [0, 1], before it is dropped; each rule says its measure.
     fusion.OVERLAP_THRESH = 0.5
     # Stuff segments of fewer pixels become void: at the size of the output (Seamless: at the size at which it fuses).
     fusion.STUFF_AREA_LIMIT = 4096
@@ -156,7 +156,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
 
     # -- evaluation -------------------------------------------------------------------------------------------
     # What is measured after training: "panoptic" (PQ, PQ-dagger, mIoU), "instances" (mask AP), "cityscapes" (with
-    # cityscapesscripts, on data sets whose metadata say that they are Cityscapes).
+    # cityscapesscripts, on data sets whose metadata say that they are Cityscapes), "residual" (between TASCNet's two
+    # masks, the output "things_masks").
     cfg.TEST.EVALUATORS = ["panoptic", "instances", "cityscapes"]
     # Also write the predictions as submission servers take them into OUTPUT_DIR/inference/<data set>.
     cfg.TEST.WRITE_PREDICTIONS = False

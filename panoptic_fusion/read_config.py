@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 
+import torch
 import yaml
 from detectron2.config import CfgNode
 
@@ -22,7 +23,8 @@ def read_config(config_file: str | os.PathLike | None = None, opts: Sequence[str
 
     Raises:
         FileNotFoundError: no such file.
-        ConfigError: it is no yaml of known keys, or `opts` has an unknown key or a value of the wrong type.
+        ConfigError: it is no yaml of known keys, or `opts` has an unknown key, a value of the wrong type, or asks for
+            a GPU where there is none (that of a file gives way to the CPU, see `resolve_config`).
     """
     cfg = get_cfg()
     if config_file:
@@ -54,6 +56,8 @@ def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
     if len(opts) % 2:
         raise ConfigError(f"options come in pairs KEY VALUE; {len(opts)} words were given: {' '.join(map(str, opts))}")
     for key, value in zip(opts[::2], opts[1::2], strict=True):
+        if key == "MODEL.DEVICE" and str(value).startswith("cuda") and not torch.cuda.is_available():
+            raise ConfigError(f"option {key} {value}: there is no GPU here; leave it out, or use cpu")
         try:
             cfg.merge_from_list([key, value])
         except _MERGE_ERRORS as error:

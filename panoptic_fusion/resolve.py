@@ -10,24 +10,13 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import (
-    BACKBONE_REGISTRY,
-    META_ARCH_REGISTRY,
-    PROPOSAL_GENERATOR_REGISTRY,
-    ROI_BOX_HEAD_REGISTRY,
-    ROI_HEADS_REGISTRY,
-    ROI_MASK_HEAD_REGISTRY,
-    SEM_SEG_HEADS_REGISTRY,
-)
 
+from .check_config import OUTPUTS, check_parts, check_values
 from .data.coco_panoptic import label_space_of, register_from_config
-from .data.label_space import IGNORE_LABEL, ONTOLOGIES, LabelSpace
+from .data.label_space import LabelSpace
 from .errors import ConfigError
-from .modeling import PanopticRCNN
-from .modeling.backbone.branches import SHARING_MODES, stuff_features
+from .modeling.backbone.branches import stuff_features
 from .modeling.backbone.timm_config import forget_pretraining, resolve_timm
-from .modeling.fusion import PANOPTIC_FUSION_REGISTRY
-from .modeling.things import PanopticROIHeads
 from .read_config import merge_opts, read_config
 
 # What the networks of one task can return; all others return everything that MODEL.PANOPTIC_FUSION.OUTPUTS may list.
@@ -42,8 +31,8 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
 
     Returns:
         A frozen copy with MODEL.CATEGORIES and all NUM_CLASSES set, MODEL.SEM_SEG_HEAD.IN_FEATURES named after
-        MODEL.SHARING, the input normalisation of a timm network, and of MODEL.PANOPTIC_FUSION.OUTPUTS only what the
-        meta-architecture can return. Resolving it again changes nothing.
+        MODEL.SHARING, the input normalisation of a timm network, of MODEL.PANOPTIC_FUSION.OUTPUTS only what the
+        meta-architecture can return, and MODEL.DEVICE "cpu" where there is no GPU. Resolving it again changes nothing.
 
     Raises:
         ConfigError: a key has a value that cannot work; the message names the key.
@@ -52,8 +41,12 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
     cfg = cfg.clone()
     cfg.defrost()
     register_from_config(cfg.DATASETS.REGISTER if not cfg.MODEL.CATEGORIES else _present(cfg.DATASETS.REGISTER))
-    _check_parts(cfg)
+    check_parts(cfg)
     resolve_timm(cfg)
+    check_values(cfg)
+    possible = RETURNED_OUTPUTS.get(cfg.MODEL.META_ARCHITECTURE, OUTPUTS)
+    cfg.MODEL.PANOPTIC_FUSION.OUTPUTS = [name for name in cfg.MODEL.PANOPTIC_FUSION.OUTPUTS if name in possible]
+    cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
     if not cfg.MODEL.CATEGORIES:
         if not cfg.DATASETS.TRAIN:
             raise ConfigError("MODEL.CATEGORIES and DATASETS.TRAIN are both empty: name a training data set")
@@ -84,7 +77,7 @@ def load_trained(model_dir: str | os.PathLike, opts: list[str] = ()) -> CfgNode:
         A resolved config whose MODEL.WEIGHTS is the last checkpoint of `model_dir`: ready for `DefaultPredictor`. Of an
         evaluated `IndependentPanoptic`, which loads the checkpoints of its two networks, MODEL.WEIGHTS stays what it
         was: that of its fusion, or empty.
-        MODEL.DEVICE is that of the training; "cpu" where there is no GPU, unless `opts` say otherwise.
+        MODEL.DEVICE is that of the training; "cpu" where there is no GPU.
 
     Raises:
         FileNotFoundError: the folder has no config.yaml or no checkpoint.
@@ -99,8 +92,6 @@ def load_trained(model_dir: str | os.PathLike, opts: list[str] = ()) -> CfgNode:
     if not loads_its_own_weights(cfg):
         cfg.MODEL.WEIGHTS = str(weights)
     cfg.OUTPUT_DIR = str(model_dir)
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
     merge_opts(cfg, opts)
     if not loads_its_own_weights(cfg) and not os.path.isfile(cfg.MODEL.WEIGHTS):
         raise FileNotFoundError(f"{cfg.MODEL.WEIGHTS} does not exist: {model_dir} holds no finished checkpoint")
@@ -112,63 +103,11 @@ def loads_its_own_weights(cfg: CfgNode) -> bool:
     return cfg.MODEL.META_ARCHITECTURE == "IndependentPanoptic"
 
 
+def available_device(device: str) -> str:
+    """A device of a config (the default is "cuda"); "cpu" in place of a GPU where there is none."""
+    return "cpu" if device.startswith("cuda") and not torch.cuda.is_available() else device
+
+
 def _present(entries: list[dict]) -> list[dict]:
     """The data sets of a trained model's config that this machine has (it may have none)."""
     return [e for e in entries if os.path.exists(os.path.expanduser(os.path.expandvars(str(e.get("panoptic_json")))))]
-
-
-def _check_parts(cfg: CfgNode) -> None:
-    """Checks the names of the parts and what they need of each other; leaves out outputs that cannot be, in place."""
-    for key, value, registry in (
-        ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
-        ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
-        ("MODEL.BACKBONE.BOTTOM_UP", cfg.MODEL.BACKBONE.BOTTOM_UP, BACKBONE_REGISTRY),
-        ("MODEL.PROPOSAL_GENERATOR.NAME", cfg.MODEL.PROPOSAL_GENERATOR.NAME, PROPOSAL_GENERATOR_REGISTRY),
-        ("MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME, ROI_HEADS_REGISTRY),
-        ("MODEL.ROI_BOX_HEAD.NAME", cfg.MODEL.ROI_BOX_HEAD.NAME, ROI_BOX_HEAD_REGISTRY),
-        ("MODEL.ROI_MASK_HEAD.NAME", cfg.MODEL.ROI_MASK_HEAD.NAME, ROI_MASK_HEAD_REGISTRY),
-        ("MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME, SEM_SEG_HEADS_REGISTRY),
-        ("MODEL.PANOPTIC_FUSION.NAME", cfg.MODEL.PANOPTIC_FUSION.NAME, PANOPTIC_FUSION_REGISTRY),
-    ):
-        if value not in registry:
-            raise ConfigError(f"{key} is {value!r}; there are: {', '.join(sorted(name for name, _ in registry))}")
-    if cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY not in ONTOLOGIES:
-        raise ConfigError(
-            f"MODEL.SEM_SEG_HEAD.ONTOLOGY is {cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY!r}; there are: {', '.join(ONTOLOGIES)}"
-        )
-    if cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE != IGNORE_LABEL:
-        raise ConfigError(
-            f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE}: the labels have {IGNORE_LABEL}"
-        )
-    if not 0 < cfg.MODEL.SEM_SEG_HEAD.HARD_PIXEL_FRACTION <= 1:
-        raise ConfigError(
-            f"MODEL.SEM_SEG_HEAD.HARD_PIXEL_FRACTION is {cfg.MODEL.SEM_SEG_HEAD.HARD_PIXEL_FRACTION}: use a number in "
-            "(0, 1]"
-        )
-    if not (cfg.MODEL.MASK_ON and issubclass(ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME), PanopticROIHeads)):
-        raise ConfigError(
-            f"MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME!r} and MODEL.MASK_ON {cfg.MODEL.MASK_ON}: the fusions "
-            "need the mask logits of PanopticROIHeads or of a class derived from it"
-        )
-    for key, value in (("MODEL.KEYPOINT_ON", cfg.MODEL.KEYPOINT_ON), ("TEST.AUG.ENABLED", cfg.TEST.AUG.ENABLED)):
-        if value:
-            raise ConfigError(f"{key} is True, which this project does not have: set it to False")
-    if cfg.MODEL.SHARING not in SHARING_MODES:
-        raise ConfigError(f"MODEL.SHARING is {cfg.MODEL.SHARING!r}; there are: {', '.join(SHARING_MODES)}")
-    if cfg.MODEL.SHARING != "skip" and not issubclass(
-        META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), PanopticRCNN
-    ):
-        raise ConfigError(
-            f"MODEL.SHARING is {cfg.MODEL.SHARING!r}, but MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} has no "
-            "two branches: set it to 'skip'"
-        )
-    wanted = list(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS)
-    outputs = {"sem_seg", "instances", "panoptic_seg", "things_masks"}
-    if not set(wanted) <= outputs:
-        raise ConfigError(f"MODEL.PANOPTIC_FUSION.OUTPUTS is {wanted}; it holds some of {sorted(outputs)}")
-    if "things_masks" in wanted and cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY == "stuff":
-        raise ConfigError(
-            "MODEL.PANOPTIC_FUSION.OUTPUTS has 'things_masks', but MODEL.SEM_SEG_HEAD.ONTOLOGY 'stuff' has no things"
-        )
-    possible = RETURNED_OUTPUTS.get(cfg.MODEL.META_ARCHITECTURE, outputs)
-    cfg.MODEL.PANOPTIC_FUSION.OUTPUTS = [name for name in wanted if name in possible]

@@ -13,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
-from detectron2.data import MetadataCatalog  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from panoptic_fusion import load_trained  # noqa: E402
@@ -34,16 +33,15 @@ def main() -> None:
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs that change the config")
     args = parser.parse_args()
     check_writable(args.output, "--output")
-    cfg = load_trained(args.model, ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']", *args.opts])
+    cfg = load_trained(args.model, [*args.opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"])
     dicts = images_of(cfg, args.dataset)
     dicts = [dicts[i] for i in np.linspace(0, len(dicts) - 1, min(args.num_images, len(dicts))).round().astype(int)]
     predictor = build_predictor(cfg)
-    metadata = MetadataCatalog.get(args.dataset)
     panels, used = [], set()
     for dataset_dict in tqdm(dicts, desc="drawing", disable=not sys.stderr.isatty()):
         image = cv2.imread(dataset_dict["file_name"])
         panel = draw_comparison(
-            image[:, :, ::-1], ground_truth_panoptic(dataset_dict), predictor(image)["panoptic_seg"], metadata
+            image[:, :, ::-1], ground_truth_panoptic(dataset_dict), predictor(image)["panoptic_seg"], predictor.metadata
         )
         name = unused_name(Path(dataset_dict["file_name"]).stem, used)
         cv2.imwrite(os.path.join(args.output, f"{name}.png"), panel[:, :, ::-1])

@@ -10,7 +10,6 @@ import matplotlib
 matplotlib.use("Agg")
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from detectron2.data import MetadataCatalog  # noqa: E402
 from matplotlib import pyplot as plt  # noqa: E402
 
 from panoptic_fusion import load_trained  # noqa: E402
@@ -71,7 +70,7 @@ def draw_gallery(path: Path, models: dict[str, str], num_images: int, photos: bo
         dataset = cfg.DATASETS.TEST[0]
         dicts = images_of(cfg, dataset)
         chosen = np.linspace(0, len(dicts) - 1, min(num_images, len(dicts))).round().astype(int)
-        predictor, metadata = build_predictor(cfg), MetadataCatalog.get(dataset)
+        predictor = build_predictor(cfg)
         for dataset_dict in (dicts[i] for i in chosen):
             image = cv2.imread(dataset_dict["file_name"])
             cell = _cell(image[:, :, ::-1], cv2.INTER_AREA)
@@ -82,7 +81,8 @@ def draw_gallery(path: Path, models: dict[str, str], num_images: int, photos: bo
             for column, (ids, segments_info) in found.items():
                 ground, alpha = (cell, 0.6) if photos else (np.zeros_like(cell), 1.0)
                 ids = _cell(np.asarray(torch.as_tensor(ids).cpu()).astype(np.int32), cv2.INTER_NEAREST)
-                columns.setdefault(column, []).append(draw_panoptic(ground, ids, segments_info, metadata, alpha))
+                picture = draw_panoptic(ground, ids, segments_info, predictor.metadata, alpha)
+                columns.setdefault(column, []).append(picture)
     quality = [cv2.IMWRITE_JPEG_QUALITY, 88] if path.suffix == ".jpg" else []
     cv2.imwrite(str(path), grid(columns)[:, :, ::-1], quality)
 

@@ -16,21 +16,22 @@ import os
 import sys
 from pathlib import Path
 
-import yaml
-from detectron2.config import CfgNode
-from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
-from tabulate import tabulate
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
+from panoptic_fusion.read_config import read_config  # noqa: E402  (first, as in demo.py)
+
+# isort: split
+import yaml  # noqa: E402
 from ablation import run_spec  # noqa: E402
+from detectron2.config import CfgNode  # noqa: E402
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY  # noqa: E402
+from tabulate import tabulate  # noqa: E402
 
 from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
 from panoptic_fusion.errors import run_cli  # noqa: E402
 from panoptic_fusion.files import write_atomically  # noqa: E402
 from panoptic_fusion.modeling import PANOPTIC_FUSION_REGISTRY  # noqa: E402
-from panoptic_fusion.read_config import read_config  # noqa: E402
 
 
 def registered() -> tuple[list[str], list[str]]:

@@ -18,6 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from panoptic_fusion.data.coco_panoptic import label_space_of  # noqa: E402  (first, as in demo.py)
+
+# isort: split
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from detectron2.config import CfgNode  # noqa: E402
@@ -25,10 +28,8 @@ from detectron2.modeling import META_ARCH_REGISTRY  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from panoptic_fusion.data.coco_panoptic import label_space_of  # noqa: E402
-from panoptic_fusion.data.label_space import LabelSpace  # noqa: E402
 from panoptic_fusion.data.mapper import PanopticDatasetMapper, build_augmentations  # noqa: E402
-from panoptic_fusion.engine.preflight import check_data_set, check_writable  # noqa: E402
+from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
 from panoptic_fusion.errors import ConfigError, run_cli  # noqa: E402
 from panoptic_fusion.evaluation import PanopticQualityEvaluator, only_needed_outputs  # noqa: E402
 from panoptic_fusion.evaluation.evaluator import without_nan  # noqa: E402
@@ -52,8 +53,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.num_images is not None and args.num_images < 1:
         raise ConfigError(f"--num-images is {args.num_images}: use 1 or more")
-    device = [] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"]
-    opts = [*device, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']", *args.opts]
+    opts = [*args.opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
     cfg = config_of(args.model, args.config_file, opts)
     if not issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), PanopticRCNN | IndependentPanoptic):
         raise ConfigError(
@@ -61,7 +61,6 @@ def main() -> None:
             "replaced in a PanopticRCNN or IndependentPanoptic only, which have boxes, masks and semantic segmentation"
         )
     dicts = images_of(cfg, args.dataset)
-    check_data_set(args.dataset, LabelSpace.from_categories(cfg.MODEL.CATEGORIES))
     check_writable(args.output, "--output")
     if args.num_images is not None:
         dicts = [dicts[i] for i in np.linspace(0, len(dicts) - 1, min(args.num_images, len(dicts))).round().astype(int)]

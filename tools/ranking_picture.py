@@ -22,7 +22,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from detectron2.data import MetadataCatalog  # noqa: E402
 from ranking_pairs import Pair, find_pair, most_telling, owners  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -149,7 +148,7 @@ def main() -> None:
         raise UserError(f"--num-images is {args.num_images}: use 1 or more")
     files = find_files(args.input)
     check_writable(args.output, "--output")
-    cfg = load_trained(args.model, ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']", *args.opts])
+    cfg = load_trained(args.model, [*args.opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"])
     predictor = build_predictor(cfg)
     fusion = predictor.model.fusion
     if not isinstance(fusion, SpatialRankingFusion):
@@ -157,7 +156,7 @@ def main() -> None:
             f"MODEL.PANOPTIC_FUSION.NAME of {args.model} is {cfg.MODEL.PANOPTIC_FUSION.NAME!r}: there are ranking "
             "scores with SpatialRankingFusion only"
         )
-    metadata = MetadataCatalog.get((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)[0])
+    metadata = predictor.metadata
     seen = {}
     fusion.register_forward_pre_hook(lambda module, inputs: seen.update(inputs=inputs))
 

@@ -74,7 +74,7 @@ def main() -> None:
     if not 0 < args.mean_max <= 1:
         raise ConfigError(f"--mean-max is {args.mean_max}: use a number above 0, up to 1")
     check_writable(args.output, "--output")
-    cfg = load_trained(args.model, ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['things_masks']", *args.opts])
+    cfg = load_trained(args.model, [*args.opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['things_masks']"])
     dicts = images_of(cfg, args.dataset)
     model = build_predictor(cfg).model
     mapper = PanopticDatasetMapper(cfg, is_train=False)

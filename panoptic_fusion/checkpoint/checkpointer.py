@@ -1,6 +1,7 @@
 """Checkpoints of which a killed training never leaves a half-written one behind."""
 
 import os
+import pickle
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +13,20 @@ from panoptic_fusion.files import write_atomically
 from panoptic_fusion.read_config import one_line
 
 from .branch_names import has_branches, lost_branches, spread_over_branches
+
+
+def check_weights_file(path: str) -> None:
+    """Checks that MODEL.WEIGHTS, unless it is "" or a URL, is a file.
+
+    Raises:
+        FileNotFoundError: otherwise.
+    """
+    file = path.partition("?")[0]
+    if not path or "://" in path or os.path.isfile(file):
+        return
+    if os.path.isdir(file):
+        raise FileNotFoundError(f"MODEL.WEIGHTS: {file} is a folder: name a checkpoint in it, such as model_final.pth")
+    raise FileNotFoundError(f"MODEL.WEIGHTS: {file} does not exist")
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
@@ -66,17 +81,23 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
         Raises:
             FileNotFoundError: no such file.
-            UserError: the file cannot be read, or its tensors do not fit; the message names the first.
+            UserError: the file cannot be downloaded or read, or its tensors do not fit; the message names the first.
         """
         needed = self._needed(self.model.state_dict())
         if needed and self.require_complete and not path:
             raise UserError(
                 f"MODEL.WEIGHTS is empty: name a checkpoint that has {needed[0]} (and {len(needed) - 1} more)"
             )
-        if path and "://" not in path and not os.path.isfile(path.partition("?")[0]):
-            raise FileNotFoundError(f"checkpoint {path} (MODEL.WEIGHTS) does not exist")
+        check_weights_file(path)
         try:
             return super().load(path, *args, **kwargs)
+        except OSError as error:
+            if "://" not in path:
+                raise
+            raise UserError(
+                f"MODEL.WEIGHTS: {path} cannot be downloaded ({one_line(error)}): download it where there is a network "
+                "and give the file"
+            ) from error
         finally:
             self._parsed_url_during_load = None  # detectron2 leaves it set after an error and then refuses to load
 
@@ -112,10 +133,11 @@ class AtomicCheckpointer(DetectionCheckpointer):
             raise UserError(f"the checkpoint does not hold the tensors of a model: {one_line(error)}") from error
         if incompatible.incorrect_shapes and not self.allow_shape_mismatch:
             name, theirs, ours = incompatible.incorrect_shapes[0]
+            skip = ", or set MODEL.ALLOW_SHAPE_MISMATCH True to skip such tensors"
             raise UserError(
                 f"the checkpoint does not fit: {len(incompatible.incorrect_shapes)} tensors have another shape, the "
-                f"first is {name}: {tuple(theirs)} in the file, {tuple(ours)} in the model. Check the config, or set "
-                "MODEL.ALLOW_SHAPE_MISMATCH True to skip such tensors"
+                f"first is {name}: {tuple(theirs)} in the file, {tuple(ours)} in the model. Check that it was made "
+                f"with this config{'' if self.require_complete else skip}"
             )
         missing = self._needed(incompatible.missing_keys)
         if missing and self.require_complete:
@@ -158,6 +180,8 @@ def _read(path: str | os.PathLike, *, mmap: bool = False) -> dict:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # whatever a broken file makes zipfile, pickle and torch raise
         reason = one_line(error)[:200]
+        if isinstance(error, pickle.UnpicklingError):  # torch advises to run the code in such a file
+            reason = "it is broken, or holds other objects than tensors"
         raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}: {reason})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a checkpoint: it holds a {type(content).__name__}, no tensors by name")

@@ -127,7 +127,9 @@ def label_space_of(name: str) -> LabelSpace:
     if name not in _LABEL_SPACES:
         if name not in _REGISTERED and MetadataCatalog.get(name).get("stuff_classes") is not None:
             return LabelSpace.from_metadata(MetadataCatalog.get(name))
-        _remember(name, read_panoptic_json(panoptic_files(name).panoptic_json).label_space)
+        path = panoptic_files(name).panoptic_json
+        _check_there(name, path)
+        _remember(name, read_panoptic_json(path).label_space)
     return _LABEL_SPACES[name]
 
 
@@ -214,6 +216,15 @@ class _LazyMetadata(Metadata):
 def _remember(name: str, label_space: LabelSpace) -> None:
     _LABEL_SPACES[name] = label_space
     label_space.apply_to_metadata(MetadataCatalog.get(name))
+
+
+def _check_there(name: str, path: str) -> None:
+    """That the json of a data set is there; the message helps where a relative path starts from another folder."""
+    if os.path.isfile(path):
+        return
+    where = "" if os.path.isabs(path) else f", relative to the working folder: {os.path.abspath(path)}"
+    make = "; tools/make_toy_scenes.py --output datasets/toy makes it" if path.startswith("datasets/toy/") else ""
+    raise DatasetError(f"the file is missing (panoptic_json of data set {name!r}{where}){make}", path, "missing file")
 
 
 def _load_registered(name: str) -> list[dict[str, Any]]:

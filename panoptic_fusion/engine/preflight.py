@@ -2,20 +2,23 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from panoptic_fusion.checkpoint import AtomicCheckpointer
+from panoptic_fusion.checkpoint.checkpointer import check_weights_file
 from panoptic_fusion.data.coco_panoptic import label_space_of
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import ConfigError, UserError
+from panoptic_fusion.evaluation import check_evaluators
 from panoptic_fusion.modeling.backbone.timm_config import check_trainable
 from panoptic_fusion.resolve import loads_its_own_weights
 
 from .mixed_precision import DTYPES
-from .same_training import check_same_classes
+from .same_training import check_same_classes, check_same_parts
 
 
 def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
@@ -30,6 +33,10 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         UserError, FileNotFoundError: the message names the file or config key and says what to do.
     """
     check_writable(cfg.OUTPUT_DIR)
+    if not eval_only and not resume:
+        _check_no_model(cfg.OUTPUT_DIR)
+    if cfg.DATASETS.TEST:
+        check_evaluators(cfg)
     names = list(cfg.DATASETS.TEST) + ([] if eval_only else list(cfg.DATASETS.TRAIN))
     if not names:
         raise ConfigError("DATASETS.TEST is empty" if eval_only else "DATASETS.TRAIN and DATASETS.TEST are empty")
@@ -49,15 +56,17 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     if cfg.SOLVER.AMP.ENABLED and not eval_only:
         _check_mixed_precision(cfg.SOLVER.AMP.DTYPE, cfg.MODEL.DEVICE)
     if goes_on(cfg, resume):
+        check_last_checkpoint(cfg.OUTPUT_DIR)
         check_same_classes(cfg.OUTPUT_DIR, cfg.MODEL.CATEGORIES)  # as many others would fit the checkpoint
+        if not eval_only:
+            check_same_parts(cfg.OUTPUT_DIR, cfg)
         return
     if not eval_only:
         check_trainable(cfg)
     weights = cfg.MODEL.WEIGHTS
     if eval_only and not weights and not loads_its_own_weights(cfg):
         raise ConfigError("MODEL.WEIGHTS is empty: name the checkpoint to evaluate (or use --resume)")
-    if weights and "://" not in weights and not os.path.isfile(weights.partition("?")[0]):
-        raise ConfigError(f"MODEL.WEIGHTS: {weights} does not exist")
+    check_weights_file(weights)
     if weights and weights.endswith(".pth"):
         from detectron2.modeling import build_model
 
@@ -65,7 +74,9 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         on_cpu.defrost()
         on_cpu.MODEL.DEVICE = "cpu"
         AtomicCheckpointer(
-            build_model(on_cpu), require_complete=eval_only, allow_shape_mismatch=cfg.MODEL.ALLOW_SHAPE_MISMATCH
+            build_model(on_cpu),
+            require_complete=eval_only,
+            allow_shape_mismatch=cfg.MODEL.ALLOW_SHAPE_MISMATCH and not eval_only,
         ).load(weights)
 
 
@@ -108,6 +119,30 @@ def check_processes(cfg: CfgNode, num_gpus: int, num_machines: int) -> None:
         raise ConfigError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}: {processes} processes cannot share it equally"
         )
+
+
+def check_last_checkpoint(folder: str) -> None:
+    """Checks that the file which `last_checkpoint` in an OUTPUT_DIR names is there.
+
+    Raises:
+        UserError: otherwise.
+    """
+    name = Path(folder, "last_checkpoint").read_text().strip()
+    if not Path(folder, name).is_file():
+        raise UserError(
+            f"--resume: {folder}/last_checkpoint names {name}, which is not there: write the name of a checkpoint of "
+            "that folder into last_checkpoint, or remove it to start anew"
+        )
+
+
+def _check_no_model(folder: str) -> None:
+    """That a training which starts anew overwrites none."""
+    for name in ("last_checkpoint", "model_final.pth"):
+        if os.path.isfile(os.path.join(folder, name)):
+            raise UserError(
+                f"OUTPUT_DIR {folder} holds a training already ({name}): add --resume to go on with it, or give "
+                "another OUTPUT_DIR (or remove the folder)"
+            )
 
 
 def _check_mixed_precision(dtype: str, device: str) -> None:

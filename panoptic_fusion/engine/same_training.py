@@ -9,6 +9,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from panoptic_fusion.check_config import PARTS, value_of
 from panoptic_fusion.data.coco_json import read_panoptic_json
 from panoptic_fusion.data.coco_panoptic import PanopticFiles
 from panoptic_fusion.errors import UserError
@@ -77,6 +78,22 @@ def check_same_network(folder: str, cfg: CfgNode) -> None:
         for key, value in here.items():
             if key not in NOT_COMPARED and _plain(there[key]) != _plain(value):
                 _refuse(folder, f"with {key} {there[key]!r}, not {value!r}")
+
+
+def check_same_parts(folder: str, cfg: CfgNode) -> None:
+    """Checks that a training in `folder`, if there is one, is of the parts that a config names.
+
+    Args:
+        folder: an OUTPUT_DIR.
+        cfg: a resolved config.
+
+    Raises:
+        UserError: the name of a part is another; the message has its key.
+    """
+    before = _trained(folder)
+    for key in PARTS if before is not None else ():
+        if value_of(before, key) != value_of(cfg, key):
+            _refuse(folder, f"with {key} {value_of(before, key)!r}, not {value_of(cfg, key)!r}")
 
 
 def _trained(folder: str) -> CfgNode | None:

@@ -2,7 +2,7 @@
 
 from .evaluator import PanopticQualityEvaluator
 from .panoptic_quality import PanopticQuality
-from .selection import InstancesEvaluator, build_evaluators, only_needed_outputs
+from .selection import InstancesEvaluator, build_evaluators, check_evaluators, only_needed_outputs
 from .submission import SubmissionWriter, write_panoptic_png
 from .unchanged import UnchangedOutputs
 
@@ -13,6 +13,7 @@ __all__ = [
     "SubmissionWriter",
     "UnchangedOutputs",
     "build_evaluators",
+    "check_evaluators",
     "only_needed_outputs",
     "write_panoptic_png",
 ]

@@ -15,6 +15,7 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 from torch import nn
 
+from ..config import get_cfg
 from ..data import coco_panoptic
 from ..data.label_space import LabelSpace
 from ..data.rle import encode_crop
@@ -104,6 +105,31 @@ def only_needed_outputs(model: nn.Module, evaluators: Sequence[str]) -> Iterator
             setattr(network, key, value)
 
 
+def check_evaluators(cfg: CfgNode) -> None:
+    """Checks before a training that TEST.EVALUATORS will measure what it names.
+
+    Those of the default list may be there for other networks; one that has to be asked for must get its output, and so
+    must at least one in all.
+
+    Args:
+        cfg: a resolved config.
+
+    Raises:
+        ConfigError: TEST.EVALUATORS names one that does not exist, or MODEL.PANOPTIC_FUSION.OUTPUTS lacks the output.
+    """
+    names, outputs = list(cfg.TEST.EVALUATORS), list(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS)
+    for name in names:
+        if name not in NEEDED_OUTPUT:
+            raise ConfigError(f"TEST.EVALUATORS has {name!r}; it can list {', '.join(NEEDED_OUTPUT)}")
+    lacking = [name for name in names if NEEDED_OUTPUT[name] not in outputs]
+    for name in lacking:
+        if len(lacking) == len(names) or name not in get_cfg().TEST.EVALUATORS:
+            raise ConfigError(
+                f"TEST.EVALUATORS has {name!r}, which needs {NEEDED_OUTPUT[name]!r}: what the network returns "
+                f"(MODEL.PANOPTIC_FUSION.OUTPUTS, MODEL.META_ARCHITECTURE) is {outputs}"
+            )
+
+
 def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str) -> DatasetEvaluators:
     """The evaluators of TEST.EVALUATORS for a data set.
 
@@ -112,11 +138,9 @@ def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str) -> Datase
     classes.
 
     Raises:
-        ConfigError: TEST.EVALUATORS names one that does not exist.
+        ConfigError: see `check_evaluators`.
     """
-    for name in cfg.TEST.EVALUATORS:
-        if name not in NEEDED_OUTPUT:
-            raise ConfigError(f"TEST.EVALUATORS has {name!r}; it can list {', '.join(NEEDED_OUTPUT)}")
+    check_evaluators(cfg)
     evaluators = []
     for name in cfg.TEST.EVALUATORS:
         needed = NEEDED_OUTPUT[name]

@@ -3,6 +3,7 @@
 import io
 import os
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -49,6 +50,18 @@ def test_save_and_resume_round_trip(tmp_path: Path):
     assert not equal_states(model, other)
     rest = AtomicCheckpointer(other, str(tmp_path), state=other_state).resume_or_load("", resume=True)
     assert equal_states(model, other) and other_state.value == 17 and rest["iteration"] == 17
+
+
+def test_weights_that_cannot_be_downloaded(monkeypatch):
+    def no_network(url: str, **_):
+        raise URLError("Temporary failure in name resolution")
+
+    model = Small()
+    checkpointer = AtomicCheckpointer(model)
+    monkeypatch.setattr(checkpointer.path_manager, "get_local_path", no_network)
+    for url in ("detectron2://ImageNetPretrained/MSRA/R-50.pkl", "https://example.org/model.pth"):
+        with pytest.raises(UserError, match=f"MODEL.WEIGHTS: {url}.*Temporary failure.*download it"):
+            checkpointer.load(url)
 
 
 def test_without_resume_only_the_weights_are_loaded(tmp_path: Path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 from tiny_training import import_script
 
 from panoptic_fusion.data.annotation import read_id_map
@@ -148,6 +149,37 @@ def test_options_change_the_result(segment, photos: Path):
     code, err, output, entries = segment(photos / "a.jpg", options=nothing)
     assert code == 0, err
     assert entries["a.png"]["segments_info"] == [] and not read_id_map(str(output / "a.png")).any()
+
+
+def test_other_outputs_than_the_panoptic_map_change_nothing(segment, photos: Path):
+    options = ("--opts", "MODEL.PANOPTIC_FUSION.OUTPUTS", "['instances']")
+    code, err, _, entries = segment(photos / "a.jpg", options=options)
+    assert code == 0, err
+    assert entries["a.png"]["segments_info"]
+
+
+def test_classes_are_those_of_the_model(trained, tiny_data, photos: Path, run_script, tmp_path: Path, tiny_cfg):
+    """Also where the data set on this machine has got other categories since."""
+    data, model = tmp_path / "data", tmp_path / "model"
+    shutil.copytree(Path(tiny_data["val"]["images"]).parent, data)
+    content = json.loads((data / "panoptic.json").read_text())
+    content["categories"].insert(0, {"id": 0, "name": "airship", "isthing": 1})
+    (data / "panoptic.json").write_text(json.dumps(content))
+    model.mkdir()
+    shutil.copy(trained / "model_final.pth", model)
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    files = {key: str(data / Path(value).name) for key, value in tiny_data["val"].items()}
+    config["DATASETS"] |= {"REGISTER": [{"name": "changed_val", **files}], "TEST": ["changed_val"], "TRAIN": []}
+    (model / "config.yaml").write_text(yaml.safe_dump(config))
+    images = ["--input", photos / "a.jpg", "--output"]
+    assert run_script("demo", "--model", model, *images, tmp_path / "changed")[0] == 0
+    assert run_script("demo", "--model", trained, *images, tmp_path / "before")[0] == 0
+    first, second = (json.loads((tmp_path / n / "panoptic.json").read_text()) for n in ("changed", "before"))
+    assert first == second and first["annotations"][0]["segments_info"]
+    code, _, err = run_script(
+        "tools/compare_pictures", "--model", model, "--dataset", "changed_val", "--output", tmp_path / "pictures"
+    )
+    assert code == 2 and "classes of data set 'changed_val'" in err
 
 
 def test_config_file_and_weights_instead_of_a_model(run_script, trained, photos: Path, tmp_path: Path):

@@ -102,10 +102,11 @@ def test_resume_takes_the_rates_of_the_config(trained: Path, tiny_opts, toy_conf
 
 
 def test_without_resume_training_starts_anew(trained: Path, tiny_opts, toy_config, run_script, tmp_path: Path):
+    """From weights of a training, in a folder with its leftovers."""
     folder = tmp_path / "again"
     folder.mkdir()
-    for name in ("model_final.pth", "last_checkpoint"):
-        shutil.copy(trained / name, folder)
+    shutil.copy(trained / "metrics.json", folder)
+    tiny_opts = [*tiny_opts, "MODEL.WEIGHTS", trained / "model_final.pth"]
     arguments = ["--config-file", toy_config, *tiny_opts, "OUTPUT_DIR", folder, "SOLVER.MAX_ITER", 2]
     assert run_script("train_net", *arguments)[0] == 0
     assert "Starting training from iteration 0" in (folder / "log.txt").read_text()

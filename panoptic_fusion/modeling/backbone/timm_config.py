@@ -5,7 +5,6 @@ from detectron2.config import CfgNode
 
 from panoptic_fusion.errors import ConfigError
 
-from .pyramid import PYRAMIDS
 from .timm_backbone import timm_metadata
 
 BUILDER = "build_timm_backbone"
@@ -21,21 +20,16 @@ def resolve_timm(cfg: CfgNode) -> None:
             they were trained with; the message names the key.
         UserError: timm is needed and missing.
     """
-    keys, backbone = cfg.MODEL.TIMM, cfg.MODEL.BACKBONE
+    keys = cfg.MODEL.TIMM
     values = {"INPUT.FORMAT": cfg.INPUT.FORMAT, "MODEL.PIXEL_MEAN": cfg.MODEL.PIXEL_MEAN}
     values["MODEL.PIXEL_STD"] = cfg.MODEL.PIXEL_STD
     empty = [key for key, value in values.items() if not len(value)]
-    if backbone.BOTTOM_UP != BUILDER:
+    if cfg.MODEL.BACKBONE.BOTTOM_UP != BUILDER:
         if keys.NAME or keys.WEIGHTS or keys.PRETRAINED:
             raise ConfigError(f"MODEL.TIMM is set, but MODEL.BACKBONE.BOTTOM_UP is not {BUILDER}: it would be ignored")
         if empty:
             raise ConfigError(f"{empty[0]} is empty, which only a network of timm can fill in")
         return
-    if backbone.NAME not in PYRAMIDS:
-        raise ConfigError(
-            f"MODEL.BACKBONE.NAME is {backbone.NAME!r}, which has a network of its own: MODEL.BACKBONE.BOTTOM_UP "
-            f"{BUILDER} goes with {', '.join(sorted(PYRAMIDS))}"
-        )
     if not keys.NAME:
         raise ConfigError("MODEL.TIMM.NAME is empty: name a model of timm, such as convnext_tiny")
     if keys.PRETRAINED and keys.WEIGHTS:
