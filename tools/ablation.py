@@ -36,6 +36,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
+from ablation_check import check_runs  # noqa: E402
 from ablation_spec import Job, check_unchanged, make_jobs, read_spec, settings_of  # noqa: E402
 from ablation_table import commit, last_iteration, make_table  # noqa: E402
 
@@ -141,6 +142,7 @@ def run_spec(spec_file: Path, output: Path, num_gpus: int = 1) -> int:
     jobs = make_jobs(spec, output)
     check_writable(str(output), "--output")
     check_unchanged(jobs)
+    check_runs(spec)
     command = shlex.join(["python", os.path.relpath(sys.argv[0], Path.cwd()), *sys.argv[1:]])
 
     def write_table() -> str:

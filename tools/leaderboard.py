@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
+from ablation_check import check_runs  # noqa: E402
 from ablation_spec import Job, Spec, make_jobs, read_spec  # noqa: E402
 from ablation_table import collect, commit, machine, mean_and_sd, metric_of, training_seconds  # noqa: E402
 from leaderboard_costs import Costs, measure  # noqa: E402
@@ -57,6 +58,9 @@ def main() -> int:
     if evaluations:
         raise ConfigError(f"{args.spec}: run {evaluations[0]!r} is not trained: a leaderboard takes no eval_of")
     check_writable(str(args.docs), "--docs")
+    datasets = sorted({name for cfg in check_runs(spec).values() for name in cfg.DATASETS.TEST})
+    if len(datasets) != 1:
+        raise UserError(f"a leaderboard is of one data set; DATASETS.TEST has {', '.join(datasets) or 'none'}")
     train = ["tools/ablation.py", str(args.spec), "--output", str(args.output), "--num-gpus", str(args.num_gpus)]
     if run_script(*train):
         raise UserError(f"not all trainings of {args.spec} have ended well: see above")
@@ -67,9 +71,7 @@ def main() -> int:
     name = args.spec.stem
     figure = args.docs / f"{name}.png"
     gallery = args.docs / f"{name}_gallery.{'jpg' if args.photos else 'png'}"
-    quality = {
-        run: [metric_of(r, dataset_of(jobs), "PQ") for r in seeds.values()] for run, seeds in collect(jobs).items()
-    }
+    quality = {run: [metric_of(r, "", "PQ") for r in seeds.values()] for run, seeds in collect(jobs).items()}
     draw_figure(figure, quality, {run: cost.sizes[args.sizes[0]].seconds for run, cost in costs.items()}, args.sizes[0])
     draw_gallery(gallery, models, NUM_IMAGES, args.photos)
     command = shlex.join(["python", os.path.relpath(__file__, Path.cwd()), *sys.argv[1:]])
@@ -98,25 +100,13 @@ def run_script(script: str, *arguments: str) -> int:
     return subprocess.run([sys.executable, str(ROOT / script), *arguments]).returncode
 
 
-def dataset_of(jobs: list[Job]) -> str:
-    """The data set whose results count: "" where there is one only.
-
-    Raises:
-        UserError: there are several.
-    """
-    names = sorted({dataset for seeds in collect(jobs).values() for results in seeds.values() for dataset in results})
-    if len(names) > 1:
-        raise UserError(f"a leaderboard is of one data set; DATASETS.TEST has {', '.join(names)}")
-    return names[0]
-
-
 def quality_table(spec: Spec, jobs: list[Job]) -> list[list[str]]:
     """Header and rows: mean ± standard deviation over the seeds."""
-    collected, dataset = collect(jobs), dataset_of(jobs)
+    collected = collect(jobs)
     rows = [["system", *(TITLES.get(metric, metric) for metric in spec.metrics), "training s", "seeds"]]
     for run in spec.runs:
         results = collected[run.name].values()
-        cells = [mean_and_sd([metric_of(r, dataset, metric) for r in results]) for metric in spec.metrics]
+        cells = [mean_and_sd([metric_of(r, "", metric) for r in results]) for metric in spec.metrics]
         seconds = [training_seconds(job.folder) for job in jobs if job.run == run]
         rows.append([run.name, *cells, f"{sum(seconds) / len(seconds):.0f}", str(len(seconds))])
     return rows

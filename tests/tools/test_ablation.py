@@ -39,7 +39,10 @@ results = {"panoptic_seg": {"PQ": quality, "mIoU": None}, "segm": {"AP": quality
 (folder / "results.json").write_text(json.dumps(results))
 """
 
-BASE = "VERSION: 2\nSOLVER: {BASE_LR: 0.02, MAX_ITER: 20}\n"
+BASE = f"""_BASE_: {ROOT}/configs/Base-Small.yaml
+SOLVER: {{BASE_LR: 0.02, MAX_ITER: 20}}
+MODEL: {{CATEGORIES: [{{id: 1, name: car, isthing: 1}}, {{id: 2, name: sky, isthing: 0}}]}}
+"""
 RUNS = {
     "baseline": [],
     "low lr": ["SOLVER.BASE_LR", 0.01],
@@ -316,6 +319,42 @@ def test_yaml_at_fault(lab, changes: dict, says: str):
     code, _, err = lab.run(**changes)
     assert code == 2 and says in err and len(err.strip().splitlines()) == 1
     assert lab.calls() == [] and not lab.output.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"runs": {"a": [], "b": ["MODEL.PANOPTIC_FUSION.NAME", "Magic"]}}, "run 'b': MODEL.PANOPTIC_FUSION.NAME is"),
+        ({"runs": {"a": [], "b": ["SOLVER.MAX_ITER", 0]}}, "run 'b': SOLVER.MAX_ITER is 0"),
+        ({"runs": {"a": [], "b": ["DATASETS.TEST", "('x',)", "TEST.EVALUATORS", "['panoptik']"]}}, "'panoptik'"),
+        ({"metrics": ["PQ", "PQ_stuff"]}, "'PQ_stuff' is unknown; panoptic_seg has "),
+        ({"metrics": ["PQ-bus"]}, "'PQ-bus' is unknown"),
+        ({"metrics": ["sgm AP"]}, "'sgm AP' is of no task"),
+        ({"metrics": ["segm PQ"]}, "'segm PQ' is unknown"),
+    ],
+)
+def test_mistakes_are_found_before_the_first_run(lab, changes: dict, says: str):
+    code, _, err = lab.run(**changes)
+    assert code == 2 and says in err and len(err.strip().splitlines()) == 1
+    assert lab.calls() == []
+
+
+def test_all_measures(lab):
+    metrics = ["PQ_th", "FN_st", "images", "PQ-car", "segm AP-car", "bbox AP50", "residual mean"]
+    assert lab.run(seeds=[1], metrics=metrics)[0] == 0
+
+
+def test_runs_may_have_different_data_sets_of_one_name(lab, tiny_data):
+    def opts(split: str, **changes) -> list:
+        entry = {"name": "same_name", **tiny_data[split], **changes}
+        return ["DATASETS.REGISTER", str([entry]), "MODEL.CATEGORIES", []]
+
+    common = ["DATASETS.TRAIN", "('same_name',)", "DATASETS.TEST", "('same_name',)"]
+    runs = {"a": opts("train"), "b": opts("val"), "c": opts("val")}
+    assert lab.run(seeds=[1], common=common, runs=runs)[0] == 0
+    gone = {**runs, "d": opts("val", panoptic_json="/nowhere.json")}
+    code, _, err = lab.run(seeds=[1], common=common, runs=gone)
+    assert code == 2 and "run 'd': /nowhere.json: the file is missing" in err
 
 
 def test_yaml_that_cannot_be_read(lab, run_script):

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from detectron2.data.catalog import Metadata
 from detectron2.layers import FrozenBatchNorm2d
-from tiny_training import import_script
+from tiny_training import as_opts, import_script
 from torch import nn
 from torchvision.ops import DeformConv2d
+
+from panoptic_fusion.data.label_space import LabelSpace
 
 leaderboard = import_script("tools/leaderboard")
 costs = sys.modules["leaderboard_costs"]
@@ -128,11 +131,12 @@ def test_the_figure_shows_mean_and_deviation_at_the_time_of_each_system(tmp_path
 
 
 @pytest.fixture
-def finished(trained, tmp_path, monkeypatch, toy_config):
+def finished(trained, tmp_path, monkeypatch, toy_config, tiny_settings):
     """A spec of two systems with two seeds whose trainings are there: copies of one. Nothing is started."""
     spec = tmp_path / "leaderboard_tiny.yaml"
     runs = {"baseline": {"config": toy_config}, "other": {"config": toy_config, "opts": ["SOLVER.MAX_ITER", 40]}}
-    spec.write_text(yaml.safe_dump({"seeds": [1, 2], "runs": runs}))
+    common = as_opts({key: value for key, value in tiny_settings.items() if key != "SEED"})
+    spec.write_text(yaml.safe_dump({"seeds": [1, 2], "common": common, "runs": runs}))
     output = tmp_path / "out"
     for i, name in enumerate(runs):
         for seed in (1, 2):
@@ -203,7 +207,7 @@ def test_page_figure_and_gallery(finished, run_script, tmp_path, tiny_cfg, photo
     assert gallery.shape == (height, columns * (pictures.CELL_WIDTH + pictures.GAP), 3)
 
 
-def test_without_photos_nothing_of_them_is_seen(trained, tmp_path):
+def test_without_photos_nothing_of_them_is_seen(trained, tmp_path, tiny_cfg):
     """Another photo under the same prediction gives the same gallery."""
     drawn = []
     original = cv2.imread
@@ -214,6 +218,8 @@ def test_without_photos_nothing_of_them_is_seen(trained, tmp_path):
             return image if image is None else cv2.add(image, brightness)
 
         class Predictor:
+            metadata = LabelSpace.from_categories(tiny_cfg.MODEL.CATEGORIES).apply_to_metadata(Metadata())
+
             def __call__(self, image):
                 ids = torch.zeros(image.shape[:2], dtype=torch.int32)
                 ids[: len(ids) // 2] = 1
@@ -250,6 +256,16 @@ def test_evaluations_have_no_cost(finished, run_script, tmp_path, toy_config):
     spec.write_text(yaml.safe_dump({"seeds": [1], "runs": runs}))
     code, _, err = run_script("tools/leaderboard", spec, "--output", output, "--docs", tmp_path / "docs")
     assert code == 2 and "'strict'" in err and started == []
+
+
+def test_several_data_sets(finished, run_script, tmp_path, toy_config, tiny_data):
+    spec, output, started = finished
+    entries = [{"name": f"board_{split}", **tiny_data[split]} for split in ("train", "val")]
+    opts = ["DATASETS.REGISTER", str(entries), "DATASETS.TRAIN", "('board_train',)"]
+    opts += ["DATASETS.TEST", "('board_train', 'board_val')"]
+    spec.write_text(yaml.safe_dump({"base": toy_config, "seeds": [1], "runs": {"baseline": opts}}))
+    code, _, err = run_script("tools/leaderboard", spec, "--output", output, "--docs", tmp_path / "docs")
+    assert code == 2 and "board_train, board_val" in err and started == []
 
 
 @pytest.mark.parametrize("size", ["480", "480x", "16x640", "axb"])

@@ -31,6 +31,7 @@ results = {"panoptic_seg": {"PQ": len(head) + len(fusion) / 10}}
 def run(tmp_path: Path, monkeypatch, run_script):
     monkeypatch.setattr(ablation, "ROOT", tmp_path)
     monkeypatch.setattr(mixtures_table, "registered", lambda: (["HeadA", "HeadBc"], ["One", "Three"]))
+    monkeypatch.setattr(ablation, "check_runs", lambda spec: None)  # there are no such heads and fusions
     (tmp_path / "train_net.py").write_text(STAND_IN)
     (tmp_path / "base.yaml").write_text("VERSION: 2\n")
     (tmp_path / "fail").write_text("")

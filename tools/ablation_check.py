@@ -1,0 +1,63 @@
+"""What can be known of the runs of an ablation before the first one starts."""
+
+from collections.abc import Iterable
+
+from ablation_spec import Spec
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from panoptic_fusion import resolve_config
+from panoptic_fusion.errors import ConfigError, UserError
+from panoptic_fusion.evaluation import check_evaluators
+from panoptic_fusion.read_config import read_config
+
+QUALITY = ("PQ", "SQ", "RQ", "PQ_dagger", "mIoU", "TP", "FP", "FN")
+AP = {"AP", "AP50", "AP75", "APs", "APm", "APl"}
+TASKS = {  # as in results.json
+    "panoptic_seg": {"images", *(f"{name}{group}" for name in QUALITY for group in ("", "_th", "_st"))},
+    "segm": AP,
+    "bbox": AP,
+    "cityscapes_instance": {"AP", "AP50"},
+    "cityscapes_sem_seg": {"IoU", "iIoU", "IoU_sup", "iIoU_sup"},
+    "residual": {"mean"},
+}
+OF_CLASSES = {"panoptic_seg": "PQ-", "segm": "AP-", "bbox": "AP-"}
+
+
+def check_runs(spec: Spec) -> dict[str, CfgNode]:
+    """The resolved config of each run; so a mistake in the last one does not come out after the hours of the others.
+
+    Raises:
+        ConfigError: a run's config cannot work, its evaluators would measure nothing, or a metric is unknown.
+    """
+    configs, before = {}, set(DatasetCatalog)
+    for run in spec.runs:
+        try:
+            cfg = configs[run.name] = resolve_config(read_config(run.base, run.opts))
+            if cfg.DATASETS.TEST:
+                check_evaluators(cfg)
+        except UserError as error:
+            raise ConfigError(f"run {run.name!r}: {error}") from error
+        finally:  # each run is a process of its own: another may give the same name to other data
+            _forget(set(DatasetCatalog) - before)
+    classes = {category["name"] for cfg in configs.values() for category in cfg.MODEL.CATEGORIES}
+    for metric in spec.metrics:
+        _check_metric(metric, classes)
+    return configs
+
+
+def _forget(names: Iterable[str]) -> None:
+    for name in names:
+        DatasetCatalog.pop(name, None)
+        MetadataCatalog.pop(name, None)
+
+
+def _check_metric(metric: str, classes: set[str]) -> None:
+    task, name = ["panoptic_seg", *metric.split()][-2:]
+    if task not in TASKS:
+        raise ConfigError(f"metrics: {metric!r} is of no task; there are: {', '.join(TASKS)}")
+    prefix = OF_CLASSES.get(task, "")
+    of_class = prefix and name.startswith(prefix) and name.removeprefix(prefix) in classes
+    if name not in TASKS[task] and not of_class:
+        each = f", {prefix}<class>" if prefix else ""
+        raise ConfigError(f"metrics: {metric!r} is unknown; {task} has {', '.join(sorted(TASKS[task]))}{each}")
