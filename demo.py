@@ -9,7 +9,6 @@ For each image or video frame it writes a picture (NAME.jpg), the panoptic map a
 
 import argparse
 import glob
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -30,7 +29,7 @@ from tqdm import tqdm
 
 from panoptic_fusion.errors import UserError, run_cli
 from panoptic_fusion.evaluation import write_panoptic_png
-from panoptic_fusion.files import unused_name, write_atomically
+from panoptic_fusion.files import unused_name, write_json
 from panoptic_fusion.trained import build_predictor, config_of
 from panoptic_fusion.visualization import draw_panoptic
 
@@ -141,7 +140,7 @@ def main() -> int:
     finally:  # also what was done before an interruption
         path = os.path.join(args.output, "panoptic.json")
         content = {"annotations": annotations, "categories": list(cfg.MODEL.CATEGORIES)}
-        write_atomically(path, lambda f: f.write(json.dumps(content).encode()))
+        write_json(path, content)
     print(f"{len(annotations)} images: pictures, panoptic PNGs and panoptic.json in {args.output}")
     for message in unreadable:
         print(f"skipped: {message}", file=sys.stderr)

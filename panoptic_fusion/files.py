@@ -1,9 +1,11 @@
 """Names and files: written whole or not at all, whenever the process is killed; names that are not taken yet."""
 
+import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:
@@ -23,6 +25,18 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, content: Any, **options) -> None:
+    """Writes a json file by `write_atomically`; `options` are those of json.dumps."""
+    write_atomically(path, lambda file: file.write(json.dumps(content, **options).encode()))
+
+
+def without_nan(content: Any) -> Any:
+    """Mappings and numbers with None for NaN, which json does not have."""
+    if isinstance(content, Mapping):
+        return {key: without_nan(value) for key, value in content.items()}
+    return None if isinstance(content, float) and math.isnan(content) else content
 
 
 def unused_name(stem: str, used: set[str]) -> str:

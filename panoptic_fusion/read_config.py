@@ -1,7 +1,8 @@
 """A config from a yaml file and KEY VALUE pairs, with errors that name the file or the key in one line."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import yaml
@@ -68,3 +69,12 @@ def one_line(error: BaseException) -> str:
     """The text of an error without line breaks."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return " ".join(text.split()) or type(error).__name__
+
+
+def leaves(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(KEY, value) of all keys, such as ("MODEL.DEVICE", "cpu"), each with `prefix` before it."""
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -23,7 +23,6 @@ kept, an interrupted one resumes from its last checkpoint, a failed one is tried
 
 import argparse
 import fcntl
-import json
 import os
 import shlex
 import statistics
@@ -42,7 +41,7 @@ from ablation_table import commit, last_iteration, make_table  # noqa: E402
 
 from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
 from panoptic_fusion.errors import UserError, run_cli  # noqa: E402
-from panoptic_fusion.files import write_atomically  # noqa: E402
+from panoptic_fusion.files import write_atomically, write_json  # noqa: E402
 from panoptic_fusion.read_config import read_config  # noqa: E402
 
 LOG_LINES = 15
@@ -52,7 +51,7 @@ def start(job: Job, num_gpus: int, lock: int) -> subprocess.Popen:
     """Starts a job; its output is appended to ablation.log. The child keeps the lock while it lives."""
     job.folder.mkdir(parents=True, exist_ok=True)
     record = {"settings": settings_of(job), "commit": commit()}
-    write_atomically(job.folder / "ablation.json", lambda f: f.write(json.dumps(record, indent=1).encode()))
+    write_json(job.folder / "ablation.json", record, indent=1)
     mode = "--eval-only" if job.source else "--resume"
     command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(job.run.base), mode]
     command += ["--num-gpus", str(num_gpus), *job.opts(), "OUTPUT_DIR", str(job.folder)]
@@ -148,7 +147,7 @@ def run_spec(spec_file: Path, output: Path, num_gpus: int = 1) -> int:
     def write_table() -> str:
         text, content = make_table(spec, jobs, command)
         write_atomically(output / "table.md", lambda f: f.write(text.encode()))
-        write_atomically(output / "results.json", lambda f: f.write(json.dumps(content, indent=1).encode()))
+        write_json(output / "results.json", content, indent=1)
         return text
 
     with open(output / ".lock", "w") as lock:

@@ -2,16 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from detectron2.config import CfgNode
 
 from panoptic_fusion import get_cfg
 from panoptic_fusion.errors import ConfigError
-from panoptic_fusion.read_config import one_line, read_config
+from panoptic_fusion.read_config import leaves, one_line, read_config
 
 METRICS = ["PQ", "PQ_th", "PQ_st", "SQ", "RQ", "PQ_dagger", "mIoU", "segm AP"]
 OWN_KEYS = ("SEED", "OUTPUT_DIR")  # the tool sets them
@@ -181,7 +179,7 @@ def check_unchanged(jobs: list[Job]) -> None:
     Raises:
         ConfigError: they differ; the message names the run and the keys.
     """
-    defaults = dict(flat(get_cfg()))
+    defaults = dict(leaves(get_cfg()))
     for job in jobs:
         record = job.folder / "ablation.json"
         if not record.is_file():
@@ -199,20 +197,11 @@ def check_unchanged(jobs: list[Job]) -> None:
 
 def settings_of(job: Job) -> dict[str, str]:
     """All config values of a job as text, by key; OUTPUT_DIR left out, so that the folder can be moved."""
-    settings = {key: _text(value) for key, value in flat(read_config(job.run.base, job.opts()))}
+    settings = {key: _text(value) for key, value in leaves(read_config(job.run.base, job.opts()))}
     del settings["OUTPUT_DIR"]
     if job.source is not None:
         settings["MODEL.WEIGHTS"] = f"those of {job.run.eval_of}"
     return settings
-
-
-def flat(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """(KEY, value) of all leaves."""
-    for key, value in cfg.items():
-        if isinstance(value, CfgNode):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _text(value) -> str:

@@ -29,7 +29,7 @@ from tabulate import tabulate  # noqa: E402
 
 from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
 from panoptic_fusion.errors import ConfigError, UserError, run_cli  # noqa: E402
-from panoptic_fusion.files import write_atomically  # noqa: E402
+from panoptic_fusion.files import write_atomically, write_json  # noqa: E402
 
 TITLES = {"PQ_dagger": "PQ†", "segm AP": "mask AP"}
 NUM_IMAGES = 8
@@ -79,7 +79,7 @@ def main() -> int:
     page = make_page(name, tables, jobs, command, args, figure.name, gallery.name)
     write_atomically(args.docs / f"{name}.md", lambda f: f.write(page.encode()))
     record = {run: cost.to_dict() for run, cost in costs.items()}
-    write_atomically(args.output / "costs.json", lambda f: f.write(json.dumps(record, indent=1).encode()))
+    write_json(args.output / "costs.json", record, indent=1)
     print(f"\n{page}\n{args.docs / f'{name}.md'}, {figure}, {gallery}")
     empty = any(cell.strip() in ("", "-") for table in tables for line in table[1:] for cell in line)
     if empty:

@@ -10,7 +10,6 @@ is a table with PQ of each, written is oracle.json with the classes as well.
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -32,9 +31,8 @@ from panoptic_fusion.data.mapper import PanopticDatasetMapper, build_augmentatio
 from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
 from panoptic_fusion.errors import ConfigError, run_cli  # noqa: E402
 from panoptic_fusion.evaluation import PanopticQualityEvaluator, only_needed_outputs  # noqa: E402
-from panoptic_fusion.evaluation.evaluator import without_nan  # noqa: E402
 from panoptic_fusion.evaluation.oracle import PARTS, ROWS, oracle_outputs  # noqa: E402
-from panoptic_fusion.files import write_atomically  # noqa: E402
+from panoptic_fusion.files import without_nan, write_json  # noqa: E402
 from panoptic_fusion.modeling import IndependentPanoptic, PanopticRCNN  # noqa: E402
 from panoptic_fusion.trained import build_predictor, config_of, images_of  # noqa: E402
 
@@ -69,7 +67,7 @@ def main() -> None:
     named = {"+".join(row) or "model": results for row, results in rows.items()}
     content = {"model": args.model or args.config_file, "dataset": args.dataset}
     content |= {"images": len(dicts), "replaced": named}
-    write_atomically(path, lambda file: file.write(json.dumps(without_nan(content), indent=1).encode()))
+    write_json(path, without_nan(content), indent=1)
     print(f"{table(rows, len(dicts))}\n\n{interpretation(rows)}\n\nwritten to {path}")
 
 

@@ -11,7 +11,6 @@ pairs.json.
 """
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -29,7 +28,7 @@ from demo import find_files, read_frames  # noqa: E402
 from panoptic_fusion import load_trained  # noqa: E402
 from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
 from panoptic_fusion.errors import ConfigError, UserError, run_cli  # noqa: E402
-from panoptic_fusion.files import unused_name, write_atomically  # noqa: E402
+from panoptic_fusion.files import unused_name, write_json  # noqa: E402
 from panoptic_fusion.modeling.fusion import SpatialRankingFusion  # noqa: E402
 from panoptic_fusion.trained import build_predictor  # noqa: E402
 from panoptic_fusion.visualization import draw_panoptic  # noqa: E402
@@ -186,7 +185,7 @@ def main() -> None:
         print(f"{name}.png: " + ", ".join(f"{c} {d:.3f} -> {r:.3f}" for c, d, r in (x.values() for x in instances)))
     cv2.imwrite(os.path.join(args.output, "all.png"), sheet([x[-1] for x in found])[:, :, ::-1])
     path = os.path.join(args.output, "pairs.json")
-    write_atomically(path, lambda f: f.write(json.dumps(entries, indent=1).encode()))
+    write_json(path, entries, indent=1)
     print(f"{len(found)} pictures (detection -> ranking score), all.png and pairs.json in {args.output}")
 
 

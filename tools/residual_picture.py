@@ -11,7 +11,6 @@ instance mask, residual.
 """
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -27,7 +26,7 @@ from panoptic_fusion import load_trained  # noqa: E402
 from panoptic_fusion.data.mapper import PanopticDatasetMapper  # noqa: E402
 from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
 from panoptic_fusion.errors import ConfigError, run_cli  # noqa: E402
-from panoptic_fusion.files import unused_name, write_atomically  # noqa: E402
+from panoptic_fusion.files import unused_name, write_json  # noqa: E402
 from panoptic_fusion.trained import build_predictor, images_of  # noqa: E402
 
 
@@ -96,7 +95,7 @@ def main() -> None:
     mean = float(np.mean(list(per_image.values())))
     result = {"mean_residual": mean, "images": len(dicts), "dataset": args.dataset, "per_image": per_image}
     path = os.path.join(args.output, "residual.json")
-    write_atomically(path, lambda f: f.write(json.dumps(result, indent=1).encode()))
+    write_json(path, result, indent=1)
     size = (300, round(300 * total.shape[1] / total.shape[0]))
     picture = labelled(heat(total / len(dicts), args.mean_max, size), f"mean residual {mean:.4f}, {len(dicts)} images")
     cv2.imwrite(os.path.join(args.output, "mean.png"), picture)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 from pycocotools import mask as mask_api
 from tqdm import tqdm
 
+from ..files import write_json
 from .annotation import label_extents, load_annotation
 from .label_space import LabelSpace
 from .rle import encode_crop
@@ -47,14 +47,7 @@ def write_instances_json(
             )
     categories = [{"id": i, "name": n} for i, n in zip(label_space.thing_ids, label_space.thing_classes, strict=True)]
     content = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    write_json(path, content)
 
 
 def _things(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

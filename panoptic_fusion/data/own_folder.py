@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import write_atomically
+from ..files import write_json
 from .coco_json import read_panoptic_json
 from .coco_panoptic import PanopticFiles
 
@@ -114,5 +114,5 @@ def _write_part(path: str, folder: str | os.PathLike, name: str, image_ids: set)
         content["images"] = [image for image in content["images"] if image["id"] in image_ids]
     content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in image_ids]
     part = os.path.join(folder, f"{name}.json")
-    write_atomically(part, lambda file: file.write(json.dumps(content).encode()))
+    write_json(part, content)
     return part

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from panoptic_fusion.check_config import PARTS, value_of
 from panoptic_fusion.data.coco_json import read_panoptic_json
 from panoptic_fusion.data.coco_panoptic import PanopticFiles
 from panoptic_fusion.errors import UserError
-from panoptic_fusion.files import write_atomically
-from panoptic_fusion.read_config import read_config
+from panoptic_fusion.files import write_json
+from panoptic_fusion.read_config import leaves, read_config
 
 ORIGIN = "origin.json"  # beside config.yaml, which has the paths of a data set but not its images
 COMPARED = ("MODEL", "INPUT")  # a training may go on with another SOLVER: longer, or with a smaller batch
@@ -57,7 +57,7 @@ def check_same_data(folder: str, data: Mapping[str, PanopticFiles], val_share: f
         for key, what in (("images", "of other images in the same folder"), ("val_share", "of another --val-share")):
             if known[key] != origin[key]:
                 _refuse(folder, what)
-    write_atomically(path, lambda file: file.write(json.dumps(origin).encode()))
+    write_json(path, origin)
 
 
 def check_same_network(folder: str, cfg: CfgNode) -> None:
@@ -74,7 +74,7 @@ def check_same_network(folder: str, cfg: CfgNode) -> None:
     if before is None:
         return
     for section in COMPARED:
-        there, here = dict(_leaves(before[section], section)), dict(_leaves(cfg[section], section))
+        there, here = dict(leaves(before[section], f"{section}.")), dict(leaves(cfg[section], f"{section}."))
         for key, value in here.items():
             if key not in NOT_COMPARED and _plain(there[key]) != _plain(value):
                 _refuse(folder, f"with {key} {there[key]!r}, not {value!r}")
@@ -114,14 +114,6 @@ def _hash_of_images(data: Mapping[str, PanopticFiles]) -> str:
         images = read_panoptic_json(data[split].panoptic_json).images.values()
         digest.update("\n".join([f"{split}:", *sorted(str(image["file_name"]) for image in images)]).encode())
     return digest.hexdigest()
-
-
-def _leaves(node: CfgNode, name: str) -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _leaves(value, f"{name}.{key}")
-        else:
-            yield f"{name}.{key}", value
 
 
 def _plain(value: Any) -> str:

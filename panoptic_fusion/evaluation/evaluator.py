@@ -1,7 +1,6 @@
 """detectron2's `DatasetEvaluator` around `PanopticQuality`: reads ground truth, scores image by image, reports."""
 
 import logging
-import math
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -17,8 +16,9 @@ from tabulate import tabulate
 from ..data.annotation import load_annotation, read_id_map
 from ..data.label_space import LabelSpace
 from ..errors import UserError
+from ..files import without_nan, write_json
 from .panoptic_quality import PQ_DAGGER_RULES, PanopticQuality
-from .submission import SubmissionWriter, write_json
+from .submission import SubmissionWriter
 
 logger = logging.getLogger(__name__)
 
@@ -199,10 +199,3 @@ def _png_names(images: Mapping[Any, Mapping[str, Any]]) -> dict[Any, str]:
     if len(set(names.values())) < len(names):
         names = {i: str(i).replace("/", "_") for i in images}
     return {i: f"{name}.png" for i, name in names.items()}
-
-
-def without_nan(content: Any) -> Any:
-    """The content with None for NaN, which json does not have."""
-    if isinstance(content, Mapping):
-        return {key: without_nan(value) for key, value in content.items()}
-    return None if isinstance(content, float) and math.isnan(content) else content

@@ -1,12 +1,10 @@
 """The results of an evaluation as files: results.json for programs, results.md for people."""
 
-import json
-import math
 from collections.abc import Mapping
 
 from tabulate import tabulate
 
-from ..files import write_atomically
+from ..files import without_nan, write_atomically, write_json
 
 MEASURES = ("PQ", "SQ", "RQ", "PQ_dagger", "mIoU")
 
@@ -22,7 +20,7 @@ def write_results(results: Mapping[str, Mapping], stem: str) -> None:
     per_dataset = (
         results if all(isinstance(v, Mapping) for r in results.values() for v in r.values()) else {"": results}
     )
-    write_atomically(f"{stem}.json", lambda f: f.write(json.dumps(_plain(results), indent=1).encode()))
+    write_json(f"{stem}.json", without_nan(results), indent=1, default=float)
     text = "\n\n".join(
         f"### {name}\n\n{results_table(r)}" if name else results_table(r) for name, r in per_dataset.items()
     )
@@ -48,10 +46,3 @@ def results_table(results: Mapping[str, Mapping[str, float]]) -> str:
     if classes:
         tables.append(tabulate(classes, ["class", "PQ"], tablefmt="pipe", floatfmt=".1f"))
     return "\n\n".join(tables)
-
-
-def _plain(content):
-    """Python floats, NaN as None: what json can hold."""
-    if isinstance(content, Mapping):
-        return {k: _plain(v) for k, v in content.items()}
-    return None if math.isnan(content) else float(content)

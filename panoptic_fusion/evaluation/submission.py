@@ -16,7 +16,7 @@ import numpy as np
 from detectron2.utils import comm
 
 from ..data.label_space import LabelSpace
-from ..files import write_atomically
+from ..files import write_atomically, write_json
 from .panoptic_quality import MAX_SEGMENT_ID
 
 
@@ -44,11 +44,6 @@ def coco_segments(segments_info: Iterable[Mapping[str, Any]], label_space: Label
         segment.update({key: kind(info[key]) for key, kind in (("area", int), ("score", float)) if key in info})
         segments.append(segment)
     return segments
-
-
-def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Writes a json file, which appears whole or not at all."""
-    write_atomically(path, lambda file: file.write(json.dumps(content).encode()))
 
 
 class SubmissionWriter:

@@ -29,6 +29,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ...errors import UserError
+from ...files import write_json
 from .segments import write_png
 
 LOCK_PATIENCE_S = 10.0
@@ -116,7 +117,7 @@ def run_split(plan: SplitPlan, workers: int | None = None, force: bool = False, 
             done |= _read_journal(plan)
         content = _content(plan, done)
         if content != before:
-            write_json(content, plan.panoptic_json)
+            write_json(plan.panoptic_json, content, sort_keys=True)
         plan.journal.unlink()
     notes: dict[str, int] = {}
     for record in done.values():
@@ -256,10 +257,3 @@ def _content(plan: SplitPlan, done: dict[str, dict[str, Any]]) -> dict[str, Any]
     annotations = [done[source.image_id]["annotation"] for source in plan.sources]
     content = {"images": images, "annotations": annotations, "categories": plan.categories}
     return content if plan.info is None else {**content, "info": plan.info}
-
-
-def write_json(data: Any, path: Path) -> None:
-    """Writes a json to `path`, which is the old one or the complete new one at any time."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(data, sort_keys=True), encoding="utf-8")
-    os.replace(temporary, path)
