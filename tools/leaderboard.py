@@ -66,6 +66,7 @@ def main() -> int:
         raise UserError(f"not all trainings of {args.spec} have ended well: see above")
     jobs = make_jobs(spec, args.output)
     models = {run.name: next(str(job.folder) for job in jobs if job.run == run) for run in spec.runs}
+    measured_at = commit()  # before the pictures, which may be tracked files
     costs = measure(models, args.sizes, args.repeats, args.threads)
 
     name = args.spec.stem
@@ -76,7 +77,7 @@ def main() -> int:
     draw_gallery(gallery, models, NUM_IMAGES, args.photos)
     command = shlex.join(["python", os.path.relpath(__file__, Path.cwd()), *sys.argv[1:]])
     tables = [quality_table(spec, jobs), cost_table(costs, args.sizes)]
-    page = make_page(name, tables, jobs, command, args, figure.name, gallery.name)
+    page = make_page(name, tables, jobs, command, measured_at, args, figure.name, gallery.name)
     write_atomically(args.docs / f"{name}.md", lambda f: f.write(page.encode()))
     record = {run: cost.to_dict() for run, cost in costs.items()}
     write_json(args.output / "costs.json", record, indent=1)
@@ -130,6 +131,7 @@ def make_page(
     tables: list[list[list[str]]],
     jobs: list[Job],
     command: str,
+    measured_at: str,
     args: argparse.Namespace,
     figure: str,
     gallery: str,
@@ -155,7 +157,7 @@ def make_page(
     )
     return f"""# {name.replace("_", " ").capitalize()}
 
-Written by `{command}`. Trainings: commit {commits}; costs: commit {commit()}, {machine()}, {args.threads} thread(s).
+Written by `{command}`. Trainings: commit {commits}; costs: commit {measured_at}, {machine()}, {args.threads} thread(s).
 
 {configs}
 

@@ -176,15 +176,16 @@ def rows_of(page: str) -> dict[str, list[list[str]]]:
 
 
 @pytest.mark.parametrize("photos", [False, True])
-def test_page_figure_and_gallery(finished, run_script, tmp_path, tiny_cfg, photos):
+def test_page_figure_and_gallery(finished, run_script, tmp_path, monkeypatch, tiny_cfg, photos):
     spec, output, started = finished
     docs = tmp_path / "docs"
+    monkeypatch.setattr(leaderboard, "commit", lambda: "def456+" if list(docs.glob("*.png")) else "def456")
     options = ["--sizes", "96x64", "128x96", "--repeats", "1", *(["--photos"] if photos else [])]
     code, out, err = run_script("tools/leaderboard", spec, "--output", output, "--docs", docs, *options)
     assert code == 0, err
     assert started == [("tools/ablation.py", str(spec), "--output", str(output), "--num-gpus", "1")]
     page = (docs / "leaderboard_tiny.md").read_text()
-    assert page in out and "abc123" in page and "leaderboard.py" in page
+    assert page in out and "Trainings: commit abc123; costs: commit def456, " in page and "leaderboard.py" in page
     rows = rows_of(page)
     assert rows["system"][0] == ["PQ", "PQ_th", "PQ_st", "SQ", "RQ", "PQ†", "mIoU", "mask AP", "training s", "seeds"]
     # 32 and 34; 42 and 44
