@@ -17,9 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from panoptic_fusion.engine.preflight import (
-    check_writable,  # first: it silences what detectron2's import makes torch say
-)
+from panoptic_fusion.errors import UserError, run_cli  # first: it silences what detectron2's import makes torch say
 
 # isort: split
 from detectron2.config import CfgNode
@@ -27,7 +25,7 @@ from detectron2.data.catalog import Metadata
 from detectron2.engine import DefaultPredictor
 from tqdm import tqdm
 
-from panoptic_fusion.errors import UserError, run_cli
+from panoptic_fusion.engine.preflight import check_writable
 from panoptic_fusion.evaluation import write_panoptic_png
 from panoptic_fusion.files import unused_name, write_json
 from panoptic_fusion.trained import build_predictor, config_of

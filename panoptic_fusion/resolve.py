@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from .check_config import OUTPUTS, check_parts, check_values
+from .checkpoint import named_checkpoint
 from .data.coco_panoptic import label_space_of, register_from_config
 from .data.label_space import LabelSpace
 from .errors import ConfigError
@@ -85,8 +86,7 @@ def load_trained(model_dir: str | os.PathLike, opts: list[str] = ()) -> CfgNode:
     model_dir = Path(model_dir)
     if not (model_dir / "config.yaml").is_file():
         raise FileNotFoundError(f"{model_dir} has no config.yaml: give the OUTPUT_DIR of a training")
-    pointer = model_dir / "last_checkpoint"
-    weights = model_dir / (pointer.read_text().strip() if pointer.is_file() else "model_final.pth")
+    weights = named_checkpoint(model_dir) or model_dir / "model_final.pth"
     cfg = read_config(model_dir / "config.yaml")
     forget_pretraining(cfg)
     if not loads_its_own_weights(cfg):

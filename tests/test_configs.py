@@ -9,24 +9,14 @@ import pytest
 import torch
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import (
-    BACKBONE_REGISTRY,
-    META_ARCH_REGISTRY,
-    PROPOSAL_GENERATOR_REGISTRY,
-    ROI_BOX_HEAD_REGISTRY,
-    ROI_HEADS_REGISTRY,
-    ROI_MASK_HEAD_REGISTRY,
-    RPN_HEAD_REGISTRY,
-    SEM_SEG_HEADS_REGISTRY,
-    build_model,
-)
+from detectron2.modeling import build_model
 from torch import nn
 
+from panoptic_fusion.check_config import PARTS, value_of
 from panoptic_fusion.data.coco_panoptic import label_space_of, register_from_config
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.modeling.freeze import freeze_parts
-from panoptic_fusion.modeling.fusion import PANOPTIC_FUSION_REGISTRY
 from panoptic_fusion.read_config import read_config
 from panoptic_fusion.resolve import resolve_config
 
@@ -36,18 +26,6 @@ FILES = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name != 
 KNOWN_CLASSES = {"cityscapes": (8, 11), "coco": (80, 53), "vistas": (37, 28), "idd": (9, 17)}
 # Toy and CamVid take their classes from a json that is not there before it has been made.
 STAND_IN = [{"id": i + 1, "name": f"class {i}", "isthing": int(i < 3), "color": [i, i, i]} for i in range(7)]
-NAMED_PARTS = {
-    "META_ARCHITECTURE": META_ARCH_REGISTRY,
-    "BACKBONE.NAME": BACKBONE_REGISTRY,
-    "BACKBONE.BOTTOM_UP": BACKBONE_REGISTRY,
-    "PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
-    "RPN.HEAD_NAME": RPN_HEAD_REGISTRY,
-    "ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
-    "ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
-    "ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
-    "SEM_SEG_HEAD.NAME": SEM_SEG_HEADS_REGISTRY,
-    "PANOPTIC_FUSION.NAME": PANOPTIC_FUSION_REGISTRY,
-}
 
 
 def name_of(path: Path) -> str:
@@ -97,11 +75,8 @@ def out_channels(module: nn.Module) -> int:
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_names_and_data_sets(path):
     cfg = read_config(path)
-    for key, registry in NAMED_PARTS.items():
-        node = cfg.MODEL
-        for part in key.split("."):
-            node = node[part]
-        assert node in registry, f"MODEL.{key}: {node}"
+    for key, (registry, _) in PARTS.items():
+        assert value_of(cfg, key) in registry, f"{key}: {value_of(cfg, key)}"
     assert cfg.DATASETS.TRAIN and cfg.DATASETS.TEST
     registered = register_from_config(cfg.DATASETS.REGISTER)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):

@@ -1,5 +1,5 @@
 """Saving and loading of checkpoints."""
 
-from .checkpointer import AtomicCheckpointer, last_checkpoint
+from .checkpointer import AtomicCheckpointer, check_weights_file, last_checkpoint, named_checkpoint
 
-__all__ = ["AtomicCheckpointer", "last_checkpoint"]
+__all__ = ["AtomicCheckpointer", "check_weights_file", "last_checkpoint", "named_checkpoint"]

@@ -83,8 +83,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             FileNotFoundError: no such file.
             UserError: the file cannot be downloaded or read, or its tensors do not fit; the message names the first.
         """
-        needed = self._needed(self.model.state_dict())
-        if needed and self.require_complete and not path:
+        if self.require_complete and not path and (needed := self._needed(self.model.state_dict())):
             raise UserError(
                 f"MODEL.WEIGHTS is empty: name a checkpoint that has {needed[0]} (and {len(needed) - 1} more)"
             )
@@ -161,6 +160,12 @@ class AtomicCheckpointer(DetectionCheckpointer):
         return {**checkpoint, "model": tensors, "matching_heuristics": False}
 
 
+def named_checkpoint(folder: str | os.PathLike) -> Path | None:
+    """The file that `last_checkpoint` in a folder names, which may be gone; None if nothing is named."""
+    pointer = Path(folder, "last_checkpoint")
+    return Path(folder, pointer.read_text().strip()) if pointer.is_file() else None
+
+
 def last_checkpoint(folder: str | os.PathLike) -> tuple[str, int] | None:
     """The checkpoint that a training in `folder` would go on with: its file name and the last iteration it has seen
     (-1 if it does not say). None if there is none. Its tensors stay on the disk.
@@ -168,8 +173,7 @@ def last_checkpoint(folder: str | os.PathLike) -> tuple[str, int] | None:
     Raises:
         UserError: the file cannot be read.
     """
-    pointer = Path(folder, "last_checkpoint")
-    path = Path(folder, pointer.read_text().strip()) if pointer.is_file() else None
+    path = named_checkpoint(folder)
     if path is None or not path.is_file():
         return None
     return path.name, int(_read(path, mmap=True).get("iteration", -1))

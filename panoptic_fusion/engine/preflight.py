@@ -2,14 +2,12 @@
 
 import os
 import tempfile
-from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
-from panoptic_fusion.checkpoint import AtomicCheckpointer
-from panoptic_fusion.checkpoint.checkpointer import check_weights_file
+from panoptic_fusion.checkpoint import AtomicCheckpointer, check_weights_file, named_checkpoint
 from panoptic_fusion.data.coco_panoptic import label_space_of
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import ConfigError, UserError
@@ -56,7 +54,7 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     if cfg.SOLVER.AMP.ENABLED and not eval_only:
         _check_mixed_precision(cfg.SOLVER.AMP.DTYPE, cfg.MODEL.DEVICE)
     if goes_on(cfg, resume):
-        check_last_checkpoint(cfg.OUTPUT_DIR)
+        _check_last_checkpoint(cfg.OUTPUT_DIR)
         check_same_classes(cfg.OUTPUT_DIR, cfg.MODEL.CATEGORIES)  # as many others would fit the checkpoint
         if not eval_only:
             check_same_parts(cfg.OUTPUT_DIR, cfg)
@@ -82,7 +80,7 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
 
 def goes_on(cfg: CfgNode, resume: bool) -> bool:
     """Whether a job with or without `--resume` takes the last checkpoint in OUTPUT_DIR, not MODEL.WEIGHTS."""
-    return resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
+    return resume and named_checkpoint(cfg.OUTPUT_DIR) is not None
 
 
 def check_data_set(name: str, model: LabelSpace) -> None:
@@ -121,17 +119,13 @@ def check_processes(cfg: CfgNode, num_gpus: int, num_machines: int) -> None:
         )
 
 
-def check_last_checkpoint(folder: str) -> None:
-    """Checks that the file which `last_checkpoint` in an OUTPUT_DIR names is there.
-
-    Raises:
-        UserError: otherwise.
-    """
-    name = Path(folder, "last_checkpoint").read_text().strip()
-    if not Path(folder, name).is_file():
+def _check_last_checkpoint(folder: str) -> None:
+    """That the checkpoint to go on from is there."""
+    path = named_checkpoint(folder)
+    if not path.is_file():
         raise UserError(
-            f"--resume: {folder}/last_checkpoint names {name}, which is not there: write the name of a checkpoint of "
-            "that folder into last_checkpoint, or remove it to start anew"
+            f"--resume: {folder}/last_checkpoint names {path.name}, which is not there: write the name of a "
+            "checkpoint of that folder into last_checkpoint, or remove it to start anew"
         )
 
 
