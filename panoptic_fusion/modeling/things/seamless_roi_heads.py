@@ -16,6 +16,9 @@ class SeamlessROIHeads(PanopticROIHeads):
 
     In training an image without things gives no region at all (detectron2 would sample background). The heads run all
     the same, so that the processes of a job meet in the synchronised norms.
+
+    Deviation from the authors' implementation: proposals on crowd regions are not left out but count as background,
+    because crowds are not part of detectron2's ground-truth instances.
     """
 
     @classmethod
