@@ -28,7 +28,7 @@ from tqdm import tqdm
 from panoptic_fusion.engine.preflight import check_writable
 from panoptic_fusion.evaluation import write_panoptic_png
 from panoptic_fusion.files import unused_name, write_json
-from panoptic_fusion.trained import build_predictor, config_of
+from panoptic_fusion.networks.trained import build_predictor, config_of
 from panoptic_fusion.visualization import draw_panoptic
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}

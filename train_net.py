@@ -20,13 +20,13 @@ from detectron2.utils import comm
 from torch.multiprocessing import ProcessRaisedException
 
 from panoptic_fusion.checkpoint import AtomicCheckpointer
+from panoptic_fusion.config.read import read_config
 from panoptic_fusion.engine import PanopticTrainer
 from panoptic_fusion.engine.preflight import check_before_start, check_processes, goes_on
 from panoptic_fusion.engine.setup import set_up, write_config
 from panoptic_fusion.errors import UserError, run_cli
-from panoptic_fusion.evaluation.report import write_results
+from panoptic_fusion.evaluation.results import write_results
 from panoptic_fusion.modeling.backbone.timm_config import forget_pretraining, without_pretraining
-from panoptic_fusion.read_config import read_config
 
 
 def configure(args: argparse.Namespace) -> CfgNode:

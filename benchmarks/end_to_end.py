@@ -29,10 +29,10 @@ from fusion import NUM_STUFF, NUM_THINGS, seconds  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from panoptic_fusion import load_trained  # noqa: E402
+from panoptic_fusion.config.read import read_config  # noqa: E402
 from panoptic_fusion.engine import PanopticTrainer  # noqa: E402
 from panoptic_fusion.errors import run_cli  # noqa: E402
-from panoptic_fusion.read_config import read_config  # noqa: E402
-from panoptic_fusion.trained import build_predictor  # noqa: E402
+from panoptic_fusion.networks.trained import build_predictor  # noqa: E402
 
 OUTPUTS = ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
 

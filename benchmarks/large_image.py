@@ -130,9 +130,9 @@ def load_in_this_process(folder: Path, is_train: bool) -> None:
     import numpy as np
     from detectron2.data import DatasetCatalog
 
+    from panoptic_fusion.config.read import read_config
     from panoptic_fusion.data import register_panoptic
     from panoptic_fusion.data.mapper import PanopticDatasetMapper
-    from panoptic_fusion.read_config import read_config
 
     cv2.setNumThreads(1)
     np.random.seed(0)

@@ -24,7 +24,7 @@ from panoptic_fusion import load_trained  # noqa: E402
 from panoptic_fusion.engine import PanopticTrainer  # noqa: E402
 from panoptic_fusion.errors import ConfigError, run_cli  # noqa: E402
 from panoptic_fusion.modeling.fusion import HeuristicFusion, SpatialRankingFusion, build_panoptic_fusion  # noqa: E402
-from panoptic_fusion.trained import build_predictor  # noqa: E402
+from panoptic_fusion.networks.trained import build_predictor  # noqa: E402
 
 MAX_INFERENCE, MAX_STEP = 1.10, 1.15
 

@@ -28,8 +28,8 @@ from torch.nn import functional as F  # noqa: E402
 
 from panoptic_fusion.data.label_space import LabelSpace  # noqa: E402
 from panoptic_fusion.modeling.fusion import SemSegLogits, UPSNetFusion  # noqa: E402
-from panoptic_fusion.modeling.fusion.mask_logit_crops import MaskLogitCrops  # noqa: E402
-from panoptic_fusion.modeling.fusion.panoptic_argmax import panoptic_argmax  # noqa: E402
+from panoptic_fusion.modeling.fusion.upsnet.mask_logit_crops import MaskLogitCrops  # noqa: E402
+from panoptic_fusion.modeling.fusion.upsnet.panoptic_argmax import panoptic_argmax  # noqa: E402
 
 MAX_TIME, MAX_MEMORY = 0.25, 0.2
 

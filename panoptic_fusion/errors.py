@@ -12,6 +12,12 @@ class ConfigError(UserError):
     """A config key has a value that cannot work."""
 
 
+def one_line(error: BaseException) -> str:
+    """The text of an error without line breaks."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
 def run_cli(main: Callable[[], int | None]) -> None:
     """Runs a command-line `main`; user errors and missing files end it with one line on stderr and exit code 2."""
     try:

@@ -14,7 +14,7 @@ from tiny_training import ROOT, TINY_NETWORK, TRAINED, as_opts, import_script, r
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> dict[str, dict[str, str]]:
     """6 training and 3 validation scenes of 96 x 128: {"train", "val"} of keyword arguments of `register_panoptic`."""
-    from panoptic_fusion.data.toy_scenes import generate_toy_scenes
+    from panoptic_fusion.data.toy.scenes import generate_toy_scenes
 
     folder = tmp_path_factory.mktemp("tiny") / "scenes"
     return generate_toy_scenes(folder, num_train=6, num_val=3, seed=5, size=(96, 128))

@@ -39,10 +39,10 @@ from ablation_check import check_runs  # noqa: E402
 from ablation_spec import Job, check_unchanged, make_jobs, read_spec, settings_of  # noqa: E402
 from ablation_table import commit, last_iteration, make_table  # noqa: E402
 
+from panoptic_fusion.config.read import read_config  # noqa: E402
 from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
 from panoptic_fusion.errors import UserError, run_cli  # noqa: E402
 from panoptic_fusion.files import write_atomically, write_json  # noqa: E402
-from panoptic_fusion.read_config import read_config  # noqa: E402
 
 LOG_LINES = 15
 

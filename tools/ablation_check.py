@@ -7,9 +7,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from panoptic_fusion import resolve_config
+from panoptic_fusion.config.read import read_config
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.evaluation import check_evaluators
-from panoptic_fusion.read_config import read_config
 
 QUALITY = ("PQ", "SQ", "RQ", "PQ_dagger", "mIoU", "TP", "FP", "FN")
 AP = {"AP", "AP50", "AP75", "APs", "APm", "APl"}

@@ -8,8 +8,8 @@ from pathlib import Path
 import yaml
 
 from panoptic_fusion import get_cfg
-from panoptic_fusion.errors import ConfigError
-from panoptic_fusion.read_config import leaves, one_line, read_config
+from panoptic_fusion.config.read import leaves, read_config
+from panoptic_fusion.errors import ConfigError, one_line
 
 METRICS = ["PQ", "PQ_th", "PQ_st", "SQ", "RQ", "PQ_dagger", "mIoU", "segm AP"]
 OWN_KEYS = ("SEED", "OUTPUT_DIR")  # the tool sets them

@@ -16,11 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from panoptic_fusion.config.read import read_config  # noqa: E402
 from panoptic_fusion.data import datasets  # noqa: E402, F401  (registers those that the project knows)
 from panoptic_fusion.data.checks import check_dataset, format_result  # noqa: E402
 from panoptic_fusion.data.coco_panoptic import PanopticFiles, panoptic_files, register_from_config  # noqa: E402
 from panoptic_fusion.errors import ConfigError, run_cli  # noqa: E402
-from panoptic_fusion.read_config import read_config  # noqa: E402
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ from panoptic_fusion import load_trained  # noqa: E402
 from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
 from panoptic_fusion.errors import run_cli  # noqa: E402
 from panoptic_fusion.files import unused_name  # noqa: E402
-from panoptic_fusion.trained import build_predictor, images_of  # noqa: E402
+from panoptic_fusion.networks.trained import build_predictor, images_of  # noqa: E402
 from panoptic_fusion.visualization import draw_comparison, ground_truth_panoptic  # noqa: E402
 
 

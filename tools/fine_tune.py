@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from panoptic_fusion import resolve_config  # noqa: E402
+from panoptic_fusion.config.read import read_config  # noqa: E402
 from panoptic_fusion.data.checks import check_dataset, format_result, format_summary  # noqa: E402
 from panoptic_fusion.data.coco_json import read_panoptic_json  # noqa: E402
 from panoptic_fusion.data.coco_panoptic import PanopticFiles  # noqa: E402
@@ -29,7 +30,6 @@ from panoptic_fusion.data.own_folder import find_data, registration, split_data 
 from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
 from panoptic_fusion.engine.same_training import check_same_data, check_same_network  # noqa: E402
 from panoptic_fusion.errors import UserError, run_cli  # noqa: E402
-from panoptic_fusion.read_config import read_config  # noqa: E402
 
 CONFIG = ROOT / "configs" / "camvid" / "panoptic_fpn_lite0.yaml"
 

@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
-from panoptic_fusion.data.toy_scenes import generate_toy_scenes  # noqa: E402
+from panoptic_fusion.data.toy.scenes import generate_toy_scenes  # noqa: E402
 from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
 from panoptic_fusion.errors import UserError, run_cli  # noqa: E402
 

@@ -27,7 +27,7 @@ from torch import nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from panoptic_fusion import load_trained  # noqa: E402
-from panoptic_fusion.trained import build_predictor, images_of  # noqa: E402
+from panoptic_fusion.networks.trained import build_predictor, images_of  # noqa: E402
 
 Size = tuple[int, int]  # width, height
 

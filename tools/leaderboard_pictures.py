@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 from panoptic_fusion import load_trained  # noqa: E402
 from panoptic_fusion.errors import UserError  # noqa: E402
-from panoptic_fusion.trained import build_predictor, images_of  # noqa: E402
+from panoptic_fusion.networks.trained import build_predictor, images_of  # noqa: E402
 from panoptic_fusion.visualization import draw_panoptic, ground_truth_panoptic  # noqa: E402
 
 CELL_WIDTH, TITLE_HEIGHT, GAP = 320, 24, 4  # pixels

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from panoptic_fusion.data.toy_scenes import generate_toy_scenes  # noqa: E402
+from panoptic_fusion.data.toy.scenes import generate_toy_scenes  # noqa: E402
 from panoptic_fusion.errors import run_cli  # noqa: E402
 
 

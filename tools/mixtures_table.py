@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
-from panoptic_fusion.read_config import read_config  # noqa: E402  (first, as in demo.py)
+from panoptic_fusion.config.read import read_config  # noqa: E402  (first, as in demo.py)
 
 # isort: split
 import yaml  # noqa: E402

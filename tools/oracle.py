@@ -33,8 +33,8 @@ from panoptic_fusion.errors import ConfigError, run_cli  # noqa: E402
 from panoptic_fusion.evaluation import PanopticQualityEvaluator, only_needed_outputs  # noqa: E402
 from panoptic_fusion.evaluation.oracle import PARTS, ROWS, oracle_outputs  # noqa: E402
 from panoptic_fusion.files import without_nan, write_json  # noqa: E402
-from panoptic_fusion.modeling import IndependentPanoptic, PanopticRCNN  # noqa: E402
-from panoptic_fusion.trained import build_predictor, config_of, images_of  # noqa: E402
+from panoptic_fusion.networks import IndependentPanoptic, PanopticRCNN  # noqa: E402
+from panoptic_fusion.networks.trained import build_predictor, config_of, images_of  # noqa: E402
 
 MEASURES = ("PQ", "PQ_th", "PQ_st", "SQ", "RQ")
 

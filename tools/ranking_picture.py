@@ -30,7 +30,7 @@ from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
 from panoptic_fusion.errors import ConfigError, UserError, run_cli  # noqa: E402
 from panoptic_fusion.files import unused_name, write_json  # noqa: E402
 from panoptic_fusion.modeling.fusion import SpatialRankingFusion  # noqa: E402
-from panoptic_fusion.trained import build_predictor  # noqa: E402
+from panoptic_fusion.networks.trained import build_predictor  # noqa: E402
 from panoptic_fusion.visualization import draw_panoptic  # noqa: E402
 
 HEIGHT = 340  # of the pictures, without their titles

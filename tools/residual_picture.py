@@ -27,7 +27,7 @@ from panoptic_fusion.data.mapper import PanopticDatasetMapper  # noqa: E402
 from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
 from panoptic_fusion.errors import ConfigError, run_cli  # noqa: E402
 from panoptic_fusion.files import unused_name, write_json  # noqa: E402
-from panoptic_fusion.trained import build_predictor, images_of  # noqa: E402
+from panoptic_fusion.networks.trained import build_predictor, images_of  # noqa: E402
 
 
 def heat(values: np.ndarray, most: float, size: tuple[int, int]) -> np.ndarray:

@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
-from panoptic_fusion.errors import UserError
+from panoptic_fusion.errors import UserError, one_line
 from panoptic_fusion.files import write_atomically
-from panoptic_fusion.read_config import one_line
 
 from .branch_names import has_branches, lost_branches, spread_over_branches
 

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from panoptic_fusion.errors import UserError
-from panoptic_fusion.read_config import one_line
+from panoptic_fusion.errors import UserError, one_line
 
 DEPTHS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 Shape = tuple[int, ...]

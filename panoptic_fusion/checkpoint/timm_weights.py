@@ -5,8 +5,7 @@ import os
 import torch
 from torch import Tensor, nn
 
-from panoptic_fusion.errors import ConfigError, UserError
-from panoptic_fusion.read_config import one_line
+from panoptic_fusion.errors import ConfigError, UserError, one_line
 
 LITE0, LITE0_NETWORK = "efficientnet-lite0", "tf_efficientnet_lite0"
 _OPTIONAL = "num_batches_tracked"  # a counter that old files lack and that inference does not use

@@ -12,7 +12,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from panoptic_fusion.errors import ConfigError
-from panoptic_fusion.modeling.freeze import heads_of_loss
+from panoptic_fusion.networks.freeze import heads_of_loss
 
 BRANCHES = {
     "instance": ({"proposal_generator"}, {"roi_heads"}),

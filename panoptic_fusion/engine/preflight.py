@@ -8,12 +8,12 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from panoptic_fusion.checkpoint import AtomicCheckpointer, check_weights_file, named_checkpoint
-from panoptic_fusion.data.coco_panoptic import label_space_of
 from panoptic_fusion.data.label_space import LabelSpace
+from panoptic_fusion.data.registered import check_data_set
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.evaluation import check_evaluators
 from panoptic_fusion.modeling.backbone.timm_config import check_trainable
-from panoptic_fusion.resolve import loads_its_own_weights
+from panoptic_fusion.networks.trained import loads_its_own_weights
 
 from .mixed_precision import DTYPES
 from .same_training import check_same_classes, check_same_parts
@@ -83,25 +83,6 @@ def goes_on(cfg: CfgNode, resume: bool) -> bool:
     return resume and named_checkpoint(cfg.OUTPUT_DIR) is not None
 
 
-def check_data_set(name: str, model: LabelSpace) -> None:
-    """Checks that a registered data set has the classes of a model, and that its files are there.
-
-    Raises:
-        ConfigError: otherwise, or if it has no image.
-    """
-    data = label_space_of(name)
-    if (data.thing_classes, data.stuff_classes) != (model.thing_classes, model.stuff_classes):
-        raise ConfigError(
-            f"the classes of data set {name!r} are not those of the model (MODEL.CATEGORIES, or "
-            f"DATASETS.TRAIN[0]): {data.num_things} things and {data.num_stuff} stuff there, {model.num_things} "
-            f"and {model.num_stuff} here, or other names or another order"
-        )
-    dicts = DatasetCatalog.get(name)
-    if not dicts:
-        raise ConfigError(f"data set {name!r} has no image")
-    _check_files(name, dicts)
-
-
 def check_processes(cfg: CfgNode, num_gpus: int, num_machines: int) -> None:
     """Checks --num-gpus and --num-machines against the machine and the batch size.
 
@@ -147,24 +128,6 @@ def _check_mixed_precision(dtype: str, device: str) -> None:
             f"SOLVER.AMP.DTYPE 'float16' needs a GPU; MODEL.DEVICE is {device!r}: set it to 'bfloat16', or "
             "SOLVER.AMP.ENABLED to False"
         )
-
-
-def _check_files(name: str, dicts: list[dict]) -> None:
-    """That all images and PNGs are there: each folder is listed once, nothing is opened."""
-    listed = {}
-    for key in ("file_name", "pan_seg_file_name"):
-        missing = []
-        for dataset_dict in dicts:
-            folder, base = os.path.split(dataset_dict[key])
-            if folder not in listed:
-                listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-            if base not in listed[folder]:
-                missing.append(dataset_dict[key])
-        if missing:
-            raise ConfigError(
-                f"data set {name!r}: {len(missing)} of {len(dicts)} files are missing, the first is {missing[0]}; "
-                "tools/check_dataset.py lists all faults"
-            )
 
 
 def check_writable(folder: str, key: str = "OUTPUT_DIR") -> None:

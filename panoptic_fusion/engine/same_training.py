@@ -9,12 +9,12 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from panoptic_fusion.check_config import PARTS, value_of
+from panoptic_fusion.config.check import PARTS, value_of
+from panoptic_fusion.config.read import leaves, read_config
 from panoptic_fusion.data.coco_json import read_panoptic_json
 from panoptic_fusion.data.coco_panoptic import PanopticFiles
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.files import write_json
-from panoptic_fusion.read_config import leaves, read_config
 
 ORIGIN = "origin.json"  # beside config.yaml, which has the paths of a data set but not its images
 COMPARED = ("MODEL", "INPUT")  # a training may go on with another SOLVER: longer, or with a smaller batch

@@ -13,9 +13,8 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from panoptic_fusion.checkpoint import last_checkpoint
-from panoptic_fusion.errors import UserError
+from panoptic_fusion.errors import UserError, one_line
 from panoptic_fusion.files import write_atomically
-from panoptic_fusion.read_config import one_line
 
 
 def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from panoptic_fusion.data.training_data import training_data
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.evaluation import build_evaluators, only_needed_outputs
 from panoptic_fusion.layers import freeze_norm_parameters
-from panoptic_fusion.modeling.freeze import freeze_parts
+from panoptic_fusion.networks.freeze import freeze_parts
 
 from .gradient_balance import GradientBalance
 from .hooks import ProgressBar, VisualizePredictions

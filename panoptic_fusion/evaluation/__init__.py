@@ -1,8 +1,9 @@
 """Measuring panoptic segmentation: the numbers, detectron2 evaluators around them, files for submission servers."""
 
 from .evaluator import PanopticQualityEvaluator
+from .instances import InstancesEvaluator
 from .panoptic_quality import PanopticQuality
-from .selection import InstancesEvaluator, build_evaluators, check_evaluators, only_needed_outputs
+from .selection import build_evaluators, check_evaluators, only_needed_outputs
 from .submission import SubmissionWriter, write_panoptic_png
 from .unchanged import UnchangedOutputs
 

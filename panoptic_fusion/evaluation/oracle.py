@@ -30,7 +30,8 @@ from detectron2.structures import ImageList, Instances, pairwise_iou
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..modeling import IndependentPanoptic, PanopticRCNN
+from ..networks import IndependentPanoptic, PanopticRCNN
+from ..networks.inference import run_heads
 
 PARTS = ("box", "class", "seg")
 # The rows of the study: the model, then as the paper's table, then what it lacks.
@@ -54,19 +55,16 @@ def oracle_outputs(
         For each of `ROWS`, what `model(batched_inputs)` returns with these parts replaced.
     """
     network, semantic = (getattr(model, f"{task}_network", model) for task in ("instance", "semantic"))
-    images = network.preprocess_image(batched_inputs)
+    heads = run_heads(network, batched_inputs, sem_seg=semantic is network)
+    own = heads if semantic is network else run_heads(semantic, batched_inputs, instances=False)
+    features, detections, logits = heads.features, heads.instances, own.sem_seg_logits
     targets = [x["instances"].to(network.device) for x in batched_inputs]
-    features = network.backbone(images.tensor)
-    proposals = network.proposal_generator(images, features, None)
-    detections = network.roi_heads(images, features, proposals[0], None)[0]
     instances = {
         (): detections,
         ("box",): instances_on_boxes(network.roi_heads, features, targets, known_classes=False),
         ("class",): with_matched_classes(network.roi_heads, features, detections, targets),
         ("box", "class"): instances_on_boxes(network.roi_heads, features, targets, known_classes=True),
     }
-    own = features if semantic is network else semantic.backbone(semantic.preprocess_image(batched_inputs).tensor)
-    logits = semantic.sem_seg_head(own)
     labels = [x["sem_seg"].to(semantic.device) for x in batched_inputs]
     ignore_value = semantic.sem_seg_head.ignore_value
     divisibility, constraints = semantic.backbone.size_divisibility, semantic.backbone.padding_constraints
@@ -77,9 +75,9 @@ def oracle_outputs(
     for row in ROWS:
         given = {
             network.backbone: features,
-            semantic.backbone: own,
+            semantic.backbone: own.features,
             semantic.sem_seg_head: gt_logits if "seg" in row else logits,
-            network.proposal_generator: proposals,
+            network.proposal_generator: (heads.proposals, {}),
             network.roi_heads: (instances[tuple(part for part in row if part != "seg")], {}),
         }
         with returning(given), trusted_classes(model.fusion, "class" in row):

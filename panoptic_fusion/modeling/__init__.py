@@ -1,16 +1,6 @@
-"""The networks. Importing this package registers them."""
+"""The parts of networks: backbones, heads for things, stuff heads, fusions. Importing this package registers them."""
 
-from . import meta_arch  # noqa: F401
+from . import backbone, stuff_heads, things  # noqa: F401
 from .fusion import PANOPTIC_FUSION_REGISTRY, PanopticFusion
-from .independent import IndependentPanoptic
-from .meta_arch import PanopticRCNN
-from .single_task import InstanceNetwork, SemanticNetwork
 
-__all__ = [
-    "PANOPTIC_FUSION_REGISTRY",
-    "IndependentPanoptic",
-    "InstanceNetwork",
-    "PanopticFusion",
-    "PanopticRCNN",
-    "SemanticNetwork",
-]
+__all__ = ["PANOPTIC_FUSION_REGISTRY", "PanopticFusion"]

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from panoptic_fusion.data import LabelSpace, load_panoptic, panoptic_files, register_panoptic, toy_scenes
-from panoptic_fusion.data.toy_rendering import CATEGORIES, MIN_VISIBLE_AREA
-from panoptic_fusion.data.toy_scenes import generate_toy_scenes, render_scene, scene_to_coco
+from panoptic_fusion.data import LabelSpace, load_panoptic, panoptic_files, register_panoptic
+from panoptic_fusion.data.toy import scenes as toy_scenes
+from panoptic_fusion.data.toy.rendering import CATEGORIES, MIN_VISIBLE_AREA
+from panoptic_fusion.data.toy.scenes import generate_toy_scenes, render_scene, scene_to_coco
 from panoptic_fusion.errors import UserError
 
 NAME = {category["id"]: category["name"] for category in CATEGORIES}

@@ -12,7 +12,7 @@ from tiny_training import ROOT, as_opts, import_script
 
 from panoptic_fusion import load_trained
 from panoptic_fusion.errors import UserError, run_cli
-from panoptic_fusion.trained import build_predictor
+from panoptic_fusion.networks.trained import build_predictor
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from panoptic_fusion import resolve_config
 from panoptic_fusion.engine import PanopticTrainer
 from panoptic_fusion.engine.gradient_balance import GradientBalance, branch_gradients
 from panoptic_fusion.errors import ConfigError
-from panoptic_fusion.modeling.freeze import freeze_parts
+from panoptic_fusion.networks.freeze import freeze_parts
 
 NAMES = {"gradient_balance/instance", "gradient_balance/stuff", "gradient_balance/equal_loss_weight"}
 

@@ -2,9 +2,9 @@
 
 import copy
 import json
-import sys
 from pathlib import Path
 
+import dataset_trees
 import numpy as np
 import pytest
 import torch
@@ -23,10 +23,6 @@ from panoptic_fusion.data.prepare import prepare
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.evaluation import PanopticQualityEvaluator
 from panoptic_fusion.evaluation import cityscapes as cs
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
-
-import dataset_trees  # noqa: E402
 
 NAME = "cityscapes_fine_val"
 

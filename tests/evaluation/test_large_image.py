@@ -16,9 +16,9 @@ from torch.utils._pytree import tree_leaves
 from panoptic_fusion import get_cfg
 from panoptic_fusion.data import register_panoptic
 from panoptic_fusion.evaluation import InstancesEvaluator, only_needed_outputs
-from panoptic_fusion.evaluation.selection import encoded_masks
+from panoptic_fusion.evaluation.instances import encoded_masks
 from panoptic_fusion.modeling.fusion import PANOPTIC_FUSION_REGISTRY, SemSegLogits, build_panoptic_fusion
-from panoptic_fusion.modeling.meta_arch import with_pasted_masks
+from panoptic_fusion.networks.inference import with_pasted_masks
 
 NUM_THINGS, NUM_STUFF, NUM_INSTANCES = 37, 28, 60
 SIZE = (480, 640)

@@ -28,8 +28,8 @@ from panoptic_fusion.evaluation.oracle import (
     trusted_classes,
     with_matched_classes,
 )
-from panoptic_fusion.modeling import IndependentPanoptic
 from panoptic_fusion.modeling.fusion import PANOPTIC_FUSION_REGISTRY
+from panoptic_fusion.networks import IndependentPanoptic
 
 SOME = [[2.0, 3.0, 30.0, 41.0], [10.0, 20.0, 60.0, 44.0], [50.0, 1.0, 90.0, 60.0], [4.0, 4.0, 9.0, 20.0]]
 

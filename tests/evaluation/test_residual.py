@@ -13,7 +13,7 @@ from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.evaluation.residual import ResidualEvaluator
 from panoptic_fusion.layers import roi_flatten
-from panoptic_fusion.modeling.fusion.tasc_loss import things_masks
+from panoptic_fusion.modeling.fusion.tascnet.tasc_loss import things_masks
 
 CATEGORIES = [{"id": i + 1, "name": f"c{i}", "isthing": int(i < 2), "color": [i, i, i]} for i in range(5)]
 LABELS = LabelSpace.from_categories(CATEGORIES)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from panoptic_fusion.config import get_cfg
+from panoptic_fusion.config.defaults import get_cfg
 from panoptic_fusion.layers import InPlaceABN
 from panoptic_fusion.modeling.backbone.abn_fpn import AbnFPN
 from panoptic_fusion.modeling.backbone.abn_resnet import make_abn_resnet

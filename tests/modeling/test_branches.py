@@ -6,13 +6,13 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.modeling.backbone import Backbone
 from detectron2.utils.events import EventStorage
-from test_meta_arch import CATEGORIES, example, small_cfg
+from small_networks import CATEGORIES, example, small_cfg
 
 import panoptic_fusion.data.datasets  # noqa: F401  (registers COCO)
 from panoptic_fusion import config_file, get_cfg, resolve_config
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.modeling.backbone.branches import BranchedBackbone
-from panoptic_fusion.modeling.freeze import freeze_parts
+from panoptic_fusion.networks.freeze import freeze_parts
 
 STUFF = {f"stuff_p{i}": 2**i for i in (2, 3, 4, 5)}
 

@@ -10,7 +10,7 @@ from detectron2.structures import Instances
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from panoptic_fusion.config import get_cfg
+from panoptic_fusion.config.defaults import get_cfg
 from panoptic_fusion.layers import InPlaceABN
 from panoptic_fusion.modeling.stuff_heads.minidl import MiniDLSemSegHead
 

@@ -7,7 +7,7 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, build_model, build_sem_seg_head
 from detectron2.utils.events import EventStorage
-from test_meta_arch import CATEGORIES, example, small_cfg
+from small_networks import CATEGORIES, example, small_cfg
 
 from panoptic_fusion import config_file, get_cfg
 from panoptic_fusion.errors import ConfigError

@@ -5,10 +5,10 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 
+from panoptic_fusion.config.read import read_config
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.modeling.backbone.fixed_pairs import PAIRS
 from panoptic_fusion.modeling.backbone.pyramid import PYRAMIDS
-from panoptic_fusion.read_config import read_config
 
 LEVELS = {"build_fpn_backbone": 5, "build_context_fpn_backbone": 6, "build_abn_fpn_backbone": 5}
 SMALL = [

@@ -15,7 +15,7 @@ from detectron2.utils.events import EventStorage
 from torch import multiprocessing
 from torch.nn import functional as F
 
-from panoptic_fusion.config import get_cfg
+from panoptic_fusion.config.defaults import get_cfg
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.layers import InPlaceABN
 from panoptic_fusion.modeling.things import SeamlessBoxHead, SeamlessMaskHead

@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch.nn import functional as F
 
-from panoptic_fusion.config import get_cfg
+from panoptic_fusion.config.defaults import get_cfg
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.modeling.things import seamless_anchors
 from panoptic_fusion.modeling.things.seamless_anchors import match_anchors

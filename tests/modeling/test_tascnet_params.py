@@ -8,8 +8,8 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_model
 import panoptic_fusion.data.datasets  # noqa: F401  (registers Cityscapes, COCO, Vistas)
 from panoptic_fusion import config_file, get_cfg
 from panoptic_fusion.engine.trainer import PanopticTrainer
-from panoptic_fusion.modeling import PanopticRCNN
 from panoptic_fusion.modeling.fusion import MaskGuidedFusion
+from panoptic_fusion.networks import PanopticRCNN
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*/tascnet_*.yaml"))
 CATEGORIES = [{"id": i + 1, "name": f"c{i}", "isthing": int(i < 2), "color": [i, i, i]} for i in range(5)]

@@ -4,13 +4,13 @@ import shutil
 
 import pytest
 import torch
-from test_meta_arch import CATEGORIES
+from small_networks import CATEGORIES
 
 from panoptic_fusion import config_file, load_trained, resolve_config
+from panoptic_fusion.config.read import read_config
 from panoptic_fusion.engine.preflight import check_before_start
 from panoptic_fusion.errors import ConfigError
-from panoptic_fusion.read_config import read_config
-from panoptic_fusion.trained import build_predictor
+from panoptic_fusion.networks.trained import build_predictor
 
 timm = pytest.importorskip("timm", reason="timm is an extra")
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from test_meta_arch import CATEGORIES, example
+from small_networks import CATEGORIES, example
 
-from panoptic_fusion.config import CONFIG_ROOTS
-from panoptic_fusion.read_config import read_config
+from panoptic_fusion.config.defaults import CONFIG_ROOTS
+from panoptic_fusion.config.read import read_config
 
 timm = pytest.importorskip("timm", reason="timm is an extra")
 

@@ -9,7 +9,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from tiny_training import ROOT, TINY_NETWORK, as_opts, import_script
 
-from panoptic_fusion.read_config import read_config
+from panoptic_fusion.config.read import read_config
 
 fine_tune = import_script("tools/fine_tune")
 SHORT = as_opts({**TINY_NETWORK, "SOLVER.MAX_ITER": 2})

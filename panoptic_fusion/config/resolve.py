@@ -1,0 +1,87 @@
+"""Fills in what a config leaves to the data: the classes, and with them the sizes of all heads.
+
+`T` things, `S` stuff and the ontology decide every NUM_CLASSES. They come from `MODEL.CATEGORIES` if a trained
+model's config carries them, else from the first training data set, and are never typed into a config.
+"""
+
+import hashlib
+import os
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from panoptic_fusion.data.coco_panoptic import label_space_of, register_from_config
+from panoptic_fusion.data.label_space import LabelSpace
+from panoptic_fusion.errors import ConfigError
+from panoptic_fusion.modeling.backbone.branches import stuff_features
+from panoptic_fusion.modeling.backbone.timm_config import resolve_timm
+
+from .check import check_parts, check_values, possible_outputs
+from .registration import register_parts
+
+_MARK = "_panoptic_fusion_resolved"
+
+
+def resolve_config(cfg: CfgNode) -> CfgNode:
+    """Registers the config's data sets, fills in the classes and checks the names of the parts.
+
+    Args:
+        cfg: a config with the project's keys, frozen or not. It is not changed.
+
+    Returns:
+        A frozen copy with MODEL.CATEGORIES and all NUM_CLASSES set, MODEL.SEM_SEG_HEAD.IN_FEATURES named after
+        MODEL.SHARING, the input normalization of a timm network, of MODEL.PANOPTIC_FUSION.OUTPUTS only what the
+        meta-architecture can return, and MODEL.DEVICE "cpu" where there is no GPU. A config that this process has
+        resolved is returned as it is.
+
+    Raises:
+        ConfigError: a key has a value that cannot work; the message names the key.
+        FileNotFoundError: the training data set's files are missing.
+    """
+    if vars(cfg).get(_MARK) == _mark(cfg):
+        return cfg
+    register_parts()
+    cfg = cfg.clone()
+    cfg.defrost()
+    register_from_config(cfg.DATASETS.REGISTER if not cfg.MODEL.CATEGORIES else _present(cfg.DATASETS.REGISTER))
+    check_parts(cfg)
+    resolve_timm(cfg)
+    check_values(cfg)
+    possible = possible_outputs(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE))
+    cfg.MODEL.PANOPTIC_FUSION.OUTPUTS = [name for name in cfg.MODEL.PANOPTIC_FUSION.OUTPUTS if name in possible]
+    cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
+    if not cfg.MODEL.CATEGORIES:
+        if not cfg.DATASETS.TRAIN:
+            raise ConfigError("MODEL.CATEGORIES and DATASETS.TRAIN are both empty: name a training data set")
+        cfg.MODEL.CATEGORIES = label_space_of(cfg.DATASETS.TRAIN[0]).to_categories()
+    label_space = LabelSpace.from_categories(cfg.MODEL.CATEGORIES)
+    label_space.require_things()
+    if cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY == "stuff":
+        label_space.require_stuff()
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = label_space.num_things
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = label_space.num_channels(cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY)
+    cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = stuff_features(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, cfg.MODEL.SHARING)
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        metadata = MetadataCatalog.get(name)
+        if not hasattr(metadata, "thing_classes"):
+            label_space.apply_to_metadata(metadata)
+    cfg.freeze()
+    vars(cfg)[_MARK] = _mark(cfg)
+    return cfg
+
+
+def available_device(device: str) -> str:
+    """Returns `device`, or "cpu" in place of a GPU where there is none (the default of configs is "cuda")."""
+    return "cpu" if device.startswith("cuda") and not torch.cuda.is_available() else device
+
+
+def _mark(cfg: CfgNode) -> tuple[int, str]:
+    """Identifies a config's content in this process: another process has other data sets registered."""
+    return os.getpid(), hashlib.sha1(repr(cfg).encode()).hexdigest()
+
+
+def _present(entries: list[dict]) -> list[dict]:
+    """Returns the data sets of a trained model's config that this machine has (it may have none)."""
+    return [e for e in entries if os.path.exists(os.path.expanduser(os.path.expandvars(str(e.get("panoptic_json")))))]

@@ -1,0 +1,48 @@
+"""Checks a registered data set before it is used with a model."""
+
+from __future__ import annotations
+
+import os
+
+from detectron2.data import DatasetCatalog
+
+from ..errors import ConfigError
+from .coco_panoptic import label_space_of
+from .label_space import LabelSpace
+
+
+def check_data_set(name: str, model: LabelSpace) -> None:
+    """Checks that a registered data set has the classes of a model, and that its files are there.
+
+    Raises:
+        ConfigError: otherwise, or if it has no image.
+    """
+    data = label_space_of(name)
+    if (data.thing_classes, data.stuff_classes) != (model.thing_classes, model.stuff_classes):
+        raise ConfigError(
+            f"the classes of data set {name!r} are not those of the model (MODEL.CATEGORIES, or "
+            f"DATASETS.TRAIN[0]): {data.num_things} things and {data.num_stuff} stuff there, {model.num_things} "
+            f"and {model.num_stuff} here, or other names or another order"
+        )
+    dicts = DatasetCatalog.get(name)
+    if not dicts:
+        raise ConfigError(f"data set {name!r} has no image")
+    _check_files(name, dicts)
+
+
+def _check_files(name: str, dicts: list[dict]) -> None:
+    """That all images and PNGs are there: each folder is listed once, nothing is opened."""
+    listed = {}
+    for key in ("file_name", "pan_seg_file_name"):
+        missing = []
+        for dataset_dict in dicts:
+            folder, base = os.path.split(dataset_dict[key])
+            if folder not in listed:
+                listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+            if base not in listed[folder]:
+                missing.append(dataset_dict[key])
+        if missing:
+            raise ConfigError(
+                f"data set {name!r}: {len(missing)} of {len(dicts)} files are missing, the first is {missing[0]}; "
+                "tools/check_dataset.py lists all faults"
+            )

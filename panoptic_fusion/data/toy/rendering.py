@@ -1,0 +1,460 @@
+"""One toy scene: a street in perspective, who is in it, and how it is photographed.
+
+A scene is a list of layers from back to front, each with its amodal mask: its extent before anything in front hides it.
+Some are made for the case in which detection scores choose wrongly: a tie lies inside the mask of the person who wears
+it, a sign stands in front of a bus.
+
+Shapes: H, W: height and width of the image in pixels; Hc, Wc = 2H, 2W: the canvas on which it is drawn.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from panoptic_fusion.data.toy import drawing as draw
+from panoptic_fusion.data.toy.drawing import Brush
+
+# Ids start at 1, have gaps, and mix things with stuff, as those of real data sets do.
+CATEGORIES: tuple[dict, ...] = (
+    {"id": 1, "name": "person", "isthing": 1, "color": [220, 20, 60]},
+    {"id": 3, "name": "road", "isthing": 0, "color": [128, 64, 128]},
+    {"id": 4, "name": "car", "isthing": 1, "color": [20, 20, 160]},
+    {"id": 7, "name": "sky", "isthing": 0, "color": [70, 130, 180]},
+    {"id": 8, "name": "tie", "isthing": 1, "color": [250, 200, 30]},
+    {"id": 11, "name": "building", "isthing": 0, "color": [90, 90, 90]},
+    {"id": 14, "name": "bus", "isthing": 1, "color": [20, 120, 130]},
+    {"id": 17, "name": "vegetation", "isthing": 0, "color": [107, 142, 35]},
+    {"id": 19, "name": "sign", "isthing": 1, "color": [235, 120, 20]},
+    {"id": 21, "name": "sidewalk", "isthing": 0, "color": [244, 35, 232]},
+    {"id": 24, "name": "bicycle", "isthing": 1, "color": [119, 200, 235]},
+    {"id": 28, "name": "fence", "isthing": 0, "color": [190, 153, 153]},
+)
+CATEGORY_OF_NAME = {category["name"]: category for category in CATEGORIES}
+
+CAMERA_HEIGHT = 2.2  # metres; a point on the ground at p pixels per metre lies CAMERA_HEIGHT * p below the horizon
+MIN_VISIBLE_AREA = 40  # pixels; what shows less of itself is not drawn
+MIN_VISIBLE_SHARE = 0.15  # of the amodal mask
+MAX_THINGS = 8
+SHARE_WITHOUT_THINGS = 0.05
+OVERSAMPLE = 2  # canvas pixels per image pixel, along each axis
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One drawn object. ``category`` None means void: it hides what is behind it and has no label."""
+
+    category: str | None
+    mask: np.ndarray  # (H, W) bool, amodal
+    iscrowd: bool = False
+    parent: int | None = None  # index of the layer that this one is on (the person of a tie, the bus behind a sign)
+
+    @property
+    def isthing(self) -> bool:
+        return self.category is not None and bool(CATEGORY_OF_NAME[self.category]["isthing"])
+
+
+@dataclass(frozen=True)
+class Scene:
+    """``image`` (H, W, 3) uint8 RGB and its layers, from back to front; every pixel is covered by at least one."""
+
+    image: np.ndarray
+    layers: list[Layer]
+
+    def layer_map(self) -> np.ndarray:
+        """(H, W) int32: the index of the front-most layer at each pixel."""
+        return _front_most([layer.mask for layer in self.layers])
+
+
+@dataclass
+class _Sprite:
+    """A layer before composition: ``brush`` on the canvas, ``depth`` in pixels per metre (larger is nearer)."""
+
+    category: str | None
+    brush: Brush
+    depth: float
+    iscrowd: bool = False
+    parent: "_Sprite | None" = None
+    shadow: tuple[float, float, float, float] | None = None  # ellipse x, y, rx, ry on the canvas
+
+
+class _Stage:
+    """The camera and everything that stands before it; positions in metres become canvas pixels here."""
+
+    def __init__(self, rng: np.random.Generator, size: tuple[int, int]) -> None:
+        self.rng = rng
+        self.height, self.width = size[0] * OVERSAMPLE, size[1] * OVERSAMPLE
+        self.unit = (
+            self.height / 128
+        )  # depths are pixels per metre of an image 128 pixels high; unit makes them canvas pixels
+        self.horizon = rng.uniform(0.34, 0.43) * self.height
+        self.vanish_x = rng.uniform(0.36, 0.64) * self.width
+        self.sprites: list[_Sprite] = []
+
+    def ground(self, depth: float) -> float:
+        """The row of the ground at ``depth``."""
+        return self.horizon + CAMERA_HEIGHT * depth * self.unit
+
+    def column(self, lateral: float, depth: float) -> float:
+        """The column of a point ``lateral`` metres to the right of the camera."""
+        return self.vanish_x + lateral * depth * self.unit
+
+    def point(self, lateral: float, depth: float, above: float = 0.0) -> tuple[float, float]:
+        return self.column(lateral, depth), self.ground(depth) - above * depth * self.unit
+
+    def add(self, category: str | None, depth: float, **more) -> Brush:
+        """A new sprite's brush."""
+        brush = Brush(self.height, self.width)
+        self.sprites.append(_Sprite(category, brush, depth, **more))
+        return brush
+
+    def put(self, category: str, function: Callable, x: float, depth: float, *args, half=0.4, **more) -> _Sprite:
+        """Draws ``function`` standing on the ground at column ``x``, with a shadow ``half`` metres to both sides."""
+        y, ppm = self.ground(depth), depth * self.unit
+        shadow = (x, y, 1.15 * half * ppm, 0.22 * ppm) if half else None
+        brush = self.add(category, depth, shadow=shadow, **more)
+        function(brush, self.rng, x, y, ppm, *args)
+        return self.sprites[-1]
+
+
+def _front_most(masks: list[np.ndarray]) -> np.ndarray:
+    front = np.full(masks[0].shape, -1, np.int32)
+    for index, mask in enumerate(masks):
+        front[mask] = index
+    return front
+
+
+# ---- the street -----------------------------------------------------------------------------------------------------
+
+
+def _ground_and_sky(stage: _Stage) -> tuple[draw.Colour, draw.Colour]:
+    """Sky above and sidewalk below the horizon, which all else covers in part; returns the colours (sidewalk, road)."""
+    rng = stage.rng
+    pavement = draw.pick(rng, ((176, 166, 152), (190, 172, 156), (164, 160, 160)))
+    asphalt = draw.pick(rng, ((78, 78, 84), (92, 92, 94), (66, 68, 76)), 8)
+    draw.draw_sky(stage.add("sky", 0.0), rng, stage.horizon + 4)
+    brush = stage.add("sidewalk", 0.1)
+    brush.rect(0, stage.horizon + 1, stage.width, stage.height, pavement)
+    return pavement, asphalt
+
+
+def _wall_piece(stage: _Stage, near: tuple[float, float], far: tuple[float, float], length: float) -> None:
+    """A building, hedge or fence on the ground line from (lateral, depth) ``near``, its left end, to ``far``."""
+    rng = stage.rng
+    depth = max(near[1], far[1]) * 0.999
+    kind = rng.choice(("building", "vegetation", "fence"), p=(0.55, 0.15, 0.3))
+
+    def corners(height: float) -> list[tuple[float, float]]:
+        return [stage.point(*near, height), stage.point(*far, height), stage.point(*far), stage.point(*near)]
+
+    if kind == "building":
+        floors = int(rng.integers(2, 5))
+        brush = stage.add("building", depth)
+        brush.warp(draw.facade(rng, floors, max(2, round(length / 1.8))), corners(floors * rng.uniform(1.7, 2.2)))
+        brush.roughen(rng, 7, max(2, stage.height // 80))
+        return
+    brush = stage.add("vegetation", depth * 0.99)
+    blobs = []
+    tall = rng.uniform(1.6, 4.0)
+    for t in np.linspace(0.0, 1.0, max(3, round(length / 0.9))):
+        lateral, d = (1 - t) * near[0] + t * far[0], (1 - t) * near[1] + t * far[1]
+        for above in np.arange(0.5, tall, 0.9):
+            x, y = stage.point(lateral, d, above + rng.uniform(-0.2, 0.2))
+            blobs.append((x, y, 0.85 * d * stage.unit, 0.75 * d * stage.unit))
+    draw.leaves(rng, brush, blobs)
+    keep = Brush(stage.height, stage.width)  # nothing below the ground line
+    keep.poly([stage.point(*near), stage.point(*far), (stage.column(*far), -9), (stage.column(*near), -9)], (0, 0, 0))
+    brush.mask &= keep.mask
+    if kind == "fence":
+        panel = draw.fence_panel(rng, max(4, round(length * 2.5)))
+        stage.add("fence", depth).warp(panel, corners(rng.uniform(1.4, 2.0)))
+
+
+def _street_along(stage: _Stage) -> Callable[[float], float]:
+    """A view along the street; returns a function that draws a column for something on foot at a depth."""
+    rng = stage.rng
+    pavement, asphalt = _ground_and_sky(stage)
+    kerb, near = rng.uniform(2.5, 3.2), 80.0
+    tiles = stage.sprites[-1].brush
+    for depth in 2.4 * 1.18 ** np.arange(20):
+        y = stage.ground(depth)
+        tiles.line((0, y), (stage.width, y), 1, draw.tint(pavement, 0.86))
+    for lateral in (-4.6, -3.9, 3.9, 4.6):
+        tiles.line(stage.point(lateral, 3), stage.point(lateral, near), 1, draw.tint(pavement, 0.86))
+    for side in (-1, 1):  # kerbs
+        edge = [stage.point(side * k, d) for k, d in ((kerb, 3), (kerb, near), (kerb + 0.25, near), (kerb + 0.25, 3))]
+        tiles.poly(edge, draw.tint(pavement, 1.22))
+    tiles.roughen(rng, 7, 2)
+    road = stage.add("road", 0.2)
+    road.poly([stage.point(side * kerb, d) for side, d in ((-1, 3), (1, 3), (1, near), (-1, near))], asphalt)
+    road.roughen(rng, 8, 2)
+    for depth in 3.0 * 1.5 ** np.arange(9):
+        dash = (-0.07, depth), (0.07, depth), (0.07, depth * 1.25), (-0.07, depth * 1.25)
+        road.poly([stage.point(*p) for p in dash], (226, 224, 214))
+    for side in (-1, 1):
+        line = [(0.92 * kerb, 3), (0.92 * kerb, near), (0.88 * kerb, near), (0.88 * kerb, 3)]
+        road.poly([stage.point(side * u, d) for u, d in line], (214, 212, 200))
+
+    wall = rng.uniform(4.8, 5.6)
+    _wall_piece(stage, (-9.0, 3.6), (0.0, 3.6), 9)
+    _wall_piece(stage, (0.0, 3.7), (9.0, 3.7), 9)
+    for side in (-1, 1):
+        ends = [3.9]
+        while ends[-1] < 60:
+            ends.append(ends[-1] * rng.uniform(1.5, 2.1))
+        for far, close in zip(ends[:-1], ends[1:], strict=True):
+            ends_of_piece = ((-wall, close), (-wall, far)) if side < 0 else ((wall, far), (wall, close))
+            _wall_piece(stage, *ends_of_piece, length=float(rng.uniform(6, 10)))
+    for _ in range(int(rng.integers(0, 3))):
+        side, depth = rng.choice((-1, 1)), rng.uniform(7, 15)
+        stage.put("vegetation", draw.draw_tree, stage.column(side * (kerb + 1.2), depth), depth)
+
+    def somewhere(depth: float) -> float:
+        reach = 0.46 * stage.width / (depth * stage.unit)  # metres to the border of the image
+        lateral = rng.uniform(-1, 1) * min(reach, wall - 0.4)
+        if rng.random() < 0.6 and reach > kerb + 0.6:
+            lateral = rng.choice((-1, 1)) * rng.uniform(kerb + 0.3, min(reach, wall - 0.3))
+        return float(np.clip(stage.column(lateral, depth), 0.06 * stage.width, 0.94 * stage.width))
+
+    return somewhere
+
+
+def _street_across(stage: _Stage) -> Callable[[float], float]:
+    """A view across the street onto a row of buildings; returns what `_street_along` returns."""
+    rng = stage.rng
+    pavement, asphalt = _ground_and_sky(stage)
+    wall = rng.uniform(7.5, 10.0)
+    kerb, close = wall * rng.uniform(1.2, 1.45), rng.uniform(27, 44)
+    tiles = stage.sprites[-1].brush
+    for lateral in np.arange(-24, 24, 1.2):
+        tiles.line(stage.point(lateral, wall), stage.point(lateral, 60), 1, draw.tint(pavement, 0.84))
+    for depth in (0.5 * (wall + kerb), close * 1.12, close * 1.26):
+        tiles.line((0, stage.ground(depth)), (stage.width, stage.ground(depth)), 1, draw.tint(pavement, 0.84))
+    tiles.roughen(rng, 7, 2)
+    tiles.rect(0, stage.ground(kerb * 0.97), stage.width, stage.ground(kerb), draw.tint(pavement, 1.22))
+    tiles.rect(0, stage.ground(close), stage.width, stage.ground(close * 1.03), draw.tint(pavement, 1.22))
+    road = stage.add("road", 0.2)
+    road.rect(0, stage.ground(kerb), stage.width, stage.ground(close), asphalt)
+    road.roughen(rng, 8, 2)
+    middle = 0.55 * kerb + 0.45 * min(close, 34)
+    for lateral in np.arange(-14, 14, 2.2) + rng.uniform(0, 2):
+        dash = ((lateral, middle), (lateral + 1.2, middle), (lateral + 1.2, middle * 1.06), (lateral, middle * 1.06))
+        road.poly([stage.point(*p) for p in dash], (226, 224, 214))
+    if rng.random() < 0.3:  # a zebra crossing
+        start = rng.uniform(-4, 2)
+        for depth in np.geomspace(kerb * 1.06, close * 0.92, 7):
+            stripe = ((start, depth), (start + 2.4, depth), (start + 2.4, depth * 1.06), (start, depth * 1.06))
+            road.poly([stage.point(*p) for p in stripe], (226, 226, 220))
+
+    left = -stage.vanish_x / (wall * stage.unit) - rng.uniform(0, 4)
+    right = (stage.width - stage.vanish_x) / (wall * stage.unit)
+    while left < right:
+        length = rng.uniform(4, 9)
+        _wall_piece(stage, (left, wall), (left + length, wall), length)
+        left += length
+    for _ in range(int(rng.integers(0, 3))):
+        depth = rng.uniform(wall * 1.02, kerb * 0.97)
+        x = rng.uniform(0, stage.width)
+        if rng.random() < 0.6:
+            stage.put("vegetation", draw.draw_tree, x, depth)
+        else:
+            stage.put("vegetation", draw.draw_bush, x, depth, rng.uniform(1.5, 3.5), half=0)
+    return lambda depth: float(rng.uniform(0.06, 0.94) * stage.width)
+
+
+# ---- who is in it ---------------------------------------------------------------------------------------------------
+
+
+class _Cast:
+    """Puts things on the stage; every method is one recipe and returns nothing."""
+
+    recipes = (
+        # name, weight, things
+        ("suit", 0.24, 2), ("person", 0.17, 1), ("pair", 0.09, 2), ("car", 0.17, 1), ("cars", 0.08, 2),
+        ("bus_with_sign", 0.12, 2), ("bus", 0.03, 1), ("sign", 0.05, 1), ("bicycle", 0.05, 1), ("rider", 0.09, 2),
+    )  # fmt: skip
+
+    def __init__(self, stage: _Stage, somewhere: Callable[[float], float]) -> None:
+        self.stage, self.rng, self.somewhere = stage, stage.rng, somewhere
+
+    def fill(self, count: int) -> None:
+        names, weights, things = zip(*self.recipes, strict=True)
+        while count > 0:
+            index = int(self.rng.choice(len(names), p=np.array(weights) / sum(weights)))
+            if things[index] <= count:
+                getattr(self, names[index])()
+                count -= things[index]
+
+    def _depth(self, far: float, near: float) -> float:
+        return float(np.exp(self.rng.uniform(np.log(far), np.log(near))))
+
+    def _vehicle(self, kind: str, x: float, depth: float, side_view: bool) -> _Sprite:
+        function, half = {
+            ("car", True): (draw.draw_car_side, 1.9), ("car", False): (draw.draw_car_front, 0.9),
+            ("bus", True): (draw.draw_bus_side, 3.5), ("bus", False): (draw.draw_bus_front, 1.2),
+        }[kind, side_view]  # fmt: skip
+        return self.stage.put(kind, function, x, depth, half=half)
+
+    def person(self) -> None:
+        depth = self._depth(13, 34)
+        self.stage.put("person", draw.draw_person, self.somewhere(depth), depth)
+
+    def pair(self) -> None:
+        """Two persons, one partly behind the other."""
+        depth = self._depth(15, 32)
+        x, beside = self.somewhere(depth), self.rng.choice((-1, 1)) * self.rng.uniform(0.35, 0.6)
+        self.stage.put("person", draw.draw_person, x, depth)
+        self.stage.put("person", draw.draw_person, x + beside * depth * self.stage.unit, depth * 1.05)
+
+    def suit(self) -> None:
+        """A near person with a tie, which is always within the person's mask; now and then a collar without a tie."""
+        depth = self._depth(31, 42)
+        x = self.somewhere(depth)
+        person = self.stage.put("person", draw.draw_person, x, depth, "suit")
+        if self.rng.random() < 0.12:
+            return
+        tie = self.stage.put("tie", draw.draw_tie, x, depth, half=0, parent=person)
+        tie.brush.mask &= person.brush.mask
+
+    def car(self) -> None:
+        depth = self._depth(13, 25)
+        self._vehicle("car", self.somewhere(depth), depth, bool(self.rng.random() < 0.6))
+
+    def cars(self) -> None:
+        """Two cars that overlap."""
+        depth, side_view = self._depth(13, 20), bool(self.rng.random() < 0.6)
+        x, beside = self.somewhere(depth), self.rng.choice((-1, 1)) * (2.6 if side_view else 1.2)
+        self._vehicle("car", x, depth, side_view)
+        self._vehicle("car", x + beside * depth * self.stage.unit, depth * 1.12, side_view)
+
+    def bus(self) -> _Sprite:
+        depth = self._depth(12.5, 18)
+        return self._vehicle("bus", self.somewhere(depth), depth, bool(self.rng.random() < 0.6))
+
+    def bus_with_sign(self) -> None:
+        """A bus and, in front of it, a sign whose board lies within the bus."""
+        bus = self.bus()
+        depth = max(15.0, bus.depth * self.rng.uniform(1.08, 1.35))
+        x, _, width, _ = cv2.boundingRect(bus.brush.mask)
+        margin = min(0.45 * width, 0.6 * depth * self.stage.unit)
+        x = self.rng.uniform(x + margin, x + width - margin)
+        self.stage.put("sign", draw.draw_sign, x, depth, half=0.2, parent=bus)
+
+    def sign(self) -> None:
+        depth = self._depth(16, 27)
+        self.stage.put("sign", draw.draw_sign, self.somewhere(depth), depth, half=0.2)
+
+    def bicycle(self) -> None:
+        depth = self._depth(16, 32)
+        self.stage.put("bicycle", draw.draw_bicycle, self.somewhere(depth), depth, half=0.8)
+
+    def rider(self) -> None:
+        """A bicycle and the person on it, who hides part of it."""
+        depth = self._depth(17, 32)
+        bicycle = self.stage.put("bicycle", draw.draw_bicycle, self.somewhere(depth), depth, half=0.8)
+        x, _, width, _ = cv2.boundingRect(bicycle.brush.mask)
+        self.stage.put("person", draw.draw_person, x + 0.48 * width, depth * 1.001, "rider", half=0)
+
+    def crowd(self) -> None:
+        """A group of far persons that nobody would outline one by one: one crowd segment."""
+        depth = self._depth(12, 15)
+        x = self.somewhere(depth)
+        brush = self.stage.add("person", depth, iscrowd=True)
+        for place in self.rng.permutation(int(self.rng.integers(5, 9))):
+            ppm = depth * self.stage.unit * self.rng.uniform(0.92, 1.08)
+            draw.draw_person(brush, self.rng, x + (place - 3) * 0.42 * ppm, self.stage.ground(depth), ppm)
+
+    def unlabelled(self) -> None:
+        """Something of no class: a heap under a sheet, or a container. Void."""
+        depth = self._depth(12, 24)
+        x, y, ppm = self.somewhere(depth), self.stage.ground(depth), depth * self.stage.unit
+        brush = self.stage.add(None, depth, shadow=(x, y, 0.8 * ppm, 0.2 * ppm))
+        colour = draw.pick(self.rng, ((150, 110, 150), (120, 150, 150), (190, 170, 110)))
+        xs = np.linspace(-0.7, 0.7, 6)
+        top = [(x + u * ppm, y - self.rng.uniform(0.5, 1.1) * ppm) for u in xs]
+        brush.poly([(x - 0.7 * ppm, y), *top, (x + 0.7 * ppm, y)], colour)
+        for u in xs[1:-1]:
+            brush.line((x + u * ppm, y), (x + 0.8 * u * ppm, y - 0.5 * ppm), 0.06 * ppm, draw.tint(colour, 0.7))
+
+    def own_car(self) -> None:
+        """The bonnet of the car with the camera, at the lower border, in front of all else. Void."""
+        stage, colour = self.stage, draw.pick(self.rng, ((30, 32, 38), (70, 72, 78), (52, 40, 44)))
+        brush = stage.add(None, 1e6)
+        high = self.rng.uniform(0.05, 0.1) * stage.height
+        brush.ellipse(stage.width / 2, stage.height + high, 0.6 * stage.width, 2 * high, colour)
+        colour = draw.tint(colour, 1.3)
+        brush.ellipse(stage.width / 2, stage.height + 1.3 * high, 0.45 * stage.width, 1.8 * high, colour)
+
+
+# ---- one scene ------------------------------------------------------------------------------------------------------
+
+
+def _amodal_mask(sprite: _Sprite, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool: pixels of which the sprite covers at least half."""
+    return cv2.resize(sprite.brush.mask, (size[1], size[0]), interpolation=cv2.INTER_AREA) >= 128
+
+
+def _cull(sprites: list[_Sprite], size: tuple[int, int]) -> tuple[list[_Sprite], list[np.ndarray]]:
+    """Leaves out things that show too little of themselves, with their ties; returns the rest and its masks."""
+    masks = [_amodal_mask(sprite, size) for sprite in sprites]
+    for sprite, mask in zip(sprites, masks, strict=True):
+        if sprite.category == "tie":  # rounding to pixels keeps the tie within the person
+            mask &= masks[next(i for i, s in enumerate(sprites) if s is sprite.parent)]
+    visible = np.bincount(_front_most(masks).ravel() + 1, minlength=len(masks) + 1)[1:]
+    shown, shown_masks = [], []
+    for sprite, mask, area in zip(sprites, masks, visible, strict=True):
+        isthing = sprite.category is not None and CATEGORY_OF_NAME[sprite.category]["isthing"]
+        least = max(MIN_VISIBLE_AREA, MIN_VISIBLE_SHARE * mask.sum()) if isthing else 0
+        orphan = sprite.category == "tie" and not any(sprite.parent is s for s in shown)
+        if area >= least and not orphan:
+            shown.append(sprite)
+            shown_masks.append(mask)
+    return shown, shown_masks
+
+
+def _photograph(rng: np.random.Generator, canvas: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The canvas at image size, under some light: brightness, colour cast, gradient, blur, sensor noise."""
+    image = cv2.resize(canvas, (size[1], size[0]), interpolation=cv2.INTER_AREA).astype(np.float32)
+    if rng.random() < 0.25:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.8))
+    light = rng.uniform(0.6, 1.18) * rng.uniform(0.92, 1.08, 3)
+    slope = np.linspace(1 - rng.uniform(0, 0.15), 1, size[1])[:: int(rng.choice((-1, 1)))]
+    image *= (light * slope[:, None]).astype(np.float32)
+    image += rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(2, 7))
+    return np.clip(image + 0.5, 0, 255).astype(np.uint8)
+
+
+def render_scene(rng: np.random.Generator, size: tuple[int, int] = (128, 192)) -> Scene:
+    """Renders one scene of ``size`` = (H, W). The same state of ``rng`` gives the same scene.
+
+    Images hold no thing (a share of `SHARE_WITHOUT_THINGS`) or up to `MAX_THINGS` of them, crowds not counted. A thing
+    is drawn only where at least `MIN_VISIBLE_AREA` pixels and `MIN_VISIBLE_SHARE` of its mask are visible.
+    """
+    stage = _Stage(rng, size)
+    somewhere = (_street_across if rng.random() < 0.5 else _street_along)(stage)
+    cast = _Cast(stage, somewhere)
+    if rng.random() >= SHARE_WITHOUT_THINGS:
+        cast.fill(int(rng.integers(4, MAX_THINGS + 1)))
+        if rng.random() < 0.12:
+            cast.crowd()
+    if rng.random() < 0.15:
+        cast.unlabelled()
+    if rng.random() < 0.2:
+        cast.own_car()
+    sprites, masks = _cull(sorted(stage.sprites, key=lambda sprite: sprite.depth), size)
+    canvas = np.zeros((stage.height, stage.width, 3), np.uint8)
+    shade = np.empty((stage.height, stage.width), np.uint8)
+    for sprite in sprites:
+        if sprite.shadow is not None:
+            x, y, rx, ry = sprite.shadow
+            shade[:] = 0
+            cv2.ellipse(shade, (round(x), round(y)), (max(1, round(rx)), max(1, round(ry))), 0, 0, 360, 255, -1)
+            cv2.copyTo((canvas >> 1) + (canvas >> 3), shade, canvas)
+        cv2.copyTo(sprite.brush.colour, sprite.brush.mask, canvas)
+    index_of = {id(sprite): index for index, sprite in enumerate(sprites)}
+    layers = [
+        Layer(sprite.category, mask, sprite.iscrowd, index_of.get(id(sprite.parent)))
+        for sprite, mask in zip(sprites, masks, strict=True)
+    ]
+    return Scene(_photograph(rng, canvas, size), layers)

@@ -1,0 +1,48 @@
+"""The results of an evaluation as files: results.json for programs, results.md for people."""
+
+from collections.abc import Mapping
+
+from tabulate import tabulate
+
+from panoptic_fusion.files import without_nan, write_atomically, write_json
+
+MEASURES = ("PQ", "SQ", "RQ", "PQ_dagger", "mIoU")
+
+
+def write_results(results: Mapping[str, Mapping], stem: str) -> None:
+    """Writes `<stem>.json` and `<stem>.md`.
+
+    Args:
+        results: what `DefaultTrainer.test` returns: {task: {name: number}}, or {data set: {task: ...}} if there are
+            several data sets. Measures are x 100; NaN becomes null in the json.
+        stem: path without a suffix.
+    """
+    per_dataset = (
+        results if all(isinstance(v, Mapping) for r in results.values() for v in r.values()) else {"": results}
+    )
+    write_json(f"{stem}.json", without_nan(results), indent=1, default=float)
+    text = "\n\n".join(
+        f"### {name}\n\n{results_table(r)}" if name else results_table(r) for name, r in per_dataset.items()
+    )
+    write_atomically(f"{stem}.md", lambda f: f.write(f"{text}\n".encode()))
+
+
+def results_table(results: Mapping[str, Mapping[str, float]]) -> str:
+    """The results of one data set as markdown tables: the groups, other tasks' measures, and PQ of each class."""
+    quality = results.get("panoptic_seg", {})
+    tables = []
+    if quality:
+        rows = [
+            [group, *(quality[f"{m}{suffix}"] for m in MEASURES)]
+            for group, suffix in (("all", ""), ("things", "_th"), ("stuff", "_st"))
+        ]
+        header = [f"{quality['images']:.0f} images", "PQ", "SQ", "RQ", "PQ†", "mIoU"]
+        tables.append(tabulate(rows, header, tablefmt="pipe", floatfmt=".1f", missingval="-"))
+    for title, keys in (("instances", ("AP", "AP50", "AP75")), ("pixels", ("IoU", "iIoU", "IoU_sup", "iIoU_sup"))):
+        rows = [[task, *(r.get(k) for k in keys)] for task, r in results.items() if keys[0] in r]
+        if rows:
+            tables.append(tabulate(rows, [title, *keys], tablefmt="pipe", floatfmt=".1f", missingval="-"))
+    classes = [[k.removeprefix("PQ-"), v] for k, v in quality.items() if k.startswith("PQ-")]
+    if classes:
+        tables.append(tabulate(classes, ["class", "PQ"], tablefmt="pipe", floatfmt=".1f"))
+    return "\n\n".join(tables)

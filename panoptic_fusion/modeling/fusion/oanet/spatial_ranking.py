@@ -1,0 +1,155 @@
+"""The fusion of OANet (section 3.2): instances are painted by what a small network, the spatial ranking module, says of
+their masks, not by detection score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import configurable
+from detectron2.structures import Instances
+from torch import Tensor
+
+from panoptic_fusion.data.label_space import IGNORE_LABEL
+from panoptic_fusion.errors import ConfigError
+from panoptic_fusion.modeling.fusion.base import PANOPTIC_FUSION_REGISTRY, FusionTrainingInputs
+from panoptic_fusion.modeling.fusion.greedy import Scene
+from panoptic_fusion.modeling.fusion.heuristic import HeuristicFusion
+from panoptic_fusion.modeling.fusion.oanet.overlapping_masks import overlapping_masks
+from panoptic_fusion.modeling.fusion.oanet.spatial_ranking_module import (
+    SpatialRankingModule,
+    cell_pixels,
+    class_channels,
+    contested_labels,
+    ranking_loss,
+    ranking_scores,
+)
+
+STRIDES = (1, 2, 4, 8)
+ORDERS = ("ranking", "product")
+
+
+@PANOPTIC_FUSION_REGISTRY.register()
+class SpatialRankingFusion(HeuristicFusion):
+    """The heuristic rule in the order of ranking scores.
+
+    Instances of a score of at least INSTANCES_CONFIDENCE_THRESH are put into class channels, from which the spatial
+    ranking module computes the probability of each class at each cell. An instance's ranking score is the mean
+    probability of its class over its mask; the highest is painted first, in a tie the one of the higher detection
+    score. As in the heuristic rule, one of whose pixels more than the fraction OVERLAP_THRESH is covered already is
+    dropped. "In inference we only extract the stuff predictions" is MODEL.PANOPTIC_FUSION.STUFF_CHANNELS_ONLY.
+
+    The ranking score says who is in front, not who is there: of an instance and a false detection, or of two detections
+    of one instance, the detection score would more often know the right one. So the order by ranking scores wants false
+    detections left out beforehand (INSTANCES_CONFIDENCE_THRESH), or SRM.ORDER "product".
+
+    In training it adds `loss_srm`. The module sees the ground-truth masks as the data has them: the overlapping ones of
+    an instances json. Where none of an image's masks overlap, as where they come from a panoptic PNG, it sees those of
+    `overlapping_masks`. The label is the thing class of the semantic ground truth. So the module learns the same with
+    any network, and nothing of the loss reaches the network.
+
+    Deviations from the paper: cells of 4 x 4 pixels in place of pixels (SRM.STRIDE 1 is the paper's), since 80 channels
+    at 800 x 1333 would take 340 MB; the indicator of equation 4 (see `ranking_scores`); which contested pixels teach
+    nothing (see `contested_labels`).
+    """
+
+    needs_network = False
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        kernel: str = "1x7+7x1",
+        stride: int = 4,
+        loss_weight: float = 1.0,
+        order_by: str = "ranking",
+        **kwargs,
+    ):
+        """
+        Args:
+            kernel: see `SpatialRankingModule`.
+            stride: pixels of the network's input per cell: 1 (the paper), 2, 4 or 8.
+            loss_weight: factor of `loss_srm`; 0 leaves the module as it is.
+            order_by: "ranking" (the paper) or "product", of ranking and detection score.
+            kwargs: those of `PanopticFusion`.
+
+        Raises:
+            ConfigError: a value is outside of its range, or the ontology has no thing classes to learn from.
+        """
+        super().__init__(**kwargs)
+        prefix = "MODEL.PANOPTIC_FUSION.SRM"
+        if stride not in STRIDES:
+            raise ConfigError(f"{prefix}.STRIDE is {stride}: use one of {', '.join(map(str, STRIDES))}")
+        if loss_weight < 0:
+            raise ConfigError(f"{prefix}.LOSS_WEIGHT is {loss_weight}: use 0 or more")
+        if order_by not in ORDERS:
+            raise ConfigError(f"{prefix}.ORDER is {order_by!r}: use one of {', '.join(ORDERS)}")
+        if loss_weight > 0 and self.ontology != "full":
+            raise ConfigError(
+                f"MODEL.PANOPTIC_FUSION.NAME is SpatialRankingFusion, which learns from the thing classes of the "
+                f"semantic labels, but MODEL.SEM_SEG_HEAD.ONTOLOGY is {self.ontology!r}: use 'full', or {prefix}."
+                "LOSS_WEIGHT 0 with a module that is trained already"
+            )
+        self.stride = stride
+        self.loss_weight = float(loss_weight)
+        self.order_by = order_by
+        self.srm = SpatialRankingModule(self.label_space.num_things, kernel)
+        if self.loss_weight == 0:
+            self.srm.requires_grad_(False)
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        srm = cfg.MODEL.PANOPTIC_FUSION.SRM
+        return {
+            **super().from_config(cfg),
+            "kernel": srm.KERNEL,
+            "stride": srm.STRIDE,
+            "loss_weight": srm.LOSS_WEIGHT,
+            "order_by": srm.ORDER,
+        }
+
+    def losses(self, inputs: FusionTrainingInputs) -> dict[str, Tensor]:
+        """`loss_srm`, from the masks and labels of the ground truth alone; nothing if its weight is 0."""
+        if self.loss_weight == 0:
+            return {}
+        rows, cols = (cell_pixels(n, self.stride, n, self.device) for n in inputs.gt_sem_seg.shape[-2:])
+        labels = inputs.gt_sem_seg[:, rows[:, None], cols]
+        labels = torch.where(labels == IGNORE_LABEL, -1, labels - self.label_space.num_stuff)
+        channels = torch.zeros(len(labels), self.label_space.num_things, *labels.shape[1:], device=labels.device)
+        for own, instances in zip(channels, inputs.gt_instances, strict=True):
+            found = class_channels(self._training_masks(instances), instances.gt_classes, len(own))
+            own[:, : found.shape[1], : found.shape[2]] = found
+        loss = ranking_loss(self.srm(channels), contested_labels(channels, labels))
+        return {"loss_srm": self.loss_weight * loss}
+
+    def order(self, scene: Scene) -> Sequence[int]:
+        if len(scene.kept) < 2:
+            return scene.kept
+        scores = self.ranking_scores(scene)
+        if self.order_by == "product":
+            scores = scores * scene.instances.scores[torch.tensor(scene.kept, device=scores.device)]
+        return [scene.kept[place] for place in scores.argsort(descending=True, stable=True).tolist()]
+
+    def ranking_scores(self, scene: Scene) -> Tensor:
+        """The ranking scores of the K instances in `scene.kept`: (K,) float64 in [0, 1]."""
+        kept = torch.tensor(scene.kept, dtype=torch.int64, device=self.device)
+        classes = scene.instances.pred_classes[kept]
+        rows, cols = (
+            cell_pixels(length, self.stride, image_length, self.device)
+            for length, image_length in zip(scene.sem_seg.image_size, scene.crops.size, strict=True)
+        )
+        masks = scene.crops.sample(kept, rows, cols)
+        logits = self.srm(class_channels(masks, classes, self.label_space.num_things)[None])[0]
+        return ranking_scores(logits.float().softmax(0), masks, classes)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def _training_masks(self, instances: Instances) -> Tensor:
+        """The masks of an image's ground truth at the cells, (R, h, w) bool; made to overlap if none of them do."""
+        rows, cols = (cell_pixels(n, self.stride, n, self.device) for n in instances.image_size)
+        masks = instances.gt_masks.tensor[:, rows[:, None], cols]
+        if len(masks) < 2 or (masks.sum(0) > 1).any():
+            return masks
+        return overlapping_masks(instances.gt_masks.tensor, instances.gt_boxes.tensor, rows, cols)

@@ -1,0 +1,161 @@
+"""The fusion of UPSNet (section 3.1, "Panoptic Segmentation Head"): one classification of every pixel into stuff
+classes, instances and unknown, in training and at inference, without parameters of its own."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import configurable
+from detectron2.structures import Boxes, Instances
+
+from panoptic_fusion.errors import ConfigError
+from panoptic_fusion.modeling.fusion.base import (
+    PANOPTIC_FUSION_REGISTRY,
+    FusionTrainingInputs,
+    PanopticFusion,
+    PanopticSeg,
+)
+from panoptic_fusion.modeling.fusion.resize import resize_labels
+from panoptic_fusion.modeling.fusion.sem_seg_logits import SemSegLogits
+from panoptic_fusion.modeling.fusion.upsnet.class_assignment import assign_segments
+from panoptic_fusion.modeling.fusion.upsnet.mask_logit_crops import MaskLogitCrops
+from panoptic_fusion.modeling.fusion.upsnet.mask_pruning import prune_masks, suppress_boxes
+from panoptic_fusion.modeling.fusion.upsnet.panoptic_argmax import panoptic_argmax
+from panoptic_fusion.modeling.fusion.upsnet.training import KnownInstances, panoptic_loss, panoptic_targets
+from panoptic_fusion.modeling.fusion.upsnet.unknown_channel import draw_known
+
+
+@PANOPTIC_FUSION_REGISTRY.register()
+class UPSNetFusion(PanopticFusion):
+    """The panoptic head: logits Z = [stuff of the semantic head, X_mask + Y_mask of each instance, unknown].
+
+    Inference: boxes suppressed over all classes (IoU > 0.5), scores above INSTANCES_CONFIDENCE_THRESH (the paper's
+    0.6), masks pruned on one canvas a class (OVERLAP_THRESH, 0.3: the largest share of a mask that may be covered), all
+    in `mask_pruning.py`; the argmax of Z, void where the unknown channel wins (`panoptic_argmax.py`); the class of each
+    instance by a heuristic and the area limit of stuff (`class_assignment.py`).
+
+    Training: `loss_panoptic`, the cross entropy of Z with ground-truth boxes, classes and masks, at the size of the
+    semantic logits (`upsnet_training.py`); its gradients reach the mask head and the stuff head. Without it
+    (LOSS_WEIGHT 0) a network is trained as UPSNet-C and UPSNet-CP are.
+
+    Deviations from the published implementation, where the paper leaves room:
+    - The instances are those of the network's one detection pass, which went through a suppression per class already.
+      There the suppression over all classes starts from all boxes, and the mask head runs a second time. So any
+      network's instances can be fused.
+    - Without AT_INPUT_RESOLUTION the head works on the logits at the size of the output. With it, as there, the argmax
+      is that of the input's size, and its labels are resized before the class of each instance and the area limit of
+      stuff are found.
+    - An image without an instance has no instance channel, also if all masks were pruned; there a dummy channel of
+      zeros, or the first pruned instance without its mask, takes part.
+    - Instances with `pred_masks` alone have the mask logits +-10.
+    The whole pixels of boxes are as published, see `upsnet_boxes.py`.
+
+    Attributes:
+        trust_classes: every instance keeps its class, whatever the semantic side says of its pixels. For ground-truth
+            classes: the "instance class assignment" of the paper's table 6.
+    """
+
+    trust_classes = False
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        panoptic_loss_weight: float = 1.0,
+        unknown: bool = True,
+        unknown_fraction: float = 0.3,
+        **kwargs,
+    ):
+        """
+        Args:
+            panoptic_loss_weight: factor of `loss_panoptic`; 0 trains without it.
+            unknown: whether there is an unknown channel. Without it all ground-truth instances are trained on, pixels
+                that would be unknown are ignored, and at inference a pixel is void only by the area limit.
+            unknown_fraction: in [0, 1), share of the ground-truth instances that training makes unknown.
+            kwargs: those of `PanopticFusion`.
+
+        Raises:
+            ConfigError: the ontology is not "full", or a value is outside of its range.
+        """
+        super().__init__(**kwargs)
+        prefix = "MODEL.PANOPTIC_FUSION.UPSNET"
+        if self.ontology != "full":
+            raise ConfigError(
+                "MODEL.PANOPTIC_FUSION.NAME is UPSNetFusion, which needs a semantic channel of each thing class, but "
+                f"MODEL.SEM_SEG_HEAD.ONTOLOGY is {self.ontology!r}: use 'full', or HeuristicFusion"
+            )
+        if panoptic_loss_weight < 0:
+            raise ConfigError(f"{prefix}.LOSS_WEIGHT is {panoptic_loss_weight}: use 0 or more")
+        if not 0 <= unknown_fraction < 1:
+            raise ConfigError(f"{prefix}.UNKNOWN_FRACTION is {unknown_fraction}: use a number in [0, 1)")
+        self.panoptic_loss_weight = float(panoptic_loss_weight)
+        self.unknown = bool(unknown)
+        self.unknown_fraction = float(unknown_fraction)
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        upsnet = cfg.MODEL.PANOPTIC_FUSION.UPSNET
+        return {
+            **super().from_config(cfg),
+            "panoptic_loss_weight": upsnet.LOSS_WEIGHT,
+            "unknown": upsnet.UNKNOWN,
+            "unknown_fraction": upsnet.UNKNOWN_FRACTION,
+        }
+
+    def losses(self, inputs: FusionTrainingInputs, known: list[torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+        """`loss_panoptic`; nothing if its weight is 0.
+
+        Args:
+            inputs: see `FusionTrainingInputs`.
+            known: for each image the rows (int64) of the ground-truth instances that have a channel, in the order of
+                their channels; None draws them.
+        """
+        if self.panoptic_loss_weight == 0:
+            return {}
+        gt_instances = inputs.gt_instances
+        if known is None:
+            known = [
+                draw_known(len(x), self.unknown_fraction) if self.unknown else torch.arange(len(x))
+                for x in gt_instances
+            ]
+        known = [rows.to(inputs.sem_seg_logits.device) for rows in known]
+        num_stuff, stride = self.label_space.num_stuff, inputs.gt_sem_seg.shape[-1] // inputs.sem_seg_logits.shape[-1]
+        boxes = [Boxes(x.gt_boxes.tensor[rows]) for x, rows in zip(gt_instances, known, strict=True)]
+        classes = [x.gt_classes[rows] for x, rows in zip(gt_instances, known, strict=True)]
+        # The mask head runs for a batch without things too, so that processes meet in synchronised norms.
+        mask_logits = inputs.mask_logits_of(boxes, classes)
+        targets = panoptic_targets(
+            inputs.gt_sem_seg, [x.gt_masks.tensor for x in gt_instances], known,
+            num_stuff=num_stuff, stride=stride, unknown=self.unknown,
+        )  # fmt: skip
+        instances = [KnownInstances(b.tensor, c, m) for b, c, m in zip(boxes, classes, mask_logits, strict=True)]
+        loss = panoptic_loss(
+            inputs.sem_seg_logits, instances, targets, num_stuff=num_stuff, stride=stride, unknown=self.unknown
+        )
+        return {"loss_panoptic": self.panoptic_loss_weight * loss}
+
+    def forward(self, sem_seg: SemSegLogits, instances: Instances, size: tuple[int, int] | None = None) -> PanopticSeg:
+        num_stuff, scores = self.label_space.num_stuff, instances.scores
+        rows = suppress_boxes(instances.pred_boxes.tensor, scores)
+        above = scores[rows] > self.instances_confidence_thresh
+        table = torch.stack([x.double() for x in (rows, scores[rows], instances.pred_classes[rows], above)]).tolist()
+        used = int(sum(table[3]))  # by descending score
+        masks = MaskLogitCrops.from_instances(instances, rows[:used])
+        if masks.size != tuple(sem_seg.output_size):
+            raise ValueError(f"Masks of size {masks.size} do not fit a map of {tuple(sem_seg.output_size)}.")
+
+        kept = prune_masks(masks, [int(c) for c in table[2][:used]], self.overlap_thresh)
+        order = [i for i in range(used) if kept[i]]
+        classes = [int(table[2][i]) for i in order]
+        labels, stuff = panoptic_argmax(
+            sem_seg, masks, order, [num_stuff + c for c in classes], num_stuff=num_stuff, unknown=self.unknown
+        )
+        return assign_segments(
+            resize_labels(labels, size),
+            resize_labels(stuff, size),
+            instance_ids=[int(table[0][i]) for i in order],
+            scores=[table[1][i] for i in order],
+            classes=classes,
+            num_stuff=num_stuff,
+            stuff_area_limit=self.stuff_area_limit,
+            trust_classes=self.trust_classes,
+        )

@@ -1,0 +1,109 @@
+"""UPSNet's panoptic head at inference (section 3.1): for every pixel the highest of the stuff logits, the logits of the
+N instances and the unknown logit.
+
+The S + N + 1 logit maps never exist at once. The semantic logits come in strips of rows; in a strip the highest stuff
+logit and its channel are running results, which each instance updates within its window.
+
+An instance has the logit 0 outside of its box, not -inf: where all stuff logits and those of the boxes around a pixel
+are negative, an instance somewhere else wins it (of several such the first). So does the published implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from panoptic_fusion.modeling.fusion.mask_crops import Window
+from panoptic_fusion.modeling.fusion.sem_seg_logits import SemSegLogits, highest_channel
+from panoptic_fusion.modeling.fusion.upsnet.mask_logit_crops import MaskLogitCrops
+from panoptic_fusion.modeling.fusion.upsnet.unknown_channel import unknown_logits, x_mask_outside
+
+
+def panoptic_argmax(
+    sem_seg: SemSegLogits,
+    masks: MaskLogitCrops,
+    order: Sequence[int],
+    channels: Sequence[int],
+    *,
+    num_stuff: int,
+    unknown: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """The argmax over [stuff, instances, unknown], the lowest index in a tie, and the semantic argmax of the stuff.
+
+    Without any instance no instance has a channel.
+
+    Args:
+        sem_seg: logits of S + T channels, stuff first.
+        masks: Y_mask of at least the instances in `order`.
+        order: the N instances of the head, in the order of their channels, as rows of `masks`.
+        channels: N semantic channels, those of the classes of the instances in `order`.
+        num_stuff: S.
+        unknown: whether there is an unknown channel.
+
+    Returns:
+        labels (H, W) int16: s < S for stuff, S + i for the i-th instance in `order`, S + N where nothing won (unknown,
+        or neither a stuff class nor an instance exists);
+        stuff (H, W) int16: the semantic argmax, s < S or S for any thing.
+    """
+    num_instances, device = len(order), sem_seg.logits.device
+    labels = torch.empty(sem_seg.output_size, dtype=torch.int16, device=device)
+    stuff = torch.empty_like(labels)
+    codes = torch.arange(num_stuff, num_stuff + num_instances, dtype=torch.int16, device=device).unbind()
+    first_outside = _first_outside([masks.windows[i] for i in order], sem_seg.output_size, device)
+    for y0, y1, logits in sem_seg.strips():
+        highest_thing = logits[num_stuff:].amax(0)
+        if num_stuff:
+            highest, label = highest_channel(logits[:num_stuff])
+        else:
+            highest, label = torch.full_like(highest_thing, -torch.inf), torch.zeros_like(labels[y0:y1])
+        stuff[y0:y1] = torch.where(highest >= highest_thing, label, num_stuff)
+
+        outside = first_outside[y0:y1]
+        highest_x = x_mask_outside((outside < num_instances) | (num_instances == 0))
+        for code, index, channel in zip(codes, order, channels, strict=True):
+            rows, cols = masks.windows[index]
+            top, bottom = max(y0, rows.start), min(y1, rows.stop)
+            if top < bottom:
+                window = (slice(top - y0, bottom - y0), cols)
+                x = logits[channel][window]
+                _update(highest[window], label[window], x + masks.rows(index, top, bottom), code)
+                torch.maximum(highest_x[window], x, out=highest_x[window])
+
+        # The zeros of the instances outside of their boxes: of those at a pixel, the first has the lowest index.
+        zero_label = outside + num_stuff
+        zero_wins = (highest < 0) | ((highest == 0) & (label > zero_label))
+        zero_wins &= outside < num_instances
+        label = torch.where(zero_wins, zero_label, label)
+        if unknown:
+            highest.masked_fill_(zero_wins, 0.0)
+            label = torch.where(unknown_logits(highest_thing, highest_x) > highest, num_stuff + num_instances, label)
+        labels[y0:y1] = label
+    return labels, stuff
+
+
+def _update(highest: Tensor, label: Tensor, z: Tensor, code: Tensor) -> None:
+    """Puts the logits `z` and their `code` where they are above the `highest` so far, in place.
+
+    Codes rise from instance to instance, so that of two codes at a pixel the newer is the higher one. On a CPU the
+    maximum of codes is ten times faster than a masked assignment.
+    """
+    torch.maximum(label, (z > highest) * code, out=label)
+    torch.maximum(highest, z, out=highest)
+
+
+def _first_outside(windows: Sequence[Window], size: tuple[int, int], device: torch.device) -> Tensor:
+    """For each pixel the first of N windows that it is not in, N if it is in all: (H, W) int16.
+
+    The pixels in all of the first k windows are a rectangle, which shrinks with k.
+    """
+    first = torch.zeros(size, dtype=torch.int16, device=device)
+    top, bottom, left, right = 0, size[0], 0, size[1]
+    for rows, cols in windows:
+        top, bottom = max(top, rows.start), min(bottom, rows.stop)
+        left, right = max(left, cols.start), min(right, cols.stop)
+        if top >= bottom or left >= right:
+            break
+        first[top:bottom, left:right] += 1
+    return first

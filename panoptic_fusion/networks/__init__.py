@@ -1,0 +1,15 @@
+"""The networks: whole models made of the parts in `modeling`. Importing this package registers them in detectron2."""
+
+from .independent import IndependentPanoptic
+from .panoptic_rcnn import PanopticRCNN
+from .single_task import InstanceNetwork, SemanticNetwork
+from .trained import build_predictor, load_trained
+
+__all__ = [
+    "IndependentPanoptic",
+    "InstanceNetwork",
+    "PanopticRCNN",
+    "SemanticNetwork",
+    "build_predictor",
+    "load_trained",
+]

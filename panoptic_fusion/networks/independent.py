@@ -1,0 +1,132 @@
+"""Two separately trained networks, one for instances, one for semantic segmentation, and the fusion of their outputs:
+the baseline that the papers compare their single network with ("Ours Independent" in Seamless, section 5)."""
+
+import os
+from dataclasses import replace
+
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from torch import nn
+
+from panoptic_fusion.checkpoint import AtomicCheckpointer
+from panoptic_fusion.config import read_config, resolve_config
+from panoptic_fusion.data.label_space import LabelSpace
+from panoptic_fusion.errors import ConfigError
+from panoptic_fusion.modeling.fusion import build_panoptic_fusion
+
+from .inference import image_outputs, output_size_of, run_heads
+from .trained import load_trained
+
+PARTS = {"INSTANCES": "instance_network", "SEMANTIC": "semantic_network"}  # of MODEL.INDEPENDENT
+
+
+@META_ARCH_REGISTRY.register()
+class IndependentPanoptic(nn.Module):
+    """Instances of one network, semantic segmentation of another, any registered fusion. For inference only.
+
+    The outputs are those of `PanopticRCNN`. Each network normalises the image by its own PIXEL_MEAN and PIXEL_STD.
+    Built from the folders of two trainings it has their weights. Those of a fusion that learns, such as
+    SpatialRankingFusion, come from MODEL.WEIGHTS: the checkpoint of any network that was trained with that fusion.
+    """
+
+    loads_its_own_weights = True  # from MODEL.INDEPENDENT; MODEL.WEIGHTS may be empty
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        instance_network: nn.Module,
+        semantic_network: nn.Module,
+        fusion: nn.Module,
+        outputs: tuple[str, ...] = ("sem_seg", "instances", "panoptic_seg"),
+        fuse_at_input_resolution: bool = False,
+        loaded_parts: tuple[str, ...] = (),
+    ):
+        """
+        Args:
+            instance_network: an `InstanceNetwork`, or a `PanopticRCNN` whose semantic segmentation is not used.
+            semantic_network: a `SemanticNetwork`, or a `PanopticRCNN` whose instances are not used.
+            fusion, outputs, fuse_at_input_resolution: see `PanopticRCNN`.
+            loaded_parts: see `AtomicCheckpointer`.
+        """
+        super().__init__()
+        self.instance_network = instance_network
+        self.semantic_network = semantic_network
+        self.fusion = fusion
+        self.outputs = frozenset(outputs)
+        self.paste_masks = True  # as in PanopticRCNN
+        self.fuse_at_input_resolution = fuse_at_input_resolution
+        self.loaded_parts = loaded_parts
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        cfg = resolve_config(cfg).clone()
+        instance_network, _ = _load_network(cfg, "INSTANCES", "roi_heads")
+        semantic_network, semantic_cfg = _load_network(cfg, "SEMANTIC", "sem_seg_head")
+        cfg.defrost()
+        cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY = semantic_cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY
+        return {
+            "instance_network": instance_network,
+            "semantic_network": semantic_network,
+            "fusion": build_panoptic_fusion(cfg),
+            "outputs": tuple(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS),
+            "fuse_at_input_resolution": cfg.MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION,
+            "loaded_parts": tuple(part for key, part in PARTS.items() if os.path.isdir(cfg.MODEL.INDEPENDENT[key])),
+        }
+
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
+        """For inputs and outputs see `PanopticRCNN.forward`.
+
+        Raises:
+            ConfigError: in training.
+        """
+        if self.training:
+            raise ConfigError(
+                "MODEL.META_ARCHITECTURE IndependentPanoptic is not trained itself: train an InstanceNetwork and a "
+                "SemanticNetwork, then use it with --eval-only"
+            )
+        detections = run_heads(self.instance_network, batched_inputs, sem_seg=False)
+        segmentations = run_heads(self.semantic_network, batched_inputs, instances=False)
+        return [
+            image_outputs(
+                replace(semantic, instances=detected.instances),
+                output_size_of(x, semantic.image_size),
+                fusion=self.fusion,
+                outputs=self.outputs,
+                paste_masks=self.paste_masks,
+                fuse_at_input_resolution=self.fuse_at_input_resolution,
+            )
+            for x, detected, semantic in zip(batched_inputs, detections, segmentations, strict=True)
+        ]
+
+
+def _load_network(cfg: CfgNode, key: str, part: str) -> tuple[nn.Module, CfgNode]:
+    """The network that MODEL.INDEPENDENT.<key> names, with its weights if that is a folder, and its config.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file.
+        ConfigError: the network does not fit; the message names the key.
+    """
+    path, device = cfg.MODEL.INDEPENDENT[key], ["MODEL.DEVICE", cfg.MODEL.DEVICE]
+    if not path:
+        raise ConfigError(f"MODEL.INDEPENDENT.{key} is empty: name the OUTPUT_DIR of a training, or a config file")
+    if os.path.isdir(path):
+        own = load_trained(path, device)
+    elif os.path.isfile(path):
+        own = read_config(path, device)
+        own.MODEL.CATEGORIES = own.MODEL.CATEGORIES or cfg.MODEL.CATEGORIES
+        own = resolve_config(own)
+    else:
+        raise FileNotFoundError(f"MODEL.INDEPENDENT.{key}: {path} does not exist")
+    for what, theirs, ours in (
+        ("classes", LabelSpace.from_categories(own.MODEL.CATEGORIES), LabelSpace.from_categories(cfg.MODEL.CATEGORIES)),
+        ("INPUT.FORMAT", own.INPUT.FORMAT, cfg.INPUT.FORMAT),
+    ):
+        if theirs != ours:
+            raise ConfigError(f"MODEL.INDEPENDENT.{key}: the {what} of {path} are not those of this config")
+    network = build_model(own)
+    if getattr(network, part, None) is None:
+        raise ConfigError(f"MODEL.INDEPENDENT.{key}: {path} is a {own.MODEL.META_ARCHITECTURE}, which has no {part}")
+    if os.path.isdir(path):
+        AtomicCheckpointer(network, require_complete=True).load(own.MODEL.WEIGHTS)
+    return network, own

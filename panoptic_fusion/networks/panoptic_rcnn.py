@@ -1,0 +1,135 @@
+"""The one network of all four papers: backbone, RPN, RoI heads, a stuff head and a fusion.
+
+Shape shorthand: N: images, C: semantic channels, H, W: size of the padded network input.
+"""
+
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_sem_seg_head
+from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
+from detectron2.structures import Boxes, ImageList
+from torch import Tensor, nn
+
+from panoptic_fusion.config import resolve_config
+from panoptic_fusion.modeling.backbone.branches import add_stuff_branch
+from panoptic_fusion.modeling.fusion import FusionTrainingInputs, build_panoptic_fusion
+from panoptic_fusion.modeling.things.roi_heads import select_class
+
+from .inference import image_outputs, output_size_of, run_heads
+
+
+@META_ARCH_REGISTRY.register()
+class PanopticRCNN(GeneralizedRCNN):
+    """Mask R-CNN with a stuff head and a fusion: each of the four papers is one choice of the two.
+
+    In training it returns a dict of losses. In inference it returns, for each image, what detectron2's PanopticFPN
+    returns: `sem_seg` (C, h, w) float logits, `instances`, and `panoptic_seg`: the map (h, w) int32 (0 = void) with its
+    `segments_info`; h, w are the `height` and `width` of the input dict.
+    """
+
+    has_two_branches = True  # MODEL.SHARING
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        sem_seg_head: nn.Module,
+        fusion: nn.Module,
+        outputs: tuple[str, ...] = ("sem_seg", "instances", "panoptic_seg"),
+        fuse_at_input_resolution: bool = False,
+        **kwargs,
+    ):
+        """
+        Args:
+            sem_seg_head: a module with the interface of `StuffHead`.
+            fusion: a `PanopticFusion`.
+            outputs: what inference returns, of "sem_seg", "instances", "panoptic_seg" and the names in
+                OUTPUT_REGISTRY.
+            fuse_at_input_resolution: fuse at the size of the network's input, then resize the labels (nearest).
+            kwargs: forwarded to detectron2's GeneralizedRCNN.
+        """
+        super().__init__(**kwargs)
+        self.sem_seg_head = sem_seg_head
+        self.fusion = fusion
+        self.outputs = frozenset(outputs)
+        self.paste_masks = True  # False: `instances` keep their pred_mask_logits (R, M, M) in place of pred_masks
+        self.fuse_at_input_resolution = fuse_at_input_resolution
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        cfg = resolve_config(cfg)
+        kwargs = super().from_config(cfg)
+        kwargs["backbone"] = add_stuff_branch(kwargs["backbone"], cfg)
+        shape = kwargs["backbone"].output_shape()
+        return {
+            **kwargs,
+            "sem_seg_head": build_sem_seg_head(cfg, shape),
+            "fusion": build_panoptic_fusion(cfg),
+            "outputs": tuple(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS),
+            "fuse_at_input_resolution": cfg.MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION,
+            "vis_period": 0,  # pictures come from engine.hooks.VisualizePredictions, not from inside the model
+        }
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """
+        Args:
+            batched_inputs: one dict per image with `image` (3, h, w); in training also `sem_seg` (h, w) int64 and
+                `instances`; in inference optionally `height` and `width` of the outputs.
+
+        Returns:
+            The losses in training, else a list of dicts with the outputs.
+        """
+        if not self.training:
+            return self.inference(batched_inputs)
+        gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
+        gt_sem_seg = ImageList.from_tensors(
+            [x["sem_seg"].to(self.device) for x in batched_inputs],
+            self.backbone.size_divisibility,
+            self.sem_seg_head.ignore_value,
+            self.backbone.padding_constraints,
+        ).tensor
+        if not self.fusion.needs_network and not self._network_learns():
+            sizes = [x.image_size for x in gt_instances]
+            return self.fusion.losses(FusionTrainingInputs(None, gt_sem_seg, gt_instances, None, sizes, None))
+
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        sem_seg_logits = self.sem_seg_head(features)
+        losses = self.sem_seg_head.losses(sem_seg_logits, gt_sem_seg, gt_instances)
+        proposals, proposal_losses = self.proposal_generator(images, features, gt_instances)
+        foreground, detector_losses = self.roi_heads(images, features, proposals, gt_instances)
+        losses.update(proposal_losses)
+        losses.update(detector_losses)
+
+        def mask_logits_of(boxes: list[Boxes], classes: list[Tensor]) -> list[Tensor]:
+            return select_class(self.roi_heads.mask_logits(features, boxes), classes)
+
+        inputs = FusionTrainingInputs(
+            sem_seg_logits=sem_seg_logits,
+            gt_sem_seg=gt_sem_seg,
+            gt_instances=gt_instances,
+            foreground=foreground,
+            image_sizes=images.image_sizes,
+            mask_logits_of=mask_logits_of,
+        )
+        losses.update(self.fusion.losses(inputs))
+        return losses
+
+    def _network_learns(self) -> bool:
+        """Whether any part but the fusion has a parameter that is trained."""
+        parts = [part for part in self.children() if part is not self.fusion]
+        return any(parameter.requires_grad for part in parts for parameter in part.parameters())
+
+    def inference(self, batched_inputs: list[dict]) -> list[dict]:
+        """See `forward`."""
+        heads = run_heads(self, batched_inputs, instances=self.outputs != {"sem_seg"})
+        return [
+            image_outputs(
+                image,
+                output_size_of(x, image.image_size),
+                fusion=self.fusion,
+                outputs=self.outputs,
+                paste_masks=self.paste_masks,
+                fuse_at_input_resolution=self.fuse_at_input_resolution,
+            )
+            for image, x in zip(heads, batched_inputs, strict=True)
+        ]

@@ -1,0 +1,105 @@
+"""Trained models: the config of an OUTPUT_DIR, a predictor with its weights, images to run it on."""
+
+import os
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.data.catalog import Metadata
+from detectron2.engine import DefaultPredictor
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from panoptic_fusion.checkpoint import AtomicCheckpointer, named_checkpoint
+from panoptic_fusion.config import merge_opts, read_config, resolve_config
+from panoptic_fusion.data.label_space import LabelSpace
+from panoptic_fusion.data.registered import check_data_set
+from panoptic_fusion.errors import ConfigError, UserError
+from panoptic_fusion.modeling.backbone.timm_config import forget_pretraining
+
+
+def load_trained(model_dir: str | os.PathLike, opts: list[str] = ()) -> CfgNode:
+    """Returns the config of a trained model from its OUTPUT_DIR alone; no data set needs to be present.
+
+    Args:
+        model_dir: an OUTPUT_DIR with `config.yaml` and a checkpoint.
+        opts: further "KEY VALUE" pairs.
+
+    Returns:
+        A resolved config whose MODEL.WEIGHTS is the last checkpoint of `model_dir`: ready for `DefaultPredictor`. An
+        evaluated `IndependentPanoptic` loads the checkpoints of its two networks; its MODEL.WEIGHTS stays the
+        checkpoint of its fusion, or empty.
+        MODEL.DEVICE is the one of the training run; "cpu" where there is no GPU.
+
+    Raises:
+        FileNotFoundError: the folder has no config.yaml or no checkpoint.
+    """
+    model_dir = Path(model_dir)
+    if not (model_dir / "config.yaml").is_file():
+        raise FileNotFoundError(f"{model_dir} has no config.yaml: give the OUTPUT_DIR of a training run")
+    weights = named_checkpoint(model_dir) or model_dir / "model_final.pth"
+    cfg = read_config(model_dir / "config.yaml")
+    forget_pretraining(cfg)
+    if not loads_its_own_weights(cfg):
+        cfg.MODEL.WEIGHTS = str(weights)
+    cfg.OUTPUT_DIR = str(model_dir)
+    merge_opts(cfg, opts)
+    if not loads_its_own_weights(cfg) and not os.path.isfile(cfg.MODEL.WEIGHTS):
+        raise FileNotFoundError(f"{cfg.MODEL.WEIGHTS} does not exist: {model_dir} holds no finished checkpoint")
+    return resolve_config(cfg)
+
+
+def loads_its_own_weights(cfg: CfgNode) -> bool:
+    """Returns whether the network takes its weights from MODEL.INDEPENDENT.*; then MODEL.WEIGHTS may be empty."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    return name in META_ARCH_REGISTRY and getattr(META_ARCH_REGISTRY.get(name), "loads_its_own_weights", False)
+
+
+def config_of(model_dir: str | None, config_file: str | None, opts: list[str]) -> CfgNode:
+    """The resolved config that --model (an OUTPUT_DIR of a training) or --config-file names, with "KEY VALUE" pairs.
+
+    Raises:
+        UserError: neither is given, or a config file without weights.
+    """
+    if model_dir:
+        read_config(opts=opts)  # an unknown key is reported before the model's own files are read
+        return load_trained(model_dir, opts)
+    if not config_file:
+        raise UserError("give --model (the OUTPUT_DIR of a training run), or --config-file and MODEL.WEIGHTS FILE")
+    cfg = resolve_config(read_config(config_file, opts))
+    if not cfg.MODEL.WEIGHTS and not loads_its_own_weights(cfg):
+        raise UserError(f"{config_file} names no weights: add MODEL.WEIGHTS FILE, or give --model")
+    return cfg
+
+
+def build_predictor(cfg: CfgNode) -> DefaultPredictor:
+    """detectron2's predictor with the weights of `cfg`, which must be whole; its network is `predictor.model`.
+
+    `predictor.metadata` has the classes, colours and category ids of the model (MODEL.CATEGORIES), whatever has become
+    of the data set that it was trained on.
+
+    Raises:
+        FileNotFoundError, UserError: the checkpoint is missing, cannot be read or does not fit.
+    """
+    without_weights = cfg.clone()
+    without_weights.defrost()
+    without_weights.MODEL.WEIGHTS = ""
+    predictor = DefaultPredictor(without_weights)
+    predictor.metadata = LabelSpace.from_categories(cfg.MODEL.CATEGORIES).apply_to_metadata(Metadata())
+    AtomicCheckpointer(predictor.model, require_complete=True).load(cfg.MODEL.WEIGHTS)
+    return predictor
+
+
+def images_of(cfg: CfgNode, dataset: str) -> list[dict]:
+    """The dicts of a data set that is to be used with a trained model's config.
+
+    Raises:
+        ConfigError: no such data set (the message names those of the config), it has other classes than the model, no
+            image, or not all files.
+    """
+    if dataset not in DatasetCatalog.list():
+        raise ConfigError(
+            f"data set {dataset!r} is not registered; the model's config registers "
+            f"{', '.join(e['name'] for e in cfg.DATASETS.REGISTER) or 'none'}"
+        )
+    check_data_set(dataset, LabelSpace.from_categories(cfg.MODEL.CATEGORIES))
+    return DatasetCatalog.get(dataset)
