@@ -3,6 +3,7 @@
 The measures, with Y the classes that occur in the ground truth or in the predictions:
 
 - PQ, SQ, RQ (Kirillov et al., Panoptic Segmentation), to the last digit those of the reference code (panopticapi);
+- boundary PQ (Cheng et al. 2021, see `boundary.py`): PQ with the smaller one of mask IoU and boundary IoU;
 - PQ-dagger (Seamless Scene Segmentation, section 4): things as in PQ, stuff without the IoU > 0.5 rule;
 - mIoU of the panoptic map collapsed to classes.
 
@@ -26,56 +27,10 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-MAX_SEGMENT_ID = 256**3 - 1  # the largest id that the PNG format can hold
+from .matching import ImageCounts, Matching, count_image
+
 PQ_DAGGER_RULES = ("matched", "ground_truth")
-_STRIP = 1 << 18  # pixels that are counted at a time: the temporaries stay in the cache
 _COLUMNS = ("tp", "fp", "fn", "iou_sum", "pairs", "pairs_iou_sum", "intersection", "gt_pixels", "pred_pixels")
-
-
-def confusion_matrix(gt_map: np.ndarray, gt_ids: np.ndarray, pred_map: np.ndarray, pred_ids: np.ndarray) -> np.ndarray:
-    """Counts the pixels of each pair of a ground-truth and a predicted segment.
-
-    Maps are constant over long runs of pixels: the ids are looked up, and counted, once for each run.
-
-    Args:
-        gt_map, pred_map: integer arrays of the same shape, ids >= 0, 0 is void.
-        gt_ids (G,), pred_ids (P,): distinct ids in [1, 2^24).
-
-    Returns:
-        (G + 2, P + 2) int64. Row 0 is void, rows 1..G are `gt_ids`, row G + 1 is every other id; columns likewise.
-
-    Raises:
-        ValueError: an id is negative.
-    """
-    rows, columns = len(gt_ids) + 2, len(pred_ids) + 2
-    gt_table, pred_table = _row_table(gt_ids), _row_table(pred_ids)
-    gt_flat, pred_flat = gt_map.reshape(-1), pred_map.reshape(-1)
-    counts = np.zeros(rows * columns)
-    for start in range(0, gt_flat.size, _STRIP):
-        gt, pred = gt_flat[start : start + _STRIP], pred_flat[start : start + _STRIP]
-        is_first = np.ones(gt.size, bool)  # the pixel begins a run: it differs from the one before it
-        np.not_equal(gt[1:], gt[:-1], out=is_first[1:])
-        is_first[1:] |= pred[1:] != pred[:-1]
-        first = np.flatnonzero(is_first)
-        cell = _look_up(gt_table, gt[first]) * columns
-        cell += _look_up(pred_table, pred[first])
-        counts += np.bincount(cell, weights=np.diff(first, append=gt.size), minlength=counts.size)
-    return counts.astype(np.int64).reshape(rows, columns)
-
-
-def _row_table(ids: np.ndarray) -> np.ndarray:
-    """(largest id + 2,) int32 from id to row - (N + 1), so that "other", the fresh and never touched pages, is 0."""
-    table = np.zeros(ids.max(initial=0) + 2, np.int32)
-    table[ids] = np.arange(len(ids)) - len(ids)
-    table[0] = -len(ids) - 1
-    return table
-
-
-def _look_up(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    low = ids.min()
-    if low < 0:
-        raise ValueError(f"segment id {int(low)} is negative")
-    return table[np.minimum(ids, len(table) - 1)].astype(np.intp) - int(table[0])
 
 
 class PanopticQuality:
@@ -113,28 +68,28 @@ class PanopticQuality:
             ValueError: the shapes differ; an id is in a map and not among its segments, is listed twice or is not in
                 [1, 2^24); a predicted segment has no pixel; a class index is out of range; a map is not of integers.
         """
-        if pred_map.shape != gt_map.shape:
-            sizes = " and ".join("x".join(map(str, m.shape)) for m in (pred_map, gt_map))
-            raise ValueError(f"{name}: predicted map and ground truth must have one size (HxW), but are {sizes}")
-        if not (np.issubdtype(pred_map.dtype, np.integer) and np.issubdtype(gt_map.dtype, np.integer)):
-            raise ValueError(f"{name}: maps must be of an integer type, but are {pred_map.dtype} and {gt_map.dtype}")
-        gt_segments = list(gt_segments)
-        gt_ids, gt_classes = self._check([s[:2] for s in gt_segments], f"{name}, ground truth")
-        pred_ids, pred_classes = self._check(list(pred_segments.items()), f"{name}, prediction")
-        crowd = np.array([bool(s[2]) for s in gt_segments], bool)
-        try:
-            counts = confusion_matrix(gt_map, gt_ids, pred_map, pred_ids)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-        _check_no_other_id(counts[-1].any(), gt_map, gt_ids, f"{name}, ground truth")
-        _check_no_other_id(counts[:, -1].any(), pred_map, pred_ids, f"{name}, prediction")
-        counts = counts[:-1, :-1]
-        empty = pred_ids[counts[:, 1:].sum(axis=0) == 0]
-        if empty.size:
-            raise ValueError(f"{name}, prediction: segment {empty[0]} has no pixel in the map")
-        self._add_segments(counts, gt_classes, crowd, pred_classes)
-        self._add_pixels(counts, gt_classes, pred_classes)
+        self.add(count_image(pred_map, pred_segments, gt_map, gt_segments, num_classes=self.num_classes, name=name))
+
+    def add(self, image: ImageCounts, *, boundary: bool = False) -> None:
+        """Adds the counts of one image.
+
+        Args:
+            image: see `count_image`.
+            boundary: PQ is boundary PQ; then the counts must have `boundary_counts`.
+        """
+        self.add_matching(image.match(boundary=boundary))
+        self._add_pixels(image.counts, image.gt_classes, image.pred_classes)
         self.images += 1
+
+    def add_matching(self, matching: Matching) -> None:
+        """Adds tp, fp, fn and the sums of the IoU of matched segments, and nothing else."""
+        classes = matching.gt_classes[matching.g]
+        self._add("tp", classes[matching.matched])
+        self._add("fp", matching.pred_classes[matching.spurious])
+        self._add("fn", matching.gt_classes[matching.missed])
+        self._add("iou_sum", classes[matching.matched], matching.iou[matching.matched])
+        self._add("pairs", classes)
+        self._add("pairs_iou_sum", classes, matching.iou)
 
     def state(self) -> np.ndarray:
         """All sums as one float64 vector, (9 (T + S) + 1,); counts are exact up to 2^53. What a reduction adds up."""
@@ -198,45 +153,6 @@ class PanopticQuality:
         result["per_class"] = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return result
 
-    def _check(self, segments: list[tuple[int, int]], where: str) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and class indices of listed segments, (N,) and (N,) int64."""
-        table = np.array(segments, np.int64).reshape(-1, 2)
-        ids, classes = table[:, 0], table[:, 1]
-        for id, cls in segments:
-            if not 0 < id <= MAX_SEGMENT_ID:
-                raise ValueError(f"{where}: segment id {id} lies outside [1, 2^24)")
-            if not 0 <= cls < self.num_classes:
-                raise ValueError(f"{where}: segment {id} has class index {cls}, of {self.num_classes} classes")
-        if len(set(ids.tolist())) != len(ids):
-            values, times = np.unique(ids, return_counts=True)
-            raise ValueError(f"{where}: segment {values[times > 1][0]} is listed twice")
-        return ids, classes
-
-    def _add_segments(
-        self, counts: np.ndarray, gt_classes: np.ndarray, crowd: np.ndarray, pred_classes: np.ndarray
-    ) -> None:
-        """Adds tp, fp, fn and the IoU sums. counts (G + 1, P + 1), row and column 0 are void; the others as named."""
-        gt_area, pred_area, on_void = counts[1:].sum(axis=1), counts[:, 1:].sum(axis=0), counts[0, 1:]
-        comparable = (gt_classes[:, None] == pred_classes) & ~crowd[:, None]
-        g, p = np.nonzero(comparable & (counts[1:, 1:] > 0))
-        intersection = counts[1:, 1:][g, p]
-        iou = intersection / (pred_area[p] + gt_area[g] - intersection - on_void[p])
-        match = iou > 0.5
-        missed, spurious = ~crowd, np.ones(len(pred_classes), bool)
-        missed[g[match]] = False
-        spurious[p[match]] = False
-        crowd_row = np.zeros(self.num_classes, np.int64)
-        crowd_row[gt_classes[crowd]] = np.flatnonzero(crowd) + 1  # of equal classes, the last one is kept
-        row = crowd_row[pred_classes]
-        forgiven = on_void + np.where(row > 0, counts[row, np.arange(len(pred_classes)) + 1], 0)
-        spurious &= forgiven / pred_area <= 0.5
-        self._add("tp", gt_classes[g[match]])
-        self._add("fp", pred_classes[spurious])
-        self._add("fn", gt_classes[missed])
-        self._add("iou_sum", gt_classes[g[match]], iou[match])
-        self._add("pairs", gt_classes[g])
-        self._add("pairs_iou_sum", gt_classes[g], iou)
-
     def _add_pixels(self, counts: np.ndarray, gt_classes: np.ndarray, pred_classes: np.ndarray) -> None:
         """Adds the pixel counts of the maps collapsed to classes: void ground truth left out, crowds as their class."""
         g, p = np.nonzero(gt_classes[:, None] == pred_classes)
@@ -246,12 +162,6 @@ class PanopticQuality:
 
     def _add(self, column: str, classes: np.ndarray, weights: np.ndarray | None = None) -> None:
         self._sums[_COLUMNS.index(column)] += np.bincount(classes, weights, minlength=self.num_classes)
-
-
-def _check_no_other_id(found: bool, segment_map: np.ndarray, ids: np.ndarray, where: str) -> None:
-    if found:
-        other = np.setdiff1d(segment_map, np.append(ids, 0))[0]
-        raise ValueError(f"{where}: segment id {other} is in the map and not among its segments")
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from detectron2.utils import comm
 
 from ..data.label_space import LabelSpace
 from ..files import write_atomically, write_json
-from .panoptic_quality import MAX_SEGMENT_ID
+from .matching import MAX_SEGMENT_ID
 
 
 def write_panoptic_png(path: str | os.PathLike, panoptic_map: np.ndarray) -> None:

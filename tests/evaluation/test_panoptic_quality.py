@@ -20,7 +20,8 @@ from panoptic_cases import (
 from panoptic_fusion.data import load_panoptic
 from panoptic_fusion.data.annotation import read_id_map
 from panoptic_fusion.data.coco_panoptic import PanopticFiles
-from panoptic_fusion.evaluation.panoptic_quality import PanopticQuality, confusion_matrix
+from panoptic_fusion.evaluation.matching import confusion_matrix
+from panoptic_fusion.evaluation.panoptic_quality import PanopticQuality
 
 NUM_CLASSES = NUM_THINGS + NUM_STUFF
 DATA = Path(os.environ.get("PANOPTIC_FUSION_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))

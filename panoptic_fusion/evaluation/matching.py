@@ -1,0 +1,233 @@
+"""Matches the predicted segments of an image with its ground-truth segments: integer maps in, pixel counts and pairs
+out.
+
+Shapes: G is the number of ground-truth segments of an image, P the number of predicted segments, M the number of pairs.
+Class index: thing t is t, stuff s is T + s (T: number of thing classes).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .boundary import boundary_only
+
+MAX_SEGMENT_ID = 256**3 - 1  # the largest id that the PNG format can hold
+_STRIP = 1 << 18  # pixels that are counted at a time: the temporaries stay in the cache
+
+
+def confusion_matrix(gt_map: np.ndarray, gt_ids: np.ndarray, pred_map: np.ndarray, pred_ids: np.ndarray) -> np.ndarray:
+    """Counts the pixels of each pair of a ground-truth and a predicted segment.
+
+    Maps are constant over long runs of pixels: the ids are looked up, and counted, once for each run.
+
+    Args:
+        gt_map, pred_map: integer arrays of the same shape, ids >= 0, 0 is void.
+        gt_ids (G,), pred_ids (P,): distinct ids in [1, 2^24).
+
+    Returns:
+        (G + 2, P + 2) int64. Row 0 is void, rows 1..G are `gt_ids`, row G + 1 is every other id; columns likewise.
+
+    Raises:
+        ValueError: an id is negative.
+    """
+    rows, columns = len(gt_ids) + 2, len(pred_ids) + 2
+    gt_table, pred_table = _row_table(gt_ids), _row_table(pred_ids)
+    gt_flat, pred_flat = gt_map.reshape(-1), pred_map.reshape(-1)
+    counts = np.zeros(rows * columns)
+    for start in range(0, gt_flat.size, _STRIP):
+        gt, pred = gt_flat[start : start + _STRIP], pred_flat[start : start + _STRIP]
+        is_first = np.ones(gt.size, bool)  # the pixel begins a run: it differs from the one before it
+        np.not_equal(gt[1:], gt[:-1], out=is_first[1:])
+        is_first[1:] |= pred[1:] != pred[:-1]
+        first = np.flatnonzero(is_first)
+        cell = _look_up(gt_table, gt[first]) * columns
+        cell += _look_up(pred_table, pred[first])
+        counts += np.bincount(cell, weights=np.diff(first, append=gt.size), minlength=counts.size)
+    return counts.astype(np.int64).reshape(rows, columns)
+
+
+def _row_table(ids: np.ndarray) -> np.ndarray:
+    """(largest id + 2,) int32 from id to row - (N + 1), so that "other", the fresh and never touched pages, is 0."""
+    table = np.zeros(ids.max(initial=0) + 2, np.int32)
+    table[ids] = np.arange(len(ids)) - len(ids)
+    table[0] = -len(ids) - 1
+    return table
+
+
+def _look_up(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    low = ids.min()
+    if low < 0:
+        raise ValueError(f"segment id {int(low)} is negative")
+    return table[np.minimum(ids, len(table) - 1)].astype(np.intp) - int(table[0])
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How the segments of one image match.
+
+    Attributes:
+        gt_classes (G,), pred_classes (P,): int64 class indices.
+        gt_area (G,), pred_area (P,): int64 pixels.
+        g, p (M,): int64, pairs of a ground-truth and a predicted segment of one class that overlap,
+            without crowds.
+        iou (M,): float64 IoU of the pairs; of boundary PQ the smaller one of mask and boundary IoU.
+        matched (M,): bool, pairs that are true positives.
+        missed (G,): bool, ground-truth segments that are false negatives.
+        spurious (P,): bool, predicted segments that are false positives.
+    """
+
+    gt_classes: np.ndarray
+    pred_classes: np.ndarray
+    gt_area: np.ndarray
+    pred_area: np.ndarray
+    g: np.ndarray
+    p: np.ndarray
+    iou: np.ndarray
+    matched: np.ndarray
+    missed: np.ndarray
+    spurious: np.ndarray
+
+    def of_size(self, low: float, high: float) -> "Matching":
+        """Returns only segments of at least `low` and fewer than `high` pixels: pairs by their ground truth."""
+        gt, pred = ((low <= area) & (area < high) for area in (self.gt_area, self.pred_area))
+        kept = gt[self.g]
+        return replace(
+            self,
+            g=self.g[kept],
+            p=self.p[kept],
+            iou=self.iou[kept],
+            matched=self.matched[kept],
+            missed=self.missed & gt,
+            spurious=self.spurious & pred,
+        )
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """The pixels of each pair of segments of one image; what all measures are computed from.
+
+    Attributes:
+        counts: (G + 1, P + 1) int64, row and column 0 are void.
+        gt_classes (G,), crowd (G,), pred_classes (P,): int64 class index, bool, int64 class index.
+        boundary_counts: (G + 2, P + 2) int64, the same of the boundary maps (the last row and column are inner pixels),
+            or None.
+    """
+
+    counts: np.ndarray
+    gt_classes: np.ndarray
+    crowd: np.ndarray
+    pred_classes: np.ndarray
+    boundary_counts: np.ndarray | None
+
+    def match(self, *, boundary: bool = False) -> Matching:
+        """Matches the segments by mask IoU, or by the smaller one of mask and boundary IoU."""
+        rim = self.boundary_counts if boundary else None
+        return match_segments(self.counts, self.gt_classes, self.crowd, self.pred_classes, rim)
+
+
+def count_image(
+    pred_map: np.ndarray,
+    pred_segments: Mapping[int, int],
+    gt_map: np.ndarray,
+    gt_segments: Iterable[tuple[int, int, bool]],
+    *,
+    num_classes: int,
+    boundary: bool = False,
+    name: str = "image",
+) -> ImageCounts:
+    """Counts the pixels of one image, and checks both maps.
+
+    Args:
+        pred_map, pred_segments, gt_map, gt_segments, name: see `PanopticQuality.update`.
+        num_classes: T + S.
+        boundary: also count the pixels of the boundary maps.
+
+    Raises:
+        ValueError: see `PanopticQuality.update`.
+    """
+    if pred_map.shape != gt_map.shape:
+        sizes = " and ".join("x".join(map(str, m.shape)) for m in (pred_map, gt_map))
+        raise ValueError(f"{name}: predicted map and ground truth must have one size (HxW), but are {sizes}")
+    if not (np.issubdtype(pred_map.dtype, np.integer) and np.issubdtype(gt_map.dtype, np.integer)):
+        raise ValueError(f"{name}: maps must be of an integer type, but are {pred_map.dtype} and {gt_map.dtype}")
+    gt_segments = list(gt_segments)
+    gt_ids, gt_classes = _check([s[:2] for s in gt_segments], num_classes, f"{name}, ground truth")
+    pred_ids, pred_classes = _check(list(pred_segments.items()), num_classes, f"{name}, prediction")
+    crowd = np.array([bool(s[2]) for s in gt_segments], bool)
+    try:
+        counts = confusion_matrix(gt_map, gt_ids, pred_map, pred_ids)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    _check_no_other_id(counts[-1].any(), gt_map, gt_ids, f"{name}, ground truth")
+    _check_no_other_id(counts[:, -1].any(), pred_map, pred_ids, f"{name}, prediction")
+    counts = counts[:-1, :-1]
+    empty = pred_ids[counts[:, 1:].sum(axis=0) == 0]
+    if empty.size:
+        raise ValueError(f"{name}, prediction: segment {empty[0]} has no pixel in the map")
+    rim = None
+    if boundary:
+        rims = [boundary_only(m.astype(np.int32), MAX_SEGMENT_ID + 1) for m in (gt_map, pred_map)]
+        rim = confusion_matrix(rims[0], gt_ids, rims[1], pred_ids)
+    return ImageCounts(counts, gt_classes, crowd, pred_classes, rim)
+
+
+def match_segments(
+    counts: np.ndarray,
+    gt_classes: np.ndarray,
+    crowd: np.ndarray,
+    pred_classes: np.ndarray,
+    boundary_counts: np.ndarray | None = None,
+) -> Matching:
+    """Matches the segments of one image.
+
+    Args:
+        counts: (G + 1, P + 1) int64 pixels of each pair of segments; row and column 0 are void.
+        gt_classes (G,), crowd (G,), pred_classes (P,): of the segments: int64, bool, int64.
+        boundary_counts: for boundary PQ, the same of the maps in which only boundary pixels have their segment's id;
+            then rows and columns have one more at the end for the inner pixels. None: the IoU is that of the masks.
+    """
+    gt_area, pred_area, on_void = counts[1:].sum(axis=1), counts[:, 1:].sum(axis=0), counts[0, 1:]
+    comparable = (gt_classes[:, None] == pred_classes) & ~crowd[:, None]
+    g, p = np.nonzero(comparable & (counts[1:, 1:] > 0))
+    iou = _pair_iou(counts, g, p, gt_area, pred_area)
+    if boundary_counts is not None:
+        gt_rim, pred_rim = boundary_counts[1:-1].sum(axis=1), boundary_counts[:, 1:-1].sum(axis=0)
+        iou = np.minimum(iou, _pair_iou(boundary_counts, g, p, gt_rim, pred_rim))
+    matched = iou > 0.5
+    missed, spurious = ~crowd, np.ones(len(pred_classes), bool)
+    missed[g[matched]] = False
+    spurious[p[matched]] = False
+    crowd_row = np.zeros(max(gt_classes.max(initial=-1), pred_classes.max(initial=-1)) + 1, np.int64)
+    crowd_row[gt_classes[crowd]] = np.flatnonzero(crowd) + 1  # of equal classes, the last one is kept
+    row = crowd_row[pred_classes]
+    forgiven = on_void + np.where(row > 0, counts[row, np.arange(len(pred_classes)) + 1], 0)
+    spurious &= forgiven / pred_area <= 0.5
+    return Matching(gt_classes, pred_classes, gt_area, pred_area, g, p, iou, matched, missed, spurious)
+
+
+def _pair_iou(counts: np.ndarray, g: np.ndarray, p: np.ndarray, gt_area: np.ndarray, pred_area: np.ndarray):
+    """IoU of the pairs (g, p); pixels of a prediction on void ground truth count for neither."""
+    intersection = counts[1:, 1:][g, p]
+    return intersection / (pred_area[p] + gt_area[g] - intersection - counts[0, 1:][p])
+
+
+def _check(segments: list[tuple[int, int]], num_classes: int, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and class indices of listed segments, (N,) and (N,) int64."""
+    table = np.array(segments, np.int64).reshape(-1, 2)
+    ids, classes = table[:, 0], table[:, 1]
+    for id, cls in segments:
+        if not 0 < id <= MAX_SEGMENT_ID:
+            raise ValueError(f"{where}: segment id {id} lies outside [1, 2^24)")
+        if not 0 <= cls < num_classes:
+            raise ValueError(f"{where}: segment {id} has class index {cls}, of {num_classes} classes")
+    if len(set(ids.tolist())) != len(ids):
+        values, times = np.unique(ids, return_counts=True)
+        raise ValueError(f"{where}: segment {values[times > 1][0]} is listed twice")
+    return ids, classes
+
+
+def _check_no_other_id(found: bool, segment_map: np.ndarray, ids: np.ndarray, where: str) -> None:
+    if found:
+        other = np.setdiff1d(segment_map, np.append(ids, 0))[0]
+        raise ValueError(f"{where}: segment id {other} is in the map and not among its segments")
