@@ -91,6 +91,29 @@ def read_panoptic_json(path: str, report: Report = raise_fault) -> PanopticJson:
     return PanopticJson(label_space, images, annotations)
 
 
+def read_predictions_json(path: str, category_ids: set[int], report: Report = raise_fault) -> dict[Any, dict[str, Any]]:
+    """Reads and checks the predictions of a model in COCO panoptic format, of which only `annotations` is needed.
+
+    Returns image id -> its entry (file_name of the PNG, segments_info with id and category_id). Invalid entries are
+    left out, and so are segments whose category is not one of `category_ids`.
+
+    Raises:
+        DatasetError: the file is not a JSON with a list `annotations`; or, by default, at the first fault in an entry.
+    """
+    found: dict[Any, dict[str, Any]] = {}
+    for index, entry in enumerate(read_json(path, ("annotations",))["annotations"]):
+        fault = _annotation_fault(entry)
+        if fault:
+            report(DatasetError(f"annotations[{index}] {fault}", path, "bad annotation entry"))
+        elif entry["image_id"] in found:
+            report(DatasetError(f"image id {entry['image_id']!r} has two predictions", path, "duplicate annotation"))
+        else:
+            segments = _check_segments(entry, None, category_ids, path, report)
+            segments = [segment for segment in segments if segment["category_id"] in category_ids]
+            found[entry["image_id"]] = {**entry, "segments_info": segments}
+    return found
+
+
 def read_instances_json(
     path: str, images: Mapping[Any, Mapping[str, Any]], label_space: LabelSpace, report: Report = raise_fault
 ) -> dict[Any, list[dict[str, Any]]]:

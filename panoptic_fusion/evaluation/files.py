@@ -1,0 +1,184 @@
+"""Scores the predictions of any model: COCO panoptic files of ground truth and predictions in, PQ and its kin out."""
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..data.annotation import read_id_map
+from ..data.coco_json import read_panoptic_json, read_predictions_json
+from ..data.faults import DatasetError
+from ..data.label_space import LabelSpace
+from ..errors import UserError
+from ..processes import map_in_processes, show_progress
+from .matching import count_image
+from .scores import Scores, image_row, summarize, write_scores
+
+PER_CHUNK = 8  # images that a process scores at a time
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """One image to score.
+
+    Attributes:
+        image_id, file_name: of the image, for reports.
+        gt_png, pred_png: paths; `pred_png` is None where there is no prediction.
+        gt_segments: (segment id, class index, is crowd).
+        pred_segments: from segment id to class index.
+    """
+
+    image_id: Any
+    file_name: str
+    gt_png: str
+    gt_segments: list[tuple[int, int, bool]]
+    pred_png: str | None
+    pred_segments: dict[int, int]
+
+
+def evaluate_files(
+    gt_json: str | os.PathLike,
+    gt_root: str | os.PathLike,
+    pred_json: str | os.PathLike,
+    pred_root: str | os.PathLike,
+    *,
+    images: Collection[Any] | None = None,
+    output: str | os.PathLike | None = None,
+    processes: int | None = None,
+    pq_dagger: str = "matched",
+) -> dict[str, Any]:
+    """Scores predictions in COCO panoptic format against ground truth in the same format.
+
+    An image without a usable prediction counts as one in which nothing was predicted, so that PQ is that of the whole
+    set. An image whose ground truth cannot be read is left out. Both are named in the results.
+
+    Args:
+        gt_json, gt_root: JSON and folder of the ground truth's PNGs.
+        pred_json, pred_root: the same for the predictions. Only `annotations` is read: image_id, file_name of the PNG
+            and segments_info with `id` and `category_id`, in the category ids of the ground truth.
+        images: ids or file names of the images to score; None: all of them.
+        output: folder for results.json, results.md and images.csv; None writes nothing.
+        processes: number of processes; None: one per CPU core.
+        pq_dagger: see `PanopticQuality.compute`.
+
+    Returns:
+        {"all", "things", "stuff": measures x 100 (PQ, SQ, RQ, PQ_dagger, mIoU, boundary_PQ, boundary_SQ, boundary_RQ)
+        and numbers of segments (TP, FP, FN); "by_size": {"small", "medium", "large": {group: PQ, SQ, RQ, TP, FP, FN}};
+        "per_class": {name: the same, with IoU for mIoU}; "images": number of images scored; "per_image": list of
+        {image_id, file_name, PQ, SQ, RQ, boundary_PQ, TP, FP, FN, problem}; "problems": list of texts}. NaN where no
+        class counts.
+
+    Raises:
+        DatasetError: a JSON cannot be used at all.
+        UserError: `images` names one that the ground truth does not have.
+    """
+    label_space, tasks, problems = make_tasks(gt_json, gt_root, pred_json, pred_root, images)
+    total, rows = Scores(label_space.num_things, label_space.num_stuff), []
+    chunks = [tasks[i : i + PER_CHUNK] for i in range(0, len(tasks), PER_CHUNK)]
+    score = partial(score_chunk, num_things=label_space.num_things, num_stuff=label_space.num_stuff)
+    results = show_progress(map_in_processes(score, chunks, processes), len(chunks), "scoring", PER_CHUNK)
+    for state, chunk_rows in results:
+        total.merge(state)
+        rows += chunk_rows
+    problems += [f"{row['file_name']}: {row['problem']}" for row in rows if row["problem"]]
+    result = summarize(total, label_space.thing_classes + label_space.stuff_classes, pq_dagger)
+    result |= {"per_image": rows, "problems": problems}
+    if output is not None:
+        write_scores(result, output)
+    return result
+
+
+def make_tasks(
+    gt_json: str | os.PathLike,
+    gt_root: str | os.PathLike,
+    pred_json: str | os.PathLike,
+    pred_root: str | os.PathLike,
+    images: Collection[Any] | None,
+) -> tuple[LabelSpace, list[ImageTask], list[str]]:
+    """Reads both JSONs and pairs their images; for arguments and errors see `evaluate_files`.
+
+    Returns:
+        The classes, one task per image of the ground truth, and the problems of the predictions' JSON.
+    """
+    problems: list[str] = []
+    truth = read_panoptic_json(os.fspath(gt_json))
+    space = truth.label_space
+    index = {id: i for i, id in enumerate([*space.thing_ids, *space.stuff_ids])}
+    predicted = read_predictions_json(os.fspath(pred_json), set(index), lambda error: problems.append(str(error)))
+    unknown = [id for id in predicted if id not in truth.images]
+    if unknown:
+        problems.append(
+            f"{pred_json}: {len(unknown)} predictions are for images that the ground truth does not list, the first "
+            f"for image_id {unknown[0]!r}"
+        )
+    wanted = None if images is None else set(map(str, images))
+    tasks = []
+    for image_id, image in truth.images.items():
+        names = {str(image_id), image["file_name"]}
+        if wanted is not None and not names & wanted:
+            continue
+        wanted = None if wanted is None else wanted - names
+        annotation, prediction = truth.annotations.get(image_id), predicted.get(image_id)
+        if annotation is None:
+            problems.append(f"{gt_json}: image {image['file_name']} has no annotation; it is left out")
+            continue
+        tasks.append(
+            ImageTask(
+                image_id,
+                image["file_name"],
+                os.path.join(gt_root, annotation["file_name"]),
+                [(s["id"], index[s["category_id"]], s.get("iscrowd", 0) == 1) for s in annotation["segments_info"]],
+                None if prediction is None else os.path.join(pred_root, prediction["file_name"]),
+                {} if prediction is None else {s["id"]: index[s["category_id"]] for s in prediction["segments_info"]},
+            )
+        )
+    if wanted:
+        raise UserError(f"{gt_json} has no image {sorted(wanted)[0]!r}: give ids or file names of its images")
+    return space, tasks, problems
+
+
+def score_chunk(
+    tasks: Sequence[ImageTask], *, num_things: int, num_stuff: int
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Scores some images; returns the sums of `Scores` and a row per image."""
+    total, rows = Scores(num_things, num_stuff), []
+    for task in tasks:
+        scores = Scores(num_things, num_stuff)
+        problem = score_image(task, scores)
+        total.merge(scores.state())
+        rows.append({"image_id": task.image_id, "file_name": task.file_name, **image_row(scores), "problem": problem})
+    return total.state(), rows
+
+
+def score_image(task: ImageTask, scores: Scores) -> str:
+    """Scores one image; returns what is wrong with it, or ""."""
+    num_classes = scores.quality["mask"].num_classes
+    try:
+        gt_map = read_id_map(task.gt_png)
+        nothing = np.zeros_like(gt_map)
+        empty = partial(count_image, nothing, {}, gt_map, task.gt_segments, num_classes=num_classes, boundary=True)
+        empty()  # what is wrong with the ground truth alone
+    except (DatasetError, ValueError) as error:
+        return f"left out, the ground truth is invalid: {error}"
+    if task.pred_png is None:
+        scores.add(empty())
+        return "no prediction"
+    try:
+        pred_map = read_id_map(task.pred_png)
+        image = count_image(
+            pred_map,
+            task.pred_segments,
+            gt_map,
+            task.gt_segments,
+            num_classes=num_classes,
+            boundary=True,
+            name=task.pred_png,
+        )
+    except (DatasetError, ValueError) as error:
+        scores.add(empty())
+        return f"counted as empty: {error}"
+    scores.add(image)
+    return ""

@@ -1,0 +1,112 @@
+"""The measures of a set of images, in all, by class and by segment size, and their files."""
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from ..files import markdown_cell, without_nan, write_atomically, write_json
+from .matching import ImageCounts
+from .panoptic_quality import PanopticQuality
+
+SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}  # pixels, as in COCO's AP
+GROUPS = ("all", "things", "stuff")
+
+
+class Scores:
+    """The sums behind every measure of a set of images."""
+
+    def __init__(self, num_things: int, num_stuff: int):
+        names = ("mask", "boundary", *SIZES)
+        self.quality = {name: PanopticQuality(num_things, num_stuff) for name in names}
+
+    def add(self, image: ImageCounts) -> None:
+        """Adds the `ImageCounts` of one image, with boundary counts."""
+        self.quality["mask"].add(image)
+        self.quality["boundary"].add(image, boundary=True)
+        matching = image.match()
+        for name, (low, high) in SIZES.items():
+            self.quality[name].add_matching(matching.of_size(low, high))
+
+    def state(self) -> np.ndarray:
+        """All sums as one float64 array."""
+        return np.stack([quality.state() for quality in self.quality.values()])
+
+    def merge(self, state: np.ndarray) -> None:
+        """Adds the `state()` of other images."""
+        for quality, row in zip(self.quality.values(), state, strict=True):
+            quality.merge(row)
+
+
+def image_row(scores: Scores) -> dict[str, float]:
+    """Returns the measures of one image."""
+    quality = {name: scores.quality[name].compute()["all"] for name in ("mask", "boundary")}
+    row = {label: 100 * quality["mask"][key] for key, label in (("pq", "PQ"), ("sq", "SQ"), ("rq", "RQ"))}
+    row["boundary_PQ"] = 100 * quality["boundary"]["pq"]
+    return {**row, **{key.upper(): quality["mask"][key] for key in ("tp", "fp", "fn")}}
+
+
+def summarize(total: Scores, names: Sequence[str], pq_dagger: str) -> dict[str, Any]:
+    """Returns the measures of all images, as `evaluate_files` describes them; `names` are things, then stuff."""
+    quality = {name: q.compute(pq_dagger) for name, q in total.quality.items()}
+    mask, boundary = quality["mask"], quality["boundary"]
+    result: dict[str, Any] = {"images": mask["images"]}
+    for group in GROUPS:
+        result[group] = _measures(mask[group], boundary[group], "miou", "mIoU")
+    result["by_size"] = {size: {group: _plain_measures(quality[size][group]) for group in GROUPS} for size in SIZES}
+    result["per_class"] = {
+        name: _measures(row, rim, "iou", "IoU")
+        for name, row, rim in zip(names, mask["per_class"], boundary["per_class"], strict=True)
+    }
+    return result
+
+
+def write_scores(result: Mapping[str, Any], folder: str | os.PathLike) -> None:
+    """Writes results.json, results.md and images.csv; for `result` see `evaluate_files`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    without_rows = {key: value for key, value in result.items() if key != "per_image"}
+    write_json(folder / "results.json", without_nan(without_rows), indent=1)
+    write_atomically(folder / "results.md", lambda file: file.write(f"{scores_table(result)}\n".encode()))
+    text = io.StringIO()
+    rows = result["per_image"]
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["image_id"])
+    writer.writeheader()
+    writer.writerows(without_nan(row) for row in rows)
+    write_atomically(folder / "images.csv", lambda file: file.write(text.getvalue().encode()))
+
+
+def scores_table(result: Mapping[str, Any]) -> str:
+    """Returns the results as markdown tables: groups, segment sizes, classes, problems."""
+    keys = ("PQ", "SQ", "RQ", "PQ_dagger", "boundary_PQ", "mIoU", "TP", "FP", "FN")
+    header = [f"{result['images']} images", "PQ", "SQ", "RQ", "PQ†", "boundary PQ", "mIoU", "TP", "FP", "FN"]
+    tables = [_table([[group, *(result[group][key] for key in keys)] for group in GROUPS], header)]
+    keys = ("PQ", "SQ", "RQ", "TP", "FP", "FN")
+    rows = [[f"{size}, {g}", *(result["by_size"][size][g][key] for key in keys)] for size in SIZES for g in GROUPS]
+    tables.append(_table(rows, ["segments", *keys]))
+    keys = ("PQ", "SQ", "RQ", "boundary_PQ", "IoU", "TP", "FP", "FN")
+    rows = [[markdown_cell(name), *(row[key] for key in keys)] for name, row in result["per_class"].items()]
+    tables.append(_table(rows, ["class", "PQ", "SQ", "RQ", "boundary PQ", "IoU", "TP", "FP", "FN"]))
+    if result["problems"]:
+        tables.append("\n".join(f"- {markdown_cell(text)}" for text in result["problems"]))
+    return "\n\n".join(tables)
+
+
+def _measures(mask: Mapping, boundary: Mapping, iou_key: str, iou_label: str) -> dict[str, float | int]:
+    measures = _plain_measures(mask)
+    measures |= {"PQ_dagger": 100 * mask["pq_dagger"], iou_label: 100 * mask[iou_key]}
+    return measures | {f"boundary_{key.upper()}": 100 * boundary[key] for key in ("pq", "sq", "rq")}
+
+
+def _plain_measures(row: Mapping) -> dict[str, float | int]:
+    measures = {key.upper(): 100 * row[key] for key in ("pq", "sq", "rq")}
+    return measures | {key.upper(): row[key] for key in ("tp", "fp", "fn")}
+
+
+def _table(rows: Sequence[Sequence], header: Sequence[str]) -> str:
+    return tabulate(rows, header, tablefmt="pipe", floatfmt=".1f", missingval="-")

@@ -1,0 +1,122 @@
+"""Scoring the files of any model: by hand, against the accumulator on arrays, and with files that are missing or bad."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from panoptic_cases import NUM_STUFF, NUM_THINGS, coco_categories, random_pair, write_id_png
+
+from panoptic_fusion.errors import UserError
+from panoptic_fusion.evaluation.files import evaluate_files
+from panoptic_fusion.evaluation.panoptic_quality import PanopticQuality
+
+
+def write_files(folder: Path, pairs, categories) -> dict[str, str]:
+    """Ground truth and predictions in COCO panoptic format; returns the arguments of `evaluate_files`."""
+    things = [c["id"] for c in categories if c["isthing"]]
+    stuff = [c["id"] for c in categories if not c["isthing"]]
+    ids = [*things, *stuff]
+    truth = {"images": [], "annotations": [], "categories": categories}
+    predictions = {"annotations": []}
+    for i, pair in enumerate(pairs):
+        name = f"{i:03d}.png"
+        for which, segment_map in (("gt", pair.gt_map), ("pred", pair.pred_map)):
+            (folder / which).mkdir(exist_ok=True)
+            write_id_png(folder / which / name, segment_map)
+        height, width = pair.gt_map.shape
+        truth["images"].append({"id": i, "file_name": f"{i:03d}.jpg", "height": height, "width": width})
+        gt = [{"id": s, "category_id": ids[c], "iscrowd": int(crowd)} for s, c, crowd in pair.gt_segments]
+        pred = [{"id": s, "category_id": ids[c]} for s, c, _ in pair.pred_segments]
+        truth["annotations"].append({"image_id": i, "file_name": name, "segments_info": gt})
+        predictions["annotations"].append({"image_id": i, "file_name": name, "segments_info": pred})
+    (folder / "gt.json").write_text(json.dumps(truth))
+    (folder / "pred.json").write_text(json.dumps(predictions))
+    return {key: str(folder / name) for key, name in
+            (("gt_json", "gt.json"), ("gt_root", "gt"), ("pred_json", "pred.json"), ("pred_root", "pred"))}  # fmt: skip
+
+
+@pytest.fixture
+def pairs():
+    rng = np.random.default_rng(3)
+    return [random_pair(rng, empty_gt_segments=False) for _ in range(20)]
+
+
+def quality_of(pairs) -> dict:
+    quality = PanopticQuality(NUM_THINGS, NUM_STUFF)
+    for pair in pairs:
+        quality.update(pair.pred_map, {s[0]: s[1] for s in pair.pred_segments}, pair.gt_map, pair.gt_segments)
+    return quality.compute()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_files_score_as_arrays_do(tmp_path, pairs, processes):
+    result = evaluate_files(**write_files(tmp_path, pairs, coco_categories()), processes=processes)
+    expected = quality_of(pairs)
+    assert result["images"] == 20 and result["problems"] == []
+    for group in ("all", "things", "stuff"):
+        for key, name in (("pq", "PQ"), ("sq", "SQ"), ("rq", "RQ"), ("pq_dagger", "PQ_dagger"), ("miou", "mIoU")):
+            assert result[group][name] == pytest.approx(100 * expected[group][key], nan_ok=True)
+        assert [result[group][k] for k in ("TP", "FP", "FN")] == [expected[group][k] for k in ("tp", "fp", "fn")]
+    for row, other in zip(result["per_class"].values(), expected["per_class"], strict=True):
+        assert row["PQ"] == pytest.approx(100 * other["pq"], nan_ok=True)
+    for row, pair in zip(result["per_image"], pairs, strict=True):
+        assert row["PQ"] == pytest.approx(100 * quality_of([pair])["all"]["pq"], nan_ok=True)
+    sizes = result["by_size"].values()
+    assert sum(size["all"]["FP"] for size in sizes) == result["all"]["FP"]  # each segment has one size
+    assert sum(size["all"]["TP"] + size["all"]["FN"] for size in sizes) == result["all"]["TP"] + result["all"]["FN"]
+
+
+def test_a_missing_prediction_counts_as_an_empty_one(tmp_path, pairs):
+    arguments = write_files(tmp_path, pairs, coco_categories())
+    content = json.loads(Path(arguments["pred_json"]).read_text())
+    content["annotations"] = content["annotations"][1:]
+    Path(arguments["pred_json"]).write_text(json.dumps(content))
+    result = evaluate_files(**arguments, processes=1)
+    pairs[0].pred_map[:], pairs[0].pred_segments[:] = 0, []
+    assert result["all"]["FN"] == quality_of(pairs)["all"]["fn"]
+    assert result["problems"] == ["000.jpg: no prediction"]
+
+
+def test_bad_files_are_named_and_the_rest_is_scored(tmp_path, pairs):
+    arguments = write_files(tmp_path, pairs, coco_categories())
+    (tmp_path / "pred/001.png").write_bytes(b"not a PNG")
+    write_id_png(tmp_path / "pred/002.png", np.zeros((2, 3), np.int32))
+    (tmp_path / "gt/003.png").unlink()
+    result = evaluate_files(**arguments, processes=1)
+    assert result["images"] == 19
+    assert [text.split(":")[0] for text in result["problems"]] == ["001.jpg", "002.jpg", "003.jpg"]
+    assert "pred/001.png" in result["problems"][0] and "2x3" in result["problems"][1]
+    assert "left out" in result["problems"][2] and "gt/003.png" in result["problems"][2]
+
+
+def test_entries_of_the_predictions_that_cannot_be_used(tmp_path, pairs):
+    arguments = write_files(tmp_path, pairs[:3], coco_categories())
+    content = json.loads(Path(arguments["pred_json"]).read_text())
+    content["annotations"] += [{"image_id": 77, "file_name": "x.png", "segments_info": []}, {"image_id": 1}, "text"]
+    content["annotations"][0]["segments_info"].append({"id": 5, "category_id": 4711})
+    Path(arguments["pred_json"]).write_text(json.dumps(content))
+    problems = evaluate_files(**arguments, processes=1)["problems"]
+    assert all("pred.json" in text for text in problems) and len(problems) == 4
+    assert "4711" in problems[0] and "annotations[4]" in problems[1] and "image_id 77" in problems[3]
+
+
+def test_a_subset_of_images_by_id_and_by_name(tmp_path, pairs):
+    arguments = write_files(tmp_path, pairs, coco_categories())
+    result = evaluate_files(**arguments, processes=1, images=["3", "007.jpg"])
+    assert result["all"]["PQ"] == pytest.approx(100 * quality_of([pairs[3], pairs[7]])["all"]["pq"], nan_ok=True)
+    with pytest.raises(UserError, match="no image 'nine.jpg'"):
+        evaluate_files(**arguments, processes=1, images=["nine.jpg"])
+
+
+def test_the_files_of_the_results(tmp_path, pairs):
+    categories = coco_categories()
+    categories[0]["name"] = "a|b <img src=x onerror=alert(1)>"
+    arguments = write_files(tmp_path, pairs, categories)
+    result = evaluate_files(**arguments, processes=1, output=tmp_path / "out")
+    content = json.loads((tmp_path / "out/results.json").read_text())
+    assert content["all"]["PQ"] == pytest.approx(result["all"]["PQ"]) and content["images"] == 20
+    rows = (tmp_path / "out/images.csv").read_text().splitlines()
+    assert len(rows) == 21 and rows[0].startswith("image_id,file_name,PQ,SQ,RQ,boundary_PQ")
+    table = (tmp_path / "out/results.md").read_text()
+    assert "<img" not in table.replace(r"\<img", "") and "a|b" not in table
