@@ -1,4 +1,4 @@
-"""Scoring the files of any model: by hand, against the accumulator on arrays, and with files that are missing or bad."""
+"""Scoring the files of any model: by hand, against arrays, and with files that are missing or bad."""
 
 import json
 from pathlib import Path
