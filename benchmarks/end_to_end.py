@@ -15,24 +15,21 @@ With --config-file the weights are random, as are the images, and instances of a
 import argparse
 import itertools
 import statistics
-import sys
 import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (0, 1)]
+import torch
+from detectron2.modeling import build_model
+from fusion import NUM_STUFF, NUM_THINGS, seconds
+from torch.nn import functional as F
 
-import torch  # noqa: E402
-from detectron2.modeling import build_model  # noqa: E402
-from fusion import NUM_STUFF, NUM_THINGS, seconds  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
-
-from panoptic_fusion import load_trained  # noqa: E402
-from panoptic_fusion.config.read import read_config  # noqa: E402
-from panoptic_fusion.engine import PanopticTrainer  # noqa: E402
-from panoptic_fusion.errors import run_cli  # noqa: E402
-from panoptic_fusion.networks.trained import build_predictor  # noqa: E402
+from panoptic_fusion import load_trained
+from panoptic_fusion.config.read import read_config
+from panoptic_fusion.engine import PanopticTrainer
+from panoptic_fusion.errors import run_cli
+from panoptic_fusion.networks.trained import build_predictor
 
 OUTPUTS = ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
 

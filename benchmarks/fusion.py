@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from detectron2.layers import paste_masks_in_image
@@ -25,9 +23,8 @@ from detectron2.structures import Boxes, Instances
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from panoptic_fusion.data.label_space import LabelSpace  # noqa: E402
-from panoptic_fusion.modeling.fusion import HeuristicFusion, SemSegLogits  # noqa: E402
+from panoptic_fusion.data.label_space import LabelSpace
+from panoptic_fusion.modeling.fusion import HeuristicFusion, SemSegLogits
 
 NUM_STUFF, NUM_THINGS, STRIDE, MASK_SIDE = 11, 8, 4, 28
 OVERLAP, STUFF_AREA, SCORE = 0.5, 4096, 0.5

@@ -22,8 +22,6 @@ import tempfile
 from pathlib import Path
 
 # The parent imports no torch: a child's ru_maxrss starts from what its parent had.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 MAX_GB, MAX_SECONDS = 2.5, 30.0
 STRIDE, MASK_SIDE = 4, 28
 TEST_SIZES = (1920, 2304)  # INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST of configs/vistas/panoptic_fpn_r50.yaml

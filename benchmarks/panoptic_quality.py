@@ -26,8 +26,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 NUM_THINGS, NUM_STUFF = 8, 11
 HEIGHT, WIDTH = 1024, 2048
 

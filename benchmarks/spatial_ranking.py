@@ -10,21 +10,17 @@ those of the project's issue 6: at most 10 % more for inference, 15 % for a step
 import argparse
 import itertools
 import statistics
-import sys
-from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (0, 1)]
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.events import EventStorage
+from fusion import seconds
 
-import torch  # noqa: E402
-from detectron2.config import CfgNode  # noqa: E402
-from detectron2.utils.events import EventStorage  # noqa: E402
-from fusion import seconds  # noqa: E402
-
-from panoptic_fusion import load_trained  # noqa: E402
-from panoptic_fusion.engine import PanopticTrainer  # noqa: E402
-from panoptic_fusion.errors import ConfigError, run_cli  # noqa: E402
-from panoptic_fusion.modeling.fusion import HeuristicFusion, SpatialRankingFusion, build_panoptic_fusion  # noqa: E402
-from panoptic_fusion.networks.trained import build_predictor  # noqa: E402
+from panoptic_fusion import load_trained
+from panoptic_fusion.engine import PanopticTrainer
+from panoptic_fusion.errors import ConfigError, run_cli
+from panoptic_fusion.modeling.fusion import HeuristicFusion, SpatialRankingFusion, build_panoptic_fusion
+from panoptic_fusion.networks.trained import build_predictor
 
 MAX_INFERENCE, MAX_STEP = 1.10, 1.15
 

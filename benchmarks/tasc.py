@@ -9,20 +9,17 @@ torch.cuda.max_memory_allocated, on a CPU the allocations that torch's profiler 
 
 import argparse
 import statistics
-import sys
 import time
 from functools import partial
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (0, 1)]
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Instances
+from detectron2.utils.events import EventStorage
 
-import torch  # noqa: E402
-from detectron2.modeling import build_model  # noqa: E402
-from detectron2.structures import BitMasks, Instances  # noqa: E402
-from detectron2.utils.events import EventStorage  # noqa: E402
-from peak_memory import peak_bytes  # noqa: E402
-
-from panoptic_fusion import get_cfg  # noqa: E402
+from panoptic_fusion import get_cfg
+from panoptic_fusion.cli.experiments.peak_memory import peak_bytes
 
 NUM_STUFF, NUM_THINGS = 11, 8
 

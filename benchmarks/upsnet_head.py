@@ -16,20 +16,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (0, 1)]
+import torch
+from detectron2.structures import Instances
+from fusion import NUM_STUFF, NUM_THINGS, count_reads, seconds, street_scene
+from torch.nn import functional as F
 
-import torch  # noqa: E402
-from detectron2.structures import Instances  # noqa: E402
-from fusion import NUM_STUFF, NUM_THINGS, count_reads, seconds, street_scene  # noqa: E402
-from peak_memory import peak_bytes  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
-
-from panoptic_fusion.data.label_space import LabelSpace  # noqa: E402
-from panoptic_fusion.modeling.fusion import SemSegLogits, UPSNetFusion  # noqa: E402
-from panoptic_fusion.modeling.fusion.upsnet.mask_logit_crops import MaskLogitCrops  # noqa: E402
-from panoptic_fusion.modeling.fusion.upsnet.panoptic_argmax import panoptic_argmax  # noqa: E402
+from panoptic_fusion.cli.experiments.peak_memory import peak_bytes
+from panoptic_fusion.data.label_space import LabelSpace
+from panoptic_fusion.modeling.fusion import SemSegLogits, UPSNetFusion
+from panoptic_fusion.modeling.fusion.upsnet.mask_logit_crops import MaskLogitCrops
+from panoptic_fusion.modeling.fusion.upsnet.panoptic_argmax import panoptic_argmax
 
 MAX_TIME, MAX_MEMORY = 0.25, 0.2
 

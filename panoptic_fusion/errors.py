@@ -1,7 +1,18 @@
-"""Errors that a user can mend: shown as one line by the command-line tools, without a traceback."""
+"""Errors that a user can correct: shown as one line by the command line, without a traceback."""
 
 import sys
 from collections.abc import Callable
+from typing import NoReturn
+
+# Kept equal to requirements-detectron2.txt and the README by tests/test_package_files.py.
+INSTALL_DETECTRON2 = """\
+detectron2 is not installed, and PyPI does not have it under that name. Build its official main branch from source, or
+install the wheel that `make setup` uses, without a compiler:
+
+    echo "sal-detectron2==0.7.2 --hash=sha256:491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561" > d2.txt
+    pip install --no-deps --require-hashes --only-binary=:all: --python-version 3.10 \\
+      --target "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" -r d2.txt
+"""
 
 
 class UserError(ValueError):
@@ -18,15 +29,20 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def run_cli(main: Callable[[], int | None]) -> None:
-    """Runs a command-line `main`; user errors and missing files end it with one line on stderr and exit code 2."""
+def run_cli(main: Callable[[], int | None], prog: str | None = None) -> NoReturn:
+    """Runs a command-line `main`; user errors and missing files end it with one line on stderr and exit code 2.
+
+    Args:
+        main: returns the exit code, None for 0.
+        prog: the name that starts the error; default: the script's.
+    """
     try:
         sys.exit(main() or 0)
     except (UserError, FileNotFoundError, PermissionError) as error:
         message = (
             str(error) if isinstance(error, UserError) or not error.filename else f"{error.strerror}: {error.filename}"
         )
-        print(f"{sys.argv[0]}: error: {message}", file=sys.stderr)
+        print(f"{prog or sys.argv[0]}: error: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""Shared fixtures: a data set of a few toy scenes, a tiny training on it, the project's scripts run in this process.
+"""Shared fixtures: a data set of a few toy scenes, a tiny training on it, commands and scripts run in this process.
 
 Nothing here is imported by the package. detectron2 is imported by the fixtures that need it.
 """
@@ -65,16 +65,20 @@ def tiny_cfg(tiny_opts, toy_config):
 
 @pytest.fixture
 def run_script(monkeypatch, capsys, one_thread):
-    """Runs a script in this process: run_script("demo", "--input", ...) -> (exit code, stdout, stderr)."""
+    """Runs a command or a script in this process: run_script("demo", "--input", ...) -> (exit code, stdout, stderr)."""
+    from panoptic_fusion.cli import COMMANDS, main
     from panoptic_fusion.errors import run_cli
 
     def run(name: str, *arguments: str) -> tuple[int, str, str]:
-        module = import_script(name)
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        words = [str(word) for word in arguments]
+        monkeypatch.setattr(sys, "argv", ["panoptic-fusion", name, *words] if name in COMMANDS else [name, *words])
         capsys.readouterr()
         try:
             with pytest.raises(SystemExit) as exit_info:
-                run_cli(module.main)
+                if name in COMMANDS:
+                    main()
+                else:
+                    run_cli(import_script(name).main)
         finally:
             remove_log_handlers()
         captured = capsys.readouterr()
@@ -98,11 +102,9 @@ def child_env() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def trained(tiny_opts, toy_config, tmp_path_factory, one_thread) -> Path:
     """OUTPUT_DIR of 40 iterations of tiny training, with pictures in TensorBoard; do not write into it."""
+    from panoptic_fusion.cli.train import train
+
     folder = tmp_path_factory.mktemp("trained") / "output"
-    train_net = import_script("train_net")
-    argv = ["train_net.py", "--config-file", toy_config, *tiny_opts, *TRAINED, "OUTPUT_DIR", str(folder)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", argv)
-        train_net.main()
+    train(toy_config, [*tiny_opts, *TRAINED, "OUTPUT_DIR", str(folder)])
     remove_log_handlers()
     return folder

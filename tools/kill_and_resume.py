@@ -23,15 +23,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import torch
+from tabulate import tabulate
 
-import torch  # noqa: E402
-from tabulate import tabulate  # noqa: E402
-
-from panoptic_fusion.data.toy.scenes import generate_toy_scenes  # noqa: E402
-from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
-from panoptic_fusion.errors import UserError, run_cli  # noqa: E402
+from panoptic_fusion.data.toy.scenes import generate_toy_scenes
+from panoptic_fusion.engine.preflight import check_writable
+from panoptic_fusion.errors import UserError, run_cli
 
 CHECKPOINT_PERIOD = 3
 SETTINGS = {
@@ -52,13 +49,13 @@ class Violation(Exception):
 
 
 class Attempt:
-    """One start of train_net.py with --resume, its output in a file."""
+    """One start of a training with --resume, its output in a file."""
 
     def __init__(self, opts: list[str], output: Path, log: Path):
         self.log = log
         self.began = time.monotonic()
-        command = [sys.executable, "-W", "ignore", str(ROOT / "train_net.py"), "--resume"]
-        command += ["--config-file", str(ROOT / "configs/toy/panoptic_fpn_r18.yaml"), *opts, "OUTPUT_DIR", str(output)]
+        command = [sys.executable, "-W", "ignore", "-m", "panoptic_fusion", "train", "--resume"]
+        command += ["--config-file", "toy/panoptic_fpn_r18.yaml", *opts, "OUTPUT_DIR", str(output)]
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         with open(log, "w") as file:
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)

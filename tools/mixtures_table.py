@@ -6,32 +6,29 @@
 All start from the same trained network (the checkpoint of a baseline, in which a head finds its own tensors only if it
 is the baseline's) and differ in MODEL.SEM_SEG_HEAD.NAME and MODEL.PANOPTIC_FUSION.NAME alone; KEY VALUE pairs at the
 end of the command are set for all. What is registered is taken, so a new head or fusion gets its row or column by
-itself. The runs are those of tools/ablation.py: FOLDER gets its spec.yaml, table.md and results.json and the runs'
-folders, besides mixtures.md; the same command goes on after an interruption.
+itself. The runs are those of an ablation: FOLDER gets its spec.yaml, table.md and results.json and the runs' folders,
+besides mixtures.md; the same command continues after an interruption.
 """
 
 import argparse
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+import yaml
+from detectron2.config import CfgNode
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from tabulate import tabulate
 
-from panoptic_fusion.config.read import read_config  # noqa: E402  (first, as in demo.py)
-
-# isort: split
-import yaml  # noqa: E402
-from ablation import run_spec  # noqa: E402
-from detectron2.config import CfgNode  # noqa: E402
-from detectron2.modeling import SEM_SEG_HEADS_REGISTRY  # noqa: E402
-from tabulate import tabulate  # noqa: E402
-
-from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
-from panoptic_fusion.errors import run_cli  # noqa: E402
-from panoptic_fusion.files import write_atomically  # noqa: E402
-from panoptic_fusion.modeling import PANOPTIC_FUSION_REGISTRY  # noqa: E402
+import panoptic_fusion.networks  # noqa: F401  (registers the heads and fusions)
+from panoptic_fusion.cli.experiments.runs import run_spec
+from panoptic_fusion.config import config_file, read_config
+from panoptic_fusion.engine.preflight import check_writable
+from panoptic_fusion.errors import run_cli
+from panoptic_fusion.files import write_atomically
+from panoptic_fusion.modeling import PANOPTIC_FUSION_REGISTRY
 
 
 def registered() -> tuple[list[str], list[str]]:
@@ -46,7 +43,7 @@ def cell_name(head: str, fusion: str) -> str:
 
 
 def make_spec(heads: list[str], fusions: list[str], args: argparse.Namespace) -> dict:
-    """The yaml of tools/ablation.py as a dict."""
+    """The yaml of `panoptic-fusion ablation` as a dict."""
     common = {
         "MODEL.WEIGHTS": str(args.weights.absolute()),
         "MODEL.ALLOW_SHAPE_MISMATCH": True,
@@ -68,7 +65,7 @@ def make_spec(heads: list[str], fusions: list[str], args: argparse.Namespace) ->
 
 
 def make_table(heads: list[str], fusions: list[str], results: dict, common: CfgNode) -> str:
-    """The table in markdown, of the results.json of tools/ablation.py; with several data sets one table each."""
+    """The table in markdown, of the results.json of the ablation; with several data sets one table each."""
     tables = []
     for column in dict.fromkeys(name for run in results["runs"].values() for name in run["metrics"]):
         rows = []
@@ -94,12 +91,12 @@ def main() -> int:
     parser.add_argument(
         "--config-file",
         type=Path,
-        default=ROOT / "configs" / "toy" / "panoptic_fpn_r18.yaml",
+        default=Path(config_file("toy/panoptic_fpn_r18.yaml")),
         help="what a cell does not set; default: the baseline on toy scenes",
     )
     parser.add_argument("--iterations", type=int, default=20, help="of each cell's training (default 20)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--num-gpus", type=int, default=1, help="as in train_net.py")
+    parser.add_argument("--num-gpus", type=int, default=1, help="as in `panoptic-fusion train`")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="set for all cells")
     args = parser.parse_args()
     if not args.weights.is_file():
@@ -109,12 +106,13 @@ def main() -> int:
     spec = make_spec(heads, fusions, args)
     text = yaml.safe_dump(spec, sort_keys=False)
     write_atomically(args.output / "spec.yaml", lambda file: file.write(text.encode()))
-    code = run_spec(args.output / "spec.yaml", args.output, args.num_gpus)
+    command = shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+    failed = run_spec(args.output / "spec.yaml", args.output, args.num_gpus, command)
     common = read_config(args.config_file, spec["common"])
     table = make_table(heads, fusions, json.loads((args.output / "results.json").read_text()), common)
     write_atomically(args.output / "mixtures.md", lambda file: file.write(table.encode()))
     print(f"\n{table}\n{args.output / 'mixtures.md'}")
-    return code
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

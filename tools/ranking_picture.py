@@ -13,25 +13,21 @@ pairs.json.
 import argparse
 import os
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+import cv2
+import numpy as np
+import torch
+from ranking_pairs import Pair, find_pair, most_telling, owners
+from tqdm import tqdm
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from ranking_pairs import Pair, find_pair, most_telling, owners  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from demo import find_files, read_frames  # noqa: E402
-from panoptic_fusion import load_trained  # noqa: E402
-from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
-from panoptic_fusion.errors import ConfigError, UserError, run_cli  # noqa: E402
-from panoptic_fusion.files import unused_name, write_json  # noqa: E402
-from panoptic_fusion.modeling.fusion import SpatialRankingFusion  # noqa: E402
-from panoptic_fusion.networks.trained import build_predictor  # noqa: E402
-from panoptic_fusion.visualization import draw_panoptic  # noqa: E402
+from panoptic_fusion import load_trained
+from panoptic_fusion.data.frames import find_files, read_frames
+from panoptic_fusion.engine.preflight import check_writable
+from panoptic_fusion.errors import ConfigError, UserError, run_cli
+from panoptic_fusion.files import unused_name, write_json
+from panoptic_fusion.modeling.fusion import SpatialRankingFusion
+from panoptic_fusion.networks.trained import build_predictor
+from panoptic_fusion.visualization import draw_panoptic
 
 HEIGHT = 340  # of the pictures, without their titles
 COLORS = ((255, 120, 0), (0, 140, 255))  # RGB of the two instances: first and second by detection score

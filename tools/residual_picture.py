@@ -15,19 +15,17 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from panoptic_fusion import load_trained  # noqa: E402
-from panoptic_fusion.data.mapper import PanopticDatasetMapper  # noqa: E402
-from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
-from panoptic_fusion.errors import ConfigError, run_cli  # noqa: E402
-from panoptic_fusion.files import unused_name, write_json  # noqa: E402
-from panoptic_fusion.networks.trained import build_predictor, images_of  # noqa: E402
+from panoptic_fusion import load_trained
+from panoptic_fusion.data.mapper import PanopticDatasetMapper
+from panoptic_fusion.engine.preflight import check_writable
+from panoptic_fusion.errors import ConfigError, run_cli
+from panoptic_fusion.files import unused_name, write_json
+from panoptic_fusion.networks.trained import build_predictor, images_of
 
 
 def heat(values: np.ndarray, most: float, size: tuple[int, int]) -> np.ndarray:

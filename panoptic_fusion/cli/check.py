@@ -1,71 +1,115 @@
-#!/usr/bin/env python
 """Reads a COCO panoptic data set through and reports every fault with the file's name.
 
 Exit code 0: no fault (a summary is printed); 1: faults; 2: the data set could not be named (unknown name, bad config).
 
-    python tools/check_dataset.py NAME                              a data set that the project knows
-    python tools/check_dataset.py --config-file F [NAME]            one, or all, of the config's DATASETS.REGISTER
-    python tools/check_dataset.py --images DIR --panoptic-root DIR --panoptic-json FILE [--instances-json FILE]
+    panoptic-fusion check NAME                              a data set that the project knows
+    panoptic-fusion check --config-file F [NAME]            one, or all, of the config's DATASETS.REGISTER
+    panoptic-fusion check --images DIR --panoptic-root DIR --panoptic-json FILE [--instances-json FILE]
 """
+
+from __future__ import annotations
 
 import argparse
 import io
 import os
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from panoptic_fusion.errors import ConfigError, UserError
 
-from panoptic_fusion.config.read import read_config  # noqa: E402
-from panoptic_fusion.data import datasets  # noqa: E402, F401  (registers those that the project knows)
-from panoptic_fusion.data.checks import check_dataset, format_result  # noqa: E402
-from panoptic_fusion.data.coco_panoptic import PanopticFiles, panoptic_files, register_from_config  # noqa: E402
-from panoptic_fusion.errors import ConfigError, run_cli  # noqa: E402
+if TYPE_CHECKING:
+    from panoptic_fusion.data.checks import CheckResult
+    from panoptic_fusion.data.coco_panoptic import PanopticFiles
+
+HELP = "read a data set through and report every fault"
 
 
-def main() -> int:
-    """Checks the data sets that the command line names; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the ways to name data sets."""
     parser.add_argument("name", nargs="?", help="a registered data set")
     parser.add_argument("--config-file", help="a yaml with DATASETS.REGISTER")
     parser.add_argument("--images", help="folder of the images")
     parser.add_argument("--panoptic-root", help="folder of the PNGs")
     parser.add_argument("--panoptic-json", help="the COCO panoptic json")
     parser.add_argument("--instances-json", help="a COCO instances json of the same images")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
-    args = parser.parse_args()
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Checks the data sets that the command line names; returns the exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file name it cannot encode must not stop the report
         sys.stdout.reconfigure(errors="backslashreplace")
+    paths = (args.images, args.panoptic_root, args.panoptic_json, args.instances_json)
+    found = data_sets(args.name, args.config_file, *paths)
+
+    from panoptic_fusion.data.checks import check_dataset, format_result
+
     found_fault = False
-    for name, files in data_sets(args, parser):
+    for name, files in found.items():
         result = check_dataset(files, args.workers, show_progress=True)
         print(format_result(name, result), flush=True)
         found_fault |= bool(result.faults)
     return int(found_fault)
 
 
-def data_sets(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[tuple[str, PanopticFiles]]:
-    """The names and files of the data sets to check."""
-    paths = (args.images, args.panoptic_root, args.panoptic_json)
-    if any(path is not None for path in (*paths, args.instances_json)):
-        if any(path is None for path in paths):
-            parser.error("--images, --panoptic-root and --panoptic-json go together")
-        if args.name or args.config_file:
-            parser.error("give either paths or a name, not both")
-        return [(args.panoptic_json, PanopticFiles(*paths, args.instances_json))]
-    if not args.name and not args.config_file:
-        parser.error("give a name, --config-file, or --images, --panoptic-root and --panoptic-json")
-    names = register_config_file(args.config_file) if args.config_file else []
-    return [(name, panoptic_files(name)) for name in ([args.name] if args.name else names)]
+def check(
+    name: str | None = None,
+    config_file: str | None = None,
+    *,
+    images: str | None = None,
+    panoptic_root: str | None = None,
+    panoptic_json: str | None = None,
+    instances_json: str | None = None,
+    workers: int | None = None,
+) -> dict[str, CheckResult]:
+    """Reads data sets through, image by image.
+
+    Args:
+        name: a registered data set.
+        config_file: a config that registers it; without `name`: all that it registers.
+        images, panoptic_root, panoptic_json, instances_json: instead: paths, as `register_panoptic` takes them.
+        workers: processes; default: one per core.
+
+    Returns:
+        {name, or path of the json: what is in the data set, and its faults}.
+
+    Raises:
+        UserError, FileNotFoundError: the data set could not be named.
+    """
+    found = data_sets(name, config_file, images, panoptic_root, panoptic_json, instances_json)
+
+    from panoptic_fusion.data.checks import check_dataset
+
+    return {key: check_dataset(files, workers) for key, files in found.items()}
 
 
-def register_config_file(path: str) -> list[str]:
-    """Registers the data sets of a config's DATASETS.REGISTER; returns their names."""
-    names = register_from_config(read_config(path).DATASETS.REGISTER)
-    if not names:
-        raise ConfigError(f"{path} registers no data set: its DATASETS.REGISTER is empty")
-    return names
+def data_sets(
+    name: str | None,
+    config_file: str | None,
+    images: str | None,
+    panoptic_root: str | None,
+    panoptic_json: str | None,
+    instances_json: str | None,
+) -> dict[str, PanopticFiles]:
+    """Returns the names and files of the data sets to check; for the arguments see `check`."""
+    paths = (images, panoptic_root, panoptic_json)
+    by_path = any(path is not None for path in (*paths, instances_json))
+    if by_path and any(path is None for path in paths):
+        raise UserError("--images, --panoptic-root and --panoptic-json go together")
+    if by_path and (name or config_file):
+        raise UserError("give either paths or a name, not both")
+    if not (by_path or name or config_file):
+        raise UserError("give a name, --config-file, or --images, --panoptic-root and --panoptic-json")
 
+    from panoptic_fusion.config import read_config
+    from panoptic_fusion.data import datasets  # noqa: F401  (registers those that the project knows)
+    from panoptic_fusion.data.coco_panoptic import PanopticFiles, panoptic_files, register_from_config
 
-if __name__ == "__main__":
-    run_cli(main)
+    if by_path:
+        return {panoptic_json: PanopticFiles(*paths, instances_json)}
+    names = []
+    if config_file:
+        names = register_from_config(read_config(config_file).DATASETS.REGISTER)
+        if not names:
+            raise ConfigError(f"{config_file} registers no data set: its DATASETS.REGISTER is empty")
+    return {each: panoptic_files(each) for each in ([name] if name else names)}

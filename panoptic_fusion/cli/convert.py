@@ -1,71 +1,94 @@
-#!/usr/bin/env python
 """Converts a checkpoint that the authors of a paper have published to weights for this project's configs.
 
-    python tools/convert_checkpoint.py {seamseg,upsnet} IN OUT.pth [--config CONFIG.yaml]
+    panoptic-fusion convert {seamseg,upsnet} IN OUT.pth [--config CONFIG.yaml]
 
 OUT goes into MODEL.WEIGHTS. The config that fits is printed, or written with --config (its path to the base config is
 then absolute). A tensor that is missing, left over or of another shape is an error that names it. No code in the file
 is executed. docs/seamless.md and docs/upsnet.md say where the published files are and what to check.
 """
 
+from __future__ import annotations
+
 import argparse
-import sys
-from collections.abc import Callable
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from panoptic_fusion.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from torch import Tensor  # noqa: E402
+HELP = "convert a published checkpoint to this project's weights"
 
-from panoptic_fusion.checkpoint import convert_seamseg, convert_upsnet  # noqa: E402
-from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
-from panoptic_fusion.errors import UserError, run_cli  # noqa: E402
-from panoptic_fusion.files import write_atomically  # noqa: E402
+FORMATS = ("seamseg", "upsnet")
 
 
-def seamseg(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a Seamless Scene Segmentation checkpoint and its config as yaml."""
-    tensors, layout, settings = convert_seamseg.convert_seamseg(path)
-    return tensors, convert_seamseg.describe(layout, settings)
-
-
-def upsnet(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of an UPSNet checkpoint and its config as yaml."""
-    tensors, layout = convert_upsnet.convert_upsnet(path)
-    return tensors, convert_upsnet.describe(layout)
-
-
-# Each takes the path of a published file and returns tensors by our names, and a yaml whose _BASE_ is a path below the
-# root of the repository.
-CONVERTERS: dict[str, Callable[[Path], tuple[dict[str, Tensor], str]]] = {"seamseg": seamseg, "upsnet": upsnet}
-
-
-def main() -> None:
-    """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("format", choices=CONVERTERS, help="whose checkpoint it is")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the files."""
+    parser.add_argument("format", choices=FORMATS, help="whose checkpoint it is")
     parser.add_argument("input", type=Path, metavar="IN")
     parser.add_argument("output", type=Path, metavar="OUT.pth")
     parser.add_argument("--config", type=Path, metavar="CONFIG.yaml", help="write the config here")
-    args = parser.parse_args()
-    if args.output.suffix != ".pth":
-        raise UserError(f"{args.output}: the name of the output must end with .pth")
-    for path in filter(None, (args.output, args.config)):
-        check_writable(str(path.resolve().parent), f"{path}")
-    tensors, config = CONVERTERS[args.format](args.input)
-    config = config.replace('_BASE_: "configs/', f'_BASE_: "{ROOT}/configs/')
-    config = config.replace("MODEL:\n", f'MODEL:\n  WEIGHTS: "{args.output.resolve()}"\n', 1)
-    write_atomically(args.output, lambda file: torch.save({"model": tensors}, file))
-    print(f"{len(tensors)} tensors converted to {args.output}")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command line."""
+    count, config = convert(args.format, args.input, args.output, config=args.config)
+    print(f"{count} tensors converted to {args.output}")
     if args.config:
-        write_atomically(args.config, lambda file: file.write(config.encode()))
         print(f"config written to {args.config}")
     else:
         print(f"the config that goes with it:\n\n{config}")
 
 
-if __name__ == "__main__":
-    run_cli(main)
+def convert(
+    format: str, input: str | os.PathLike, output: str | os.PathLike, *, config: str | os.PathLike | None = None
+) -> tuple[int, str]:
+    """Converts a published checkpoint.
+
+    Args:
+        format: "seamseg" or "upsnet".
+        input: the published file.
+        output: the file to write, NAME.pth; for MODEL.WEIGHTS.
+        config: also write the config that fits into this file.
+
+    Returns:
+        The number of tensors, and the config that fits as yaml.
+
+    Raises:
+        UserError, FileNotFoundError: the message names the file, or the tensor that is missing, left over or of another
+            shape. Nothing was written.
+    """
+    output = Path(output)
+    if output.suffix != ".pth":
+        raise UserError(f"{output}: the name of the output must end with .pth")
+
+    import torch
+
+    from panoptic_fusion.config.defaults import config_root
+    from panoptic_fusion.engine.preflight import check_writable
+    from panoptic_fusion.files import write_atomically
+
+    for path in filter(None, (output, config)):
+        check_writable(str(Path(path).resolve().parent), f"{path}")
+    tensors, text = _read(format, Path(input))
+    text = text.replace('_BASE_: "configs/', f'_BASE_: "{config_root()}/')
+    text = text.replace("MODEL:\n", f'MODEL:\n  WEIGHTS: "{output.resolve()}"\n', 1)
+    write_atomically(output, lambda file: torch.save({"model": tensors}, file))
+    if config:
+        write_atomically(config, lambda file: file.write(text.encode()))
+    return len(tensors), text
+
+
+def _read(format: str, path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a published file by this project's names, and a yaml whose _BASE_ is "configs/..."."""
+    from panoptic_fusion.checkpoint import convert_seamseg, convert_upsnet
+
+    if format == "seamseg":
+        tensors, layout, settings = convert_seamseg.convert_seamseg(path)
+        return tensors, convert_seamseg.describe(layout, settings)
+    if format == "upsnet":
+        tensors, layout = convert_upsnet.convert_upsnet(path)
+        return tensors, convert_upsnet.describe(layout)
+    raise UserError(f"format {format!r} is unknown; there are: {', '.join(FORMATS)}")

@@ -1,89 +1,134 @@
-#!/usr/bin/env python
 """Fine-tunes a model on your own data: checks it, trains, evaluates, draws pictures. What `make demo-real` runs.
 
-    python tools/fine_tune.py --data FOLDER --output output/mine [--iterations 1000] [KEY VALUE ...]
+    panoptic-fusion fine-tune --data FOLDER --output output/mine [--iterations 1000] [KEY VALUE ...]
 
 FOLDER holds a COCO panoptic data set: train/{images,panoptic,panoptic.json} and val/..., or images/{train,val} and
 annotations/panoptic_{train,val}{,.json}, or without a validation part images, panoptic and panoptic.json; then about
-20 % of the images are set apart, always the same ones. docs/your_own_data.md says more. Called again, it goes on with
+20 % of the images are set apart, always the same ones. docs/your_own_data.md says more. Called again, it continues
 what was interrupted.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
-import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
-from detectron2.config import CfgNode
+from . import child
+from .arguments import add_opts, check_at_least_one
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
-from panoptic_fusion import resolve_config  # noqa: E402
-from panoptic_fusion.config.read import read_config  # noqa: E402
-from panoptic_fusion.data.checks import check_dataset, format_result, format_summary  # noqa: E402
-from panoptic_fusion.data.coco_json import read_panoptic_json  # noqa: E402
-from panoptic_fusion.data.coco_panoptic import PanopticFiles  # noqa: E402
-from panoptic_fusion.data.own_folder import find_data, registration, split_data  # noqa: E402
-from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
-from panoptic_fusion.engine.same_training import check_same_data, check_same_network  # noqa: E402
-from panoptic_fusion.errors import UserError, run_cli  # noqa: E402
+    from panoptic_fusion.data.coco_panoptic import PanopticFiles
 
-CONFIG = ROOT / "configs" / "camvid" / "panoptic_fpn_lite0.yaml"
+HELP = "fine-tune a pretrained light model on your own images"
+CONFIG = "camvid/panoptic_fpn_lite0.yaml"
 
 
-def main() -> int:
-    """Runs the command line; the exit code of the first step that failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the data, the folder and the length of the training."""
     parser.add_argument("--data", required=True, help="folder of the data set")
     parser.add_argument("--output", required=True, help="folder for the model, the table and the pictures")
-    parser.add_argument("--config-file", default=str(CONFIG), help="default: %(default)s")
+    parser.add_argument("--config-file", default=CONFIG, help="default: %(default)s")
     parser.add_argument("--iterations", type=int, help="length of the training; default: the config's")
     parser.add_argument("--val-share", type=float, default=0.2, help="share of images set apart if there is no val")
-    parser.add_argument("--num-gpus", type=int, default=1, help="as in train_net.py")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs that change the config")
-    args = parser.parse_args()
-    if args.iterations is not None and args.iterations < 1:
-        raise UserError(f"--iterations is {args.iterations}: use 1 or more")
-    cfg = read_config(args.config_file, args.opts)
-    check_writable(args.output, "--output")
+    parser.add_argument("--num-gpus", type=int, default=1, help="as in `panoptic-fusion train`")
+    add_opts(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command line; the exit code of the first step that failed."""
+    return fine_tune(
+        args.data,
+        args.output,
+        config_file=args.config_file,
+        iterations=args.iterations,
+        val_share=args.val_share,
+        num_gpus=args.num_gpus,
+        opts=args.opts,
+    )
+
+
+def fine_tune(
+    data: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    config_file: str = CONFIG,
+    iterations: int | None = None,
+    val_share: float = 0.2,
+    num_gpus: int = 1,
+    opts: Sequence[str] = (),
+) -> int:
+    """Checks a data set, trains on it, evaluates and draws pictures; prints what it does.
+
+    Args:
+        data: folder of the data set.
+        output: folder for the model, results.json, results.md and pictures/.
+        config_file: a yaml file, or the name of one of the project's configs.
+        iterations: length of the training; default: the config's.
+        val_share: share of the images, in (0, 1), that are set apart where the data set has no validation part.
+        num_gpus: processes of the training; without a GPU they run on the CPU.
+        opts: KEY, VALUE, KEY, VALUE, ... that change the config.
+
+    Returns:
+        0; 1 if the data set has faults that training cannot do without; else the exit code of the training.
+
+    Raises:
+        UserError, FileNotFoundError: nothing was trained; the message names what is wrong.
+    """
+    check_at_least_one(iterations, "--iterations")
+
+    from panoptic_fusion.config import read_config, resolve_config
+    from panoptic_fusion.data.own_folder import find_data, registration, split_data
+    from panoptic_fusion.engine.preflight import check_writable
+    from panoptic_fusion.engine.same_training import check_same_data, check_same_network
+
+    from .compare import compare
+
+    data, output = os.fspath(data), os.fspath(output)
+    cfg = read_config(config_file, opts)
+    check_writable(output, "--output")
     say("1/4 reading the data set through")
-    data = find_data(args.data)
-    if not check(data):
-        print("nothing was trained: mend these faults first, or leave the images at fault out of the jsons")
+    splits = find_data(data)
+    if not has_no_grave_fault(splits):
+        print("nothing was trained: correct these faults first, or leave the images at fault out of the jsons")
         return 1
-    print(sizes(data["train"], cfg))
-    check_same_data(args.output, data, args.val_share)
-    if "val" not in data:
-        os.makedirs(os.path.join(args.output, "data"), exist_ok=True)
-        data = split_data(data["train"], os.path.join(args.output, "data"), args.val_share)
-        print(f"{args.data} has no validation part: about {args.val_share:.0%} of its images, chosen by their names,")
-        print(f"are set apart, see {args.output}/data; give a val where images of one video would be on both sides")
-    entries = [registration(f"own_{split}", files) for split, files in data.items()]
-    opts = ["DATASETS.REGISTER", str(entries), "DATASETS.TRAIN", "('own_train',)", "DATASETS.TEST", "('own_val',)"]
-    if args.iterations is not None:
-        period = max(1, min(cfg.SOLVER.CHECKPOINT_PERIOD, args.iterations // 4))
-        opts += ["SOLVER.MAX_ITER", str(args.iterations), "SOLVER.CHECKPOINT_PERIOD", str(period)]
-    opts += [*args.opts, "OUTPUT_DIR", args.output]
-    check_same_network(args.output, resolve_config(read_config(args.config_file, opts)))
-    say(f"2/4 training and evaluation -> {args.output}")
-    train = ["train_net.py", "--config-file", args.config_file, "--resume", "--num-gpus", str(args.num_gpus)]
-    code = run(*train, *opts)
+    print(sizes(splits["train"], cfg))
+    check_same_data(output, splits, val_share)
+    if "val" not in splits:
+        os.makedirs(os.path.join(output, "data"), exist_ok=True)
+        splits = split_data(splits["train"], os.path.join(output, "data"), val_share)
+        print(f"{data} has no validation part: about {val_share:.0%} of its images, chosen by their names,")
+        print(f"are set apart, see {output}/data; give a val where images of one video would be on both sides")
+    entries = [registration(f"own_{split}", files) for split, files in splits.items()]
+    words = ["DATASETS.REGISTER", str(entries), "DATASETS.TRAIN", "('own_train',)", "DATASETS.TEST", "('own_val',)"]
+    if iterations is not None:
+        period = max(1, min(cfg.SOLVER.CHECKPOINT_PERIOD, iterations // 4))
+        words += ["SOLVER.MAX_ITER", str(iterations), "SOLVER.CHECKPOINT_PERIOD", str(period)]
+    words += [*opts, "OUTPUT_DIR", output]
+    check_same_network(output, resolve_config(read_config(config_file, words)))
+    say(f"2/4 training and evaluation -> {output}")
+    launcher = ["--config-file", config_file, "--resume", "--num-gpus", str(num_gpus)]
+    code = child.start("train", *launcher, *words).wait()
     if code:
         return code
-    pictures = os.path.join(args.output, "pictures")
+    pictures = os.path.join(output, "pictures")
     say(f"3/4 pictures: input, ground truth, prediction -> {pictures}")
-    code = run("tools/compare_pictures.py", "--model", args.output, "--dataset", "own_val", "--output", pictures)
+    compare(output, "own_val", pictures)
     say("4/4 results")
-    print(Path(args.output, "results.md").read_text())
-    print(f"model: {args.output} (try: {sys.executable} demo.py --model {args.output} --input IMAGE --output FOLDER)")
-    return code
+    print(Path(output, "results.md").read_text())
+    print(f"model: {output} (try: panoptic-fusion demo --model {output} --input IMAGE --output FOLDER)")
+    return 0
 
 
-def check(data: dict[str, PanopticFiles]) -> bool:
+def has_no_grave_fault(data: dict[str, PanopticFiles]) -> bool:
     """Prints what is in the data set, or every fault; whether it can be trained."""
+    from panoptic_fusion.data.checks import check_dataset, format_result, format_summary
+
     results = {files.panoptic_json: check_dataset(files, show_progress=True) for files in data.values()}
     for name, result in results.items():
         text = format_summary(name, result) if result.can_be_trained() else format_result(name, result)
@@ -93,6 +138,8 @@ def check(data: dict[str, PanopticFiles]) -> bool:
 
 def sizes(files: PanopticFiles, cfg: CfgNode) -> str:
     """The median size of the images and what the config makes of it."""
+    from panoptic_fusion.data.coco_json import read_panoptic_json
+
     images = read_panoptic_json(files.panoptic_json).images.values()
     width, height = (round(median(image[key] for image in images)) for key in ("width", "height"))
     crop = cfg.INPUT.CROP
@@ -103,14 +150,5 @@ def sizes(files: PanopticFiles, cfg: CfgNode) -> str:
     )
 
 
-def run(script: str, *arguments: str) -> int:
-    """Runs a script of the repository; its exit code."""
-    return subprocess.run([sys.executable, str(ROOT / script), *arguments]).returncode
-
-
 def say(text: str) -> None:
     print(f"== {text}", flush=True)
-
-
-if __name__ == "__main__":
-    run_cli(main)

@@ -1,33 +1,94 @@
-#!/usr/bin/env python
-"""Prepares Cityscapes, Mapillary Vistas, IDD or COCO for training: COCO panoptic json and PNGs from the download.
+"""Prepares a data set for training: COCO panoptic json and PNGs from the official download, or drawn toy scenes.
 
-It can be stopped at any moment and run again; it goes on where it was.
+    panoptic-fusion prepare toy [--output datasets/toy]
+    panoptic-fusion prepare cityscapes [ROOT] [--splits train val]
+
+It can be stopped at any moment and run again; what an earlier run has finished is not done again.
 """
+
+from __future__ import annotations
 
 import argparse
 import os
-import sys
-from pathlib import Path
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if TYPE_CHECKING:
+    from panoptic_fusion.data.prepare import SplitSummary
 
-from panoptic_fusion.data.datasets import BUILTIN, datasets_root  # noqa: E402
-from panoptic_fusion.data.prepare import prepare  # noqa: E402
-from panoptic_fusion.errors import run_cli  # noqa: E402
+HELP = "make a data set ready for training, from its download or as toy scenes"
+
+# Key of the data set, as in panoptic_fusion.data.datasets.BUILTIN: its name.
+PUBLIC = {"cityscapes": "Cityscapes", "coco": "COCO", "idd": "IDD", "vistas": "Mapillary Vistas"}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset", choices=sorted(BUILTIN))
-    parser.add_argument("root", nargs="?", help="the data set's folder (default: $DETECTRON2_DATASETS/<dataset>)")
-    parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="default: those of train and val that are there")
-    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
-    parser.add_argument("--force", action="store_true", help="do all again, also what earlier runs have finished")
-    args = parser.parse_args()
-    root = args.root or os.path.join(datasets_root(), args.dataset)
-    for summary in prepare(args.dataset, root, args.splits, args.workers, args.force):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds a subcommand for each data set."""
+    data_sets = parser.add_subparsers(dest="dataset", required=True, metavar="DATASET")
+    toy = data_sets.add_parser("toy", help="small drawn street scenes, 400 for training and 100 for validation")
+    toy.add_argument(
+        "--output", default="datasets/toy",
+        help="folder to make, default: %(default)s; toy scenes in it of other parameters are replaced",
+    )  # fmt: skip
+    toy.add_argument("--num-train", type=int, default=400, help="images for training, default: %(default)s")
+    toy.add_argument("--num-val", type=int, default=100, help="images for validation, default: %(default)s")
+    toy.add_argument("--seed", type=int, default=0, help="equal seeds give equal scenes, default: %(default)s")
+    toy.add_argument(
+        "--size", type=int, nargs=2, default=(128, 192), metavar=("HEIGHT", "WIDTH"), help="in pixels, default: 128 192"
+    )
+    for key, name in PUBLIC.items():
+        public = data_sets.add_parser(key, help=f"{name}, from its download")
+        public.add_argument("root", nargs="?", help=f"the data set's folder (default: $DETECTRON2_DATASETS/{key})")
+        public.add_argument("--splits", nargs="+", metavar="SPLIT", help="default: those of train and val that exist")
+        public.add_argument("--workers", type=int, help="processes (default: one per core)")
+        public.add_argument("--force", action="store_true", help="do all again, also what earlier runs have finished")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command line."""
+    if args.dataset == "toy":
+        numbers = {"num_train": args.num_train, "num_val": args.num_val, "seed": args.seed}
+        for name, paths in prepare_toy(args.output, **numbers, size=tuple(args.size)).items():
+            print(f"{name}: {paths['panoptic_json']}, images in {paths['images']}")
+        return
+    for summary in prepare(args.dataset, args.root, splits=args.splits, workers=args.workers, force=args.force):
         print(summary)
 
 
-if __name__ == "__main__":
-    run_cli(main)
+def prepare(
+    dataset: str,
+    root: str | os.PathLike | None = None,
+    *,
+    splits: Sequence[str] | None = None,
+    workers: int | None = None,
+    force: bool = False,
+) -> list[SplitSummary]:
+    """Prepares a public data set and says what is in it; a bar shows the time left.
+
+    Args:
+        dataset: cityscapes, coco, idd or vistas.
+        root: its folder; default: $DETECTRON2_DATASETS/<dataset>.
+        splits, workers, force: see `panoptic_fusion.data.prepare.prepare`, which also has the errors.
+
+    Returns:
+        One summary per split.
+    """
+    from panoptic_fusion.data import prepare as converters
+    from panoptic_fusion.data.datasets import datasets_root
+
+    root = root or os.path.join(datasets_root(), dataset)
+    return converters.prepare(dataset, root, splits, workers, force)
+
+
+def prepare_toy(
+    output: str | os.PathLike = "datasets/toy",
+    *,
+    num_train: int = 400,
+    num_val: int = 100,
+    seed: int = 0,
+    size: tuple[int, int] = (128, 192),
+) -> dict[str, dict[str, str]]:
+    """Draws toy scenes, or finds them in `output`; see `panoptic_fusion.data.toy.scenes.generate_toy_scenes`."""
+    from panoptic_fusion.data.toy.scenes import generate_toy_scenes
+
+    return generate_toy_scenes(output, num_train=num_train, num_val=num_val, seed=seed, size=size)

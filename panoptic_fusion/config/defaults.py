@@ -1,5 +1,6 @@
 """Every config key that the project adds to detectron2's, one sentence each."""
 
+import os
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -182,3 +183,25 @@ def config_file(name: str) -> str:
             return str(root / name)
         known.update(str(p.relative_to(root)) for p in root.glob("*/*.yaml"))
     raise FileNotFoundError(f"no config {name!r}; there are: {', '.join(sorted(known))}")
+
+
+def config_root() -> Path:
+    """Returns the folder of the project's configs: of the wheel, else of the clone."""
+    return next(root for root in CONFIG_ROOTS if root.is_dir())
+
+
+def find_config(name: str | os.PathLike) -> str:
+    """Returns the path of a yaml file: `name` itself, or the project's config of that name.
+
+    Args:
+        name: such as "mine.yaml", "toy/panoptic_fpn_r18.yaml" or "configs/toy/panoptic_fpn_r18.yaml".
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    name = os.fspath(name)
+    candidates = [Path(name), *(folder / name for root in CONFIG_ROOTS for folder in (root, root.parent))]
+    for path in candidates[:1] if os.path.isabs(name) else candidates:
+        if path.is_file() and (path == candidates[0] or path.suffix == ".yaml"):
+            return str(path)
+    raise FileNotFoundError(f"config file {name} does not exist, neither as a file nor among the project's configs")

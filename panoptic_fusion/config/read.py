@@ -8,7 +8,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode
 
-from panoptic_fusion.config.defaults import get_cfg
+from panoptic_fusion.config.defaults import find_config, get_cfg
 from panoptic_fusion.errors import ConfigError, one_line
 
 # What yacs, fvcore and detectron2 raise for an unknown key, a wrong type, an odd number of words, a missing base, ...
@@ -19,7 +19,8 @@ def read_config(config_file: str | os.PathLike | None = None, opts: Sequence[str
     """The project's default config, changed by a yaml file and then by KEY VALUE pairs. Not resolved, not frozen.
 
     Args:
-        config_file: a yaml file, or None or "" for the defaults.
+        config_file: a yaml file or the name of one of the project's configs (see `find_config`); None or "" for the
+            defaults.
         opts: KEY, VALUE, KEY, VALUE, ...
 
     Raises:
@@ -36,9 +37,7 @@ def read_config(config_file: str | os.PathLike | None = None, opts: Sequence[str
 
 def merge_file(cfg: CfgNode, config_file: str | os.PathLike) -> None:
     """Merges a yaml file into `cfg`, in place. Tags that run code are refused. For errors see `read_config`."""
-    config_file = os.fspath(config_file)
-    if not os.path.isfile(config_file):
-        raise FileNotFoundError(f"config file {config_file} does not exist")
+    config_file = find_config(config_file)
     try:
         if not isinstance(yaml.safe_load(open(config_file, encoding="utf-8")), dict):
             raise ConfigError(f"{config_file}: the file has no config keys")

@@ -6,6 +6,7 @@ model's config carries them, else from the first training data set, and are neve
 
 import hashlib
 import os
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -69,6 +70,25 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
             label_space.apply_to_metadata(metadata)
     cfg.freeze()
     vars(cfg)[_MARK] = _mark(cfg)
+    return cfg
+
+
+def with_values(cfg: CfgNode, values: dict[str, Any]) -> CfgNode:
+    """Returns a frozen copy of a config with other values of some keys that `resolve_config` does not look at.
+
+    The copy of a config that this process has resolved counts as resolved.
+
+    Args:
+        cfg: a config, frozen or not. It is not changed.
+        values: {KEY: value of the key's type}, such as {"VIS_PERIOD": 0}.
+    """
+    resolved = vars(cfg).get(_MARK) == _mark(cfg)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.merge_from_list([word for pair in values.items() for word in pair])
+    cfg.freeze()
+    if resolved:
+        vars(cfg)[_MARK] = _mark(cfg)
     return cfg
 
 

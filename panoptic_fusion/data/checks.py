@@ -1,4 +1,4 @@
-"""Reading a data set through, image by image, and collecting every fault: what tools/check_dataset.py does."""
+"""Reading a data set through, image by image, and collecting every fault: what `panoptic-fusion check` does."""
 
 from __future__ import annotations
 

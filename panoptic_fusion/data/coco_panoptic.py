@@ -223,7 +223,7 @@ def _check_there(name: str, path: str) -> None:
     if os.path.isfile(path):
         return
     where = "" if os.path.isabs(path) else f", relative to the working folder: {os.path.abspath(path)}"
-    make = "; tools/make_toy_scenes.py --output datasets/toy makes it" if path.startswith("datasets/toy/") else ""
+    make = "; `panoptic-fusion prepare toy` makes it" if path.startswith("datasets/toy/") else ""
     raise DatasetError(f"the file is missing (panoptic_json of data set {name!r}{where}){make}", path, "missing file")
 
 

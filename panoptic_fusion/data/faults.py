@@ -1,4 +1,4 @@
-"""What can be wrong with a data set: one error class, raised in training and collected by tools/check_dataset.py.
+"""What can be wrong with a data set: one error class, raised in training and collected by `panoptic-fusion check`.
 
 Everything that reads a data set takes a `report`, called with each fault found. The default, `raise_fault`, stops at
 the first one that matters; the checker passes a function that collects, after which reading goes on with what is left.

@@ -31,8 +31,8 @@ class PanopticDatasetMapper:
     json, whose masks may overlap) if it has that, else from the PNG.
     Labels are resampled as detectron2 does it (nearest), boxes are computed from the masks after it.
 
-    A fault of the data set raises the DatasetError that tools/check_dataset.py reports. Areas and boxes in the json are
-    not compared here: nothing in training uses them.
+    A fault of the data set raises the DatasetError that `panoptic-fusion check` reports. Areas and boxes in the json
+    are not compared: nothing in training uses them.
     """
 
     @configurable

@@ -44,5 +44,5 @@ def _check_files(name: str, dicts: list[dict]) -> None:
         if missing:
             raise ConfigError(
                 f"data set {name!r}: {len(missing)} of {len(dicts)} files are missing, the first is {missing[0]}; "
-                "tools/check_dataset.py lists all faults"
+                "`panoptic-fusion check` lists all faults"
             )

@@ -1,4 +1,4 @@
-"""Training: the trainer behind train_net.py and its hooks."""
+"""Training: the trainer of `panoptic-fusion train`, its hooks, and what is checked before it starts."""
 
 from .trainer import PanopticTrainer
 

@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from panoptic_fusion.checkpoint import AtomicCheckpointer, check_weights_file, named_checkpoint
+from panoptic_fusion.config import with_values
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.data.registered import check_data_set
 from panoptic_fusion.errors import ConfigError, UserError
@@ -68,11 +69,8 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     if weights and weights.endswith(".pth"):
         from detectron2.modeling import build_model
 
-        on_cpu = cfg.clone()
-        on_cpu.defrost()
-        on_cpu.MODEL.DEVICE = "cpu"
         AtomicCheckpointer(
-            build_model(on_cpu),
+            build_model(with_values(cfg, {"MODEL.DEVICE": "cpu"})),
             require_complete=eval_only,
             allow_shape_mismatch=cfg.MODEL.ALLOW_SHAPE_MISMATCH and not eval_only,
         ).load(weights)

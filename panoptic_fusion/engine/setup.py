@@ -1,8 +1,9 @@
 """The start of a job: log files, random seeds, the config in OUTPUT_DIR."""
 
-import argparse
 import logging
 import os
+import shlex
+import sys
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from panoptic_fusion.errors import UserError, one_line
 from panoptic_fusion.files import write_atomically
 
 
-def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
+def set_up(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     """detectron2's `default_setup` for this project; each process of a job calls it.
 
     Other than there, the package's own messages are logged, the config is not written yet (see `write_config`), and a
@@ -25,7 +26,8 @@ def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
 
     Args:
         cfg: a resolved config.
-        args: the command line, with `eval_only` and `resume`.
+        resume: whether the last checkpoint in OUTPUT_DIR, if any, is continued from.
+        eval_only: whether nothing is trained.
 
     Raises:
         UserError: the last checkpoint in OUTPUT_DIR is to be resumed and cannot be read.
@@ -37,12 +39,12 @@ def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     _log_user_errors_without_traceback()
     logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
     logger.info("Environment info:\n%s", collect_env_info())
-    logger.info("Command line arguments: %s", args)
+    logger.info("Command line: %s", shlex.join(sys.argv))
     logger.info("Running with full config:\n%s", cfg.dump())
-    resumed = last_checkpoint(cfg.OUTPUT_DIR) if args.resume and not args.eval_only else None
+    resumed = last_checkpoint(cfg.OUTPUT_DIR) if resume and not eval_only else None
     start_iter = resumed[1] + 1 if resumed else 0
     seed_all_rng(process_seed(cfg.SEED, rank, start_iter))
-    if not args.eval_only:
+    if not eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 

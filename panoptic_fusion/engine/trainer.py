@@ -1,4 +1,4 @@
-"""The trainer behind train_net.py: detectron2's DefaultTrainer on the project's data, checkpoints and evaluators."""
+"""The trainer: detectron2's DefaultTrainer on the project's data, checkpoints and evaluators."""
 
 import logging
 import os
@@ -14,6 +14,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from panoptic_fusion.checkpoint import AtomicCheckpointer, last_checkpoint
+from panoptic_fusion.config import with_values
 from panoptic_fusion.data.mapper import PanopticDatasetMapper
 from panoptic_fusion.data.training_data import training_data
 from panoptic_fusion.errors import ConfigError, UserError
@@ -124,10 +125,8 @@ class PanopticTrainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         """The model; its parameter count goes to the log, its layers do not."""
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.VIS_PERIOD = 0  # detectron2's mask head would add pictures under ever new names to TensorBoard
-        model = build_model(cfg)
+        # detectron2's mask head would add pictures under ever new names to TensorBoard
+        model = build_model(with_values(cfg, {"VIS_PERIOD": 0}))
         freeze_parts(model, cfg.MODEL.FREEZE)
         if cfg.MODEL.FREEZE_NORMS:
             freeze_norm_parameters(model)

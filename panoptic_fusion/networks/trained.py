@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.catalog import Metadata
@@ -10,7 +11,7 @@ from detectron2.engine import DefaultPredictor
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from panoptic_fusion.checkpoint import AtomicCheckpointer, named_checkpoint
-from panoptic_fusion.config import merge_opts, read_config, resolve_config
+from panoptic_fusion.config import merge_opts, read_config, resolve_config, with_values
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.data.registered import check_data_set
 from panoptic_fusion.errors import ConfigError, UserError
@@ -57,14 +58,17 @@ def loads_its_own_weights(cfg: CfgNode) -> bool:
 def config_of(model_dir: str | None, config_file: str | None, opts: list[str]) -> CfgNode:
     """The resolved config that --model (an OUTPUT_DIR of a training) or --config-file names, with "KEY VALUE" pairs.
 
+    Args:
+        model_dir: OUTPUT_DIR of a training, or None.
+        config_file: without `model_dir`: a config.
+        opts: KEY, VALUE, KEY, VALUE, ...
+
     Raises:
-        UserError: neither is given, or a config file without weights.
+        UserError: the config file has no weights.
     """
     if model_dir:
         read_config(opts=opts)  # an unknown key is reported before the model's own files are read
         return load_trained(model_dir, opts)
-    if not config_file:
-        raise UserError("give --model (the OUTPUT_DIR of a training run), or --config-file and MODEL.WEIGHTS FILE")
     cfg = resolve_config(read_config(config_file, opts))
     if not cfg.MODEL.WEIGHTS and not loads_its_own_weights(cfg):
         raise UserError(f"{config_file} names no weights: add MODEL.WEIGHTS FILE, or give --model")
@@ -80,10 +84,7 @@ def build_predictor(cfg: CfgNode) -> DefaultPredictor:
     Raises:
         FileNotFoundError, UserError: the checkpoint is missing, cannot be read or does not fit.
     """
-    without_weights = cfg.clone()
-    without_weights.defrost()
-    without_weights.MODEL.WEIGHTS = ""
-    predictor = DefaultPredictor(without_weights)
+    predictor = DefaultPredictor(with_values(cfg, {"MODEL.WEIGHTS": ""}))
     predictor.metadata = LabelSpace.from_categories(cfg.MODEL.CATEGORIES).apply_to_metadata(Metadata())
     AtomicCheckpointer(predictor.model, require_complete=True).load(cfg.MODEL.WEIGHTS)
     return predictor
@@ -103,3 +104,8 @@ def images_of(cfg: CfgNode, dataset: str) -> list[dict]:
         )
     check_data_set(dataset, LabelSpace.from_categories(cfg.MODEL.CATEGORIES))
     return DatasetCatalog.get(dataset)
+
+
+def evenly_spread(dicts: list[dict], number: int) -> list[dict]:
+    """Returns `number` of the dicts of a data set, or all if it has fewer: the first, the last, and some between."""
+    return [dicts[i] for i in np.linspace(0, len(dicts) - 1, min(number, len(dicts))).round().astype(int)]

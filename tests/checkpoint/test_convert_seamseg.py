@@ -389,13 +389,13 @@ def test_files_of_2019_and_counted_batches(tmp_path):
 
 def test_command_line(run_script, tmp_path):
     save(tmp_path / "in.tar", cheap_states(stuff=11, things=8, extra=1, anchors=3))
-    code, out, err = run_script("tools/convert_checkpoint", "seamseg", tmp_path / "in.tar", tmp_path / "out.pth")
+    code, out, err = run_script("convert", "seamseg", tmp_path / "in.tar", tmp_path / "out.pth")
     assert code == 0 and "410 tensors converted" in out and "PIXEL_MEAN: [106.4337, 116.6171, 119.5595]" in out
     assert "11 stuff and 8 thing classes" in out and "ASPECT_RATIOS: [[1.0, 0.5, 2.0]]" in out and "InPlaceABN" in out
     (tmp_path / "out.pth").unlink()
     assert "# the file says:\n#   anchor_scale = 8\n" in out and "epochs" not in out
     arguments = ("seamseg", tmp_path / "in.tar", tmp_path / "out.pth", "--config", tmp_path / "c.yaml")
-    code, out, err = run_script("tools/convert_checkpoint", *arguments)
+    code, out, err = run_script("convert", *arguments)
     assert code == 0
     cfg = get_cfg()
     cfg.merge_from_file(str(tmp_path / "c.yaml"))
@@ -407,6 +407,6 @@ def test_command_line(run_script, tmp_path):
         (("seamseg", tmp_path / "in.tar", tmp_path / "out.tar"), "must end with .pth"),
         (("seamseg", tmp_path / "in.tar", tmp_path / "in.tar" / "out.pth"), "cannot write"),
     ):
-        code, _, err = run_script("tools/convert_checkpoint", *arguments)
+        code, _, err = run_script("convert", *arguments)
         assert code == 2 and message in err and "Traceback" not in err
     assert not (tmp_path / "out.pth").exists()

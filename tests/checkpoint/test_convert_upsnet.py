@@ -586,15 +586,15 @@ def test_files_of_2019(tmp_path):
 def test_command_line(run_script, tmp_path):
     save(tmp_path / "in.pth", cheap_state(**CITYSCAPES))
     arguments = ("upsnet", tmp_path / "in.pth", tmp_path / "out.pth", "--config", tmp_path / "c.yaml")
-    code, out, err = run_script("tools/convert_checkpoint", *arguments)
+    code, out, err = run_script("convert", *arguments)
     assert code == 0 and "317 tensors converted" in out, err
     cfg = get_cfg()
     cfg.merge_from_file(str(tmp_path / "c.yaml"))
     assert cfg.MODEL.WEIGHTS == str(tmp_path / "out.pth") and cfg.DATASETS.TEST == ("cityscapes_fine_val",)
     assert len(torch.load(cfg.MODEL.WEIGHTS, weights_only=True)["model"]) == 317
     (tmp_path / "out.pth").unlink()
-    code, out, err = run_script("tools/convert_checkpoint", *arguments[:3])
+    code, out, err = run_script("convert", *arguments[:3])
     assert code == 0 and "11 stuff and 8 thing classes" in out and "NUM_CONVS: 2" in out
     (tmp_path / "out.pth").unlink()
-    code, _, err = run_script("tools/convert_checkpoint", "upsnet", tmp_path / "c.yaml", tmp_path / "out.pth")
+    code, _, err = run_script("convert", "upsnet", tmp_path / "c.yaml", tmp_path / "out.pth")
     assert code == 2 and "not a readable checkpoint" in err and "Traceback" not in err

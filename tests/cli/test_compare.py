@@ -7,7 +7,7 @@ import numpy as np
 def test_pictures_and_contact_sheet(run_script, trained, tmp_path):
     output = tmp_path / "pictures"
     code, out, err = run_script(
-        "tools/compare_pictures", "--model", trained, "--dataset", "tiny_val", "--output", output, "--num-images", "2"
+        "compare", "--model", trained, "--dataset", "tiny_val", "--output", output, "--num-images", "2"
     )
     assert code == 0, err
     assert "2 pictures" in out
@@ -22,13 +22,13 @@ def test_pictures_and_contact_sheet(run_script, trained, tmp_path):
 
 def test_unknown_data_set(run_script, trained, tmp_path):
     code, _, err = run_script(
-        "tools/compare_pictures", "--model", trained, "--dataset", "no_such", "--output", tmp_path
+        "compare", "--model", trained, "--dataset", "no_such", "--output", tmp_path
     )
     assert code == 2 and "no_such" in err and "tiny_val" in err and "Traceback" not in err
 
 
 def test_not_a_model(run_script, tmp_path):
     code, _, err = run_script(
-        "tools/compare_pictures", "--model", tmp_path, "--dataset", "tiny_val", "--output", tmp_path / "out"
+        "compare", "--model", tmp_path, "--dataset", "tiny_val", "--output", tmp_path / "out"
     )
     assert code == 2 and "config.yaml" in err

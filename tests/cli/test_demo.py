@@ -177,7 +177,7 @@ def test_classes_are_those_of_the_model(trained, tiny_data, photos: Path, run_sc
     first, second = (json.loads((tmp_path / n / "panoptic.json").read_text()) for n in ("changed", "before"))
     assert first == second and first["annotations"][0]["segments_info"]
     code, _, err = run_script(
-        "tools/compare_pictures", "--model", model, "--dataset", "changed_val", "--output", tmp_path / "pictures"
+        "compare", "--model", model, "--dataset", "changed_val", "--output", tmp_path / "pictures"
     )
     assert code == 2 and "classes of data set 'changed_val'" in err
 

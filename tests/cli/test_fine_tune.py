@@ -1,4 +1,4 @@
-"""tools/fine_tune.py from a folder to a table and pictures; the training itself in this process."""
+"""`panoptic-fusion fine-tune` from a folder to a table and pictures; the training itself in this process."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def data_folder(tiny_data, root: Path) -> Path:
 def test_from_a_folder_to_pictures(tiny_data, tmp_path, run_script, toy_config, in_this_process):
     data, output = data_folder(tiny_data, tmp_path / "mine"), tmp_path / "out"
     code, out, err = run_script(
-        "tools/fine_tune", "--data", data, "--output", output, "--config-file", toy_config, *SHORT
+        "fine-tune", "--data", data, "--output", output, "--config-file", toy_config, *SHORT
     )
     assert code == 0, err
     assert in_this_process == ["train_net.py", "tools/compare_pictures.py"]
@@ -66,7 +66,7 @@ def test_without_a_validation_part(tiny_data, tmp_path, run_script, toy_config, 
     data, output = data_folder(tiny_data, tmp_path / "mine"), tmp_path / "out"
     shutil.rmtree(data / "val")
     code, out, err = run_script(
-        "tools/fine_tune", "--data", data, "--output", output, "--config-file", toy_config, "--val-share", "0.3",
+        "fine-tune", "--data", data, "--output", output, "--config-file", toy_config, "--val-share", "0.3",
         "--iterations", "9", *as_opts({k: v for k, v in TINY_NETWORK.items() if k.partition(".")[0] != "SOLVER"}),
         "SOLVER.IMS_PER_BATCH", "2", "SOLVER.BASE_LR", "0.001",
     )  # fmt: skip
@@ -86,7 +86,7 @@ def test_the_output_of_another_training_is_refused(tiny_data, tmp_path, run_scri
 
     def call(*options, folder=data):
         words = ["--data", folder, "--output", output, "--config-file", toy_config, *options]
-        return run_script("tools/fine_tune", *words)
+        return run_script("fine-tune", *words)
 
     code, _, err = call(*short)
     assert code == 0, err
@@ -136,7 +136,7 @@ def test_faults_stop_it(tiny_data, tmp_path, run_script, in_this_process):
     content["annotations"][0]["file_name"] = "gone.png"
     (data / "val" / "panoptic.json").unlink()
     (data / "val" / "panoptic.json").write_text(json.dumps(content))
-    code, out, _ = run_script("tools/fine_tune", "--data", data, "--output", tmp_path / "out")
+    code, out, _ = run_script("fine-tune", "--data", data, "--output", tmp_path / "out")
     assert code == 1 and "gone.png" in out and "nothing was trained" in out and in_this_process == []
 
 
@@ -156,7 +156,7 @@ def test_minor_faults_do_not_stop_it(tiny_data, tmp_path, run_script, toy_config
         path.unlink()
         path.write_text(json.dumps(content))
     code, out, err = run_script(
-        "tools/fine_tune", "--data", data, "--output", output, "--config-file", toy_config, *SHORT
+        "fine-tune", "--data", data, "--output", output, "--config-file", toy_config, *SHORT
     )
     assert code == 0, err
     kinds = ("image without annotation", "several stuff segments of a class", "area mismatch", "bbox mismatch")
@@ -172,7 +172,7 @@ def test_wrong_arguments(tmp_path, run_script, in_this_process):
         (["--data", tmp_path, "--config-file", "no.yaml"], "no.yaml"),
         (["--data", tmp_path, "--iterations", "0"], "--iterations is 0"),
     ):
-        code, _, err = run_script("tools/fine_tune", "--output", tmp_path / "out", *options)
+        code, _, err = run_script("fine-tune", "--output", tmp_path / "out", *options)
         assert code == 2 and message in err and "Traceback" not in err
     assert in_this_process == []
 

@@ -181,7 +181,7 @@ def test_page_figure_and_gallery(finished, run_script, tmp_path, monkeypatch, ti
     docs = tmp_path / "docs"
     monkeypatch.setattr(leaderboard, "commit", lambda: "def456+" if list(docs.glob("*.png")) else "def456")
     options = ["--sizes", "96x64", "128x96", "--repeats", "1", *(["--photos"] if photos else [])]
-    code, out, err = run_script("tools/leaderboard", spec, "--output", output, "--docs", docs, *options)
+    code, out, err = run_script("leaderboard", spec, "--output", output, "--docs", docs, *options)
     assert code == 0, err
     assert started == [("tools/ablation.py", str(spec), "--output", str(output), "--num-gpus", "1")]
     page = (docs / "leaderboard_tiny.md").read_text()
@@ -239,7 +239,7 @@ def test_an_empty_cell_is_reported(finished, run_script, tmp_path):
     for seed in (1, 2):
         write_results(output / "other" / f"seed{seed}", mIoU=None)
     options = ["--output", output, "--docs", tmp_path / "docs", "--sizes", "96x64", "--repeats", "1"]
-    code, _, err = run_script("tools/leaderboard", spec, *options)
+    code, _, err = run_script("leaderboard", spec, *options)
     assert code == 1 and "a cell is empty" in err
     assert (tmp_path / "docs" / "leaderboard_tiny.md").is_file()
 
@@ -247,7 +247,7 @@ def test_an_empty_cell_is_reported(finished, run_script, tmp_path):
 def test_failed_trainings(finished, run_script, tmp_path, monkeypatch):
     spec, output, _ = finished
     monkeypatch.setattr(leaderboard, "run_script", lambda *words: 1)
-    code, _, err = run_script("tools/leaderboard", spec, "--output", output, "--docs", tmp_path / "docs")
+    code, _, err = run_script("leaderboard", spec, "--output", output, "--docs", tmp_path / "docs")
     assert code == 2 and "not all trainings" in err and not (tmp_path / "docs" / "leaderboard_tiny.md").exists()
 
 
@@ -255,7 +255,7 @@ def test_evaluations_have_no_cost(finished, run_script, tmp_path, toy_config):
     spec, output, started = finished
     runs = {"baseline": {"config": toy_config}, "strict": {"eval_of": "baseline"}}
     spec.write_text(yaml.safe_dump({"seeds": [1], "runs": runs}))
-    code, _, err = run_script("tools/leaderboard", spec, "--output", output, "--docs", tmp_path / "docs")
+    code, _, err = run_script("leaderboard", spec, "--output", output, "--docs", tmp_path / "docs")
     assert code == 2 and "'strict'" in err and started == []
 
 
@@ -265,14 +265,14 @@ def test_several_data_sets(finished, run_script, tmp_path, toy_config, tiny_data
     opts = ["DATASETS.REGISTER", str(entries), "DATASETS.TRAIN", "('board_train',)"]
     opts += ["DATASETS.TEST", "('board_train', 'board_val')"]
     spec.write_text(yaml.safe_dump({"base": toy_config, "seeds": [1], "runs": {"baseline": opts}}))
-    code, _, err = run_script("tools/leaderboard", spec, "--output", output, "--docs", tmp_path / "docs")
+    code, _, err = run_script("leaderboard", spec, "--output", output, "--docs", tmp_path / "docs")
     assert code == 2 and "board_train, board_val" in err and started == []
 
 
 @pytest.mark.parametrize("size", ["480", "480x", "16x640", "axb"])
 def test_wrong_sizes(finished, run_script, tmp_path, size):
     spec, output, started = finished
-    code, _, err = run_script("tools/leaderboard", spec, "--output", output, "--docs", tmp_path, "--sizes", size)
+    code, _, err = run_script("leaderboard", spec, "--output", output, "--docs", tmp_path, "--sizes", size)
     assert code == 2 and "WIDTHxHEIGHT" in err and started == []
 
 

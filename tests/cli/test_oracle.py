@@ -15,7 +15,7 @@ from panoptic_fusion.evaluation.oracle import PARTS, ROWS
 
 def test_table_and_json(run_script, trained, tmp_path):
     output = tmp_path / "oracle"
-    code, out, err = run_script("tools/oracle", "--model", trained, "--dataset", "tiny_val", "--output", output)
+    code, out, err = run_script("oracle", "--model", trained, "--dataset", "tiny_val", "--output", output)
     assert code == 0, err
     content = json.loads((output / "oracle.json").read_text())
     assert content["dataset"] == "tiny_val" and content["images"] == 3
@@ -47,7 +47,7 @@ def test_images_are_those_of_inference(run_script, trained, tmp_path):
     changed = ("INPUT.MIN_SIZE_TRAIN", "(32,)", "INPUT.RANDOM_FLIP", "vertical")
     results = []
     for opts in ((), changed):
-        code, _, err = run_script("tools/oracle", *arguments, *opts)
+        code, _, err = run_script("oracle", *arguments, *opts)
         assert code == 0, err
         results.append(json.loads((tmp_path / "oracle.json").read_text()))
     assert results[0] == results[1]
@@ -63,7 +63,7 @@ def test_interpretation():
 
 def test_fewer_images_and_a_class_that_does_not_occur(run_script, trained, tmp_path, caplog):
     arguments = ("--model", trained, "--dataset", "tiny_val", "--output", tmp_path, "--num-images", "1")
-    code, out, err = run_script("tools/oracle", *arguments)
+    code, out, err = run_script("oracle", *arguments)
     assert code == 0 and "were evaluated" not in caplog.text, err
     assert not logging.getLogger(PanopticQualityEvaluator.__module__).disabled
     content = json.loads((tmp_path / "oracle.json").read_text())
@@ -79,7 +79,7 @@ def fails_early(run_script, trained, tmp_path, monkeypatch):
     def check(message, *arguments):
         monkeypatch.setattr(import_script("tools/oracle"), "build_predictor", None)
         output = tmp_path / "out"
-        code, _, err = run_script("tools/oracle", "--model", trained, "--output", output, *arguments)
+        code, _, err = run_script("oracle", "--model", trained, "--output", output, *arguments)
         assert code == 2 and message in err and "Traceback" not in err and not output.exists()
 
     return check
@@ -93,7 +93,7 @@ def test_errors_before_any_work_starts(fails_early):
 
 
 def test_a_model_must_be_named(run_script, tmp_path):
-    code, _, err = run_script("tools/oracle", "--dataset", "tiny_val", "--output", tmp_path)
+    code, _, err = run_script("oracle", "--dataset", "tiny_val", "--output", tmp_path)
     assert code == 2 and "give --model" in err
 
 

@@ -64,13 +64,13 @@ def test_resume_goes_on_where_training_stopped(trained: Path, tiny_opts, toy_con
     before = torch.load(folder / "model_final.pth", weights_only=True)
     arguments = ["--config-file", toy_config, "--resume", *tiny_opts, "OUTPUT_DIR", folder]
     # nothing is left to do but the evaluation: it is repeated, with the same result
-    assert run_script("train_net", *arguments, "SOLVER.MAX_ITER", 40)[0] == 0
+    assert run_script("train", *arguments, "SOLVER.MAX_ITER", 40)[0] == 0
     assert "nothing is left to train" in (folder / "log.txt").read_text()
     assert read_numbers(folder) == pytest.approx(read_numbers(trained), abs=1e-6)
     after = torch.load(folder / "model_final.pth", weights_only=True)
     assert all(torch.equal(before["model"][k], after["model"][k]) for k in before["model"])
     # two iterations more, with the optimizer's state
-    code, _, err = run_script("train_net", *arguments, "SOLVER.MAX_ITER", 42)
+    code, _, err = run_script("train", *arguments, "SOLVER.MAX_ITER", 42)
     assert code == 0, err
     assert "Starting training from iteration 40" in (folder / "log.txt").read_text()
     after = torch.load(folder / "model_final.pth", weights_only=True)
@@ -84,7 +84,7 @@ def test_resume_takes_the_rates_of_the_config(trained: Path, tiny_opts, toy_conf
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         shutil.copytree(trained, folder)
         settings = [*tiny_opts, "OUTPUT_DIR", folder, "DATASETS.TEST", (), "SOLVER.MAX_ITER", 44, *opts]
-        code, _, err = run_script("train_net", "--config-file", toy_config, "--resume", *settings)
+        code, _, err = run_script("train", "--config-file", toy_config, "--resume", *settings)
         return code, err, folder
 
     before = torch.load(trained / "model_final.pth", weights_only=True)["trainer"]["_trainer"]["optimizer"]
@@ -108,7 +108,7 @@ def test_without_resume_training_starts_anew(trained: Path, tiny_opts, toy_confi
     shutil.copy(trained / "metrics.json", folder)
     tiny_opts = [*tiny_opts, "MODEL.WEIGHTS", trained / "model_final.pth"]
     arguments = ["--config-file", toy_config, *tiny_opts, "OUTPUT_DIR", folder, "SOLVER.MAX_ITER", 2]
-    assert run_script("train_net", *arguments)[0] == 0
+    assert run_script("train", *arguments)[0] == 0
     assert "Starting training from iteration 0" in (folder / "log.txt").read_text()
     assert torch.load(folder / "model_final.pth", weights_only=True)["iteration"] == 1
 
@@ -119,7 +119,7 @@ def test_eval_only_gives_the_same_numbers_and_keeps_the_config(trained: Path, ru
     config = (folder / "config.yaml").read_bytes()
     (folder / "results.json").unlink()
     weights = ["MODEL.WEIGHTS", folder / "model_final.pth", "OUTPUT_DIR", folder]
-    code, _, err = run_script("train_net", "--eval-only", "--config-file", folder / "config.yaml", *weights)
+    code, _, err = run_script("train", "--eval-only", "--config-file", folder / "config.yaml", *weights)
     assert code == 0, err
     assert read_numbers(folder) == pytest.approx(read_numbers(trained), abs=1e-6)
     assert (folder / "config.yaml").read_bytes() == config
@@ -128,7 +128,7 @@ def test_eval_only_gives_the_same_numbers_and_keeps_the_config(trained: Path, ru
 def test_eval_only_with_fewer_outputs_and_written_predictions(trained: Path, run_script, tmp_path: Path):
     options = ["MODEL.WEIGHTS", trained / "model_final.pth", "OUTPUT_DIR", tmp_path / "out"]
     options += ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']", "TEST.WRITE_PREDICTIONS", "True"]
-    code, _, err = run_script("train_net", "--eval-only", "--config-file", trained / "config.yaml", *options)
+    code, _, err = run_script("train", "--eval-only", "--config-file", trained / "config.yaml", *options)
     assert code == 0, err
     results = read_results(tmp_path / "out")
     assert results.keys() == {"panoptic_seg"}

@@ -65,16 +65,16 @@ def read_results(folder: Path) -> dict:
 @pytest.mark.parametrize("tree", sorted(MAKE), indirect=True)
 def test_from_the_official_tree_to_results(tree, tmp_path, run_script):
     things, stuff, images = EXPECTED[tree]
-    code, out, err = run_script("tools/prepare_dataset", tree, "--workers", "1")
+    code, out, err = run_script("prepare", tree, "--workers", "1")
     assert code == 0, err
     for split in ("train", "val"):
         assert BUILTIN[tree].names[split] in out
-        code, out_check, err = run_script("tools/check_dataset", BUILTIN[tree].names[split], "--workers", "1")
+        code, out_check, err = run_script("check", BUILTIN[tree].names[split], "--workers", "1")
         assert code == 0, out_check + err
 
     output = tmp_path / "output"
     arguments = ["--config-file", ROOT / "configs" / tree / "panoptic_fpn_r50.yaml", *as_opts(SHRUNK)]
-    code, _, err = run_script("train_net", *arguments, "OUTPUT_DIR", output)
+    code, _, err = run_script("train", *arguments, "OUTPUT_DIR", output)
     assert code == 0, err
     losses = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
     assert all(math.isfinite(line["total_loss"]) for line in losses if "total_loss" in line)
@@ -145,11 +145,11 @@ def test_submission_of_the_test_split(tmp_path, monkeypatch, run_script):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     register_all()
     try:
-        code, _, err = run_script("tools/prepare_dataset", "cityscapes", "--splits", "train", "test")
+        code, _, err = run_script("prepare", "cityscapes", "--splits", "train", "test")
         assert code == 0, err
         arguments = ["--config-file", ROOT / "configs" / "cityscapes" / "panoptic_fpn_r50.yaml", *as_opts(SHRUNK)]
         arguments += ["OUTPUT_DIR", tmp_path / "output", "DATASETS.TEST", "('cityscapes_fine_test',)"]
-        code, _, err = run_script("train_net", *arguments)
+        code, _, err = run_script("train", *arguments)
         assert code == 0, err
         results = read_results(tmp_path / "output")
         assert results.keys() == {"panoptic_seg", "bbox", "segm"}

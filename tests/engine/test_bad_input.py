@@ -50,7 +50,7 @@ def assert_refused(run_script, monkeypatch, tiny_settings, toy_config, tmp_path:
         if not starts:
             monkeypatch.setattr("train_net.PanopticTrainer.train", lambda self: started.append(self))
         both = as_opts({**tiny_settings, "OUTPUT_DIR": tmp_path / "output", **settings})
-        line = check("train_net", "--config-file", config, *flags, *both)
+        line = check("train", "--config-file", config, *flags, *both)
         assert not started
         return line
 
@@ -104,7 +104,7 @@ def test_outputs_that_the_ontology_cannot_have(assert_refused):
 
 
 def test_no_config_file(assert_refused):
-    assert "--config-file is missing" in assert_refused("train_net")
+    assert "--config-file is missing" in assert_refused("train")
 
 
 @pytest.mark.parametrize(
@@ -130,24 +130,24 @@ def test_a_trained_model_is_not_overwritten(assert_refused, tmp_path: Path, name
     assert (tmp_path / "output" / name).read_text() == "mine"
 
 
-@pytest.mark.parametrize("script", ["train_net", "demo"])
+@pytest.mark.parametrize("script", ["train", "demo"])
 def test_a_gpu_where_there_is_none(assert_refused, toy_config, trained, tmp_path: Path, monkeypatch, script: str):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     arguments = {
-        "train_net": ["--config-file", toy_config, "OUTPUT_DIR", tmp_path],
+        "train": ["--config-file", toy_config, "OUTPUT_DIR", tmp_path],
         "demo": ["--model", trained, "--input", ROOT / "README.md", "--output", tmp_path / "out", "--opts"],
     }
     assert "MODEL.DEVICE cuda: there is no GPU" in assert_refused(script, *arguments[script], "MODEL.DEVICE", "cuda")
 
 
 def test_odd_number_of_words(assert_refused, toy_config):
-    assert "pairs" in assert_refused("train_net", "--config-file", toy_config, "SOLVER.MAX_ITER")
+    assert "pairs" in assert_refused("train", "--config-file", toy_config, "SOLVER.MAX_ITER")
 
 
-@pytest.mark.parametrize("script", ["train_net", "demo"])
+@pytest.mark.parametrize("script", ["train", "demo"])
 def test_config_file_at_fault(assert_refused, tiny_data, tmp_path: Path, script: str):
     def refusal(file: Path) -> str:
-        more = [] if script == "train_net" else ["--input", tiny_data["val"]["images"], "--output", tmp_path / "out"]
+        more = [] if script == "train" else ["--input", tiny_data["val"]["images"], "--output", tmp_path / "out"]
         return assert_refused(script, "--config-file", file, *more)
 
     cases = {
@@ -192,7 +192,7 @@ def test_trained_model_where_its_data_set_is_not(assert_refused, trained, tmp_pa
     entry = {"name": "gone_val", **dict.fromkeys(("images", "panoptic_root"), "gone"), "panoptic_json": "gone.json"}
     settings = ["DATASETS.REGISTER", str([entry]), "DATASETS.TEST", "('gone_val',)", "OUTPUT_DIR", str(tmp_path)]
     weights = ["MODEL.WEIGHTS", trained / "model_final.pth"]
-    line = assert_refused("train_net", "--eval-only", "--config-file", trained / "config.yaml", *settings, *weights)
+    line = assert_refused("train", "--eval-only", "--config-file", trained / "config.yaml", *settings, *weights)
     assert "gone_val" in line and "gone.json" in line and "does not exist" in line
 
 

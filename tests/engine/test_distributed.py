@@ -189,7 +189,7 @@ def test_two_processes_score_all_images(run_script, toy_config, tiny_settings, c
     assert together["panoptic_seg"]["images"] == 3 and together["panoptic_seg"]["PQ"] > 0
     assert torch.load(output / "model_final.pth", weights_only=True)["iteration"] == 2
     alone = ["MODEL.WEIGHTS", output / "model_final.pth", "OUTPUT_DIR", tmp_path / "one"]
-    code, _, err = run_script("train_net", "--eval-only", "--config-file", output / "config.yaml", *alone)
+    code, _, err = run_script("train", "--eval-only", "--config-file", output / "config.yaml", *alone)
     assert code == 0, err
     expected = json.loads((tmp_path / "one" / "results.json").read_text())
     for task in ("panoptic_seg", "segm"):

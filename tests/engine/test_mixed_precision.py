@@ -99,17 +99,17 @@ def test_upsnet_in_bfloat16_paints_the_map_of_float32(upsnet_settings, one_threa
 def test_train_net_in_bfloat16_resumes_a_training_in_float32(upsnet_settings, run_script, tmp_path: Path):
     arguments = ["--config-file", config_file("toy/upsnet_r18.yaml"), "--resume", *as_opts(upsnet_settings)]
     arguments += ["OUTPUT_DIR", tmp_path]
-    code, _, err = run_script("train_net", *arguments, "SOLVER.MAX_ITER", 1, "DATASETS.TEST", "()")
+    code, _, err = run_script("train", *arguments, "SOLVER.MAX_ITER", 1, "DATASETS.TEST", "()")
     assert code == 0, err
     state = torch.load(tmp_path / "model_final.pth", weights_only=True)["trainer"]["_trainer"]
     assert "grad_scaler" not in state
-    code, _, err = run_script("train_net", *arguments, *BFLOAT16, "SOLVER.MAX_ITER", 2)
+    code, _, err = run_script("train", *arguments, *BFLOAT16, "SOLVER.MAX_ITER", 2)
     assert code == 0, err
     assert "Starting training from iteration 1" in (tmp_path / "log.txt").read_text()
     assert json.loads((tmp_path / "results.json").read_text())["panoptic_seg"]["images"] == 3
     assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 1
     # and back
-    code, _, err = run_script("train_net", *arguments, "SOLVER.MAX_ITER", 3, "DATASETS.TEST", "()")
+    code, _, err = run_script("train", *arguments, "SOLVER.MAX_ITER", 3, "DATASETS.TEST", "()")
     assert code == 0, err
 
 
@@ -171,5 +171,5 @@ def test_resumes_a_checkpoint_of_any_precision(saved, resumed):
 def test_bad_precision_is_named(upsnet_settings, run_script, tmp_path: Path):
     arguments = ["--config-file", config_file("toy/upsnet_r18.yaml"), *as_opts(upsnet_settings), "OUTPUT_DIR", tmp_path]
     for dtype, says in (("float8", "one of float16, bfloat16"), ("float16", "needs a GPU")):
-        code, _, err = run_script("train_net", *arguments, "SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", dtype)
+        code, _, err = run_script("train", *arguments, "SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", dtype)
         assert code == 2 and "SOLVER.AMP.DTYPE" in err and says in err

@@ -19,7 +19,7 @@ def train(run_script, tiny_opts, tmp_path):
         output = tmp_path / folder
         own = ("SOLVER.MAX_ITER", "2", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", output)
         config = config_file("toy/oanet_r18.yaml")
-        code, _, err = run_script("train_net", "--config-file", config, *tiny_opts, *own, *opts)
+        code, _, err = run_script("train", "--config-file", config, *tiny_opts, *own, *opts)
         assert code == 0, err
         return output
 

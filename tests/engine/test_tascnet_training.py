@@ -26,7 +26,7 @@ def train(run_script, tiny_opts, tmp_path):
     def run(config: str, folder: str, *opts: str):
         output = tmp_path / folder
         two = ("SOLVER.MAX_ITER", "2", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", output)
-        code, _, err = run_script("train_net", "--config-file", config_file(config), *tiny_opts, *two, *opts)
+        code, _, err = run_script("train", "--config-file", config_file(config), *tiny_opts, *two, *opts)
         assert code == 0, err
         return output
 

@@ -45,7 +45,7 @@ def as_opts(settings: dict) -> list[str]:
 
 
 def import_script(name: str):
-    """A script of the repository, such as "train_net" or "tools/ablation", as a module; imported once."""
+    """A script of the repository, such as "train" or "tools/ablation", as a module; imported once."""
     module_name = Path(name).name
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, ROOT / f"{name}.py")

@@ -115,7 +115,7 @@ def tiny_timm(tiny_opts, toy_config, tmp_path):
 
 def test_a_trained_model_needs_its_folder_only(tiny_timm, toy_config, run_script, tmp_path):
     opts, weights = tiny_timm
-    code, _, err = run_script("train_net", "--config-file", toy_config, *opts, "SOLVER.MAX_ITER", "2")
+    code, _, err = run_script("train", "--config-file", toy_config, *opts, "SOLVER.MAX_ITER", "2")
     assert code == 0, err
     weights.unlink()
     folder = shutil.move(tmp_path / "output", tmp_path / "moved")
@@ -127,7 +127,7 @@ def test_a_trained_model_needs_its_folder_only(tiny_timm, toy_config, run_script
     assert any(name.startswith("backbone.bottom_up.net.") for name in saved)
     assert all(torch.equal(own[name], value) for name, value in saved.items())
     code, _, err = run_script(
-        "train_net", "--eval-only", "--config-file", f"{folder}/config.yaml",
+        "train", "--eval-only", "--config-file", f"{folder}/config.yaml",
         "MODEL.WEIGHTS", f"{folder}/model_final.pth", "OUTPUT_DIR", f"{tmp_path}/again",
     )  # fmt: skip
     assert code == 0, err
@@ -136,15 +136,15 @@ def test_a_trained_model_needs_its_folder_only(tiny_timm, toy_config, run_script
 def test_a_training_goes_on_without_the_weights_it_started_from(tiny_timm, toy_config, run_script, tmp_path):
     opts, weights = tiny_timm
     arguments = ["--config-file", toy_config, "--resume", *opts]
-    code, _, err = run_script("train_net", *arguments, "SOLVER.MAX_ITER", "2")
+    code, _, err = run_script("train", *arguments, "SOLVER.MAX_ITER", "2")
     assert code == 0, err
     weights.unlink()
-    code, _, err = run_script("train_net", *arguments, "SOLVER.MAX_ITER", "3")
+    code, _, err = run_script("train", *arguments, "SOLVER.MAX_ITER", "3")
     assert code == 0, err
     assert torch.load(tmp_path / "output" / "model_final.pth", weights_only=True)["iteration"] == 2
     # what the training started from stays in its config
     assert read_config(tmp_path / "output" / "config.yaml").MODEL.TIMM.WEIGHTS == str(weights)
-    code, _, err = run_script("train_net", *arguments, "OUTPUT_DIR", tmp_path / "new")
+    code, _, err = run_script("train", *arguments, "OUTPUT_DIR", tmp_path / "new")
     assert code == 2 and "start.pth does not exist" in err
 
 

@@ -251,7 +251,7 @@ def test_a_pair_with_a_fusion_that_learned_elsewhere(run_script, tiny_opts, tmp_
     pair, weights = tmp_path / "pair", tmp_path / "oanet" / "model_final.pth"
     opts = ["MODEL.INDEPENDENT.INSTANCES", tmp_path / "first", "MODEL.INDEPENDENT.SEMANTIC", tmp_path / "second"]
     opts += ["MODEL.PANOPTIC_FUSION.NAME", "SpatialRankingFusion", "OUTPUT_DIR", pair, "MODEL.WEIGHTS"]
-    evaluation = ["train_net", "--eval-only", "--config-file", config_file("toy/seamless_r18_independent.yaml")]
+    evaluation = ["train", "--eval-only", "--config-file", config_file("toy/seamless_r18_independent.yaml")]
     code, _, err = run_script(*evaluation, *tiny_opts, *opts, "")
     assert code == 2 and "MODEL.WEIGHTS is empty: name a checkpoint that has fusion." in err
     code, _, err = run_script(*evaluation, *tiny_opts, *opts, tmp_path / "first" / "model_final.pth")
@@ -300,7 +300,7 @@ def test_train_both_and_evaluate_the_pair(run_script, tiny_opts, tmp_path):
     for name in ("instances", "semantic"):
         config = config_file(f"toy/seamless_r18_{name}.yaml")
         folder = tmp_path / name
-        code, _, err = run_script("train_net", "--config-file", config, *tiny_opts, "OUTPUT_DIR", folder)
+        code, _, err = run_script("train", "--config-file", config, *tiny_opts, "OUTPUT_DIR", folder)
         assert code == 0, err
         results[name] = (folder / "results.json").read_text()
     assert "segm" in results["instances"] and "mIoU" in results["semantic"]
@@ -314,7 +314,7 @@ def test_train_both_and_evaluate_the_pair(run_script, tiny_opts, tmp_path):
         assert all(torch.equal(v, trained[k]) for k, v in part.state_dict().items())
     assert Path(cfg.MODEL.INDEPENDENT.SEMANTIC) == tmp_path / "semantic"
     code, _, err = run_script(
-        "train_net",
+        "train",
         "--eval-only",
         "--config-file",
         config_file("toy/seamless_r18_independent.yaml"),
@@ -328,7 +328,7 @@ def test_train_both_and_evaluate_the_pair(run_script, tiny_opts, tmp_path):
     images = Path(next(e["images"] for e in cfg.DATASETS.REGISTER if e["name"] == "tiny_val"))
     config = config_file("toy/seamless_r18_independent.yaml")
     arguments = ["--config-file", config, "--dataset", "tiny_val", "--output", tmp_path / "oracle"]
-    code, out, err = run_script("tools/oracle", *arguments, *tiny_opts, *opts)
+    code, out, err = run_script("oracle", *arguments, *tiny_opts, *opts)
     assert code == 0 and "GT box" in out, err
     rows = json.loads((tmp_path / "oracle" / "oracle.json").read_text())["replaced"]
     evaluated = json.loads((tmp_path / "pair" / "results.json").read_text())["panoptic_seg"]["PQ"]

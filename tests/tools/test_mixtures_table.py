@@ -39,7 +39,7 @@ def run(tmp_path: Path, monkeypatch, run_script):
 
     def run(*arguments: str) -> tuple[int, str, str]:
         files = ["--config-file", tmp_path / "base.yaml", "--weights", tmp_path / "weights.pth"]
-        return run_script("mixtures_table", *files, "--output", tmp_path / "out", *arguments)
+        return run_script("tools/mixtures_table", *files, "--output", tmp_path / "out", *arguments)
 
     return run
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 
-from ablation_spec import Spec
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from panoptic_fusion import resolve_config
-from panoptic_fusion.config.read import read_config
+from panoptic_fusion.config import read_config, resolve_config
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.evaluation import check_evaluators
+
+from .spec import Spec
 
 QUALITY = ("PQ", "SQ", "RQ", "PQ_dagger", "mIoU", "TP", "FP", "FN")
 AP = {"AP", "AP50", "AP75", "APs", "APm", "APl"}

@@ -1,8 +1,7 @@
-#!/usr/bin/env python
 """What a trained model costs: parameters, multiply-accumulates, seconds and peak memory for images of given sizes.
 
-`measure` is for tools/leaderboard.py. It starts this file again: one process in which all models take turns (seconds),
-and a process for each model and size (the rest). Run as a script, this file does one such job.
+`measure` starts this module again: one process in which all models take turns (seconds), and a process for each model
+and size (the rest). Run as a module, it does one such job.
 """
 
 import argparse
@@ -13,21 +12,17 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+import cv2
+import torch
+import torchvision  # noqa: F401  (registers deform_conv2d)
+from detectron2.config import CfgNode
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-import cv2  # noqa: E402
-import torch  # noqa: E402
-import torchvision  # noqa: E402, F401  (registers deform_conv2d)
-from detectron2.config import CfgNode  # noqa: E402
-from peak_memory import peak_bytes  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+from panoptic_fusion.networks.trained import build_predictor, images_of, load_trained
 
-from panoptic_fusion import load_trained  # noqa: E402
-from panoptic_fusion.networks.trained import build_predictor, images_of  # noqa: E402
+from .peak_memory import peak_bytes
 
 Size = tuple[int, int]  # width, height
 
@@ -147,7 +142,8 @@ def _on_gpu(model: nn.Module) -> bool:
 def _child(threads: int, *job: str):
     """Does one job in a process of its own; what it found."""
     env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run([sys.executable, __file__, *job], env=env, capture_output=True, text=True)
+    command = [sys.executable, "-m", "panoptic_fusion.cli.experiments.costs", *job]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"measuring {' '.join(job)} failed:\n{done.stderr}")
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("FOUND "))[6:])

@@ -1,104 +1,88 @@
-#!/usr/bin/env python
-"""Trains the systems of a spec, measures what they cost, and writes one page: tables, a figure, a gallery.
+"""The page of a leaderboard: tables, a figure and a gallery."""
 
-    python tools/leaderboard.py configs/ablations/leaderboard_toy.yaml --output output/leaderboard_toy --docs docs
-
-The spec is one of tools/ablation.py, which does the trainings; those that are finished are kept. The costs (parameters,
-multiply-accumulates, seconds and memory for one image of each of --sizes) are measured anew, all systems in one run and
-in turns, on an image of the validation set. --docs gets <spec's name>.md, .png (PQ against time) and _gallery: the same
-8 validation images through all systems. Exit code 1 if a cell of a table is empty.
-"""
-
-import argparse
 import json
-import os
-import shlex
-import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+from tabulate import tabulate
 
-from ablation_check import check_runs  # noqa: E402
-from ablation_spec import Job, Spec, make_jobs, read_spec  # noqa: E402
-from ablation_table import collect, commit, machine, mean_and_sd, metric_of, training_seconds  # noqa: E402
-from leaderboard_costs import Costs, measure  # noqa: E402
-from leaderboard_pictures import draw_figure, draw_gallery  # noqa: E402
-from tabulate import tabulate  # noqa: E402
+from panoptic_fusion.engine.preflight import check_writable
+from panoptic_fusion.errors import ConfigError, UserError
+from panoptic_fusion.files import write_atomically, write_json
 
-from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
-from panoptic_fusion.errors import ConfigError, UserError, run_cli  # noqa: E402
-from panoptic_fusion.files import write_atomically, write_json  # noqa: E402
+from .check import check_runs
+from .costs import Costs, Size, measure
+from .pictures import draw_figure, draw_gallery
+from .runs import run_spec
+from .spec import Job, Spec, make_jobs, read_spec
+from .table import collect, commit, machine, mean_and_sd, metric_of, training_seconds
 
 TITLES = {"PQ_dagger": "PQ†", "segm AP": "mask AP"}
 NUM_IMAGES = 8
 
 
-def main() -> int:
-    """Runs the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("spec", type=Path, help="a yaml of tools/ablation.py whose runs are all trained")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the trainings")
-    parser.add_argument("--docs", type=Path, required=True, help="folder of the page and its pictures")
-    parser.add_argument(
-        "--sizes", nargs="+", type=read_size, default=[(480, 360), (2048, 1024)], help="such as 480x360"
-    )
-    parser.add_argument(
-        "--repeats", type=int, default=5, help="timed images of each system and size; the median counts"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="of torch, while the costs are measured")
-    parser.add_argument("--photos", action="store_true", help="also photos and ground truth in the gallery")
-    parser.add_argument("--num-gpus", type=int, default=1, help="as in train_net.py, for each training")
-    args = parser.parse_args()
-    if min(args.repeats, args.threads) < 1:
+@dataclass(frozen=True)
+class Settings:
+    """How the costs are measured and what the gallery shows; see `panoptic_fusion.cli.leaderboard.leaderboard`."""
+
+    sizes: list[Size]
+    repeats: int
+    threads: int
+    photos: bool
+
+
+def make_leaderboard(
+    spec_file: Path, output: Path, docs: Path, settings: Settings, num_gpus: int, command: str
+) -> bool:
+    """Trains what is not trained yet, measures, and writes the page.
+
+    Args:
+        spec_file: the yaml.
+        output: folder of the trainings.
+        docs: folder of the page and its pictures.
+        settings: of the measurements and the gallery.
+        num_gpus: processes of each training.
+        command: what the page says it was made with.
+
+    Returns:
+        Whether every cell of the tables has a value.
+
+    Raises:
+        UserError, FileNotFoundError: no page was written; the message names what is wrong.
+    """
+    if min(settings.repeats, settings.threads) < 1:
         raise UserError("--repeats and --threads must be at least 1")
-    spec = read_spec(args.spec)
+    spec = read_spec(spec_file)
     evaluations = [run.name for run in spec.runs if run.eval_of is not None]
     if evaluations:
-        raise ConfigError(f"{args.spec}: run {evaluations[0]!r} is not trained: a leaderboard takes no eval_of")
-    check_writable(str(args.docs), "--docs")
+        raise ConfigError(f"{spec_file}: run {evaluations[0]!r} is not trained: a leaderboard takes no eval_of")
+    check_writable(str(docs), "--docs")
     datasets = sorted({name for cfg in check_runs(spec).values() for name in cfg.DATASETS.TEST})
     if len(datasets) != 1:
         raise UserError(f"a leaderboard is of one data set; DATASETS.TEST has {', '.join(datasets) or 'none'}")
-    train = ["tools/ablation.py", str(args.spec), "--output", str(args.output), "--num-gpus", str(args.num_gpus)]
-    if run_script(*train):
-        raise UserError(f"not all trainings of {args.spec} have ended well: see above")
-    jobs = make_jobs(spec, args.output)
+    if run_spec(spec_file, output, num_gpus, command):
+        raise UserError(f"not all trainings of {spec_file} have ended well: see above")
+    jobs = make_jobs(spec, output)
     models = {run.name: next(str(job.folder) for job in jobs if job.run == run) for run in spec.runs}
     measured_at = commit()  # before the pictures, which may be tracked files
-    costs = measure(models, args.sizes, args.repeats, args.threads)
+    costs = measure(models, settings.sizes, settings.repeats, settings.threads)
 
-    name = args.spec.stem
-    figure = args.docs / f"{name}.png"
-    gallery = args.docs / f"{name}_gallery.{'jpg' if args.photos else 'png'}"
+    name, first = spec_file.stem, settings.sizes[0]
+    figure = docs / f"{name}.png"
+    gallery = docs / f"{name}_gallery.{'jpg' if settings.photos else 'png'}"
     quality = {run: [metric_of(r, "", "PQ") for r in seeds.values()] for run, seeds in collect(jobs).items()}
-    draw_figure(figure, quality, {run: cost.sizes[args.sizes[0]].seconds for run, cost in costs.items()}, args.sizes[0])
-    draw_gallery(gallery, models, NUM_IMAGES, args.photos)
-    command = shlex.join(["python", os.path.relpath(__file__, Path.cwd()), *sys.argv[1:]])
-    tables = [quality_table(spec, jobs), cost_table(costs, args.sizes)]
-    page = make_page(name, tables, jobs, command, measured_at, args, figure.name, gallery.name)
-    write_atomically(args.docs / f"{name}.md", lambda f: f.write(page.encode()))
-    record = {run: cost.to_dict() for run, cost in costs.items()}
-    write_json(args.output / "costs.json", record, indent=1)
-    print(f"\n{page}\n{args.docs / f'{name}.md'}, {figure}, {gallery}")
+    draw_figure(figure, quality, {run: cost.sizes[first].seconds for run, cost in costs.items()}, first)
+    draw_gallery(gallery, models, NUM_IMAGES, settings.photos)
+    tables = [quality_table(spec, jobs), cost_table(costs, settings.sizes)]
+    page = make_page(name, tables, jobs, command, measured_at, settings, figure.name, gallery.name)
+    write_atomically(docs / f"{name}.md", lambda f: f.write(page.encode()))
+    write_json(output / "costs.json", {run: cost.to_dict() for run, cost in costs.items()}, indent=1)
+    print(f"\n{page}\n{docs / f'{name}.md'}, {figure}, {gallery}")
     empty = any(cell.strip() in ("", "-") for table in tables for line in table[1:] for cell in line)
     if empty:
         print("a cell is empty: its measure is missing, or not a number", file=sys.stderr)
-    return 1 if empty else 0
-
-
-def read_size(text: str) -> tuple[int, int]:
-    """(width, height) from such as 480x360."""
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit() and min(int(width), int(height)) >= 32):
-        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, each at least 32")
-    return int(width), int(height)
-
-
-def run_script(script: str, *arguments: str) -> int:
-    """Runs a script of the repository; its exit code."""
-    return subprocess.run([sys.executable, str(ROOT / script), *arguments]).returncode
+    return not empty
 
 
 def quality_table(spec: Spec, jobs: list[Job]) -> list[list[str]]:
@@ -132,7 +116,7 @@ def make_page(
     jobs: list[Job],
     command: str,
     measured_at: str,
-    args: argparse.Namespace,
+    settings: Settings,
     figure: str,
     gallery: str,
 ) -> str:
@@ -153,11 +137,14 @@ def make_page(
         f"- {job.run.name}: `{job.run.base}` {' '.join(job.run.opts)}".rstrip() for job in jobs_of_one_seed(jobs)
     )
     columns = (
-        "photo, ground truth, then each system" if args.photos else "each system; the photos are not in this repository"
+        "photo, ground truth, then each system"
+        if settings.photos
+        else "each system; the photos are not in this repository"
     )
+    where = f"{machine()}, {settings.threads} thread(s)"
     return f"""# {name.replace("_", " ").capitalize()}
 
-Written by `{command}`. Trainings: commit {commits}; costs: commit {measured_at}, {machine()}, {args.threads} thread(s).
+Written by `{command}`. Trainings: commit {commits}; costs: commit {measured_at}, {where}.
 
 {configs}
 
@@ -173,8 +160,8 @@ beside whatever else the machine did.
 {cost}
 
 The trained networks on one validation image, resized, one image at a time, to the panoptic map. Seconds: median of
-{args.repeats} images, the systems in turns. Memory: of the weights and of all tensors of an image at their most. GMAC:
-multiply-accumulates of convolutions and matrix products, RoI heads at the number of boxes that this image gave.
+{settings.repeats} images, the systems in turns. Memory: of the weights and of all tensors of an image at their most.
+GMAC: multiply-accumulates of convolutions and matrix products, RoI heads at the number of boxes that this image gave.
 
 ![PQ against seconds per image]({figure})
 
@@ -188,7 +175,3 @@ The same {NUM_IMAGES} validation images; columns: {columns}.
 
 def jobs_of_one_seed(jobs: list[Job]) -> list[Job]:
     return [job for job in jobs if job.seed == jobs[0].seed]
-
-
-if __name__ == "__main__":
-    run_cli(main)

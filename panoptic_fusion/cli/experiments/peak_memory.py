@@ -1,4 +1,4 @@
-"""How much memory a call needs, for the benchmarks and tools/leaderboard.py."""
+"""How much memory a call needs, for the leaderboard and the benchmarks."""
 
 from collections.abc import Callable
 

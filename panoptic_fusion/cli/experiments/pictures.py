@@ -1,21 +1,18 @@
-"""The figure and the gallery of tools/leaderboard.py."""
+"""The figure and the gallery of `panoptic-fusion leaderboard`."""
 
 import itertools
 import statistics
 from pathlib import Path
 
 import cv2
-import matplotlib
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from matplotlib import pyplot as plt  # noqa: E402
-
-from panoptic_fusion import load_trained  # noqa: E402
-from panoptic_fusion.errors import UserError  # noqa: E402
-from panoptic_fusion.networks.trained import build_predictor, images_of  # noqa: E402
-from panoptic_fusion.visualization import draw_panoptic, ground_truth_panoptic  # noqa: E402
+from panoptic_fusion.errors import UserError
+from panoptic_fusion.networks.trained import build_predictor, evenly_spread, images_of, load_trained
+from panoptic_fusion.visualization import draw_panoptic, ground_truth_panoptic
 
 CELL_WIDTH, TITLE_HEIGHT, GAP = 320, 24, 4  # pixels
 
@@ -31,7 +28,9 @@ def draw_figure(
         seconds: {system: seconds per image}.
         size: width and height of that image.
     """
-    figure, axes = plt.subplots(figsize=(6, 4), dpi=130)
+    figure = Figure(figsize=(6, 4), dpi=130)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
     for (system, values), marker in zip(quality.items(), itertools.cycle("osD^v<>P*X")):
         values = [value for value in values if value is not None]
         if values:
@@ -45,7 +44,6 @@ def draw_figure(
     axes.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path)
-    plt.close(figure)
 
 
 def draw_gallery(path: Path, models: dict[str, str], num_images: int, photos: bool) -> None:
@@ -68,10 +66,9 @@ def draw_gallery(path: Path, models: dict[str, str], num_images: int, photos: bo
         if dataset not in (None, cfg.DATASETS.TEST[0]):
             raise UserError(f"{title} was evaluated on {cfg.DATASETS.TEST[0]}, the others on {dataset}")
         dataset = cfg.DATASETS.TEST[0]
-        dicts = images_of(cfg, dataset)
-        chosen = np.linspace(0, len(dicts) - 1, min(num_images, len(dicts))).round().astype(int)
+        chosen = evenly_spread(images_of(cfg, dataset), num_images)
         predictor = build_predictor(cfg)
-        for dataset_dict in (dicts[i] for i in chosen):
+        for dataset_dict in chosen:
             image = cv2.imread(dataset_dict["file_name"])
             cell = _cell(image[:, :, ::-1], cv2.INTER_AREA)
             found = {title: predictor(image)["panoptic_seg"]}

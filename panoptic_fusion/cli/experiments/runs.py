@@ -1,29 +1,6 @@
-#!/usr/bin/env python
-"""Trains variants of one config with several seeds and writes one table: mean and standard deviation of each metric.
+"""Runs the jobs of an ablation, one after the other, and keeps its table up to date."""
 
-    python tools/ablation.py SPEC.yaml --output FOLDER
-
-The yaml:
-
-    base: configs/toy/panoptic_fpn_r18.yaml     # relative to the working folder, or to the yaml; may be left out
-    seeds: [1, 2, 3]
-    common: [SOLVER.MAX_ITER, 300]              # optional: for all runs
-    metrics: [PQ, mIoU, segm AP]                # optional: columns; "TASK NAME", the task panoptic_seg may be left out
-    runs:
-      baseline: []
-      half lr: [SOLVER.BASE_LR, 0.01]
-      strict overlap: {eval_of: baseline, opts: [MODEL.PANOPTIC_FUSION.OVERLAP_THRESH, 0.2]}
-      another system: {config: configs/toy/tascnet_r18.yaml, opts: [SOLVER.BASE_LR, 0.01]}
-
-A run with `config` starts from that one instead of the base. A run with `eval_of` evaluates the weights of another
-run, same seed, under other settings of inference. FOLDER gets table.md, results.json and a folder <name>/seed<seed> for
-each run, with its log, ablation.log. Call the same command again to go on after an interruption: finished runs are
-kept, an interrupted one resumes from its last checkpoint, a failed one is tried again.
-"""
-
-import argparse
 import fcntl
-import os
 import shlex
 import statistics
 import subprocess
@@ -32,17 +9,15 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+from panoptic_fusion.cli import child
+from panoptic_fusion.config import read_config
+from panoptic_fusion.engine.preflight import check_writable
+from panoptic_fusion.errors import UserError
+from panoptic_fusion.files import write_atomically, write_json
 
-from ablation_check import check_runs  # noqa: E402
-from ablation_spec import Job, check_unchanged, make_jobs, read_spec, settings_of  # noqa: E402
-from ablation_table import commit, last_iteration, make_table  # noqa: E402
-
-from panoptic_fusion.config.read import read_config  # noqa: E402
-from panoptic_fusion.engine.preflight import check_writable  # noqa: E402
-from panoptic_fusion.errors import UserError, run_cli  # noqa: E402
-from panoptic_fusion.files import write_atomically, write_json  # noqa: E402
+from .check import check_runs
+from .spec import Job, check_unchanged, make_jobs, read_spec, settings_of
+from .table import commit, last_iteration, make_table
 
 LOG_LINES = 15
 
@@ -53,33 +28,33 @@ def start(job: Job, num_gpus: int, lock: int) -> subprocess.Popen:
     record = {"settings": settings_of(job), "commit": commit()}
     write_json(job.folder / "ablation.json", record, indent=1)
     mode = "--eval-only" if job.source else "--resume"
-    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(job.run.base), mode]
-    command += ["--num-gpus", str(num_gpus), *job.opts(), "OUTPUT_DIR", str(job.folder)]
+    words = ["train", "--config-file", str(job.run.base), mode]
+    words += ["--num-gpus", str(num_gpus), *job.opts(), "OUTPUT_DIR", str(job.folder)]
     with open(job.folder / "ablation.log", "a") as log:
-        log.write(f"\n$ {shlex.join(command)}\n")
+        log.write(f"\n$ {shlex.join(child.command_line(*words))}\n")
         log.flush()
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock])
+        return child.start(*words, stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock])
 
 
 def run_job(job: Job, num_gpus: int, lock: int, label: str) -> int:
     """Runs a job to its end and returns its exit code; on a terminal with the iteration it is at."""
     total = read_config(job.run.base, job.opts()).SOLVER.MAX_ITER
-    child = start(job, num_gpus, lock)
+    process = start(job, num_gpus, lock)
     began, terminal = time.monotonic(), sys.stdout.isatty()
     try:
-        while child.poll() is None:
+        while process.poll() is None:
             time.sleep(0.2)
             if terminal and job.source is None:
                 done = last_iteration(job.folder)
                 spent = time.monotonic() - began
                 print(f"\r{label}: iteration {done} of {total}, {duration(spent)}  ", end="", flush=True)
     except BaseException:
-        child.terminate()
-        child.wait()
+        process.terminate()
+        process.wait()
         raise
     if terminal:
         print("\r\033[K", end="")
-    return child.returncode
+    return process.returncode
 
 
 def run_all(jobs: list[Job], num_gpus: int, lock: int, after_each: Callable) -> list[Job]:
@@ -125,24 +100,26 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
-def main() -> int:
-    """Runs the command line; 1 if a run failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("spec", type=Path, help="the yaml")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the runs, table.md and results.json")
-    parser.add_argument("--num-gpus", type=int, default=1, help="as in train_net.py, for each run")
-    args = parser.parse_args()
-    return run_spec(args.spec, args.output, args.num_gpus)
+def run_spec(spec_file: Path, output: Path, num_gpus: int, command: str) -> list[str]:
+    """Runs what the yaml asks for and is not finished, and writes the table.
 
+    Args:
+        spec_file: the yaml.
+        output: folder of the runs, table.md and results.json.
+        num_gpus: processes of each run.
+        command: what the table says it was made with.
 
-def run_spec(spec_file: Path, output: Path, num_gpus: int = 1) -> int:
-    """Runs what the yaml asks for and is not finished, and writes the table; 1 if a run failed."""
+    Returns:
+        The runs that failed, as "NAME, seed N".
+
+    Raises:
+        UserError, FileNotFoundError: nothing was run; the message names what is wrong.
+    """
     spec = read_spec(spec_file)
     jobs = make_jobs(spec, output)
     check_writable(str(output), "--output")
     check_unchanged(jobs)
     check_runs(spec)
-    command = shlex.join(["python", os.path.relpath(sys.argv[0], Path.cwd()), *sys.argv[1:]])
 
     def write_table() -> str:
         text, content = make_table(spec, jobs, command)
@@ -159,8 +136,4 @@ def run_spec(spec_file: Path, output: Path, num_gpus: int = 1) -> int:
     print(f"\n{write_table()}\n{output / 'table.md'}, {output / 'results.json'}")
     if failed:
         print(f"{len(failed)} of {len(jobs)} runs failed: {'; '.join(map(str, failed))}", file=sys.stderr)
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    run_cli(main)
+    return [str(job) for job in failed]

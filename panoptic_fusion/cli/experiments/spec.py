@@ -1,4 +1,4 @@
-"""What tools/ablation.py is asked to run: its yaml, checked, and the jobs (a run with a seed) that follow from it."""
+"""What an ablation is asked to run: its yaml, checked, and the jobs (a run with a seed) that follow from it."""
 
 import json
 import re
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from panoptic_fusion import get_cfg
-from panoptic_fusion.config.read import leaves, read_config
+from panoptic_fusion.config import find_config, get_cfg, read_config
+from panoptic_fusion.config.read import leaves
 from panoptic_fusion.errors import ConfigError, one_line
 
 METRICS = ["PQ", "PQ_th", "PQ_st", "SQ", "RQ", "PQ_dagger", "mIoU", "segm AP"]
@@ -70,6 +70,7 @@ def read_spec(path: Path) -> Spec:
         ConfigError: something in it is unknown, missing or of the wrong type; the message names it.
     """
     try:
+        path = Path(find_config(path))
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid yaml: {one_line(error)}") from error
@@ -105,11 +106,14 @@ def _mapping(content, where: str, required: tuple = (), optional: tuple = ()) ->
 
 
 def _config(name, spec: Path, where: str) -> Path:
-    """A config, relative to the working folder or to the yaml."""
+    """A config, relative to the working folder or to the yaml, or one of the project's."""
     for path in (Path(str(name)), spec.parent / str(name)):
         if path.is_file():
             return path
-    raise FileNotFoundError(f"{where} {name} does not exist")
+    try:
+        return Path(find_config(str(name)))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{where} {name} does not exist") from error
 
 
 def _read_runs(content, base: Path | None, common: tuple[str, ...], spec: Path) -> list[Run]:

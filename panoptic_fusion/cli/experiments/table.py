@@ -1,4 +1,4 @@
-"""The table of tools/ablation.py: the results of the finished jobs as mean and standard deviation over the seeds."""
+"""The table of an ablation: the results of the finished jobs as mean and standard deviation over the seeds."""
 
 import json
 import math
@@ -7,10 +7,13 @@ import statistics
 import subprocess
 from pathlib import Path
 
-from ablation_spec import Job, Spec
 from tabulate import tabulate
 
-ROOT = Path(__file__).resolve().parents[1]
+import panoptic_fusion
+
+from .spec import Job, Spec
+
+CLONE = Path(panoptic_fusion.__file__).resolve().parents[1]
 
 
 def metrics_lines(folder: Path) -> list[dict]:
@@ -106,8 +109,10 @@ def make_table(spec: Spec, jobs: list[Job], command: str) -> tuple[str, dict]:
 
 
 def commit() -> str:
-    """The commit of the code, with a plus sign where tracked files differ from it."""
-    git = ["git", "-C", str(ROOT)]
+    """The commit of the code, with a plus sign where tracked files differ from it; its version where it is no clone."""
+    if not (CLONE / ".git").exists():
+        return f"version {panoptic_fusion.__version__}"
+    git = ["git", "-C", str(CLONE)]
     try:
         name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
         changes = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode

@@ -20,7 +20,7 @@ from ..label_space import LabelSpace
 class BuiltinDataset:
     """A data set whose classes and folders are known before it is there.
 
-    key: its name for `tools/prepare_dataset.py`, and its folder under $DETECTRON2_DATASETS.
+    key: its name for `panoptic-fusion prepare`, and its folder under $DETECTRON2_DATASETS.
     names: split ("train", "val" ...) -> name in detectron2's catalogs.
     files: (root of the data set, split) -> where its files are.
     categories: the COCO panoptic categories in the official order; needs no file of the data set.
@@ -46,7 +46,7 @@ class BuiltinDataset:
         classes.
         """
         files = self.files(root, split)
-        command = f"`python tools/prepare_dataset.py {self.key} {root}`"
+        command = f"`panoptic-fusion prepare {self.key} {root}`"
         for path in filter(None, asdict(files).values()):
             if not os.path.exists(path):
                 raise FileNotFoundError(

@@ -61,18 +61,13 @@ def normalization_of(name: str) -> dict[str, str | list[float]]:
     return {"INPUT.FORMAT": "RGB", "MODEL.PIXEL_MEAN": scaled["mean"], "MODEL.PIXEL_STD": scaled["std"]}
 
 
+# Unsets the weights that a training started from: a whole checkpoint takes their place.
+NO_PRETRAINING = {"MODEL.TIMM.PRETRAINED": False, "MODEL.TIMM.WEIGHTS": ""}
+
+
 def forget_pretraining(cfg: CfgNode) -> None:
-    """Unsets the weights that a training started from, in place: a whole checkpoint takes their place."""
-    cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.WEIGHTS = False, ""
-
-
-def without_pretraining(cfg: CfgNode) -> CfgNode:
-    """A frozen copy of a config with `forget_pretraining`: to build a network of which a whole checkpoint is there."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    forget_pretraining(cfg)
-    cfg.freeze()
-    return cfg
+    """Sets NO_PRETRAINING, in place."""
+    cfg.merge_from_list([word for pair in NO_PRETRAINING.items() for word in pair])
 
 
 def check_trainable(cfg: CfgNode) -> None:

@@ -1,0 +1,6 @@
+"""`python -m panoptic_fusion`: the command line, also where the script `panoptic-fusion` is not on the PATH."""
+
+from panoptic_fusion.cli import main
+
+if __name__ == "__main__":
+    main()

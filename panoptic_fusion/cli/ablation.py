@@ -1,0 +1,62 @@
+"""Trains variants of one config with several seeds and writes one table: mean and standard deviation of each metric.
+
+    panoptic-fusion ablation SPEC.yaml --output FOLDER
+
+The yaml:
+
+    base: toy/panoptic_fpn_r18.yaml             # a file (relative to the working folder, or to the yaml) or one of the
+                                                # project's configs; may be left out
+    seeds: [1, 2, 3]
+    common: [SOLVER.MAX_ITER, 300]              # optional: for all runs
+    metrics: [PQ, mIoU, segm AP]                # optional: columns; "TASK NAME", the task panoptic_seg may be left out
+    runs:
+      baseline: []
+      half lr: [SOLVER.BASE_LR, 0.01]
+      strict overlap: {eval_of: baseline, opts: [MODEL.PANOPTIC_FUSION.OVERLAP_THRESH, 0.2]}
+      another system: {config: toy/tascnet_r18.yaml, opts: [SOLVER.BASE_LR, 0.01]}
+
+A run with `config` starts from that one instead of the base. A run with `eval_of` evaluates the weights of another
+run, same seed, under other settings of inference. FOLDER gets table.md, results.json and a folder <name>/seed<seed> for
+each run, with its log, ablation.log. Call the same command again to continue after an interruption: finished runs are
+kept, an interrupted one resumes from its last checkpoint, a failed one is tried again.
+"""
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+
+HELP = "train variants of a config with several seeds and compare them in one table"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the yaml and the folder."""
+    parser.add_argument("spec", type=Path, help="the yaml")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the runs, table.md and results.json")
+    parser.add_argument("--num-gpus", type=int, default=1, help="as in `panoptic-fusion train`, for each run")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command line; 1 if a run failed."""
+    return 1 if ablation(args.spec, args.output, num_gpus=args.num_gpus) else 0
+
+
+def ablation(spec: str | os.PathLike, output: str | os.PathLike, *, num_gpus: int = 1) -> list[str]:
+    """Runs what a yaml asks for and is not finished, and writes table.md and results.json.
+
+    Args:
+        spec: the yaml; the docstring of this module says what it holds.
+        output: folder of the runs.
+        num_gpus: processes of each run; without a GPU they run on the CPU.
+
+    Returns:
+        The runs that failed, as "NAME, seed N".
+
+    Raises:
+        UserError, FileNotFoundError: nothing was run; the message names what is wrong.
+    """
+    from .experiments.runs import run_spec
+
+    words = ["panoptic-fusion", "ablation", str(spec), "--output", str(output)]
+    words += ["--num-gpus", str(num_gpus)] if num_gpus != 1 else []
+    return run_spec(Path(spec), Path(output), num_gpus, shlex.join(words))

@@ -1,0 +1,81 @@
+"""From the words of a command line to the command's module."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import NoReturn
+
+import panoptic_fusion
+from panoptic_fusion.errors import INSTALL_DETECTRON2, UserError, run_cli
+
+PROG = "panoptic-fusion"
+
+# Command: the module of it.
+COMMANDS = {
+    "train": "panoptic_fusion.cli.train",
+    "evaluate": "panoptic_fusion.cli.evaluate",
+    "demo": "panoptic_fusion.cli.demo",
+    "compare": "panoptic_fusion.cli.compare",
+    "check": "panoptic_fusion.cli.check",
+    "prepare": "panoptic_fusion.cli.prepare",
+    "convert": "panoptic_fusion.cli.convert",
+    "fine-tune": "panoptic_fusion.cli.fine_tune",
+    "oracle": "panoptic_fusion.cli.oracle",
+    "ablation": "panoptic_fusion.cli.ablation",
+    "leaderboard": "panoptic_fusion.cli.leaderboard",
+}
+
+
+def main(words: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command line and ends the process with its exit code: 2 for what the user can correct, told in one line.
+
+    Args:
+        words: those after the program's name; default: the process's.
+    """
+    words = list(sys.argv[1:] if words is None else words)
+    if not words or words[0] not in COMMANDS:
+        overview().parse_args(words)  # --help, --version, or the error that names the commands
+        raise AssertionError("unreachable: the overview's parser accepts commands only")
+    name, module = words[0], importlib.import_module(COMMANDS[words[0]])
+    args = parser_of(name, module).parse_args(words[1:])
+    # Read when torch is loaded: idle OpenMP threads leave their cores to the data loader's processes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    run_cli(lambda: _run(module, args), f"{PROG} {name}")
+
+
+def overview() -> argparse.ArgumentParser:
+    """Returns the parser of a command line without a command; its help lists them."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:{width}}{importlib.import_module(COMMANDS[name]).HELP}" for name in COMMANDS]
+    parser = argparse.ArgumentParser(
+        prog=PROG,
+        usage=f"{PROG} [--help] [--version] COMMAND ...",
+        description=f"Panoptic segmentation on detectron2: TASCNet, Seamless, UPSNet and OANet.\n\ncommands:\n"
+        f"{chr(10).join(lines)}",
+        epilog=f"`{PROG} COMMAND --help` tells more about one of them.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"{PROG} {panoptic_fusion.__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands above")
+    return parser
+
+
+def parser_of(name: str, module: ModuleType) -> argparse.ArgumentParser:
+    """Returns the parser of one command; its help starts with the docstring of the module."""
+    parser = argparse.ArgumentParser(
+        prog=f"{PROG} {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    module.add_arguments(parser)
+    return parser
+
+
+def _run(module: ModuleType, args: argparse.Namespace) -> int | None:
+    try:
+        return module.run(args)
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "detectron2":
+            raise
+        raise UserError(INSTALL_DETECTRON2) from error

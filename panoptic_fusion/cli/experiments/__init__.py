@@ -1,0 +1,1 @@
+"""Many trainings under one command: what `panoptic-fusion ablation` and `leaderboard` do."""
