@@ -2,23 +2,70 @@
 two exchangeable parts, the stuff head and the fusion.
 
 Importing the package is cheap: torch and detectron2 are loaded when one of the names below is used first. That also
-registers the meta-architectures, heads, fusions and data sets in detectron2's registries.
+registers the meta-architectures, heads, fusions and data sets in detectron2's registries. Every command of
+`panoptic-fusion` is also a function, such as `panoptic_fusion.demo`.
 """
 
 import importlib
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .errors import INSTALL_DETECTRON2
+
+if TYPE_CHECKING:
+    from .cli.ablation import ablation
+    from .cli.check import check
+    from .cli.compare import compare
+    from .cli.convert import convert
+    from .cli.demo import demo
+    from .cli.evaluate import evaluate
+    from .cli.fine_tune import fine_tune
+    from .cli.leaderboard import leaderboard
+    from .cli.oracle import oracle
+    from .cli.prepare import prepare
+    from .cli.train import train
+    from .config import add_panoptic_fusion_config, config_file, get_cfg, resolve_config
+    from .networks import load_trained
 
 __version__ = "0.2.0"
 
+# Name: the module of this package that has it.
 _EXPORTS = {
+    "ablation": "cli.ablation",
     "add_panoptic_fusion_config": "config",
+    "check": "cli.check",
+    "compare": "cli.compare",
     "config_file": "config",
+    "convert": "cli.convert",
+    "demo": "cli.demo",
+    "evaluate": "cli.evaluate",
+    "fine_tune": "cli.fine_tune",
     "get_cfg": "config",
+    "leaderboard": "cli.leaderboard",
     "load_trained": "networks",
+    "oracle": "cli.oracle",
+    "prepare": "cli.prepare",
     "resolve_config": "config",
+    "train": "cli.train",
 }
-__all__ = ["add_panoptic_fusion_config", "config_file", "get_cfg", "load_trained", "resolve_config"]
+__all__ = [
+    "ablation",
+    "add_panoptic_fusion_config",
+    "check",
+    "compare",
+    "config_file",
+    "convert",
+    "demo",
+    "evaluate",
+    "fine_tune",
+    "get_cfg",
+    "leaderboard",
+    "load_trained",
+    "oracle",
+    "prepare",
+    "resolve_config",
+    "train",
+]
 
 # detectron2's own use of torch.jit.script, which torch 2.14 deprecates: nothing that a user could act on
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
@@ -30,11 +77,7 @@ def __getattr__(name: str) -> Any:
     try:
         import detectron2  # noqa: F401
     except ImportError as error:
-        raise ImportError(
-            "panoptic_fusion needs detectron2, which PyPI does not have under that name. In a clone of this project "
-            "`make setup` installs it without a compiler; README.md, section Installation, has the one command for "
-            "your own environment."
-        ) from error
+        raise ImportError(INSTALL_DETECTRON2, name="detectron2") from error
     importlib.import_module("panoptic_fusion.config.registration").register_parts()
     value = getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
     globals()[name] = value

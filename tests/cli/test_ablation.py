@@ -1,5 +1,5 @@
-"""tools/ablation.py: the yaml, the order of the runs, resuming, failures, and the table. Mostly with a stand-in for
-train_net.py that writes results at once; one test trains for real."""
+"""Ablations: the yaml, the order of the runs, resuming, failures, and the table. Mostly with a stand-in for
+`panoptic-fusion train` that writes results at once; one test trains for real."""
 
 import fcntl
 import json
@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_training import ROOT, import_script
+from tiny_training import ROOT
 
-ablation = import_script("tools/ablation")
-ablation_spec = sys.modules["ablation_spec"]
-ablation_table = sys.modules["ablation_table"]
+from panoptic_fusion.cli import child
+from panoptic_fusion.cli.experiments import runs as ablation_runs
+from panoptic_fusion.cli.experiments import spec as ablation_spec
+from panoptic_fusion.cli.experiments import table as ablation_table
 
 STAND_IN = """
 import json, os, sys
@@ -78,8 +79,9 @@ def lab(tmp_path: Path, monkeypatch, run_script):
             rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
             return next(cells for cells in rows if cells[0] == name)
 
-    monkeypatch.setattr(ablation, "ROOT", tmp_path)
-    (tmp_path / "train_net.py").write_text(STAND_IN)
+    stand_in = str(tmp_path / "stand_in.py")
+    monkeypatch.setattr(child, "command_line", lambda command, *words: [sys.executable, stand_in, *words])
+    Path(stand_in).write_text(STAND_IN)
     (tmp_path / "base.yaml").write_text(BASE)
     return Lab()
 
@@ -97,7 +99,7 @@ def test_table_of_means_and_deviations(lab):
     assert lab.row("strict") == ["strict", "24.92 ± 4.04", "12.46 ± 2.02", "-", "3"]
     text = (lab.output / "table.md").read_text()
     assert text in out
-    assert ablation.commit() in text and "CPU cores" in text and "ablation.py" in text and "--output" in text
+    assert ablation_table.commit() in text and "CPU cores" in text and "panoptic-fusion ablation" in text and "--output" in text
     content = json.loads((lab.output / "results.json").read_text())
     assert content["runs"]["baseline"]["metrics"]["PQ"] == [21, 24, 29]
     assert content["runs"]["strict"]["eval_of"] == "baseline"
@@ -246,9 +248,9 @@ def test_remaining_time(lab):
     spec = ablation_spec.read_spec(lab.write())
     jobs = ablation_spec.make_jobs(spec, lab.output)
     # 6 trainings of 100 s and 3 evaluations of 10 s
-    assert ablation.remaining(jobs, {True: [90.0, 110.0], False: [10.0]}) == "9 to go, about 0:10:30"
-    assert ablation.remaining(jobs, {True: [100.0], False: []}) == "9 to go, about 0:15:00"
-    assert ablation.remaining([], {True: [100.0], False: []}) == "the last one"
+    assert ablation_runs.remaining(jobs, {True: [90.0, 110.0], False: [10.0]}) == "9 to go, about 0:10:30"
+    assert ablation_runs.remaining(jobs, {True: [100.0], False: []}) == "9 to go, about 0:15:00"
+    assert ablation_runs.remaining([], {True: [100.0], False: []}) == "the last one"
 
 
 # -- configs of single runs ------------------------------------------------------------------------------------------

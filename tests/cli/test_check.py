@@ -5,7 +5,6 @@ import json
 import os
 import random
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -155,9 +154,8 @@ def test_random_json_values(originals, tmp_path):
         format_result("tiny", result)
 
 
-def test_command_line(originals, tmp_path, monkeypatch, capsys):
+def test_command_line(originals, tmp_path, run_script, child_env):
     """One run as a process of its own, the others in this one."""
-    tool = str(REPOSITORY / "tools" / "check_dataset.py")
     sound = originals[0]
     broken, expected = broken_copy(originals[1], tmp_path / "x", seed=4)
     entries = "".join(
@@ -177,15 +175,12 @@ def test_command_line(originals, tmp_path, monkeypatch, capsys):
         ((), 2, "", "give a name"),
         (("--config-file", str(tmp_path / "bad.yaml")), 2, "", "bad.yaml"),
     ):
-        monkeypatch.setattr(sys, "argv", [tool, *arguments])
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(tool, run_name="__main__")
-        printed = capsys.readouterr()
-        assert end.value.code == code, printed
-        assert stdout in printed.out and stderr in printed.err
-        assert "Traceback" not in printed.out + printed.err
-    command = [sys.executable, "-W", "ignore", tool, "--config-file", str(tmp_path / "config.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+        found, out, err = run_script("check", *arguments)
+        assert found == code, out + err
+        assert stdout in out and stderr in err
+        assert "Traceback" not in out + err
+    command = [sys.executable, "-m", "panoptic_fusion", "check", "--config-file", str(tmp_path / "config.yaml")]
+    done = subprocess.run(command, env=child_env, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and f"{expected.kind}: 1" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 

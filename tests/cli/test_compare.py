@@ -1,4 +1,4 @@
-"""tools/compare_pictures.py on a tiny trained model."""
+"""`panoptic-fusion compare` on a tiny trained model."""
 
 import cv2
 import numpy as np

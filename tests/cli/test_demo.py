@@ -1,4 +1,4 @@
-"""demo.py: images, folders, globs and videos in; pictures, panoptic PNGs and one json out."""
+"""`panoptic-fusion demo`: images, folders, globs and videos in; pictures, panoptic PNGs and one json out."""
 
 import json
 import shutil
@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from tiny_training import import_script
 
+from panoptic_fusion.cli import demo
 from panoptic_fusion.data.annotation import read_id_map
+from panoptic_fusion.data.frames import count_frames
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def photos(tiny_data, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def segment(run_script, trained, tmp_path: Path):
-    """Runs demo.py with the tiny model: (exit code, stderr, output folder, {file name: entry of the json})."""
+    """Runs the demo with the tiny model: (exit code, stderr, output folder, {file name: entry of the json})."""
 
     def run(*inputs, options: tuple = ()) -> tuple[int, str, Path, dict[str, dict]]:
         output = tmp_path / "segmented"
@@ -95,7 +96,7 @@ def test_a_video_beside_an_image(segment, photos: Path, tmp_path: Path):
     assert code == 0, err
     assert list(entries) == [*(f"drive_{n:06d}.png" for n in range(4)), "a.png"]
     assert cv2.imread(str(output / "drive_000003.jpg")).shape == (96, 128, 3)
-    assert import_script("demo").count_frames(video) == 4
+    assert count_frames(video) == 4
 
 
 def test_unreadable_files_are_skipped_and_reported(segment, photos: Path):
@@ -112,7 +113,6 @@ def test_unreadable_files_are_skipped_and_reported(segment, photos: Path):
 
 
 def test_an_interruption_keeps_what_is_done(trained, photos: Path, monkeypatch, tmp_path: Path):
-    demo = import_script("demo")
     whole = demo.segment
 
     def interrupted(predictor, image, name, *args):
@@ -121,10 +121,8 @@ def test_an_interruption_keeps_what_is_done(trained, photos: Path, monkeypatch, 
         return whole(predictor, image, name, *args)
 
     monkeypatch.setattr(demo, "segment", interrupted)
-    arguments = ["demo.py", "--model", trained, "--input", photos, "--output", tmp_path / "out"]
-    monkeypatch.setattr("sys.argv", [str(a) for a in arguments])
     with pytest.raises(KeyboardInterrupt):
-        demo.main()
+        demo.demo(trained, inputs=[photos], output=tmp_path / "out")
     content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
     assert [a["file_name"] for a in content["annotations"]] == ["a.png"]
 

@@ -2,32 +2,31 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from tiny_training import ROOT, TINY_NETWORK, as_opts, import_script
+from tiny_training import TINY_NETWORK, as_opts
 
-from panoptic_fusion.config.read import read_config
+from panoptic_fusion.cli import child, fine_tune, main
+from panoptic_fusion.config import find_config, read_config
 
-fine_tune = import_script("tools/fine_tune")
 SHORT = as_opts({**TINY_NETWORK, "SOLVER.MAX_ITER": 2})
 
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """The scripts that the tool starts run here; what was started."""
+    """The commands that the tool starts run here; what was started."""
     started = []
 
-    def run(script: str, *arguments: str) -> int:
-        started.append(script)
-        module = import_script(script.removesuffix(".py"))
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", [script, *arguments])
-            return module.main() or 0
+    def start(*words: str) -> SimpleNamespace:
+        started.append(words[0])
+        with pytest.raises(SystemExit) as exit_info:
+            main(words)
+        return SimpleNamespace(wait=lambda: exit_info.value.code)
 
-    monkeypatch.setattr(fine_tune, "run", run)
+    monkeypatch.setattr(child, "start", start)
     yield started
     for name in ("own_train", "own_val"):
         if name in DatasetCatalog:
@@ -50,7 +49,7 @@ def test_from_a_folder_to_pictures(tiny_data, tmp_path, run_script, toy_config, 
         "fine-tune", "--data", data, "--output", output, "--config-file", toy_config, *SHORT
     )
     assert code == 0, err
-    assert in_this_process == ["train_net.py", "tools/compare_pictures.py"]
+    assert in_this_process == ["train"]
     assert "== 4/4 results" in out and "| all " in out and "6 images" in out
     assert "median image: 128 x 96; short side in training (INPUT.MIN_SIZE_TRAIN): (64,)" in out
     assert "in evaluation (INPUT.MIN_SIZE_TEST): 64" in out
@@ -122,7 +121,7 @@ def test_the_output_of_another_training_is_refused(tiny_data, tmp_path, run_scri
     (tmp_path / "away").rename(data / "val")
 
     code, _, err = call(*short, "SOLVER.MAX_ITER", "3")
-    assert code == 0 and len(in_this_process) == started + 2, err
+    assert code == 0 and len(in_this_process) == started + 1, err
     assert read_config(output / "config.yaml").SOLVER.MAX_ITER == 3
 
     (output / "last_checkpoint").unlink()  # as if killed before the first checkpoint: there is nothing to go on with
@@ -177,5 +176,5 @@ def test_wrong_arguments(tmp_path, run_script, in_this_process):
     assert in_this_process == []
 
 
-def test_the_default_config_is_there():
-    assert fine_tune.CONFIG.is_relative_to(ROOT) and fine_tune.CONFIG.is_file()
+def test_the_default_config_is_one_of_the_projects():
+    assert Path(find_config(fine_tune.CONFIG)).is_file()

@@ -1,8 +1,7 @@
-"""tools/leaderboard.py: costs against counts by hand, the page from finished trainings, and what it refuses."""
+"""Leaderboards: costs against counts by hand, the page from finished trainings, and what it refuses."""
 
 import json
 import shutil
-import sys
 
 import cv2
 import numpy as np
@@ -11,15 +10,13 @@ import torch
 import yaml
 from detectron2.data.catalog import Metadata
 from detectron2.layers import FrozenBatchNorm2d
-from tiny_training import as_opts, import_script
+from tiny_training import ROOT, as_opts
 from torch import nn
 from torchvision.ops import DeformConv2d
 
+from panoptic_fusion.cli.experiments import costs, page, pictures
+from panoptic_fusion.cli.experiments.spec import read_spec
 from panoptic_fusion.data.label_space import LabelSpace
-
-leaderboard = import_script("tools/leaderboard")
-costs = sys.modules["leaderboard_costs"]
-pictures = sys.modules["leaderboard_pictures"]
 
 QUALITY = {"PQ": 30.0, "PQ_dagger": 31, "SQ": 70, "RQ": 40, "PQ_th": 20, "PQ_st": 45, "mIoU": 50, "images": 3}
 
@@ -155,7 +152,7 @@ def finished(trained, tmp_path, monkeypatch, toy_config, tiny_settings):
         return costs._seconds(words[2:], size, int(words[1]))
 
     started = []
-    monkeypatch.setattr(leaderboard, "run_script", lambda *words: started.append(words) or 0)
+    monkeypatch.setattr(page, "run_spec", lambda *words: started.append(words) or [])
     monkeypatch.setattr(costs, "_child", in_this_process)
     return spec, output, started
 
@@ -179,14 +176,16 @@ def rows_of(page: str) -> dict[str, list[list[str]]]:
 def test_page_figure_and_gallery(finished, run_script, tmp_path, monkeypatch, tiny_cfg, photos):
     spec, output, started = finished
     docs = tmp_path / "docs"
-    monkeypatch.setattr(leaderboard, "commit", lambda: "def456+" if list(docs.glob("*.png")) else "def456")
+    monkeypatch.setattr(page, "commit", lambda: "def456+" if list(docs.glob("*.png")) else "def456")
     options = ["--sizes", "96x64", "128x96", "--repeats", "1", *(["--photos"] if photos else [])]
     code, out, err = run_script("leaderboard", spec, "--output", output, "--docs", docs, *options)
     assert code == 0, err
-    assert started == [("tools/ablation.py", str(spec), "--output", str(output), "--num-gpus", "1")]
-    page = (docs / "leaderboard_tiny.md").read_text()
-    assert page in out and "Trainings: commit abc123; costs: commit def456, " in page and "leaderboard.py" in page
-    rows = rows_of(page)
+    words = [spec, "--output", output, "--docs", docs, "--sizes", "96x64", "128x96", "--repeats", 1]
+    command = " ".join(map(str, ["panoptic-fusion leaderboard", *words, *(["--photos"] if photos else [])]))
+    assert started == [(spec, output, 1, command)]
+    text = (docs / "leaderboard_tiny.md").read_text()
+    assert text in out and f"Written by `{command}`. Trainings: commit abc123; costs: commit def456, " in text
+    rows = rows_of(text)
     assert rows["system"][0] == ["PQ", "PQ_th", "PQ_st", "SQ", "RQ", "PQ†", "mIoU", "mask AP", "training s", "seeds"]
     # 32 and 34; 42 and 44
     assert rows["baseline"][0][:2] == ["33.00 ± 1.41", "20.00 ± 0.00"]
@@ -246,7 +245,7 @@ def test_an_empty_cell_is_reported(finished, run_script, tmp_path):
 
 def test_failed_trainings(finished, run_script, tmp_path, monkeypatch):
     spec, output, _ = finished
-    monkeypatch.setattr(leaderboard, "run_script", lambda *words: 1)
+    monkeypatch.setattr(page, "run_spec", lambda *words: ["other, seed 1"])
     code, _, err = run_script("leaderboard", spec, "--output", output, "--docs", tmp_path / "docs")
     assert code == 2 and "not all trainings" in err and not (tmp_path / "docs" / "leaderboard_tiny.md").exists()
 
@@ -278,11 +277,11 @@ def test_wrong_sizes(finished, run_script, tmp_path, size):
 
 @pytest.mark.parametrize("dataset", ["toy", "camvid"])
 def test_the_specs(dataset, monkeypatch):
-    monkeypatch.chdir(leaderboard.ROOT)
-    spec = leaderboard.read_spec(leaderboard.ROOT / "configs" / "ablations" / f"leaderboard_{dataset}.yaml")
+    monkeypatch.chdir(ROOT)
+    spec = read_spec(ROOT / "configs" / "ablations" / f"leaderboard_{dataset}.yaml")
     systems = {run.name: run.base for run in spec.runs}
     light = {"baseline": "panoptic_fpn"} | {name: name.lower() for name in ("TASCNet", "Seamless", "UPSNet", "OANet")}
-    expected = {name: leaderboard.ROOT / "configs" / dataset / f"{system}_lite0.yaml" for name, system in light.items()}
-    expected["baseline from scratch"] = leaderboard.ROOT / "configs" / dataset / "panoptic_fpn_r18.yaml"
+    expected = {name: ROOT / "configs" / dataset / f"{system}_lite0.yaml" for name, system in light.items()}
+    expected["baseline from scratch"] = ROOT / "configs" / dataset / "panoptic_fpn_r18.yaml"
     assert {name: path.resolve() for name, path in systems.items()} == expected
     assert all(path.is_file() for path in expected.values())

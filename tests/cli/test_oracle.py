@@ -1,4 +1,4 @@
-"""tools/oracle.py on a tiny trained model; tests/evaluation/test_oracle_parts.py tests what it replaces."""
+"""`panoptic-fusion oracle` on a tiny trained model; tests/evaluation/test_oracle_parts.py tests what it replaces."""
 
 import json
 import logging
@@ -6,10 +6,9 @@ import math
 import uuid
 
 import pytest
-from tiny_training import import_script
 
 from panoptic_fusion.data import register_panoptic
-from panoptic_fusion.evaluation import PanopticQualityEvaluator
+from panoptic_fusion.evaluation import PanopticQualityEvaluator, oracle_study
 from panoptic_fusion.evaluation.oracle import PARTS, ROWS
 
 
@@ -56,7 +55,7 @@ def test_images_are_those_of_inference(run_script, trained, tmp_path):
 def test_interpretation():
     """By hand: which part gains most, what the others do, what is missing."""
     quality = dict(zip(ROWS, (40.0, 45.0, 52.0, 60.0, 39.5, 90.0), strict=True))
-    text = import_script("tools/oracle").interpretation({row: {"PQ": value} for row, value in quality.items()})
+    text = oracle_study.interpretation({row: {"PQ": value} for row, value in quality.items()})
     assert text.startswith("Of the parts alone, ground truth for seg gains most: +20.0 PQ (box +5.0, class -0.5).")
     assert "10.0 PQ are still missing" in text
 
@@ -77,7 +76,7 @@ def fails_early(run_script, trained, tmp_path, monkeypatch):
     """Runs the tool, which must end with this message before the network is built."""
 
     def check(message, *arguments):
-        monkeypatch.setattr(import_script("tools/oracle"), "build_predictor", None)
+        monkeypatch.setattr(oracle_study, "build_predictor", None)
         output = tmp_path / "out"
         code, _, err = run_script("oracle", "--model", trained, "--output", output, *arguments)
         assert code == 2 and message in err and "Traceback" not in err and not output.exists()

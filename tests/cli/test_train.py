@@ -1,8 +1,9 @@
-"""train_net.py end to end on a tiny network: training, resuming, evaluation, pictures, a model that travels alone."""
+"""The command train end to end on a tiny network: training, resuming, evaluation, pictures, a model on its own."""
 
 import json
 import math
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tiny_training import ROOT, import_script
+from tiny_training import ROOT
 
 from panoptic_fusion import load_trained
 
@@ -172,9 +173,8 @@ print("classes", ",".join(predictor.metadata.thing_classes + predictor.metadata.
 print("segments", len(segments_info))
 drawn = Visualizer(image[:, :, ::-1], predictor.metadata).draw_panoptic_seg(ids.to("cpu"), segments_info).get_image()
 print("drawn", *drawn.shape, int((drawn != image[:, :, ::-1]).any(2).sum()))
-sys.argv = ["demo.py", "--model", model, "--input", picture, "--output", "segmented"]
-import runpy
-runpy.run_path(%r, run_name="__main__")
+from panoptic_fusion.cli.demo import demo
+demo(model, inputs=[picture], output="segmented")
 """
 
 
@@ -190,7 +190,7 @@ def test_a_trained_model_serves_alone(trained: Path, tiny_data, tiny_cfg, tmp_pa
     shutil.copy(next(Path(tiny_data["val"]["images"]).glob("*.jpg")), picture)
     work = tmp_path / "elsewhere"
     work.mkdir()
-    command = [sys.executable, "-c", ALONE % str(ROOT / "demo.py"), str(model), str(picture)]
+    command = [sys.executable, "-c", ALONE, str(model), str(picture)]
     done = subprocess.run(command, cwd=work, env=child_env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     categories = tiny_cfg.MODEL.CATEGORIES
@@ -225,5 +225,12 @@ def test_load_trained_of_a_gpus_model_without_a_gpu(trained: Path, tmp_path: Pat
     assert load_trained(tmp_path, ["MODEL.DEVICE", "cpu"]).MODEL.DEVICE == "cpu"
 
 
-def test_main_is_importable_without_running():
-    assert callable(import_script("train_net").main) and callable(import_script("demo").main)
+@pytest.mark.parametrize(("shim", "command"), [("train_net", "train"), ("demo", "demo")])
+def test_the_shims_take_the_arguments_of_their_commands(shim, command, monkeypatch):
+    ran = []
+    monkeypatch.setattr("panoptic_fusion.cli.main", ran.append)
+    monkeypatch.setattr("sys.argv", [f"{shim}.py", "--config-file", "a.yaml", "--resume"])
+    runpy.run_path(str(ROOT / f"{shim}.py"), run_name="__main__")
+    assert ran == [[command, "--config-file", "a.yaml", "--resume"]]
+    runpy.run_path(str(ROOT / f"{shim}.py"), run_name="imported")
+    assert len(ran) == 1

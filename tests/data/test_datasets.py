@@ -1,7 +1,5 @@
 """The registered data sets: class lists against the official ones, laziness, errors, loading from official layouts."""
 
-import runpy
-import sys
 from pathlib import Path
 
 import dataset_trees
@@ -11,6 +9,7 @@ from cityscapesscripts.helpers.labels import labels as cityscapes_labels
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
+from panoptic_fusion.cli import main
 from panoptic_fusion.data import LabelSpace, label_space_of, panoptic_files
 from panoptic_fusion.data.checks import check_dataset
 from panoptic_fusion.data.datasets import BUILTIN, datasets_root, register_all
@@ -128,7 +127,7 @@ def test_missing_data_set_costs_nothing_until_it_is_asked_for(name, tmp_path, mo
         DatasetCatalog.get(name)
     message, key = str(error.value), MetadataCatalog.get(name).builtin_key
     assert "\n" not in message and str(tmp_path) in message and name in message
-    assert f"python tools/prepare_dataset.py {key} {tmp_path}/nowhere/{key}" in message
+    assert f"panoptic-fusion prepare {key} {tmp_path}/nowhere/{key}" in message
     assert "expected in" in message and not (tmp_path / "nowhere").exists()
 
 
@@ -189,24 +188,23 @@ def test_json_of_other_classes_is_refused(tmp_path):
 def test_tables_are_package_data():
     folder = REPOSITORY / "panoptic_fusion" / "data" / "datasets"
     assert sorted(p.name for p in folder.glob("*.csv")) == ["idd_labels.csv", "vistas_classes.csv"]
-    assert '"*.csv"' in (REPOSITORY / "setup.py").read_text()
+    assert '"*.csv"' in (REPOSITORY / "pyproject.toml").read_text()
 
 
-def run_tool(monkeypatch, *arguments) -> int:
-    monkeypatch.setattr(sys, "argv", ["prepare_dataset.py", *map(str, arguments)])
+def prepare(*arguments) -> int:
     with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(REPOSITORY / "tools" / "prepare_dataset.py"), run_name="__main__")
+        main(["prepare", *map(str, arguments)])
     return stop.value.code
 
 
-def test_tool_prepares_and_says_what_it_found(tmp_path, monkeypatch, capfd):
+def test_command_prepares_and_says_what_it_found(tmp_path, monkeypatch, capfd):
     dataset_trees.make_idd(tmp_path / "idd", np.random.default_rng(1))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    assert run_tool(monkeypatch, "idd") == 0
+    assert prepare("idd") == 0
     out, err = capfd.readouterr()
     assert "idd_train: 6 images (1 without a segment)" in out and "idd_val: 3 images" in out
     assert "6 images converted now, 0 before" in out and "spaceship" in out and "% of the pixels void" in out
     assert "6/6" in err  # the bar
-    assert run_tool(monkeypatch, "idd", tmp_path / "no") == 2
+    assert prepare("idd", tmp_path / "no") == 2
     err = capfd.readouterr().err
     assert len(err.strip().splitlines()) == 1 and "expected in" in err

@@ -168,21 +168,20 @@ def test_the_commands_of_the_documentation(tree, tmp_path, child_env):
     """As a user types them, in processes of their own and another folder, with $DETECTRON2_DATASETS alone."""
 
     def run(*command) -> str:
-        done = subprocess.run(
-            [sys.executable, *map(str, command)], cwd=tmp_path, env=child_env, capture_output=True, text=True
-        )
+        words = [sys.executable, "-m", "panoptic_fusion", *map(str, command)]
+        done = subprocess.run(words, cwd=tmp_path, env=child_env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     child_env = {**child_env, "DETECTRON2_DATASETS": str(tmp_path / "data")}
-    text = run(ROOT / "tools" / "prepare_dataset.py", tree, tmp_path / "data" / tree)
+    text = run("prepare", tree, tmp_path / "data" / tree)
     assert "idd_train" in text and "idd_val" in text
-    run(ROOT / "tools" / "check_dataset.py", "idd_train")
-    config = ["--config-file", ROOT / "configs" / "idd" / "panoptic_fpn_r50.yaml"]
-    run(ROOT / "train_net.py", *config, *as_opts(SHRUNK), "OUTPUT_DIR", "output")
+    run("check", "idd_train")
+    config = ["--config-file", "idd/panoptic_fpn_r50.yaml"]
+    run("train", *config, *as_opts(SHRUNK), "OUTPUT_DIR", "output")
     results = read_results(tmp_path / "output")
     run(
-        ROOT / "train_net.py",
+        "train",
         *("--eval-only", "--config-file", "output/config.yaml", "MODEL.WEIGHTS", "output/model_final.pth"),
         *("OUTPUT_DIR", "output/again"),
     )

@@ -1,8 +1,6 @@
 """Toy scenes: determinism, PNG against json, occlusion, what the scenes hold, atomic writing."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +17,6 @@ from panoptic_fusion.errors import UserError
 
 NAME = {category["id"]: category["name"] for category in CATEGORIES}
 ISTHING = {category["id"]: category["isthing"] for category in CATEGORIES}
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -277,13 +274,11 @@ def test_bad_arguments(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "other"]
 
 
-def test_command_line(tmp_path):
-    def run(*options):
-        tool = REPOSITORY / "tools" / "make_toy_scenes.py"
-        return subprocess.run([sys.executable, tool, *options], capture_output=True, text=True, cwd=tmp_path)
-
-    done = run("--output", "toy", "--num-train", "1", "--num-val", "1", "--size", "96", "128")
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "toy" / "val" / "panoptic.json").is_file() and "panoptic.json" in done.stdout
-    done = run("--output", "toy", "--num-train", "0")
-    assert done.returncode == 2 and "Traceback" not in done.stderr and "num_train=0" in done.stderr
+def test_command_line(run_script, tmp_path):
+    folder = tmp_path / "toy"
+    numbers = ["--num-train", "1", "--num-val", "1", "--size", "96", "128"]
+    code, out, err = run_script("prepare", "toy", "--output", folder, *numbers)
+    assert code == 0, err
+    assert (folder / "val" / "panoptic.json").is_file() and "panoptic.json" in out
+    code, _, err = run_script("prepare", "toy", "--output", folder, "--num-train", "0")
+    assert code == 2 and "Traceback" not in err and "num_train=0" in err

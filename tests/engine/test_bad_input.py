@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import ROOT, as_opts, import_script
+from tiny_training import ROOT, as_opts
 
 from panoptic_fusion import load_trained
 from panoptic_fusion.errors import UserError, run_cli
@@ -41,21 +41,20 @@ def assert_refused(run_script, monkeypatch, tiny_settings, toy_config, tmp_path:
         code, out, err = run_script(script, *arguments)
         lines = err.splitlines()
         assert code == 2, (code, err)
-        assert len(lines) == 1 and lines[0].startswith(f"{script}.py: error: "), err
+        assert len(lines) == 1 and lines[0].startswith(f"panoptic-fusion {script}: error: "), err
         assert "Traceback" not in err and "Traceback" not in out
         return lines[0]
 
     def training(settings: dict, *flags: str, config: str | Path = toy_config, starts: bool = False) -> str:
         started = []
         if not starts:
-            monkeypatch.setattr("train_net.PanopticTrainer.train", lambda self: started.append(self))
+            monkeypatch.setattr("panoptic_fusion.engine.PanopticTrainer.train", lambda self: started.append(self))
         both = as_opts({**tiny_settings, "OUTPUT_DIR": tmp_path / "output", **settings})
         line = check("train", "--config-file", config, *flags, *both)
         assert not started
         return line
 
     check.training = training
-    import_script("train_net")
     return check
 
 
@@ -364,20 +363,26 @@ def test_demo_models_at_fault(assert_refused, trained, tiny_data, toy_config, tm
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("name", "arguments"),
     [
-        ["train_net.py", "--config-file", "configs/toy/panoptic_fpn_r18.yaml", "MODEL.PANOPTIC_FUSION.NAME", "Magic"],
-        ["demo.py", "--model", "/nowhere", "--input", "/nowhere", "--output", "/tmp"],
-        ["tools/oracle.py", "--model", "/nowhere", "--dataset", "x", "--output", "/tmp"],
-        ["tools/mixtures_table.py", "--weights", "/nowhere", "--output", "/tmp"],
+        (
+            "panoptic-fusion train",
+            ["train_net.py", "--config-file", "toy/panoptic_fpn_r18.yaml", "MODEL.PANOPTIC_FUSION.NAME", "Magic"],
+        ),
+        ("panoptic-fusion demo", ["demo.py", "--model", "/nowhere", "--input", "/nowhere", "--output", "/tmp"]),
+        (
+            "panoptic-fusion oracle",
+            ["-m", "panoptic_fusion", "oracle", "--model", "/nowhere", "--dataset", "x", "--output", "/tmp"],
+        ),
+        ("tools/mixtures_table.py", ["tools/mixtures_table.py", "--weights", "/nowhere", "--output", "/tmp"]),
     ],
 )
-def test_real_processes(arguments: list[str], child_env):
+def test_real_processes(name: str, arguments: list[str], child_env):
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=child_env, capture_output=True, text=True)
     assert done.returncode == 2
     assert "Traceback" not in done.stdout + done.stderr
     lines = done.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith(f"{arguments[0]}: error: "), done.stderr
+    assert len(lines) == 1 and lines[0].startswith(f"{name}: error: "), done.stderr
 
 
 def test_run_cli_exit_codes(capsys):

@@ -1,4 +1,4 @@
-"""tools/mixtures_table.py: which cells it runs and what it writes, with a stand-in for train_net.py."""
+"""tools/mixtures_table.py: which cells it runs and what it writes, with a stand-in for `panoptic-fusion train`."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,9 @@ import pytest
 import yaml
 from tiny_training import import_script
 
-ablation = import_script("tools/ablation")
+from panoptic_fusion.cli import child
+from panoptic_fusion.cli.experiments import runs as ablation_runs
+
 mixtures_table = import_script("tools/mixtures_table")
 
 # PQ of a cell: the lengths of its two names; nothing for the heads named in "fail".
@@ -29,10 +31,11 @@ results = {"panoptic_seg": {"PQ": len(head) + len(fusion) / 10}}
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch, run_script):
-    monkeypatch.setattr(ablation, "ROOT", tmp_path)
+    stand_in = str(tmp_path / "stand_in.py")
+    monkeypatch.setattr(child, "command_line", lambda command, *words: [sys.executable, stand_in, *words])
+    Path(stand_in).write_text(STAND_IN)
     monkeypatch.setattr(mixtures_table, "registered", lambda: (["HeadA", "HeadBc"], ["One", "Three"]))
-    monkeypatch.setattr(ablation, "check_runs", lambda spec: None)  # there are no such heads and fusions
-    (tmp_path / "train_net.py").write_text(STAND_IN)
+    monkeypatch.setattr(ablation_runs, "check_runs", lambda spec: None)  # there are no such heads and fusions
     (tmp_path / "base.yaml").write_text("VERSION: 2\n")
     (tmp_path / "fail").write_text("")
     (tmp_path / "weights.pth").write_text("")
