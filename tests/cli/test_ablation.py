@@ -99,7 +99,8 @@ def test_table_of_means_and_deviations(lab):
     assert lab.row("strict") == ["strict", "24.92 ± 4.04", "12.46 ± 2.02", "-", "3"]
     text = (lab.output / "table.md").read_text()
     assert text in out
-    assert ablation_table.commit() in text and "CPU cores" in text and "panoptic-fusion ablation" in text and "--output" in text
+    assert ablation_table.commit() in text and "CPU cores" in text
+    assert f"`panoptic-fusion ablation {lab.folder / 'spec.yaml'} --output {lab.output}`" in text
     content = json.loads((lab.output / "results.json").read_text())
     assert content["runs"]["baseline"]["metrics"]["PQ"] == [21, 24, 29]
     assert content["runs"]["strict"]["eval_of"] == "baseline"
@@ -379,7 +380,6 @@ def test_a_real_training_and_evaluation(run_script, tiny_settings, toy_config, c
     runs = {"tiny": [], "large only": {"eval_of": "tiny", "opts": ["MODEL.PANOPTIC_FUSION.STUFF_AREA_LIMIT", 12289]}}
     spec = {"base": toy_config, "seeds": [3], "common": [w for pair in common.items() for w in pair], "runs": runs}
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(yaml.safe_load(json.dumps(spec))))
-    assert ablation.ROOT == ROOT
     code, out, err = run_script("ablation", tmp_path / "spec.yaml", "--output", tmp_path / "out")
     assert code == 0, err
     content = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]

@@ -96,7 +96,7 @@ def test_the_table_of_costs_by_hand():
         "small": costs.Costs(3_456_000, {(96, 64): at(2_500_000_000, 3 * 2**20, 0.25), (9, 7): at(10**9, 2**30, 1.5)}),
         "large": costs.Costs(7_000_000, {(96, 64): at(4 * 10**9, 2**20, 0.0004), (9, 7): at(10**7, 0, 12.0)}),
     }
-    assert leaderboard.cost_table(found, [(96, 64), (9, 7)]) == [
+    assert page.cost_table(found, [(96, 64), (9, 7)]) == [
         ["system", "parameters, M"]
         + ["GMAC, 96×64", "s per image", "peak memory, MiB"]
         + ["GMAC, 9×7", "s per image", "peak memory, MiB"],
@@ -109,8 +109,8 @@ def test_the_table_of_costs_by_hand():
 
 
 def test_the_figure_shows_mean_and_deviation_at_the_time_of_each_system(tmp_path, monkeypatch):
-    figures = []
-    monkeypatch.setattr(pictures.plt, "close", figures.append)
+    figures, save = [], pictures.Figure.savefig
+    monkeypatch.setattr(pictures.Figure, "savefig", lambda self, path: figures.append(self) or save(self, path))
     quality = {"fast": [30.0, 34.0], "slow": [50.0], "unknown": [None]}
     pictures.draw_figure(tmp_path / "figure.png", quality, {"fast": 0.1, "slow": 0.5, "unknown": 0.2}, (480, 360))
     axes = figures[0].axes[0]

@@ -191,7 +191,7 @@ def test_tables_are_package_data():
     assert '"*.csv"' in (REPOSITORY / "pyproject.toml").read_text()
 
 
-def prepare(*arguments) -> int:
+def run_prepare(*arguments) -> int:
     with pytest.raises(SystemExit) as stop:
         main(["prepare", *map(str, arguments)])
     return stop.value.code
@@ -200,11 +200,11 @@ def prepare(*arguments) -> int:
 def test_command_prepares_and_says_what_it_found(tmp_path, monkeypatch, capfd):
     dataset_trees.make_idd(tmp_path / "idd", np.random.default_rng(1))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    assert prepare("idd") == 0
+    assert run_prepare("idd") == 0
     out, err = capfd.readouterr()
     assert "idd_train: 6 images (1 without a segment)" in out and "idd_val: 3 images" in out
     assert "6 images converted now, 0 before" in out and "spaceship" in out and "% of the pixels void" in out
     assert "6/6" in err  # the bar
-    assert prepare("idd", tmp_path / "no") == 2
+    assert run_prepare("idd", tmp_path / "no") == 2
     err = capfd.readouterr().err
     assert len(err.strip().splitlines()) == 1 and "expected in" in err
