@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
+RUN := $(PY) -m panoptic_fusion
 STAMP := $(VENV)/.panoptic_fusion_installed
 DEMO_DATA := datasets/toy
 DEMO_OUT := output/toy
 # of demo-real; DATA is required. OPTS is KEY VALUE ..., without a space in a value: each word reaches the tool as it is.
 OUT ?= output/real
-CONFIG ?= configs/camvid/panoptic_fpn_lite0.yaml
+CONFIG ?= camvid/panoptic_fpn_lite0.yaml
 OPTS_QUOTED = $(foreach word,$(OPTS),'$(subst ','\'',$(word))')
 
 .DEFAULT_GOAL := help
@@ -16,7 +17,7 @@ OPTS_QUOTED = $(foreach word,$(OPTS),'$(subst ','\'',$(word))')
 help:
 	@echo "make setup   create $(VENV) and install the pinned requirements and detectron2 (about 6 GB, no compiler)"
 	@echo "make demo    make toy street scenes, train on them, evaluate, draw pictures (about 8 minutes on 2 cores)"
-	@echo "make demo-real DATA=FOLDER [OUT=output/real] [ITERATIONS=1000] [CONFIG=configs/camvid/panoptic_fpn_lite0.yaml]"
+	@echo "make demo-real DATA=FOLDER [OUT=output/real] [ITERATIONS=1000] [CONFIG=camvid/panoptic_fpn_lite0.yaml]"
 	@echo "             [OPTS='KEY VALUE ...']"
 	@echo "             fine-tune a pretrained light model on your own images (docs/your_own_data.md)"
 	@echo "make test    run the tests"
@@ -24,9 +25,8 @@ help:
 
 setup: $(STAMP)
 
-# A detectron2 that is importable is used as it is. Otherwise PyPI's wheel of the official main branch of 2024-04-17: it
-# is tagged for Python 3.10, is pure Python as installed here, and works on later versions.
-$(STAMP): requirements.txt requirements-dev.txt setup.py
+# A detectron2 that is importable is used as it is, otherwise requirements-detectron2.txt.
+$(STAMP): requirements.txt requirements-dev.txt requirements-detectron2.txt setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit("Python 3.11 to 3.13 is needed, this is %d.%d: make PYTHON=python3.12 ..." % v)'
 	@test -x $(PY) || { echo "== creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "== installing the pinned requirements into $(VENV) (about 6 GB, some minutes)"
@@ -34,25 +34,26 @@ $(STAMP): requirements.txt requirements-dev.txt setup.py
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps panopticapi-lite==0.2.0
 	@$(PY) -c 'import detectron2' 2>/dev/null && echo "== detectron2: using the one that is installed" || { \
 		echo "== installing detectron2 (sal-detectron2 0.7.2, no compiler)"; \
-		$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.10 \
-			--target "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" sal-detectron2==0.7.2; }
+		$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: \
+			--python-version 3.10 --target "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+			-r requirements-detectron2.txt; }
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@$(PY) -c 'import panoptic_fusion' && touch $@ && echo "== ready: $(VENV)"
 
 demo: setup
 	@echo "== 1/4 toy street scenes -> $(DEMO_DATA)"
-	@$(PY) tools/make_toy_scenes.py --output $(DEMO_DATA)
+	@$(RUN) prepare toy --output $(DEMO_DATA)
 	@echo "== 2/4 training and evaluation -> $(DEMO_OUT)"
-	@$(PY) train_net.py --config-file configs/toy/panoptic_fpn_r18.yaml --resume OUTPUT_DIR $(DEMO_OUT)
+	@$(RUN) train --config-file toy/panoptic_fpn_r18.yaml --resume OUTPUT_DIR $(DEMO_OUT)
 	@echo "== 3/4 pictures: input, ground truth, prediction -> $(DEMO_OUT)/pictures"
-	@$(PY) tools/compare_pictures.py --model $(DEMO_OUT) --dataset toy_val --output $(DEMO_OUT)/pictures --num-images 8
+	@$(RUN) compare --model $(DEMO_OUT) --dataset toy_val --output $(DEMO_OUT)/pictures --num-images 8
 	@echo "== 4/4 results"
 	@cat $(DEMO_OUT)/results.md
-	@echo "Pictures: $(DEMO_OUT)/pictures   model: $(DEMO_OUT) (try: $(PY) demo.py --model $(DEMO_OUT) --input IMAGE --output FOLDER)"
+	@echo "Pictures: $(DEMO_OUT)/pictures   model: $(DEMO_OUT) (try: $(RUN) demo --model $(DEMO_OUT) --input IMAGE --output FOLDER)"
 
 demo-real: setup
 	@test -n "$(DATA)" || { echo "make demo-real needs DATA=FOLDER, a COCO panoptic data set: see docs/your_own_data.md"; exit 2; }
-	@$(PY) tools/fine_tune.py --data "$(DATA)" --output "$(OUT)" --config-file "$(CONFIG)" \
+	@$(RUN) fine-tune --data "$(DATA)" --output "$(OUT)" --config-file "$(CONFIG)" \
 		$(if $(ITERATIONS),--iterations $(ITERATIONS)) $(OPTS_QUOTED)
 
 test: setup
@@ -60,3 +61,4 @@ test: setup
 
 lint: setup
 	@$(PY) -m ruff check .
+	@$(PY) -m mypy

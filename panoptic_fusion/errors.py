@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-# Kept equal to requirements-detectron2.txt and the README by tests/test_package_files.py.
+# The wheel of requirements-detectron2.txt; tests/test_package_files.py compares the two.
 INSTALL_DETECTRON2 = """\
 detectron2 is not installed, and PyPI does not have it under that name. Build its official main branch from source, or
 install the wheel that `make setup` uses, without a compiler:

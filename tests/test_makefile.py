@@ -1,4 +1,4 @@
-"""The Makefile's demo-real: what it is called with reaches tools/fine_tune.py word by word."""
+"""The Makefile's demo-real: what it is called with reaches `panoptic-fusion fine-tune` word by word."""
 
 import shutil
 import subprocess
@@ -33,8 +33,8 @@ def test_words_reach_the_tool(make):
     done = make("DATA=my photos", "OUT=out", "ITERATIONS=7", f"OPTS={opts}")
     assert done.returncode == 0, done.stderr
     words = done.stdout.splitlines()
-    config = "configs/camvid/panoptic_fpn_lite0.yaml"
-    expected = ["tools/fine_tune.py", "--data", "my photos", "--output", "out", "--config-file", config]
+    config = "camvid/panoptic_fpn_lite0.yaml"
+    expected = ["-m", "panoptic_fusion", "fine-tune", "--data", "my photos", "--output", "out", "--config-file", config]
     assert words == [*expected, "--iterations", "7", *opts.replace("$$", "$").split()]
 
 
@@ -42,10 +42,10 @@ def test_without_options(make):
     done = make("DATA=photos")
     assert done.returncode == 0 and done.stdout.splitlines()[-2:] == [
         "--config-file",
-        "configs/camvid/panoptic_fpn_lite0.yaml",
+        "camvid/panoptic_fpn_lite0.yaml",
     ]
 
 
 def test_without_data(make):
     done = make()
-    assert done.returncode == 2 and "needs DATA=FOLDER" in done.stdout and "fine_tune.py" not in done.stdout
+    assert done.returncode == 2 and "needs DATA=FOLDER" in done.stdout and "fine-tune" not in done.stdout

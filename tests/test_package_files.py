@@ -1,14 +1,16 @@
-"""The repository holds all files of the package: none is left out by .gitignore, none by setup.py."""
+"""The repository holds all files of the package: none is left out by .gitignore."""
 
+import re
 import shutil
 import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 
+from panoptic_fusion.errors import INSTALL_DETECTRON2
+
 ROOT = Path(__file__).parents[1]
+REQUIREMENTS = ROOT / "requirements-detectron2.txt"
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists() or shutil.which("git") is None, reason="no clone")
@@ -25,15 +27,7 @@ def test_git_ignores_no_file_of_the_project():
     assert ignored == []
 
 
-def test_wheel_holds_code_tables_and_configs(tmp_path):
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path)
-    unwanted = shutil.ignore_patterns("__pycache__")
-    for name in ("panoptic_fusion", "configs"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=unwanted)
-    command = [sys.executable, "setup.py", "-q", "bdist_wheel", "--dist-dir", "wheel"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    names = set(zipfile.ZipFile(next((tmp_path / "wheel").glob("*.whl"))).namelist())
-    code = {str(p.relative_to(ROOT)) for p in (ROOT / "panoptic_fusion").rglob("*") if p.suffix in (".py", ".csv")}
-    configs = {f"panoptic_fusion/{p.relative_to(ROOT)}" for p in (ROOT / "configs").rglob("*.yaml")}
-    assert code | configs <= names
+def test_detectron2_is_pinned_to_the_same_wheel_everywhere():
+    (pinned,) = re.findall(r"^sal-detectron2==\S+ --hash=sha256:[0-9a-f]{64}$", REQUIREMENTS.read_text(), re.MULTILINE)
+    assert f'echo "{pinned}"' in INSTALL_DETECTRON2
+    assert "-r requirements-detectron2.txt" in (ROOT / "Makefile").read_text()

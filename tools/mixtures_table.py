@@ -17,12 +17,14 @@ import shlex
 import sys
 from pathlib import Path
 
+import panoptic_fusion.networks  # noqa: F401  (registers the parts; first: it silences what detectron2 makes torch say)
+
+# isort: split
 import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from tabulate import tabulate
 
-import panoptic_fusion.networks  # noqa: F401  (registers the heads and fusions)
 from panoptic_fusion.cli.experiments.runs import run_spec
 from panoptic_fusion.config import config_file, read_config
 from panoptic_fusion.engine.preflight import check_writable

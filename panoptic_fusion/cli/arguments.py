@@ -1,6 +1,7 @@
 """Arguments that several commands have, and their checks."""
 
 import argparse
+from typing import Any
 
 from panoptic_fusion.errors import UserError
 
@@ -40,7 +41,7 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def launcher_of(args: argparse.Namespace) -> dict[str, int | str]:
+def launcher_of(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the keyword arguments that the arguments of `add_launcher` stand for."""
     return {name: getattr(args, name) for name in ("num_gpus", "num_machines", "machine_rank", "dist_url")}
 

@@ -92,9 +92,8 @@ def data_sets(
     instances_json: str | None,
 ) -> dict[str, PanopticFiles]:
     """Returns the names and files of the data sets to check; for the arguments see `check`."""
-    paths = (images, panoptic_root, panoptic_json)
-    by_path = any(path is not None for path in (*paths, instances_json))
-    if by_path and any(path is None for path in paths):
+    by_path = any(path is not None for path in (images, panoptic_root, panoptic_json, instances_json))
+    if by_path and (images is None or panoptic_root is None or panoptic_json is None):
         raise UserError("--images, --panoptic-root and --panoptic-json go together")
     if by_path and (name or config_file):
         raise UserError("give either paths or a name, not both")
@@ -105,8 +104,8 @@ def data_sets(
     from panoptic_fusion.data import datasets  # noqa: F401  (registers those that the project knows)
     from panoptic_fusion.data.coco_panoptic import PanopticFiles, panoptic_files, register_from_config
 
-    if by_path:
-        return {panoptic_json: PanopticFiles(*paths, instances_json)}
+    if images is not None and panoptic_root is not None and panoptic_json is not None:
+        return {panoptic_json: PanopticFiles(images, panoptic_root, panoptic_json, instances_json)}
     names = []
     if config_file:
         names = register_from_config(read_config(config_file).DATASETS.REGISTER)

@@ -70,8 +70,8 @@ def convert(
     from panoptic_fusion.engine.preflight import check_writable
     from panoptic_fusion.files import write_atomically
 
-    for path in filter(None, (output, config)):
-        check_writable(str(Path(path).resolve().parent), f"{path}")
+    for path in (output, *([Path(config)] if config else [])):
+        check_writable(str(path.resolve().parent), f"{path}")
     tensors, text = _read(format, Path(input))
     text = text.replace('_BASE_: "configs/', f'_BASE_: "{config_root()}/')
     text = text.replace("MODEL:\n", f'MODEL:\n  WEIGHTS: "{output.resolve()}"\n', 1)
@@ -89,6 +89,6 @@ def _read(format: str, path: Path) -> tuple[dict[str, Tensor], str]:
         tensors, layout, settings = convert_seamseg.convert_seamseg(path)
         return tensors, convert_seamseg.describe(layout, settings)
     if format == "upsnet":
-        tensors, layout = convert_upsnet.convert_upsnet(path)
-        return tensors, convert_upsnet.describe(layout)
+        tensors, upsnet_layout = convert_upsnet.convert_upsnet(path)
+        return tensors, convert_upsnet.describe(upsnet_layout)
     raise UserError(f"format {format!r} is unknown; there are: {', '.join(FORMATS)}")

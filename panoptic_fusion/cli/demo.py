@@ -90,7 +90,9 @@ def demo(
     cfg = config_of(model, config_file, [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"])
     predictor = build_predictor(cfg)
 
-    annotations, unreadable, used = [], [], set()
+    annotations: list[dict] = []
+    unreadable: list[str] = []
+    used: set[str] = set()
     frames = frames_of(files, unreadable)
     content = {"annotations": annotations, "categories": list(cfg.MODEL.CATEGORIES)}
     try:

@@ -76,7 +76,7 @@ def oracle(
     from panoptic_fusion.networks.trained import config_of, evenly_spread, images_of
 
     cfg = config_of(model, config_file, [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"])
-    check_has_parts(cfg, model or config_file)
+    check_has_parts(cfg, str(model or config_file))
     dicts = images_of(cfg, dataset)
     check_writable(os.fspath(output), "--output")
     if num_images is not None:

@@ -177,7 +177,7 @@ def config_file(name: str) -> str:
     Raises:
         FileNotFoundError: there is no such config; the message lists those that exist.
     """
-    known = set()
+    known: set[str] = set()
     for root in CONFIG_ROOTS:
         if (root / name).is_file():
             return str(root / name)

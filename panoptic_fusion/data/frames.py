@@ -1,6 +1,7 @@
 """The images and video frames of a list of files, folders and globs."""
 
 import glob
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
 
 
-def find_files(inputs: Iterable[str | Path]) -> list[Path]:
+def find_files(inputs: Iterable[str | os.PathLike]) -> list[Path]:
     """The image and video files that the arguments name.
 
     Raises:
@@ -44,6 +45,18 @@ def count_frames(file: Path) -> int:
     return max(count, 1)
 
 
+def read_image(file: str | os.PathLike) -> np.ndarray:
+    """Returns an image as BGR uint8 (H, W, 3).
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    image = cv2.imread(os.fspath(file), cv2.IMREAD_COLOR)
+    if image is None:
+        raise UserError(f"{file} is not a readable image")
+    return image
+
+
 def read_frames(file: Path) -> Iterator[tuple[str, np.ndarray]]:
     """(name, BGR uint8 image) of an image, or of each frame of a video.
 
@@ -51,10 +64,7 @@ def read_frames(file: Path) -> Iterator[tuple[str, np.ndarray]]:
         UserError: the file cannot be read.
     """
     if file.suffix.lower() not in VIDEOS:
-        image = cv2.imread(str(file), cv2.IMREAD_COLOR)
-        if image is None:
-            raise UserError(f"{file} is not a readable image")
-        yield file.stem, image
+        yield file.stem, read_image(file)
         return
     video = cv2.VideoCapture(str(file))
     number = 0

@@ -1,6 +1,7 @@
 """Trained models: the config of an OUTPUT_DIR, a predictor with its weights, images to run it on."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.modeling.backbone.timm_config import forget_pretraining
 
 
-def load_trained(model_dir: str | os.PathLike, opts: list[str] = ()) -> CfgNode:
+def load_trained(model_dir: str | os.PathLike, opts: Sequence[str] = ()) -> CfgNode:
     """Returns the config of a trained model from its OUTPUT_DIR alone; no data set needs to be present.
 
     Args:

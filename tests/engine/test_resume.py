@@ -1,6 +1,5 @@
 """What a training that goes on draws, and where the processes of a job go on."""
 
-import argparse
 import os
 import random
 from pathlib import Path
@@ -36,7 +35,7 @@ def save_checkpoint(folder: Path, name: str, iteration: int) -> None:
 
 def drawn(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False) -> tuple:
     """What a job draws after its start: images and augmentations of three batches, then a number of each generator."""
-    set_up(cfg, argparse.Namespace(resume=resume, eval_only=eval_only))
+    set_up(cfg, resume=resume, eval_only=eval_only)
     remove_log_handlers()
     return draw(cfg)
 
