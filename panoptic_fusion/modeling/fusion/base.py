@@ -6,7 +6,7 @@ things), T thing classes, S stuff classes, M side of a mask head's output, H x W
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,9 +72,12 @@ class PanopticFusion(nn.Module):
     Attributes:
         needs_network: whether `losses` looks at what the network computes. Where it does not, and the network is frozen
             (MODEL.FREEZE), training the fusion alone need not run it.
+        trains: {loss: names of the network's parts that it trains}, of every loss that `losses` returns: some of
+            "proposal_generator", "roi_heads", "sem_seg_head" and "fusion" (itself, if it has parameters).
     """
 
     needs_network = True
+    trains: Mapping[str, Sequence[str]] = {}
 
     @configurable
     def __init__(

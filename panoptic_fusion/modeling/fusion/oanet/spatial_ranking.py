@@ -53,6 +53,7 @@ class SpatialRankingFusion(HeuristicFusion):
     nothing (see `contested_labels`).
     """
 
+    trains = {"loss_srm": ("fusion",)}
     needs_network = False
 
     @configurable

@@ -54,6 +54,7 @@ class UPSNetFusion(PanopticFusion):
             classes: the "instance class assignment" of the paper's table 6.
     """
 
+    trains = {"loss_panoptic": ("sem_seg_head", "roi_heads")}
     trust_classes = False
 
     @configurable
