@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 
 from panoptic_fusion.config.defaults import get_cfg
 from panoptic_fusion.errors import ConfigError, one_line
+from panoptic_fusion.modeling.fusion import PanopticFusion
 
 # What yacs, fvcore and detectron2 raise for an unknown key, a wrong type, an odd number of words, a missing base, ...
 _MERGE_ERRORS = (KeyError, ValueError, AssertionError, TypeError, AttributeError)
@@ -59,6 +60,9 @@ def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         if key == "MODEL.DEVICE" and str(value).startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"option {key} {value}: there is no GPU here; leave it out, or use cpu")
+        section, _, name = str(key).rpartition(".")
+        if section == "MODEL.PANOPTIC_FUSION" and name in PanopticFusion.thresholds:
+            cfg.MODEL.PANOPTIC_FUSION[name] = None  # which takes an int in place of a float, see `check_values`
         try:
             cfg.merge_from_list([key, value])
         except _MERGE_ERRORS as error:

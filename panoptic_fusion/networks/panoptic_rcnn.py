@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from panoptic_fusion.config import resolve_config
 from panoptic_fusion.modeling.backbone.branches import add_stuff_branch
-from panoptic_fusion.modeling.fusion import FusionTrainingInputs, build_panoptic_fusion
+from panoptic_fusion.modeling.fusion import FusionTrainingInputs, build_panoptic_fusion, fill_in_thresholds
 from panoptic_fusion.modeling.things.roi_heads import select_class
 
 from .inference import image_outputs, output_size_of, run_heads
@@ -66,7 +66,7 @@ class PanopticRCNN(GeneralizedRCNN):
             "sem_seg_head": build_sem_seg_head(cfg, shape),
             "fusion": build_panoptic_fusion(cfg),
             "outputs": tuple(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS),
-            "fuse_at_input_resolution": cfg.MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION,
+            "fuse_at_input_resolution": fill_in_thresholds(cfg).MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION,
             "vis_period": 0,  # pictures come from engine.hooks.VisualizePredictions, not from inside the model
         }
 

@@ -54,6 +54,7 @@ class SpatialRankingFusion(HeuristicFusion):
     """
 
     trains = {"loss_srm": ("fusion",)}
+    thresholds = {"STUFF_AREA_LIMIT": 4900, "STUFF_CHANNELS_ONLY": True}
     needs_network = False
 
     @configurable

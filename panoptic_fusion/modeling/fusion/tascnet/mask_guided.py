@@ -43,6 +43,7 @@ class MaskGuidedFusion(GreedyFusion):
     """
 
     trains = {"loss_tasc": ("sem_seg_head", "roi_heads")}
+    thresholds = {"OVERLAP_THRESH": 0.4}
 
     @configurable
     def __init__(
