@@ -24,6 +24,8 @@ from panoptic_fusion.modeling.backbone.pyramid import PYRAMIDS
 from panoptic_fusion.modeling.fusion import OUTPUT_REGISTRY, PANOPTIC_FUSION_REGISTRY
 from panoptic_fusion.modeling.things import PanopticROIHeads
 
+from .plugins import missing_plugins
+
 WITH_OWN_BOTTOM_UP = {"build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone"}
 DEFAULT_BOTTOM_UP = "build_resnet_backbone"
 
@@ -140,7 +142,9 @@ def check_parts(cfg: CfgNode) -> None:
     for key, (registry, works) in PARTS.items():
         known = sorted(name for name, part in registry if works(name, part))
         if value_of(cfg, key) not in known:
-            raise ConfigError(f"{key} is {value_of(cfg, key)!r}; there are: {', '.join(known)}")
+            raise ConfigError(
+                f"{key} is {value_of(cfg, key)!r}; there are: {', '.join(known)}{missing_plugins(cfg.get("PLUGINS"))}"
+            )
     name, bottom_up = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.BOTTOM_UP
     if name not in PYRAMIDS and bottom_up != DEFAULT_BOTTOM_UP:
         raise ConfigError(

@@ -5,12 +5,17 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
+from .plugins import add_plugin_configs
+
 CONFIG_ROOTS = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
 
 
 def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     """Adds the project's keys to `cfg` and sets the few detectron2 defaults that must differ, in place."""
     model, sem_seg, data = cfg.MODEL, cfg.MODEL.SEM_SEG_HEAD, cfg.DATASETS
+
+    # Modules of other packages that were loaded when the config was written: a record; reading it imports nothing.
+    cfg.PLUGINS = []
 
     # -- data -------------------------------------------------------------------------------------------------
     # Data sets to register: a list of keyword arguments of `panoptic_fusion.data.register_panoptic`.
@@ -166,9 +171,14 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
 
 
 def get_cfg() -> CfgNode:
-    """detectron2's default config with the project's keys."""
+    """Returns detectron2's default config with the project's keys and those of the plugins (see `plugins.py`).
+
+    Raises:
+        ConfigError: a plugin cannot be imported or adds its keys wrongly.
+    """
     cfg = get_detectron2_cfg()
     add_panoptic_fusion_config(cfg)
+    add_plugin_configs(cfg)
     return cfg
 
 

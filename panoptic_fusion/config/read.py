@@ -12,6 +12,8 @@ from panoptic_fusion.config.defaults import get_cfg
 from panoptic_fusion.errors import ConfigError, one_line
 from panoptic_fusion.modeling.fusion import PanopticFusion
 
+from .plugins import missing_plugins
+
 # What yacs, fvcore and detectron2 raise for an unknown key, a wrong type, an odd number of words, a missing base, ...
 _MERGE_ERRORS = (KeyError, ValueError, AssertionError, TypeError, AttributeError)
 
@@ -49,7 +51,14 @@ def merge_file(cfg: CfgNode, config_file: str | os.PathLike) -> None:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{config_file} is not valid yaml: {one_line(error)}") from error
     except _MERGE_ERRORS as error:
-        raise ConfigError(f"{config_file}: {one_line(error)}") from error
+        raise ConfigError(f"{config_file}: {one_line(error)}{_missing_plugins_of(config_file)}") from error
+
+
+def _missing_plugins_of(config_file: str) -> str:
+    try:
+        return missing_plugins(CfgNode.load_yaml_with_base(config_file, allow_unsafe=False).get("PLUGINS"))
+    except Exception:  # the file is what could not be read: the first error says why
+        return ""
 
 
 def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
