@@ -142,9 +142,8 @@ def check_parts(cfg: CfgNode) -> None:
     for key, (registry, works) in PARTS.items():
         known = sorted(name for name, part in registry if works(name, part))
         if value_of(cfg, key) not in known:
-            raise ConfigError(
-                f"{key} is {value_of(cfg, key)!r}; there are: {', '.join(known)}{missing_plugins(cfg.get("PLUGINS"))}"
-            )
+            missing = missing_plugins(cfg.get("PLUGINS"))
+            raise ConfigError(f"{key} is {value_of(cfg, key)!r}; there are: {', '.join(known)}{missing}")
     name, bottom_up = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.BOTTOM_UP
     if name not in PYRAMIDS and bottom_up != DEFAULT_BOTTOM_UP:
         raise ConfigError(
