@@ -1,6 +1,7 @@
 """The configuration: every key with its default, reading yaml files, checks, and what the data decides."""
 
 from .defaults import add_panoptic_fusion_config, config_file, find_config, get_cfg
+from .plugins import load_plugins
 from .read import merge_opts, read_config
 from .resolve import resolve_config, with_values
 
@@ -9,6 +10,7 @@ __all__ = [
     "config_file",
     "find_config",
     "get_cfg",
+    "load_plugins",
     "merge_opts",
     "read_config",
     "resolve_config",

@@ -6,12 +6,17 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
+from .plugins import add_plugin_configs
+
 CONFIG_ROOTS = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
 
 
 def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     """Adds the project's keys to `cfg` and sets the few detectron2 defaults that must differ, in place."""
     model, sem_seg, data = cfg.MODEL, cfg.MODEL.SEM_SEG_HEAD, cfg.DATASETS
+
+    # Modules of other packages that were loaded when the config was written: a record; reading it imports nothing.
+    cfg.PLUGINS = []
 
     # -- data -------------------------------------------------------------------------------------------------
     # Data sets to register: a list of keyword arguments of `panoptic_fusion.data.register_panoptic`.
@@ -92,17 +97,19 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     fusion = model.PANOPTIC_FUSION = CfgNode()
     # Name of the fusion, in PANOPTIC_FUSION_REGISTRY.
     fusion.NAME = "HeuristicFusion"
+    # The fusion's thresholds. None, the default: those of the fusion class (its attribute `thresholds`), filled in when
+    # the network is built, so that another NAME brings its own.
     # Instances with a lower score do not enter the panoptic map.
-    fusion.INSTANCES_CONFIDENCE_THRESH = 0.5
+    fusion.INSTANCES_CONFIDENCE_THRESH = None
     # How much of an instance others may cover already, in [0, 1], before it is dropped; each rule says its measure.
-    fusion.OVERLAP_THRESH = 0.5
+    fusion.OVERLAP_THRESH = None
     # Stuff segments of fewer pixels become void: at the size of the output (Seamless: at the size at which it fuses).
-    fusion.STUFF_AREA_LIMIT = 4096
+    fusion.STUFF_AREA_LIMIT = None
     # Pixels that no instance takes get the best stuff class, also where a thing channel is higher (OANet); else they
     # become void there. For the rules that paint instances one after another.
-    fusion.STUFF_CHANNELS_ONLY = False
+    fusion.STUFF_CHANNELS_ONLY = None
     # Fuse at the size of the network's input and resize the labels (nearest), instead of fusing at the output size.
-    fusion.AT_INPUT_RESOLUTION = False
+    fusion.AT_INPUT_RESOLUTION = None
     # What inference returns, of "sem_seg", "instances", "panoptic_seg" and "things_masks" (the two masks that TASCNet
     # compares); fewer is faster and smaller.
     fusion.OUTPUTS = ["sem_seg", "instances", "panoptic_seg"]
@@ -165,9 +172,14 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
 
 
 def get_cfg() -> CfgNode:
-    """detectron2's default config with the project's keys."""
+    """Returns detectron2's default config with the project's keys and those of the plugins (see `plugins.py`).
+
+    Raises:
+        ConfigError: a plugin cannot be imported or adds its keys wrongly.
+    """
     cfg = get_detectron2_cfg()
     add_panoptic_fusion_config(cfg)
+    add_plugin_configs(cfg)
     return cfg
 
 

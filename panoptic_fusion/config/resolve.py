@@ -20,6 +20,7 @@ from panoptic_fusion.modeling.backbone.branches import stuff_features
 from panoptic_fusion.modeling.backbone.timm_config import resolve_timm
 
 from .check import check_parts, check_values, possible_outputs
+from .plugins import load_plugins
 from .registration import register_parts
 
 _MARK = "_panoptic_fusion_resolved"
@@ -34,8 +35,8 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
     Returns:
         A frozen copy with MODEL.CATEGORIES and all NUM_CLASSES set, MODEL.SEM_SEG_HEAD.IN_FEATURES named after
         MODEL.SHARING, the input normalization of a timm network, of MODEL.PANOPTIC_FUSION.OUTPUTS only what the
-        meta-architecture can return, and MODEL.DEVICE "cpu" where there is no GPU. A config that this process has
-        resolved is returned as it is.
+        meta-architecture can return, the names of the loaded PLUGINS, and MODEL.DEVICE "cpu" where there is no GPU. A
+        config that this process has resolved is returned as it is.
 
     Raises:
         ConfigError: a key has a value that cannot work; the message names the key.
@@ -44,12 +45,14 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
     if vars(cfg).get(_MARK) == _mark(cfg):
         return cfg
     register_parts()
+    plugins = load_plugins()
     cfg = cfg.clone()
     cfg.defrost()
     register_from_config(cfg.DATASETS.REGISTER if not cfg.MODEL.CATEGORIES else _present(cfg.DATASETS.REGISTER))
     check_parts(cfg)
     resolve_timm(cfg)
     check_values(cfg)
+    cfg.PLUGINS = plugins
     possible = possible_outputs(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE))
     cfg.MODEL.PANOPTIC_FUSION.OUTPUTS = [name for name in cfg.MODEL.PANOPTIC_FUSION.OUTPUTS if name in possible]
     cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)

@@ -15,6 +15,7 @@ from panoptic_fusion.data.coco_json import read_panoptic_json
 from panoptic_fusion.data.coco_panoptic import PanopticFiles
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.files import write_json
+from panoptic_fusion.modeling.fusion import fill_in_thresholds
 
 ORIGIN = "origin.json"  # beside config.yaml, which has the paths of a data set but not its images
 COMPARED = ("MODEL", "INPUT")  # a training may go on with another SOLVER: longer, or with a smaller batch
@@ -73,6 +74,8 @@ def check_same_network(folder: str, cfg: CfgNode) -> None:
     before = _trained(folder)
     if before is None:
         return
+    check_same_parts(folder, cfg)
+    before, cfg = fill_in_thresholds(before), fill_in_thresholds(cfg)
     for section in COMPARED:
         there, here = dict(leaves(before[section], f"{section}.")), dict(leaves(cfg[section], f"{section}."))
         for key, value in here.items():
