@@ -95,7 +95,10 @@ def test_the_same_network_twice_is_that_network(fusion):
     cfg = resolve_config(small_cfg("", "MODEL.PANOPTIC_FUSION.NAME", fusion))
     single = build(cfg).eval()
     pair = IndependentPanoptic(
-        instance_network=single, semantic_network=single, fusion=single.fusion, fuse_at_input_resolution=True
+        instance_network=single,
+        semantic_network=single,
+        fusion=single.fusion,
+        fuse_at_input_resolution=single.fuse_at_input_resolution,
     )
     inputs = [example(0), example(1, (50, 70))]
     for a, b in zip(run(single, inputs), run(pair, inputs), strict=True):
