@@ -23,7 +23,7 @@ from panoptic_fusion.layers import freeze_norm_parameters
 from panoptic_fusion.networks.freeze import freeze_parts
 
 from .gradient_balance import GradientBalance
-from .hooks import ProgressBar, VisualizePredictions
+from .hooks import Progress, VisualizePredictions
 from .mixed_precision import DTYPES, MixedPrecisionTrainer
 
 
@@ -60,12 +60,12 @@ class PanopticTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list:
-        """detectron2's hooks, those of this project that the config asks for, and a bar where stderr is a terminal."""
+        """detectron2's hooks, those of this project that the config asks for, and one that shows progress."""
         hooks = super().build_hooks()
         if self.cfg.SOLVER.GRADIENT_BALANCE_PERIOD:
             hooks.insert(0, GradientBalance.from_config(self.cfg))  # in all processes at the same place
         if comm.is_main_process():
-            extra = [ProgressBar()]
+            extra = [Progress()]
             if self.cfg.VIS_PERIOD > 0 and "panoptic_seg" in self.cfg.MODEL.PANOPTIC_FUSION.OUTPUTS:
                 extra.append(VisualizePredictions(self.cfg))
             hooks[-1:-1] = extra  # before the writers, which come last
