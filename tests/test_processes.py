@@ -8,14 +8,15 @@ import time
 
 import pytest
 
+from panoptic_fusion.children import run_child
 from panoptic_fusion.errors import UserError
-from panoptic_fusion.processes import locked_folder, run_child
+from panoptic_fusion.locks import locked_folder
 
-HOLD = "import sys, time; from panoptic_fusion.processes import locked_folder\n"
+HOLD = "import sys, time; from panoptic_fusion.locks import locked_folder\n"
 HOLD += "with locked_folder(sys.argv[1], 'it'): print('held', flush=True); time.sleep(60)"
-CHILD = "import os, sys, time; from panoptic_fusion.processes import end_with_parent\n"
+CHILD = "import os, sys, time; from panoptic_fusion.children import end_with_parent\n"
 CHILD += "end_with_parent(); print(os.getpid(), flush=True); time.sleep(60)"
-PARENT = "import sys; from panoptic_fusion.processes import run_child\n"
+PARENT = "import sys; from panoptic_fusion.children import run_child\n"
 PARENT += "run_child([sys.executable, '-c', sys.argv[1]])"
 
 

@@ -68,6 +68,7 @@ def compare(
     cfg = load_trained(model, [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"])
     dicts = evenly_spread(images_of(cfg, dataset), num_images)
     predictor = build_predictor(cfg)
+    os.makedirs(output, exist_ok=True)
     used: set[str] = set()
     panels, pictures = [], []
     for dataset_dict in tqdm(dicts, desc="drawing", disable=not sys.stderr.isatty()):

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import NoReturn
 
 import panoptic_fusion
+from panoptic_fusion.children import end_with_parent
 from panoptic_fusion.errors import INSTALL_DETECTRON2, UserError, run_cli
 
 PROG = "panoptic-fusion"
@@ -41,6 +42,7 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
         raise AssertionError("unreachable: the overview's parser accepts commands only")
     name, module = words[0], importlib.import_module(COMMANDS[words[0]])
     args = parser_of(name, module).parse_args(words[1:])
+    end_with_parent()
     # Read when torch is loaded: idle OpenMP threads leave their cores to the data loader's processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     run_cli(lambda: _run(module, args), f"{PROG} {name}")

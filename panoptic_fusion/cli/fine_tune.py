@@ -98,6 +98,7 @@ def fine_tune(
         print("nothing was trained: correct these faults first, or leave the images at fault out of the jsons")
         return 1
     print(sizes(splits["train"], cfg))
+    os.makedirs(output, exist_ok=True)
     check_same_data(output, splits, val_share)
     if "val" not in splits:
         os.makedirs(os.path.join(output, "data"), exist_ok=True)
@@ -113,7 +114,7 @@ def fine_tune(
     check_same_network(output, resolve_config(read_config(config_file, words)))
     say(f"2/4 training and evaluation -> {output}")
     launcher = ["--config-file", config_file, "--resume", "--num-gpus", str(num_gpus)]
-    code = child.start("train", *launcher, *words).wait()
+    code = child.run("train", *launcher, *words)
     if code:
         return code
     pictures = os.path.join(output, "pictures")

@@ -18,6 +18,9 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # Modules of other packages that were loaded when the config was written: a record; reading it imports nothing.
     cfg.PLUGINS = []
 
+    # Folder of what a run writes; empty: output/ and the name of the config (`default_output_dir`).
+    cfg.OUTPUT_DIR = ""
+
     # -- data -------------------------------------------------------------------------------------------------
     # Data sets to register: a list of keyword arguments of `panoptic_fusion.data.register_panoptic`.
     data.REGISTER = []
@@ -217,3 +220,14 @@ def find_config(name: str | os.PathLike) -> str:
         if path.is_file() and (path == candidates[0] or path.suffix == ".yaml"):
             return str(path)
     raise FileNotFoundError(f"config file {name} does not exist, neither as a file nor among the project's configs")
+
+
+def default_output_dir(config_file: str | os.PathLike) -> str:
+    """Returns where a config without OUTPUT_DIR writes, such as "output/toy_panoptic_fpn_r18" for
+    toy/panoptic_fpn_r18.yaml of this project and "output/mine" for another mine.yaml."""
+    path = Path(find_config(config_file)).resolve()
+    for root in CONFIG_ROOTS:
+        if path.is_relative_to(root.resolve()):
+            path = path.relative_to(root.resolve())
+            return os.path.join("output", "_".join(path.with_suffix("").parts))
+    return os.path.join("output", path.stem)

@@ -55,6 +55,7 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
     cfg.PLUGINS = plugins
     possible = possible_outputs(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE))
     cfg.MODEL.PANOPTIC_FUSION.OUTPUTS = [name for name in cfg.MODEL.PANOPTIC_FUSION.OUTPUTS if name in possible]
+    cfg.OUTPUT_DIR = cfg.OUTPUT_DIR or "./output"
     cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
     if not cfg.MODEL.CATEGORIES:
         if not cfg.DATASETS.TRAIN:

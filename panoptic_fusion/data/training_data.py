@@ -3,6 +3,7 @@
 Those look at `annotations`, which an image has only from an instances json; here the things of its PNG stand in.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler
 
 from ..errors import ConfigError
 from .coco_panoptic import label_space_of
+
+logger = logging.getLogger(__name__)
 
 
 def training_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], RepeatFactorTrainingSampler | None]:
@@ -37,6 +40,7 @@ def training_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], RepeatFactorTrain
     thing_classes = label_space_of(cfg.DATASETS.TRAIN[0]).thing_classes
     if thing_classes:
         print_instances_class_histogram(views, thing_classes)
+    logger.info("%d training images, %d of them with things", len(views), sum(bool(v["annotations"]) for v in views))
     sampler = None
     if loader.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(

@@ -41,22 +41,20 @@ def shorten_console() -> None:
             warnings.filterwarnings("ignore", category=category, module=rf"{package}(\.|$)")
 
 
-def run_table(cfg: CfgNode, *, parameters: int, processes: int, images: dict[str, int]) -> str:
+def run_table(cfg: CfgNode, *, parameters: int, processes: int) -> str:
     """Returns a table of what a training run is about to do.
 
     Args:
         cfg: resolved config.
         parameters: number of parameters of the model.
         processes: number of processes of the job.
-        images: number of images of each dataset.
     """
     label_space = LabelSpace.from_categories(cfg.MODEL.CATEGORIES)
     model, solver = cfg.MODEL, cfg.SOLVER
-    counts = {name: f"{name} ({count} images)" for name, count in images.items()}
     on_device = f"{processes} processes" if processes > 1 else "1 process"
     rows = [
-        ("training data", ", ".join(counts.get(name, name) for name in cfg.DATASETS.TRAIN)),
-        ("test data", ", ".join(counts.get(name, name) for name in cfg.DATASETS.TEST) or "none"),
+        ("training data", ", ".join(cfg.DATASETS.TRAIN)),
+        ("test data", ", ".join(cfg.DATASETS.TEST) or "none"),
         ("thing classes", class_list(label_space.thing_classes)),
         ("stuff classes", class_list(label_space.stuff_classes)),
         ("network", f"{model.META_ARCHITECTURE}, {parameters / 1e6:.1f} M parameters"),

@@ -68,6 +68,7 @@ def make_leaderboard(
     measured_at = commit()  # before the pictures, which may be tracked files
     costs = measure(models, settings.sizes, settings.repeats, settings.threads)
 
+    docs.mkdir(parents=True, exist_ok=True)
     name, first = spec_file.stem, settings.sizes[0]
     figure = docs / f"{name}.png"
     gallery = docs / f"{name}_gallery.{'jpg' if settings.photos else 'png'}"
