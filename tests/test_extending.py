@@ -63,7 +63,7 @@ def output_dir(environment, tiny_settings, toy_config, tmp_path_factory) -> Path
     settings = {**tiny_settings, **NAMES, "SOLVER.MAX_ITER": 2, "MODEL.PANOPTIC_FUSION.MIN_INSTANCE_AREA": 16.0}
     settings = {**settings, "OUTPUT_DIR": folder, "DATASETS.TEST": "()", "VIS_PERIOD": 0}
     opts = [word for pair in settings.items() for word in pair]
-    run(["train_net.py", "--config-file", toy_config, "--num-gpus", 2, *opts], environment)
+    run(["-m", "panoptic_fusion", "train", "--config-file", toy_config, "--num-gpus", 2, *opts], environment)
     return folder
 
 

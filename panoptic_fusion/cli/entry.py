@@ -12,6 +12,8 @@ import panoptic_fusion
 from panoptic_fusion.children import end_with_parent
 from panoptic_fusion.errors import INSTALL_DETECTRON2, UserError, run_cli
 
+from .arguments import add_plugins
+
 PROG = "panoptic-fusion"
 
 # Command: the module of it.
@@ -28,6 +30,8 @@ COMMANDS = {
     "ablation": "panoptic_fusion.cli.ablation",
     "leaderboard": "panoptic_fusion.cli.leaderboard",
 }
+
+WITHOUT_CONFIG = ("prepare", "convert")  # commands that plugins could add nothing to
 
 
 def main(words: Sequence[str] | None = None) -> NoReturn:
@@ -71,11 +75,15 @@ def parser_of(name: str, module: ModuleType) -> argparse.ArgumentParser:
         prog=f"{PROG} {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     module.add_arguments(parser)
+    if name not in WITHOUT_CONFIG:
+        add_plugins(parser)
     return parser
 
 
 def _run(module: ModuleType, args: argparse.Namespace) -> int | None:
     try:
+        if getattr(args, "plugin", None):
+            panoptic_fusion.load_plugins(args.plugin)
         return module.run(args)
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "detectron2":

@@ -174,6 +174,32 @@ def test_a_config_without_the_key(tiny_cfg):
     assert resolve_config(content).PLUGINS == []
 
 
+# -- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_plugin_of_the_command_line(module, run_script, toy_config):
+    """It may be given twice; its key is known to the options that follow."""
+    module("plug_cli", KEY.format(name="CLI", value=1))
+    module("plug_two", KEY.format(name="TWO", value=1))
+    flags = ["--plugin", "plug_cli", "--plugin", "plug_two"]
+    code, _, err = run_script("train", "--config-file", toy_config, *flags, "MODEL.CLI", "2", "MODEL.TWO", "[")
+    assert code == 2 and "MODEL.TWO" in err and "MODEL.CLI" not in err and len(err.splitlines()) == 1
+    assert load_plugins() == ["plug_cli", "plug_two"]
+
+
+def test_a_plugin_that_does_not_exist_ends_a_command_with_one_line(module, run_script):
+    code, _, err = run_script("demo", "--plugin", "plug_no", "--model", "x", "--input", "y", "--output", "z")
+    assert code == 2 and "plugin 'plug_no' cannot be imported" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--no-such-argument"]])
+def test_help_and_usage_errors_load_none(module, run_script, tmp_path, words):
+    installed(tmp_path, "entry", module("plug_entry"))
+    code, _, _ = run_script("evaluate", "--plugin", module("plug_help"), *words)
+    assert code == (2 if len(words[0]) > 6 else 0)
+    assert not {"plug_help", "plug_entry"} & set(sys.modules)
+
+
 # -- processes -------------------------------------------------------------------------------------------------------
 
 

@@ -92,7 +92,8 @@ def test_train_and_backward(name):
 @pytest.mark.parametrize("fusion", sorted(name for name, _ in PANOPTIC_FUSION_REGISTRY))
 def test_the_same_network_twice_is_that_network(fusion):
     """IndependentPanoptic of one PanopticRCNN as both parts gives its outputs, with any fusion."""
-    cfg = resolve_config(small_cfg("", "MODEL.PANOPTIC_FUSION.NAME", fusion))
+    at_input = ["MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION", "True"]
+    cfg = resolve_config(small_cfg("", "MODEL.PANOPTIC_FUSION.NAME", fusion, *at_input))
     single = build(cfg).eval()
     pair = IndependentPanoptic(
         instance_network=single,
