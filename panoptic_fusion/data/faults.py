@@ -31,7 +31,12 @@ KINDS = (
     "several stuff segments of a class",
     "missing image",
     "corrupt image",
+    "unsupported image",
+    "dark 16-bit image",
     "wrong image size",
+    "stored orientation",
+    "unclear orientation",
+    "mixed orientation",
     "missing PNG",
     "corrupt PNG",
     "PNG not RGB",
@@ -52,7 +57,15 @@ KINDS = (
 # Those with which a data set can be trained and evaluated: areas and boxes are counted anew, several segments of a
 # stuff class are one label in training (and each counts in evaluation), images without an annotation are left out.
 MINOR_KINDS = frozenset(
-    {"image without annotation", "several stuff segments of a class", "area mismatch", "bbox mismatch"}
+    {
+        "image without annotation",
+        "several stuff segments of a class",
+        "dark 16-bit image",
+        "stored orientation",
+        "unclear orientation",
+        "area mismatch",
+        "bbox mismatch",
+    }
 )
 
 
