@@ -17,6 +17,7 @@ import cv2
 from pycocotools import mask as mask_api
 from tqdm import tqdm
 
+from ..errors import UserError
 from .annotation import decode_segmentation, label_extents, load_annotation
 from .coco_json import PanopticJson, read_instances_json, read_panoptic_json
 from .coco_panoptic import PanopticFiles
@@ -53,10 +54,7 @@ def check_dataset(files: PanopticFiles, num_workers: int | None = None, show_pro
     panoptic = read_panoptic_json(files.panoptic_json, result.faults.append)
     result.label_space = panoptic.label_space
     if panoptic.label_space is not None:
-        try:
-            panoptic.label_space.require_things()
-        except ValueError as error:
-            result.faults.append(DatasetError(str(error), files.panoptic_json, "no thing class"))
+        _check_classes(panoptic.label_space, files.panoptic_json, result.faults.append)
     instances: Mapping[Any, list] = {}
     if files.instances_json is not None and panoptic.label_space is not None:
         instances = read_instances_json(
@@ -74,6 +72,10 @@ def check_dataset(files: PanopticFiles, num_workers: int | None = None, show_pro
     except BrokenProcessPool:
         text = "a process of the check was killed (out of memory?): try fewer --workers"
         result.faults.append(DatasetError(text, files.panoptic_json, "unexpected error"))
+    if 0 < result.pixels == result.void_pixels:
+        text = "all pixels of all images are void, so nothing can be learned or measured (a test split is like that)"
+        result.faults.append(DatasetError(text, files.panoptic_json, "only void"))
+    _check_orientations(result)
     return result
 
 
@@ -93,32 +95,35 @@ def check_image(task: Mapping[str, Any]) -> CheckResult:
 
 
 def format_result(name: str, result: CheckResult) -> str:
-    """The report as text: faults by kind with their count, or the summary if there are none."""
-    if not result.faults:
-        return format_summary(name, result)
-    lines = [f"{name}: {len(result.faults)} fault{'s' if len(result.faults) > 1 else ''}"]
+    """Returns the report as text: all faults by kind with their number; of a trainable dataset also its contents."""
+    if result.can_be_trained():
+        lines = [_headline(name, result), *_class_lines(result)]
+    else:
+        lines = [f"{name}: {len(result.faults)} fault{'s' if len(result.faults) > 1 else ''}"]
     for kind, faults in _by_kind(result).items():
-        lines.append(f"{kind}: {len(faults)}")
+        lines.append(f"{kind}: {len(faults)}{' (warning)' if kind in MINOR_KINDS else ''}")
         lines += [f"  {fault}" for fault in faults]
     return "\n".join(lines)
 
 
 def format_summary(name: str, result: CheckResult) -> str:
     """What is in a data set that `can_be_trained`: images, segments of each class, a line for each kind of fault."""
+    warnings = [f"  warning: {len(f)} x {kind}, the first: {f[0]}" for kind, f in _by_kind(result).items()]
+    return "\n".join([_headline(name, result), *warnings, *_class_lines(result)])
+
+
+def _headline(name: str, result: CheckResult) -> str:
     void = 100 * result.void_pixels / max(result.pixels, 1)
-    total = sum(result.segments.values())
-    lines = [
-        f"{name}: no {'serious ' if result.faults else ''}fault in {result.num_images} images, {total} segments "
-        f"({result.num_crowds} of them crowds), {void:.1f} % of the pixels void",
-    ]
-    lines += [f"  warning: {len(f)} x {kind}, the first: {f[0]}" for kind, f in _by_kind(result).items()]
+    return (
+        f"{name}: no {'serious ' if result.faults else ''}fault in {result.num_images} images, "
+        f"{sum(result.segments.values())} segments ({result.num_crowds} of them crowds), {void:.1f} % of the pixels void"
+    )
+
+
+def _class_lines(result: CheckResult) -> list[str]:
     space = result.label_space
-    for kind, ids, names in (
-        ("thing", space.thing_ids, space.thing_classes),
-        ("stuff", space.stuff_ids, space.stuff_classes),
-    ):
-        lines += [f"  {kind} {n}: {result.segments[i]}" for i, n in zip(ids, names, strict=True)]
-    return "\n".join(lines)
+    kinds = (("thing", space.thing_ids, space.thing_classes), ("stuff", space.stuff_ids, space.stuff_classes))
+    return [f"  {kind} {n}: {result.segments[i]}" for kind, ids, names in kinds for i, n in zip(ids, names, strict=True)]
 
 
 def _by_kind(result: CheckResult) -> dict[str, list[DatasetError]]:
@@ -145,6 +150,32 @@ def _tasks(files: PanopticFiles, panoptic: PanopticJson, instances: Mapping[Any,
             task["segments_info"] = annotation["segments_info"]
         tasks.append(task)
     return tasks
+
+
+def _check_classes(space: LabelSpace, path: str, report: Report) -> None:
+    """Reports classes that restrict which networks can be trained."""
+    if not space.thing_classes:
+        text = "no category has isthing 1, so a semantic network is trained, without instances"
+        report(DatasetError(text, path, "no thing class"))
+    ontologies = space.fitting_ontologies()
+    if "full" not in ontologies:
+        try:
+            space.num_channels("full")
+        except UserError as error:  # its text names the ontologies that can hold the classes
+            kind = "needs another ontology" if ontologies else "too many classes"
+            report(DatasetError(str(error), path, kind))
+
+
+def _check_orientations(result: CheckResult) -> None:
+    """Reports each image whose orientation its size cannot tell, if others have their labels in the stored one."""
+    if not any(fault.kind == "stored orientation" for fault in result.faults):
+        return
+    for fault in [fault for fault in result.faults if fault.kind == "unclear orientation"]:
+        text = (
+            "other images of this dataset have their labels in the stored orientation, and here the size cannot tell; "
+            "remove the orientation tag from the image (exiftool -Orientation= FILE) if its labels lie so, too"
+        )
+        result.faults.append(DatasetError(text, fault.file, "mixed orientation"))
 
 
 def _check_annotation(task: Mapping[str, Any], result: CheckResult) -> None:

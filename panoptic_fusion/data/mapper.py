@@ -51,6 +51,8 @@ class PanopticDatasetMapper:
         if is_train and label_space is None:
             raise ConfigError("PanopticDatasetMapper needs a label space for training")
         check_ontology(ontology)
+        if label_space is not None:
+            label_space.num_channels(ontology)  # more classes than it can hold are refused before anything is read
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
@@ -122,7 +124,7 @@ def common_label_space(names: Sequence[str]) -> LabelSpace:
         raise ConfigError("DATASETS.TRAIN is empty: name at least one registered data set")
     label_space = label_space_of(names[0])
     for name in names[1:]:
-        if label_space_of(name) != label_space:
+        if not label_space_of(name).same_classes(label_space):
             raise ConfigError(f"the data sets {names[0]!r} and {name!r} of DATASETS.TRAIN have different categories")
     return label_space
 
