@@ -123,7 +123,9 @@ def _headline(name: str, result: CheckResult) -> str:
 def _class_lines(result: CheckResult) -> list[str]:
     space = result.label_space
     kinds = (("thing", space.thing_ids, space.thing_classes), ("stuff", space.stuff_ids, space.stuff_classes))
-    return [f"  {kind} {n}: {result.segments[i]}" for kind, ids, names in kinds for i, n in zip(ids, names, strict=True)]
+    return [
+        f"  {kind} {n}: {result.segments[i]}" for kind, ids, names in kinds for i, n in zip(ids, names, strict=True)
+    ]
 
 
 def _by_kind(result: CheckResult) -> dict[str, list[DatasetError]]:

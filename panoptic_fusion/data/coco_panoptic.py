@@ -223,7 +223,10 @@ def _check_there(name: str, path: str) -> None:
     if os.path.isfile(path):
         return
     where = "" if os.path.isabs(path) else f", relative to the working folder: {os.path.abspath(path)}"
-    make = "; `panoptic-fusion prepare toy` makes it" if path.startswith("datasets/toy/") else ""
+    remedy = MetadataCatalog.get(name).get("missing_remedy")  # of the datasets that are known by name
+    if path.startswith("datasets/toy/"):
+        remedy = "`panoptic-fusion prepare toy` makes it"
+    make = f"; {remedy}" if remedy else ""
     raise DatasetError(f"the file is missing (panoptic_json of data set {name!r}{where}){make}", path, "missing file")
 
 

@@ -151,7 +151,9 @@ def read_image(record: Mapping[str, Any], image_format: str, report: Report = ra
         text = f"the image is {width}x{height}, by the json {record['width']}x{record['height']}"
         report(DatasetError(text, file, "wrong image size"))
     elif not image.upright:
-        text = f"EXIF orientation {image.orientation} is ignored: by their size, the labels lie in the stored orientation"
+        text = (
+            f"EXIF orientation {image.orientation} is ignored: by their size, the labels lie in the stored orientation"
+        )
         report(DatasetError(text, file, "stored orientation"))
     elif image.orientation != 1 and (image.orientation < 5 or height == width):
         text = f"EXIF orientation {image.orientation} is applied; make sure that the labels lie in that orientation"

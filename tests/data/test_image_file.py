@@ -75,9 +75,7 @@ def everywhere(tmp_path: Path, image: Path, height: int = HEIGHT, width: int = W
     results = []
     for train in (True, False):
         for image_format in ("RGB", "BGR"):
-            mapper = PanopticDatasetMapper(
-                train, augmentations=[], image_format=image_format, label_space=label_space
-            )
+            mapper = PanopticDatasetMapper(train, augmentations=[], image_format=image_format, label_space=label_space)
             try:
                 pixels = mapper(dicts[0])["image"].numpy().transpose(1, 2, 0)
                 results.append(pixels if image_format == "RGB" else pixels[..., ::-1])
