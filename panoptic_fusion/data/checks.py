@@ -114,9 +114,10 @@ def format_summary(name: str, result: CheckResult) -> str:
 
 def _headline(name: str, result: CheckResult) -> str:
     void = 100 * result.void_pixels / max(result.pixels, 1)
+    total = sum(result.segments.values())
     return (
-        f"{name}: no {'serious ' if result.faults else ''}fault in {result.num_images} images, "
-        f"{sum(result.segments.values())} segments ({result.num_crowds} of them crowds), {void:.1f} % of the pixels void"
+        f"{name}: no {'serious ' if result.faults else ''}fault in {result.num_images} images, {total} segments "
+        f"({result.num_crowds} of them crowds), {void:.1f} % of the pixels void"
     )
 
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from panoptic_fusion.data import label_space_of
 from panoptic_fusion.data.datasets import register_all
+from panoptic_fusion.data.datasets.coco import coco_files
 from panoptic_fusion.data.datasets.idd import idd_labels
 from panoptic_fusion.data.datasets.vistas import vistas_categories
 from panoptic_fusion.data.prepare import idd, prepare, vistas
@@ -402,6 +403,18 @@ def test_idd_faults_are_named(tmp_path):
 
 
 # -- COCO ------------------------------------------------------------------------------------------------------------
+
+
+def test_coco_pngs_where_their_zip_is_unpacked(tmp_path):
+    """annotations/panoptic_{split}2017, as panoptic-deeplab and mmdetection expect them; detectron2's place wins."""
+    dataset_trees.make_coco(tmp_path, np.random.default_rng(0), zipped=False)
+    for split in ("train", "val"):
+        (tmp_path / f"panoptic_{split}2017").rename(tmp_path / "annotations" / f"panoptic_{split}2017")
+    summaries = prepare("coco", tmp_path, progress=False)
+    assert [s.images for s in summaries] == [3, 2] and "0 PNGs unpacked" in str(summaries[0])
+    assert coco_files(str(tmp_path), "val").panoptic_root == str(tmp_path / "annotations" / "panoptic_val2017")
+    (tmp_path / "panoptic_val2017").mkdir()
+    assert coco_files(str(tmp_path), "val").panoptic_root == str(tmp_path / "panoptic_val2017")
 
 
 def test_coco_unpacks_its_pngs_once(tmp_path):

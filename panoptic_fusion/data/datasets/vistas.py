@@ -27,7 +27,7 @@ def split_folder(root: Path, split: str) -> Path:
 
 
 def annotation_folder(root: Path, split: str, version: str = "v1.2") -> Path:
-    """Returns the folder that holds `instances` and `panoptic` of a split; in the layout of release 1.2 if that exists."""
+    """Returns the folder that holds `instances` and `panoptic` of a split, in either layout."""
     folder = split_folder(root, split)
     return folder if _is_old_layout(folder, version) else folder / version
 
