@@ -86,7 +86,10 @@ def read_panoptic_json(path: str, report: Report = raise_fault) -> PanopticJson:
         annotated = _ids(data["annotations"], "image_id")
         for image_id, entry in images.items():
             if image_id not in annotated:
-                text = f"image {entry['file_name']!r} (id {image_id!r}) has no annotation"
+                text = (
+                    f"image {entry['file_name']!r} (id {image_id!r}) has no annotation and is left out; if it shows no "
+                    "thing, DATASETS.UNANNOTATED negatives trains on it as such"
+                )
                 report(DatasetError(text, path, "image without annotation"))
         if listed is not None and not annotated & listed:
             text = f"none of its {len(listed)} images has an annotation" if listed else "the list of images is empty"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -184,6 +184,19 @@ def dataset_dicts(
             record["annotations"] = [_instance(e, contiguous, image["height"], image["width"]) for e in entries]
         dicts.append(record)
     return dicts
+
+
+def unannotated_images(name: str) -> list[dict[str, Any]]:
+    """Returns the images of a registered dataset that have no annotation, as dicts of all-void images.
+
+    They are as in `load_panoptic`, with an empty `segments_info` and without `pan_seg_file_name`.
+    """
+    files = panoptic_files(name)
+    panoptic = read_panoptic_json(files.panoptic_json)
+    missing = {i: image for i, image in panoptic.images.items() if i not in panoptic.annotations}
+    void = {i: {"file_name": "", "segments_info": []} for i in missing}
+    dicts = dataset_dicts(files, replace(panoptic, images=missing, annotations=void), None)
+    return [{key: value for key, value in record.items() if key != "pan_seg_file_name"} for record in dicts]
 
 
 def derive_instances_json(name: str, path: str) -> None:
