@@ -28,6 +28,26 @@ from .mapper import read_image
 BOX_TOLERANCE = 1  # pixels by which a bbox in a json may differ: some tools count the last row and column, some do not
 
 
+@dataclass(frozen=True)
+class ImageSummary:
+    """What the check has read of one image.
+
+    segments: (category id, iscrowd, area in pixels) per segment that has a pixel.
+    void_fraction: share of void pixels, 0 to 1.
+    annotated: whether image and PNG could be read.
+    kinds: kinds of the problems of this image.
+    """
+
+    image_id: Any
+    file_name: str
+    width: int
+    height: int
+    segments: tuple[tuple[int, int, int], ...] = ()
+    void_fraction: float = 0.0
+    annotated: bool = False
+    kinds: tuple[str, ...] = ()
+
+
 @dataclass
 class CheckResult:
     """What the check of a data set found; the counts are of the images that could be read."""
@@ -39,6 +59,7 @@ class CheckResult:
     num_crowds: int = 0
     pixels: int = 0
     void_pixels: int = 0
+    images: list[ImageSummary] = field(default_factory=list)
 
     def can_be_trained(self) -> bool:
         """Whether all faults are of `MINOR_KINDS`."""
@@ -83,14 +104,26 @@ def check_image(task: Mapping[str, Any]) -> CheckResult:
     """Checks one image, its PNG (if it has an annotation) and its instances: the part that needs pixels."""
     result = CheckResult(num_images=1)
     report = result.faults.append
+    segments, readable = [], False
     try:
-        read_image(task, "RGB", report)
+        readable = read_image(task, "RGB", report) is not None
         if "pan_seg_file_name" in task:
-            _check_annotation(task, result)
+            segments = _check_annotation(task, result)
         for instance in task["instances"]:
             _check_instance(task, instance, report)
     except Exception as error:  # a fault that no check foresees must not hide the others
         report(DatasetError(f"{type(error).__name__}: {error}", task["file_name"], "unexpected error"))
+    image = ImageSummary(
+        task["image_id"],
+        task["file_name"],
+        task["width"],
+        task["height"],
+        tuple(segments),
+        result.void_pixels / max(result.pixels, 1),
+        annotated=readable and result.pixels > 0,
+        kinds=tuple(dict.fromkeys(fault.kind for fault in result.faults)),
+    )
+    result.images.append(image)
     return result
 
 
@@ -140,6 +173,7 @@ def _tasks(files: PanopticFiles, panoptic: PanopticJson, instances: Mapping[Any,
     tasks = []
     for image_id, image in panoptic.images.items():
         task = {
+            "image_id": image_id,
             "file_name": os.path.join(files.images, image["file_name"]),
             "height": image["height"],
             "width": image["width"],
@@ -181,19 +215,22 @@ def _check_orientations(result: CheckResult) -> None:
         result.faults.append(DatasetError(text, fault.file, "mixed orientation"))
 
 
-def _check_annotation(task: Mapping[str, Any], result: CheckResult) -> None:
+def _check_annotation(task: Mapping[str, Any], result: CheckResult) -> list[tuple[int, int, int]]:
+    """Checks and counts the segments of one image; returns those of `ImageSummary`."""
     file, segments = task["pan_seg_file_name"], task["segments_info"]
     report = result.faults.append
     _check_stuff(file, segments, task["stuff_ids"], report)
     labels = load_annotation(task, report)
     if labels is None:
-        return
+        return []
+    found = []
     boxes, areas = label_extents(labels, len(segments))
     for segment, (x0, y0, x1, y1), area in zip(segments, boxes.tolist(), areas.tolist(), strict=True):
         result.segments[segment["category_id"]] += 1
         result.num_crowds += segment.get("iscrowd", 0)
         if area == 0:
             continue  # reported as "segment without pixel"
+        found.append((segment["category_id"], segment.get("iscrowd", 0), area))
         if segment.get("area", area) != area:
             text = f"segment id {segment['id']} has {area} pixels, by the json {segment['area']}"
             report(DatasetError(text, file, "area mismatch"))
@@ -203,6 +240,7 @@ def _check_annotation(task: Mapping[str, Any], result: CheckResult) -> None:
             report(DatasetError(text, file, "bbox mismatch"))
     result.pixels += labels.size
     result.void_pixels += int(labels.size - areas.sum())
+    return found
 
 
 def _check_stuff(file: str, segments: Sequence[Mapping[str, Any]], stuff_ids: set[int], report: Report) -> None:
@@ -258,6 +296,7 @@ def _add(result: CheckResult, found: CheckResult) -> None:
     result.num_crowds += found.num_crowds
     result.pixels += found.pixels
     result.void_pixels += found.void_pixels
+    result.images += found.images
 
 
 def _progress(results: Iterable[CheckResult], total: int) -> Iterator[CheckResult]:

@@ -110,8 +110,9 @@ def test_one_image_cannot_be_split(tmp_path, run_script, toy_config):
 @pytest.mark.parametrize("system", ["tascnet_r18", "upsnet_r18", "oanet_r18", "seamless_r18", "tascnet_r18_stuff"])
 def test_stuff_only_resolves_to_a_semantic_network(system, tmp_path, toy_config):
     """Whatever the system, its sharing and its ontology."""
-    from panoptic_fusion import get_cfg, resolve_config
     from detectron2.modeling import build_model
+
+    from panoptic_fusion import get_cfg, resolve_config
 
     cfg = get_cfg()
     cfg.merge_from_file(str(Path(toy_config).with_name(f"{system}.yaml")))
