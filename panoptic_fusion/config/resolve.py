@@ -36,9 +36,9 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
 
     Returns:
         A frozen copy with MODEL.CATEGORIES and all NUM_CLASSES set, MODEL.SEM_SEG_HEAD.IN_FEATURES named after
-        MODEL.SHARING, for a dataset without things a network without them, the input normalization of a timm network, of MODEL.PANOPTIC_FUSION.OUTPUTS only what the
-        meta-architecture can return, and MODEL.DEVICE "cpu" where there is no GPU. A config that this process has
-        resolved is returned as it is.
+        MODEL.SHARING, a network without instances if the dataset has no things, the input normalization of a timm
+        network, of MODEL.PANOPTIC_FUSION.OUTPUTS only what the meta-architecture can return, and MODEL.DEVICE "cpu"
+        where there is no GPU. A config that this process has resolved is returned as it is.
 
     Raises:
         ConfigError: a key has a value that cannot work; the message names the key.
@@ -109,7 +109,8 @@ def _without_things(cfg: CfgNode, label_space: LabelSpace) -> None:
     """
     network = getattr(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), "without_things", None)
     if network is None:
-        label_space.require_things(f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} needs things, but the dataset")
+        architecture = cfg.MODEL.META_ARCHITECTURE
+        label_space.require_things(f"MODEL.META_ARCHITECTURE {architecture} needs things, but the dataset")
     if network != cfg.MODEL.META_ARCHITECTURE:
         text = "the dataset has no thing class: MODEL.META_ARCHITECTURE is %s instead of %s, without instances"
         logger.warning(text, network, cfg.MODEL.META_ARCHITECTURE)

@@ -76,8 +76,9 @@ def choose_images(result: CheckResult, limit: int = 24) -> list[tuple[ImageSumma
 
     Returns:
         Images with the reasons for each, in the order of choice: the largest, the smallest, the one with most void and
-        the one with most segments; the most suspicious, one per kind of problem; then as few as possible that show all
-        classes, by greedy cover; then samples spread evenly over the dataset. Ties go to the first image of the JSON, so the choice is always the same.
+        the one with most segments; the first of each kind of problem; then as few as possible that show all classes, by
+        greedy cover; then samples spread evenly over the dataset. Ties go to the first image of the JSON, so the choice
+        is always the same.
     """
     images = [image for image in result.images if image.annotated]
     if not images:

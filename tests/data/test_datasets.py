@@ -139,7 +139,7 @@ def test_missing_data_set_without_a_class_table_says_the_same(tmp_path):
             ask("vistas_v2_val")
         message = str(error.value)
         assert "\n" not in message and f"{tmp_path}/vistas/validation/" in message and "config_v2.0.json" in message
-        assert f"python tools/prepare_dataset.py vistas_v2 {tmp_path}/vistas" in message
+        assert f"panoptic-fusion prepare vistas_v2 {tmp_path}/vistas" in message
 
 
 def test_name_of_other_code_is_not_taken_over():

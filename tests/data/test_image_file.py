@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
-from tiny_training import import_script
 
 from panoptic_fusion.data.checks import check_dataset
 from panoptic_fusion.data.coco_panoptic import PanopticFiles, load_panoptic
 from panoptic_fusion.data.faults import DatasetError
+from panoptic_fusion.data.frames import read_frames
 from panoptic_fusion.data.image_file import read_rgb
 from panoptic_fusion.data.mapper import PanopticDatasetMapper
 
@@ -82,7 +82,7 @@ def everywhere(tmp_path: Path, image: Path, height: int = HEIGHT, width: int = W
             except DatasetError as error:
                 results.append(str(error))
     try:
-        results.append(next(import_script("demo").read_frames(image))[1][..., ::-1])
+        results.append(next(read_frames(image))[1][..., ::-1])
     except DatasetError as error:
         results.append(str(error))
     if isinstance(results[0], str):
@@ -229,7 +229,7 @@ def test_all_orientations(tmp_path, extension, orientation):
     def same(found: np.ndarray, expected: np.ndarray) -> bool:
         return found.shape == expected.shape and np.abs(found.astype(int) - expected).max() <= tolerance
 
-    assert same(next(import_script("demo").read_frames(path))[1][..., ::-1], upright)
+    assert same(next(read_frames(path))[1][..., ::-1], upright)
     cases = [(upright, ["unclear orientation"] if orientation in (2, 3, 4) else [])]
     if orientation > 4:
         cases.append((stored(upright, orientation), ["stored orientation"]))

@@ -1,4 +1,4 @@
-"""Datasets of one class, of stuff or things only, and of one image: check, training, evaluation and demo by the scripts."""
+"""Datasets of one class, of stuff or things only, of one image: check, training, evaluation, demo, as users run them."""
 
 import json
 import math
@@ -52,7 +52,7 @@ def run_all(run_script, config: str, root: Path, categories: list[dict]) -> tupl
         files = {key: str(root / split / name) for key, name in paths.items()}
         entries.append({"name": f"{root.name}_{split}", **files})
         arguments = [x for key, path in files.items() for x in (f"--{key.replace('_', '-')}", path)]
-        code, out, err = run_script("tools/check_dataset", *arguments, "--workers", "1")
+        code, out, err = run_script("check", *arguments, "--workers", "1")
         assert code == 0, out + err
         assert ("no thing class" in out) == all(c["isthing"] == 0 for c in categories)
     settings = {
@@ -65,7 +65,7 @@ def run_all(run_script, config: str, root: Path, categories: list[dict]) -> tupl
         "DATASETS.TEST": f"('{entries[1]['name']}',)",
         "OUTPUT_DIR": str(root / "out"),
     }
-    code, _, err = run_script("train_net", "--config-file", config, *as_opts(settings))
+    code, _, err = run_script("train", "--config-file", config, *as_opts(settings))
     assert code == 0, err
     losses = [json.loads(line) for line in (root / "out" / "metrics.json").read_text().splitlines()]
     assert all(math.isfinite(line["total_loss"]) for line in losses if "total_loss" in line)
@@ -100,10 +100,10 @@ def test_one_image(tmp_path, run_script, toy_config):
 
 
 def test_one_image_cannot_be_split(tmp_path, run_script, toy_config):
-    """Without a validation part fine_tune.py says what to add."""
+    """Without a validation part fine-tune says what to add."""
     make(tmp_path / "mine", KINDS["one of each"], 1)
     words = ["--data", tmp_path / "mine", "--output", tmp_path / "out", "--config-file", toy_config]
-    code, _, err = run_script("tools/fine_tune", *words)
+    code, _, err = run_script("fine-tune", *words)
     assert code == 2 and "has 1 annotated image, and a split needs at least 2; add images, or a validation" in err
 
 

@@ -41,8 +41,6 @@ def sem_seg_of(labels, channels):
     return SemSegLogits(logits, tuple(labels.shape), tuple(labels.shape), tuple(labels.shape))
 
 
-
-
 def slow_rule(fusion, labels, instances):
     """The rule on whole masks with exact fractions: the ids of instances by pixel, -1 where no instance is."""
     canvas = torch.full(labels.shape, -1)
@@ -176,7 +174,3 @@ def test_whole_maps_are_looked_at_once_not_once_an_instance(agreement):
         return count.number
 
     assert looks(3) == looks(60)
-
-
-
-
