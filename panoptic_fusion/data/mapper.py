@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -127,6 +127,14 @@ def common_label_space(names: Sequence[str]) -> LabelSpace:
         if not label_space_of(name).same_classes(label_space):
             raise ConfigError(f"the data sets {names[0]!r} and {name!r} of DATASETS.TRAIN have different categories")
     return label_space
+
+
+@overload
+def read_image(record: Mapping[str, Any], image_format: str) -> np.ndarray: ...
+
+
+@overload
+def read_image(record: Mapping[str, Any], image_format: str, report: Report) -> np.ndarray | None: ...
 
 
 def read_image(record: Mapping[str, Any], image_format: str, report: Report = raise_fault) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""Datasets of one class, of stuff or things only, of one image: check, training, evaluation, demo, as users run them."""
+"""Datasets of one class, of stuff or things only, and of one image, through check, training, evaluation and demo."""
 
 import json
 import math
