@@ -75,6 +75,7 @@ PARTS = {
 CHOICES = {
     "MODEL.SEM_SEG_HEAD.ONTOLOGY": ONTOLOGIES,
     "MODEL.SHARING": SHARING_MODES,
+    "DATASETS.UNANNOTATED": ("skip", "negatives"),
     "INPUT.FORMAT": ("BGR", "RGB"),
     "INPUT.CROP.TYPE": ("relative_range", "relative", "absolute", "absolute_range"),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),

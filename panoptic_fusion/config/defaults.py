@@ -24,6 +24,9 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # -- data -------------------------------------------------------------------------------------------------
     # Data sets to register: a list of keyword arguments of `panoptic_fusion.data.register_panoptic`.
     data.REGISTER = []
+    # Training images that a JSON lists without an annotation: "skip" leaves them out, "negatives" adds them as images
+    # without things, all void for the semantic loss.
+    data.UNANNOTATED = "skip"
     # Factors (low, high) of MIN_SIZE_TRAIN[0] between which the short side is drawn, capped by MAX_SIZE_TRAIN;
     # empty: detectron2's MIN_SIZE_TRAIN and MIN_SIZE_TRAIN_SAMPLING decide.
     cfg.INPUT.SCALE_JITTER = []

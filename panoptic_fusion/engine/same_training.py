@@ -13,6 +13,7 @@ from panoptic_fusion.config.check import PARTS, value_of
 from panoptic_fusion.config.read import leaves, read_config
 from panoptic_fusion.data.coco_json import read_panoptic_json
 from panoptic_fusion.data.coco_panoptic import PanopticFiles
+from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.files import write_json
 from panoptic_fusion.modeling.fusion import fill_in_thresholds
@@ -29,7 +30,10 @@ def check_same_classes(folder: str, categories: list[dict]) -> None:
         UserError: it has others.
     """
     before = _trained(folder)
-    if before is not None and before.MODEL.CATEGORIES != categories:
+    if before is None:
+        return
+    classes, now = (LabelSpace.from_categories(c) for c in (before.MODEL.CATEGORIES, categories))
+    if not classes.same_classes(now):
         _refuse(folder, "of other classes")
 
 

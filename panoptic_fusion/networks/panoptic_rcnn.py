@@ -28,6 +28,7 @@ class PanopticRCNN(GeneralizedRCNN):
     """
 
     has_two_branches = True  # MODEL.SHARING
+    without_things = "SemanticNetwork"  # MODEL.META_ARCHITECTURE for a dataset without thing classes
 
     @configurable
     def __init__(

@@ -52,6 +52,7 @@ class SemanticNetwork(nn.Module):
     """
 
     possible_outputs = ("sem_seg", "panoptic_seg")
+    without_things = "SemanticNetwork"
 
     @configurable
     def __init__(
