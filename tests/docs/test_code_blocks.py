@@ -30,8 +30,8 @@ NOT_RUN = {
     "make": "installs, trains or runs this very suite",
     "python": "a tool or benchmark that needs a trained model or minutes",
     "KEY VALUE": "options of a command",
-    "git": "clones", "cd": "changes the shell", "source": "changes the shell", "pip": "installs", "ln": "links a dataset", "pre-commit": "installs",
-}  # fmt: skip
+    **dict.fromkeys(("git", "cd", "source", "pip", "ln", "pre-commit"), "changes the machine or the shell"),
+}
 EXECUTED = ("--help", "--version", "check", "demo")
 
 COMMANDS = shell_commands()
@@ -205,9 +205,8 @@ def test_second_base(tmp_path):
 
 def command_of_readme(start: str) -> list[str]:
     """The words after `panoptic-fusion` of the only command of README.md that starts so."""
-    (words,) = [
-        w[1:] for b, w in COMMANDS if b.page == "README.md" and " ".join(w).startswith(f"panoptic-fusion {start}")
-    ]
+    found = [words for block, words in COMMANDS if block.page == "README.md"]
+    (words,) = [words[1:] for words in found if " ".join(words).startswith(f"panoptic-fusion {start}")]
     return words
 
 

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
-    (ROOT / "docs").rglob("*.md")
-)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
 SHELL_LOOP = ("for", "done", "do")
@@ -78,9 +76,7 @@ def commands(block: Block) -> list[list[str]]:
         text = re.sub(r"'[^'\n]*\n[^']*'", lambda match: match[0].replace("\n", " "), text)
     result = []
     for line in text.splitlines():
-        words = shlex.split(
-            line.replace(" do ", "\n").split("\n")[0] if line.startswith("for ") else line, comments=True
-        )
+        words = ["for"] if line.startswith("for ") else shlex.split(line, comments=True)
         while words:
             end = words.index("&&") if "&&" in words else len(words)
             command, words = words[:end], words[end + 1 :]
