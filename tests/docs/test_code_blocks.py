@@ -218,8 +218,7 @@ def test_help(option, expected, child_env):
 
 
 @pytest.mark.parametrize("start, made", [("demo --model", "segmented/panoptic.json"), ("check --images", None)])
-def test_commands_of_readme(start, made, folder, child_env):
-    command = [sys.executable, "-m", "panoptic_fusion", *command_of_readme(start)]
-    done = subprocess.run(command, env=child_env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_commands_of_readme(start, made, folder, run_script):
+    code, _, errors = run_script(*command_of_readme(start))
+    assert code == 0, errors
     assert made is None or (folder / made).is_file()
