@@ -12,6 +12,7 @@ from doc_blocks import CONFIG_KEY, PAGES, ROOT, Block, blocks, shell_commands
 # Blocks that this file runs, by page and first line.
 RUN = {
     ("README.md", "import cv2"): "test_python_of_readme",
+    ("README.md", "from panoptic_fusion.evaluation.files import evaluate_files"): "test_python_of_evaluate_files",
     ("README.md", '_BASE_: "../Base-PanopticRCNN.yaml"'): "test_own_config",
     ("docs/datasets.md", "from detectron2.data import DatasetCatalog, MetadataCatalog"): "test_python_of_datasets",
     ("docs/backbones.md", '_BASE_: ["tascnet_r18.yaml", "../Base-Lite0.yaml"]'): "test_second_base",
@@ -164,6 +165,16 @@ def test_python_of_readme(folder):
     panoptic_seg, segments_info = names["panoptic_seg"], names["segments_info"]
     assert tuple(panoptic_seg.shape) == (96, 128)
     assert {s["id"] for s in segments_info} == set(panoptic_seg.unique().tolist()) - {0}
+
+
+def test_python_of_evaluate_files(folder, tiny_data):
+    for name in ("gt", "pred"):
+        shutil.copytree(tiny_data["val"]["panoptic_root"], folder / name / "panoptic")
+        shutil.copy(tiny_data["val"]["panoptic_json"], folder / name / "panoptic.json")
+    names: dict = {}
+    exec(compile(code_of("test_python_of_evaluate_files"), "README.md", "exec"), names)
+    assert names["scores"]["all"]["PQ"] == names["scores"]["all"]["boundary_PQ"] == 100
+    assert (folder / "scores" / "results.md").is_file()
 
 
 def test_python_of_datasets():
