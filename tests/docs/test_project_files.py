@@ -74,3 +74,18 @@ def test_citation():
 def test_copyright():
     line = "Copyright 2026 The panoptic_fusion authors"
     assert line in (ROOT / "NOTICE").read_text() and line in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_readme_installs_detectron2_as_the_program_says():
+    from panoptic_fusion.errors import INSTALL_DETECTRON2
+
+    def commands(text: str) -> list[str]:
+        return [
+            line.strip().rstrip("\\").strip() for line in text.splitlines() if re.match(r"\s+(echo|pip|--target)", line)
+        ]
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    expected = commands(INSTALL_DETECTRON2)
+    assert len(expected) == 3 and "--hash=sha256:" in expected[0]
+    for line in expected:
+        assert line in readme, f"README.md lacks: {line}"
