@@ -46,7 +46,8 @@ def test_links(path):
 def test_files_that_are_named(path):
     for code in CODE.findall(path.read_text(encoding="utf-8")):
         for name in FILE.findall(code):
-            assert name in NOT_OURS or (ROOT / name).is_file(), f"{page_name(path)} names {name}, which does not exist"
+            gone = path.name == "CHANGELOG.md"  # it names files of earlier versions
+            assert gone or name in NOT_OURS or (ROOT / name).is_file(), f"{page_name(path)} names {name}, which does not exist"
 
 
 @pytest.mark.parametrize("path", PAGES, ids=page_name)
