@@ -47,7 +47,9 @@ def test_files_that_are_named(path):
     for code in CODE.findall(path.read_text(encoding="utf-8")):
         for name in FILE.findall(code):
             gone = path.name == "CHANGELOG.md"  # it names files of earlier versions
-            assert gone or name in NOT_OURS or (ROOT / name).is_file(), f"{page_name(path)} names {name}, which does not exist"
+            assert gone or name in NOT_OURS or (ROOT / name).is_file(), (
+                f"{page_name(path)} names {name}, which does not exist"
+            )
 
 
 @pytest.mark.parametrize("path", PAGES, ids=page_name)
