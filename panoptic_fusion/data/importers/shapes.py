@@ -7,14 +7,14 @@ several processes, one item at a time.
 from __future__ import annotations
 
 import binascii
+import math
 import struct
 import zlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,10 @@ class Shape:
     isbox: bool = False
     semantic: bool = False
 
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.z):
+            raise ValueError(f"its order is {self.z}, not a finite number")
+
 
 @dataclass
 class ImageAnnotation:
@@ -96,6 +100,7 @@ class ImageAnnotation:
         size: (height, width) by the annotation; None if only the image tells.
         shapes: in the order of the file.
         split: "train", "val", "test" or "".
+        more_files: paths to other files that the shapes come from, such as masks.
         image_bytes: the encoded image, where the annotation file holds it.
         faults: everything that could not be read, with what to do.
         notes: counts of what the user should know (text -> how often).
@@ -106,9 +111,14 @@ class ImageAnnotation:
     size: tuple[int, int] | None
     shapes: list[Shape] = field(default_factory=list)
     split: str = ""
+    more_files: list[str] = field(default_factory=list)
     image_bytes: bytes | None = None
     faults: list[DatasetError] = field(default_factory=list)
     notes: Counter = field(default_factory=Counter)
+
+    def copy(self) -> ImageAnnotation:
+        """Returns a copy to which painting may add problems."""
+        return replace(self, faults=list(self.faults), notes=Counter(self.notes))
 
     def fault(self, text: str, kind: str = "bad annotation entry") -> None:
         """Adds a problem of this file."""
