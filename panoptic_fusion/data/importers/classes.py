@@ -12,17 +12,26 @@ from .shapes import IGNORED_NAMES, UNLABELED_NAMES, ClassInfo, Dataset
 
 # Names of regions that are usually not counted. Only a proposal: --things and --stuff decide.
 STUFF_NAMES = frozenset(
-    "sky road street pavement sidewalk terrain grass lawn vegetation foliage water sea ocean river lake sand snow ice "
-    "ground floor wall ceiling mountain hill field soil dirt earth asphalt gravel forest background dirt-track railroad "
-    "parking rail-track crosswalk lane beach carpet concrete sidewalks roads walls".split()
+    "sky road street pavement sidewalk terrain grass lawn vegetation foliage water sea ocean river lake sand snow "
+    "ice ground floor wall ceiling mountain hill field soil dirt earth asphalt gravel forest background "
+    "dirt-track railroad parking rail-track crosswalk lane beach carpet concrete sidewalks roads walls".split()
 )
 STUFF_SUFFIXES = ("-merged", "-stuff", "-other", " merged", " stuff")
+MANY_IMAGES = 5  # that must have a class before its size counts
 LARGE_SHARE = 1 / 3  # of the image's area, from which a class that never occurs twice looks like stuff
 
 
 @dataclass
 class ClassCount:
-    """How a class occurs: images that have it, objects, most objects in one image, the share of each object's box."""
+    """How a class occurs.
+
+    Attributes:
+        images: number of images that have it.
+        objects: number of objects.
+        most: largest number of objects in one image.
+        semantic: whether it occurs in semantic maps alone.
+        shares: part of the image in the box around it, one per image.
+    """
 
     images: int = 0
     objects: int = 0
@@ -35,7 +44,7 @@ class ClassCount:
         self.images += 1
         self.objects += objects
         self.most = max(self.most, objects)
-        self.semantic |= semantic
+        self.semantic &= semantic
         if len(self.shares) < 1000:
             self.shares.append(share)
 
@@ -84,9 +93,10 @@ def make_categories(
     _check_names(things, stuff, unlabeled, [info.name for info in infos])
     used = {info.id for info in infos if info.id is not None}
     free = iter(i for i in range(1, len(infos) + len(used) + 1) if i not in used)
+    semantic = bool(counts) and all(count.semantic for count in counts.values())
     categories = []
     for info in infos:
-        count = counts.get(info.name, ClassCount())
+        count = counts.get(info.name, ClassCount(semantic=semantic))
         isthing, reason = _decide(info, count, dataset.objects, things, stuff, unlabeled)
         number = info.id if info.id is not None else next(free)
         categories.append(Category(number, info.name, isthing, info.color, reason, count.images, count.objects))
@@ -111,7 +121,7 @@ def _check_names(
 def _decide(
     info: ClassInfo,
     count: ClassCount,
-    objects: bool,
+    objects: str,
     things: Sequence[str] | None,
     stuff: Sequence[str] | None,
     unlabeled: str | None,
@@ -131,13 +141,15 @@ def _decide(
         return info.isthing, "the format says so"
     if count.semantic:
         return False, "a semantic map has no instances"
+    if objects == "certain" and count.objects:
+        return True, "it has instance ids"
     word = info.name.lower().strip()
     if word in STUFF_NAMES or word.endswith(STUFF_SUFFIXES):
         return False, "proposed: by its name"
-    if objects:
+    if objects != "unknown":
         return True, "proposed: the format stores objects"
     if count.most > 1:
         return True, f"proposed: up to {count.most} in one image"
-    if count.shares and median(count.shares) >= LARGE_SHARE:
+    if count.images >= MANY_IMAGES and median(count.shares) >= LARGE_SHARE:
         return False, "proposed: never two in one image, and large"
     return True, "proposed: an object"

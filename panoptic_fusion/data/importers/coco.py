@@ -1,4 +1,4 @@
-"""COCO instances json: polygons, RLE and crowds, with semantic PNGs where they exist; also Roboflow's and CVAT's exports.
+"""COCO instances json: polygons, RLE and crowds, with semantic PNGs where they exist; also by Roboflow and CVAT.
 
 Parts of one annotation are one object. A box without a segmentation is not a mask. Order: smaller in front, since the
 format has none. CVAT and datumaro write iscrowd 1 for every mask; where annotations have CVAT's attribute `occluded`,
@@ -17,8 +17,9 @@ from typing import Any
 
 from ..coco_json import is_integer
 from ..faults import DatasetError
+from .encodings import decode_coco_rle
 from .labelme import _label
-from .masks import check_points, check_size, decode_coco_rle
+from .masks import check_points, check_size
 from .pixels import ClassTable, class_shapes, find_class_table, find_maps, read_map
 from .shapes import ClassInfo, Dataset, ImageAnnotation, Mask, Polygon, Shape
 from .tree import Tree, read_json, split_of
@@ -42,7 +43,7 @@ def recognize(tree: Tree) -> bool:
 
 
 def open_dataset(tree: Tree) -> Dataset:
-    dataset = Dataset(NAME, {}, read, order="smaller-in-front", boxes="skip", objects=True)
+    dataset = Dataset(NAME, {}, read, order="smaller-in-front", boxes="skip", objects="likely")
     classes: dict[str, ClassInfo] = {}
     maps = find_maps(tree, PIXEL_MAP_FOLDERS)
     for file in _choose(tree):

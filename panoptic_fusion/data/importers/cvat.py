@@ -1,8 +1,8 @@
 """CVAT's own XML 1.1, for images and for video.
 
-Drawing order is z_order, then the order of the file. Shapes of equal label and group_id (other than 0) are one object; in
-a video a track is one. Polylines, points, skeletons, cuboids and tags have no area. A mask has runs along the rows of its
-box, background first.
+Drawing order is z_order, then the order of the file. Shapes of equal label and group_id (other than 0) are one object;
+in a video a track is one. Polylines, points, skeletons, cuboids and tags have no area. A mask has runs along the rows
+of its box, background first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from ..faults import DatasetError
-from .masks import Crop, box_ring, check_points, check_size, decode_row_runs, ellipse_ring
+from .encodings import decode_row_runs
+from .masks import Crop, box_ring, check_points, check_size, ellipse_ring
 from .shapes import ClassInfo, Dataset, ImageAnnotation, Mask, Polygon, Shape
 from .tree import Tree, hex_color, read_xml, split_of
 

@@ -3,11 +3,54 @@
 from __future__ import annotations
 
 from ...errors import UserError
-from . import coco, cvat, isat, labelme, voc, yolo
-from .shapes import Dataset
+from ..faults import DatasetError
+from . import (
+    ade20k,
+    binary_masks,
+    coco,
+    coco_panoptic,
+    cvat,
+    darwin,
+    instance_png,
+    isat,
+    label_studio,
+    labelbox,
+    labelme,
+    labelme_web,
+    sa1b,
+    scalabel,
+    semantic_png,
+    superannotate,
+    supervisely,
+    via,
+    voc,
+    yolo,
+)
+from .shapes import Dataset, describe_error
 from .tree import Tree
 
-READERS = (coco, labelme, isat, cvat, yolo, voc)
+READERS = (
+    coco_panoptic,
+    coco,
+    labelme,
+    isat,
+    cvat,
+    label_studio,
+    supervisely,
+    superannotate,
+    darwin,
+    via,
+    labelbox,
+    scalabel,
+    sa1b,
+    yolo,
+    voc,
+    labelme_web,
+    ade20k,
+    instance_png,
+    binary_masks,
+    semantic_png,
+)
 FORMATS = tuple(reader.NAME for reader in READERS)
 
 
@@ -22,10 +65,16 @@ def open_dataset(tree: Tree, format: str | None = None) -> Dataset:
     if not found:
         what = f"its {len(tree.files)} files are of no known format" if tree.files else "it has no files"
         raise UserError(
-            f"{tree.root}: {what}. Supported: {', '.join(FORMATS)} (docs/importing.md shows their files). Pass --format "
-            "if it is one of these."
+            f"{tree.root}: {what}. Supported: {', '.join(FORMATS)} (docs/importing.md shows their files). Pass "
+            "--format if it is one of these."
         )
-    dataset = found[0].open_dataset(tree)
+    try:
+        dataset = found[0].open_dataset(tree)
+    except DatasetError:
+        raise
+    except Exception as error:  # a file that no reader foresees
+        name, text = found[0].NAME, describe_error(error)
+        raise UserError(f"{tree.root}: the {name} files cannot be read: {text}. Export them again.") from error
     if len(found) > 1:
         others = ", ".join(reader.NAME for reader in found[1:])
         dataset.notes[f"the folder also looks like: {others} (--format chooses)"] += 1

@@ -117,7 +117,7 @@ def _pieces(
             painted.notes["shapes cut off at the edge of the image"] += 1
         if shape.label not in rules.things:
             pieces.append((shape, shape.label, crop))
-        elif shape.semantic:
+        elif shape.semantic and not shape.crowd:
             pieces += [(shape, (index, k), part) for k, part in enumerate(components(crop))]
         else:
             alone = shape.group is None

@@ -187,7 +187,9 @@ def _from_csv(lines: list[str]) -> ClassTable:
     """A header with name, and r, g, b or an id (CamVid's class_dict.csv)."""
     table = ClassTable()
     for index, row in enumerate(csv.DictReader(lines)):
-        row = {(key or "").strip().lower(): (value or "") for key, value in row.items() if isinstance(value, str | None)}
+        row = {
+            (key or "").strip().lower(): (value or "") for key, value in row.items() if isinstance(value, str | None)
+        }
         name = row.get("name") or row.get("class") or row.get("label")
         number = row.get("id") or row.get("value") or str(index)
         if name and number.strip().isdigit():
@@ -196,7 +198,7 @@ def _from_csv(lines: list[str]) -> ClassTable:
 
 
 def _from_lines(lines: list[str]) -> ClassTable:
-    """CVAT's `name:r,g,b::`, `r g b name`, `value: name`, `value name`, or a name per line in the order of the values."""
+    """CVAT's `name:r,g,b::`, `r g b name`, `value: name`, `value name`, or names in the order of the values."""
     table = ClassTable()
     names = [line for line in lines if line != "__ignore__"]
     for index, line in enumerate(names):

@@ -154,7 +154,8 @@ class Dataset:
         classes: those that the format declares, in its order.
         order: one of `ORDERS`, the default for overlaps.
         boxes: "mask" or "skip", the default for boxes.
-        objects: whether every shape is an object, so that a class is a thing unless its name says otherwise.
+        objects: whether shapes that are not semantic are objects: "certain" (instance ids), "likely" (formats for
+            objects, where only a class's name may say otherwise) or "unknown".
         amodal: whether shapes may have hidden parts, which an instances json then keeps.
         faults: problems of the data set as a whole.
     """
@@ -165,7 +166,7 @@ class Dataset:
     classes: list[ClassInfo] = field(default_factory=list)
     order: str = "annotation"
     boxes: str = "mask"
-    objects: bool = False
+    objects: str = "unknown"
     amodal: bool = True
     faults: list[DatasetError] = field(default_factory=list)
     notes: Counter = field(default_factory=Counter)

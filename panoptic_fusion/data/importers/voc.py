@@ -1,8 +1,8 @@
 """Pascal VOC segmentation, also as CVAT ("VOC 1.1", "Segmentation mask 1.1") and labelme's converter write it.
 
-SegmentationClass holds classes, SegmentationObject instances, as palette indices or as colors of the label map. The class
-of an instance is the most frequent one on its pixels. Class pixels outside of all instances are kept as the class alone.
-255, or its color (224, 224, 192), stays void. Without SegmentationObject there are no instances.
+SegmentationClass holds classes, SegmentationObject instances, as palette indices or as colors of the label map. The
+class of an instance is the most frequent one on its pixels. Class pixels outside of all instances are kept as the
+class alone. 255, or its color (224, 224, 192), stays void. Without SegmentationObject there are no instances.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def open_dataset(tree: Tree) -> Dataset:
             "colors": [info.color for info in infos],
         }
     named = [info for i, info in enumerate(infos) if info.name and not is_background(i, info.name)]
-    return Dataset(NAME, items, read, named, objects=bool(objects), amodal=False)
+    return Dataset(NAME, items, read, named, objects="certain" if objects else "unknown", amodal=False)
 
 
 def read(item: dict[str, Any]) -> ImageAnnotation:
@@ -90,9 +90,7 @@ def read(item: dict[str, Any]) -> ImageAnnotation:
     for value in np.unique(rest).tolist():
         if value < len(names) and names[value] and not is_background(value, names[value]):
             name = names[value]
-            annotation.shapes.append(
-                mask_shape(rest == value, name, f"class {name}", semantic=item["objects"] is None)
-            )
+            annotation.shapes.append(mask_shape(rest == value, name, f"class {name}", semantic=True))
         elif value == BORDER:
             annotation.shapes.append(mask_shape(rest == value, "__ignore__", "border"))
         elif value >= len(names):

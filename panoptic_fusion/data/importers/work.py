@@ -92,13 +92,15 @@ def look_at(key: str) -> Seen:
         for shape_index, shape in enumerate(annotation.shapes):
             group = shape_index if shape.group is None else (shape.group, "")
             objects.setdefault(shape.label, set()).add(0 if shape.semantic else group)
-            before = seen.counts.get(shape.label, (0, False, 0.0))
-            share = before[2] if _work.dataset.objects else max(before[2], _share(shape, size))
-            seen.counts[shape.label] = (len(objects[shape.label]), shape.semantic or before[1], share)
+            before = seen.counts.get(shape.label, (0, True, 0.0))
+            share = max(before[2], _share(shape, size)) if _work.dataset.objects == "unknown" else 0.0
+            seen.counts[shape.label] = (len(objects[shape.label]), shape.semantic and before[1], share)
     except DatasetError as error:
         seen.fault = error
     except Exception as error:  # one bad item must not end the import
-        seen.fault = DatasetError(describe_error(error) + ". Export it again or remove it.", key, "bad annotation entry")
+        seen.fault = DatasetError(
+            describe_error(error) + ". Export it again or remove it.", key, "bad annotation entry"
+        )
     return seen
 
 
@@ -205,4 +207,3 @@ def _state(files: list[str | None]) -> str:
         except OSError:
             state.append((file, 0, 0))
     return hashlib.sha1(json.dumps(state).encode(errors="surrogateescape")).hexdigest()
-

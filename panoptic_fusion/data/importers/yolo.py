@@ -1,7 +1,7 @@
 """YOLO segmentation: a text per image with `class x y x y ...` in parts of width and height, and data.yaml.
 
-Also CVAT's and Label Studio's exports (classes.txt). A line of five numbers is a box, which is not a mask. Text files lie
-in `labels`, images in `images`, below or above the splits. Order: smaller in front, since the format has none.
+Also CVAT's and Label Studio's exports (classes.txt). A line of five numbers is a box, which is not a mask. Text files
+lie in `labels`, images in `images`, below or above the splits. Order: smaller in front, since the format has none.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def open_dataset(tree: Tree) -> Dataset:
     for item in items.values():
         item["image"] = _image(item["file"], index)
     classes = [ClassInfo(name) for name in dict.fromkeys(names.values())]
-    return Dataset(NAME, items, read, classes, order="smaller-in-front", boxes="skip", objects=True)
+    return Dataset(NAME, items, read, classes, order="smaller-in-front", boxes="skip", objects="likely")
 
 
 def read(item: dict[str, Any], size: tuple[int, int] | None = None) -> ImageAnnotation:
