@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import UserError
+from ..processes import exit_with
 
 LOCK_PATIENCE_S = 10.0
 T = TypeVar("T")
@@ -119,12 +119,6 @@ def locked(journal: Path) -> Iterator[None]:
 def _start_worker(parent: int, start: Callable[..., None] | None, arguments: tuple) -> None:
     """Lets a worker leave Ctrl-C to its parent, and end soon after a parent that was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    exit_with(parent)
     if start is not None:
         start(*arguments)

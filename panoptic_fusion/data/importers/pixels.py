@@ -98,7 +98,7 @@ def class_shapes(
             continue
         if value == ignored or is_background(value, name):
             continue
-        shapes.append(Shape(name, Mask(partial(_crop_of, pixels == value)), f"class {name}", semantic=True))
+        shapes.append(mask_shape(pixels == value, name, f"class {name}", semantic=True))
     return shapes
 
 
@@ -107,7 +107,7 @@ def mask_shape(mask: np.ndarray, label: str, name: str, top: int = 0, left: int 
     return Shape(label, Mask(partial(_crop_of, mask, top, left)), name, **options)
 
 
-def _crop_of(mask: np.ndarray, top: int = 0, left: int = 0, *_: int) -> Crop:
+def _crop_of(mask: np.ndarray, top: int, left: int, _height: int, _width: int) -> Crop:
     return tight_crop(mask, top, left)
 
 
