@@ -19,8 +19,33 @@ import numpy as np
 from PIL import Image
 from polygon_scenes import Object, TrueScene, outline, pixel_outline, save_image
 
-NAMES = ["sidewalk", "Himmel über uns", "building", "road", "vegetation", "fence", "bus", "汽车", "person", "sign", "tie"]
-NAMES += ["bicycle", "train", "rider", "truck", "dog", "pole", "stop sign", "motorcycle", "terrain", "wall", "tram", "bin"]
+NAMES = [
+    "sidewalk",
+    "Himmel über uns",
+    "building",
+    "road",
+    "vegetation",
+    "fence",
+    "bus",
+    "汽车",
+    "person",
+    "sign",
+    "tie",
+]
+NAMES += [
+    "bicycle",
+    "train",
+    "rider",
+    "truck",
+    "dog",
+    "pole",
+    "stop sign",
+    "motorcycle",
+    "terrain",
+    "wall",
+    "tram",
+    "bin",
+]
 
 
 def labels_of(scenes: list[TrueScene]) -> list[str]:
@@ -428,7 +453,9 @@ def via(kind: str) -> Callable:
         elif kind == "json":
             dump(root / "via_region_data.json", images)
         else:
-            columns = "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
+            columns = (
+                "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
+            )
             lines = [columns]
             for image in images.values():
                 for number, region in enumerate(image["regions"]):
@@ -452,7 +479,9 @@ def labelbox(kind: str) -> Callable:
                 for _, item, part in pieces(scene)
             ]
             if kind == "list":
-                rows.append({"ID": str(index), "External ID": name, "Label": {"objects": objects, "classifications": []}})
+                rows.append(
+                    {"ID": str(index), "External ID": name, "Label": {"objects": objects, "classifications": []}}
+                )
             else:
                 labels = [{"annotations": {"objects": objects}}]
                 media = {"height": height, "width": width}
@@ -582,7 +611,9 @@ def semantic(kind: str) -> Callable:
     def write(root: Path, scenes: list[TrueScene]) -> None:
         labels = labels_of(scenes)
         colors = np.array([[0, 0, 0]] + [[40 + 9 * i, 7 * i, 255 - 5 * i] for i in range(len(labels))], np.uint8)
-        lines = [f"{name}:{r},{g},{b}::" for name, (r, g, b) in zip(["background", *labels], colors.tolist(), strict=True)]
+        lines = [
+            f"{name}:{r},{g},{b}::" for name, (r, g, b) in zip(["background", *labels], colors.tolist(), strict=True)
+        ]
         (root / "labelmap.txt").write_text("\n".join(lines), encoding="utf-8")
         for index, scene in enumerate(scenes):
             save_image(scene, root / "images" / f"{name_of(index)}.jpg")

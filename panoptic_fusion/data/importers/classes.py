@@ -110,7 +110,7 @@ def _check_names(
     for option, wanted in (("--things", things), ("--stuff", stuff)):
         for name in wanted or ():
             if name not in known:
-                raise UserError(f"{option} names {name!r}, which no file has; available: {', '.join(sorted(known))}")
+                raise UserError(f"{option} names {name!r}, which no file has. Choose from: {', '.join(sorted(known))}")
     twice = set(things or ()) & set(stuff or ())
     if twice:
         raise UserError(f"{', '.join(sorted(twice))}: in both --things and --stuff; leave it in one of them")

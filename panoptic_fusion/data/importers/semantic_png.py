@@ -42,8 +42,11 @@ def is_map_folder(folder: str) -> bool:
     return any(_MAP_FOLDER.search(part) for part in parts) and not any(_NOT_MAPS.search(part) for part in parts)
 
 
-def find_pairs(tree: Tree) -> list[tuple[str, str]]:
-    """Returns the pairs (image, map), by stem, in folders of maps or with a name such as x_mask.png."""
+def find_pairs(tree: Tree) -> tuple[list[tuple[str, str]], list[str]]:
+    """Returns the pairs (image, map), by stem, in folders of maps or with a name such as x_mask.png.
+
+    Also returns the maps next to those that have no image.
+    """
     images: dict[str, list[str]] = {}
     maps = []
     for file in tree.images():
@@ -56,7 +59,7 @@ def find_pairs(tree: Tree) -> list[tuple[str, str]]:
         if not is_map_folder(os.path.dirname(file)):
             for name in {stem, plain}:
                 images.setdefault(name, []).append(file)
-    pairs = []
+    pairs, alone = [], []
     for plain, file in sorted(maps, key=lambda entry: entry[1]):
         exact = os.path.splitext(os.path.basename(file))[0]
         candidates = images.get(exact) or images.get(plain) or []
@@ -64,15 +67,18 @@ def find_pairs(tree: Tree) -> list[tuple[str, str]]:
             split = split_of(os.path.dirname(file))
             same = [image for image in candidates if split_of(os.path.dirname(image)) == split]
             pairs.append(((same or candidates)[0], file))
-    return pairs
+        else:
+            alone.append(file)
+    folders = {os.path.dirname(file) for _, file in pairs}
+    return pairs, [file for file in alone if os.path.dirname(file) in folders]
 
 
 def recognize(tree: Tree) -> bool:
-    return bool(find_pairs(tree))
+    return bool(find_pairs(tree)[0])
 
 
 def open_dataset(tree: Tree) -> Dataset:
-    pairs = find_pairs(tree)
+    pairs, alone = find_pairs(tree)
     table = find_class_table(tree)
     camvid = any(part.endswith("annot") for _, file in pairs for part in os.path.dirname(file).lower().split("/"))
     if table is None and camvid:
@@ -86,7 +92,11 @@ def open_dataset(tree: Tree) -> Dataset:
         }
         for image, file in pairs
     }
-    dataset = Dataset(NAME, items, read, table.classes() if table else [], amodal=False)
+    faults = []
+    for file in alone:
+        text = f"the image of the map {os.path.basename(file)} was not found. Put it next to the others, or remove the map."
+        faults.append(DatasetError(text, str(tree.path(file)), "missing image"))
+    dataset = Dataset(NAME, items, read, table.classes() if table else [], amodal=False, faults=faults)
     if table is None:
         dataset.notes['no table of classes (labels.txt, labelmap.txt ...): classes are called "class_<value>"'] += 1
     return dataset

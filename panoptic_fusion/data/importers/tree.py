@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections import defaultdict
+from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "dev", "valset"), "val"),
     **dict.fromkeys(("test", "testing", "tst", "testset"), "test"),
 }
+_MAP_FOLDER = re.compile(
+    r"masks?|annotations?|labels?|instances?|semantics?|panoptic\w*|segmentation(?:class|object)?|\w*annot|semantic_\w+"
+    r"|instance_\w+|stuffthingmaps"
+)
 _SPLIT_TOKEN = re.compile(r"(?<![a-z])(?:" + "|".join(sorted(SPLITS, key=len, reverse=True)) + r")(?![a-z])")
 
 
@@ -81,38 +86,52 @@ class ImageIndex:
 
     def __init__(self, tree: Tree, extra_root: str | os.PathLike | None = None) -> None:
         self.roots = [str(tree.root)]
-        files = {os.path.join(tree.root, file) for file in tree.images()}
+        self._inside = {os.path.join(tree.root, file): file for file in tree.images()}  # path -> path below its root
         if extra_root is not None:
             extra = Tree(extra_root)
             self.roots.insert(0, str(extra.root))
-            files |= {os.path.join(extra.root, file) for file in extra.images()}
+            self._inside |= {os.path.join(extra.root, file): file for file in extra.images()}
         self._by_name: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
-        for file in sorted(files):
+        for file in sorted(self._inside):
             name = os.path.basename(file).lower()
             self._by_name[name].append(file)
             self._by_stem[os.path.splitext(name)[0]].append(file)
 
-    def find(self, names: list[str], near: str) -> str | None:
+    def find(self, names: list[str], near: str, split: str = "", but: Collection[str] = ()) -> str | None:
         """Returns the path of the first of `names` that is an image, or None.
 
         A name is tried below the folder `near` and the roots, then by its last parts anywhere, then without its suffix.
-        Of several images of that name the one whose path shares most with the name and `near` is taken.
+        Of several images of that name the one whose path shares most with the name and `near` is taken; never one in a
+        folder of another split than `split`, a map (a PNG in a folder of masks), or one of the paths `but`.
         """
         for name in names:
             name = name.replace("\\", "/")
             for root in (near, *self.roots):
                 path = os.path.normpath(os.path.join(root, name))
-                if os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES and os.path.isfile(path):
+                if os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES and path not in but and os.path.isfile(path):
                     return path
+
+        def fits(path: str) -> bool:
+            folder = os.path.dirname(self._inside[path])
+            other = split_of(folder)
+            return path not in but and not _is_map(self._inside[path]) and (not split or other in ("", split))
+
         for name in names:
             last = name.replace("\\", "/").rsplit("/", 1)[-1].lower()
             candidates = (
                 self._by_name.get(last) or self._by_stem.get(os.path.splitext(last)[0]) or self._by_stem.get(last)
             )
-            if candidates:
-                return max(candidates, key=lambda path: _closeness(path, name, near))
+            fitting = list(filter(fits, candidates or ()))
+            if fitting:
+                return max(fitting, key=lambda path: _closeness(path, name, near))
         return None
+
+
+def _is_map(file: str) -> bool:
+    """Returns whether a path below the root is a PNG in a folder of masks."""
+    folder = os.path.basename(os.path.dirname(file)).lower()
+    return file.lower().endswith((".png", ".bmp")) and _MAP_FOLDER.fullmatch(folder) is not None
 
 
 def _closeness(path: str, name: str, near: str) -> tuple[int, int, int, str]:

@@ -153,7 +153,8 @@ def _paint(job: Job, record: dict[str, Any]) -> None:
 def _open(key: str) -> tuple[ImageAnnotation, str | None, tuple[int, int], int]:
     """The annotation of an item, the path of its image or None, the size to paint, and the image's orientation."""
     annotation = _work.dataset.read(_work.dataset.items[key])
-    image = _work.index.find(annotation.image_names, os.path.dirname(annotation.file))
+    near, own = os.path.dirname(annotation.file), {annotation.file, *annotation.more_files}
+    image = _work.index.find(annotation.image_names, near, annotation.split, own)
     source = image if image is not None else annotation.image_bytes
     if source is None:
         if _work.keep_missing and annotation.size is not None:
