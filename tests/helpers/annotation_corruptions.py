@@ -28,7 +28,8 @@ def annotation_files(root: Path, *suffixes: str) -> list[Path]:
 
 
 def image_files(root: Path) -> list[Path]:
-    return [p for p in sorted(root.rglob("*")) if p.suffix == ".jpg" or "leftImg8bit" in p.name or "frame_" in p.name]
+    found = (p for p in sorted(root.rglob("*")) if p.is_file())
+    return [p for p in found if p.suffix == ".jpg" or "leftImg8bit" in p.name or "frame_" in p.name]
 
 
 def map_files(root: Path) -> list[Path]:
@@ -229,7 +230,7 @@ def lost_map(rng: np.random.Generator, root: Path) -> Path:
 
 def all_corruptions(labels: list[str]) -> dict[str, Callable[[np.random.Generator, Path], Path]]:
     found = (
-        truncated, emptied, garbage, bad_coordinate, two_points, far_outside, bad_size, bad_mask, bad_attribute, bad_line,
-        bad_csv, lost_image, damaged_image, other_image, damaged_map, other_map, lost_map,
+        truncated, emptied, garbage, bad_coordinate, two_points, far_outside, bad_size, bad_mask, bad_attribute,
+        bad_line, bad_csv, lost_image, damaged_image, other_image, damaged_map, other_map, lost_map,
     )  # fmt: skip
     return {**{function.__name__: function for function in found}, "bad_label": bad_label(labels)}

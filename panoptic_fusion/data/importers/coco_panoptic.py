@@ -94,6 +94,7 @@ def _add_items(
             "segments": entry["segments_info"],
             "names": names,
             "split": split,
+            "size": (image.get("height"), image.get("width")) if image else None,
         }
 
 
@@ -123,6 +124,8 @@ def read(item: dict[str, Any]) -> ImageAnnotation:
     annotation.split, annotation.more_files = item["split"], [file]
     if pixels.ndim == 2:
         annotation.notes["PNGs that are not RGB read as ids"] += 1
+    if item["size"] not in (None, ids.shape):
+        annotation.notes["sizes in the json corrected to those of PNG and image"] += 1
     found = set(np.unique(ids).tolist()) - {0}
     seen: set[int] = set()
     for index, segment in enumerate(item["segments"]):

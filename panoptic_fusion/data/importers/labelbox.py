@@ -66,7 +66,7 @@ def read(item: dict[str, Any]) -> ImageAnnotation:
                 objects += label["annotations"]["objects"]
     annotation = ImageAnnotation(file, [name], size, split=item["split"])
     for index, entry in enumerate(objects or ()):
-        where = f"{item['name']}, object {index}"
+        where = f"{item['name']} ({name}), object {index}"
         with annotation.guard(where):
             label = _label(entry.get("title") or entry.get("name") or entry.get("value"))
             if "polygon" in entry:

@@ -83,7 +83,12 @@ def import_annotations(
         first = f": {faults[0]}" if faults else ""
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise UserError(f"{tree.root}: no image of these {dataset.format} files can be imported{first}{more}")
-    categories = make_categories(dataset, _count(good), things, stuff, unlabeled)
+    try:
+        categories = make_categories(dataset, _count(good), things, stuff, unlabeled)
+    except UserError as error:
+        if not faults:
+            raise
+        raise UserError(f"{error}. {len(faults)} files could not be read, the first: {faults[0]}") from None
     rules = PaintRules(
         frozenset(c.name for c in categories if c.isthing),
         order or dataset.order,

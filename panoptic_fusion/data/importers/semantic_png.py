@@ -94,7 +94,7 @@ def open_dataset(tree: Tree) -> Dataset:
     }
     faults = []
     for file in alone:
-        text = f"the image of the map {os.path.basename(file)} was not found. Put it next to the others, or remove the map."
+        text = "the image of this map was not found. Put it next to the others, or remove the map."
         faults.append(DatasetError(text, str(tree.path(file)), "missing image"))
     dataset = Dataset(NAME, items, read, table.classes() if table else [], amodal=False, faults=faults)
     if table is None:
