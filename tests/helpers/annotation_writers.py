@@ -475,7 +475,10 @@ def labelbox(kind: str) -> Callable:
             save_image(scene, root / name)
             height, width = scene.image.shape[:2]
             objects = [
-                {{"list": "title"}.get(kind, "name"): item.label, "polygon": [{"x": x, "y": y} for x, y in outline(part)]}
+                {
+                    {"list": "title"}.get(kind, "name"): item.label,
+                    "polygon": [{"x": x, "y": y} for x, y in outline(part)],
+                }
                 for _, item, part in pieces(scene)
             ]
             if kind == "list":
