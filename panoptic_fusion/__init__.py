@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .cli.demo import demo
     from .cli.evaluate import evaluate
     from .cli.fine_tune import fine_tune
+    from .cli.import_annotations import import_annotations
     from .cli.leaderboard import leaderboard
     from .cli.oracle import oracle
     from .cli.prepare import prepare
@@ -41,6 +42,7 @@ _EXPORTS = {
     "evaluate": "cli.evaluate",
     "fine_tune": "cli.fine_tune",
     "get_cfg": "config",
+    "import_annotations": "cli.import_annotations",
     "leaderboard": "cli.leaderboard",
     "load_plugins": "config",
     "load_trained": "networks",
@@ -60,6 +62,7 @@ __all__ = [
     "evaluate",
     "fine_tune",
     "get_cfg",
+    "import_annotations",
     "leaderboard",
     "load_plugins",
     "load_trained",

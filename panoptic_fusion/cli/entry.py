@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": "panoptic_fusion.cli.compare",
     "check": "panoptic_fusion.cli.check",
     "prepare": "panoptic_fusion.cli.prepare",
+    "import": "panoptic_fusion.cli.import_annotations",
     "convert": "panoptic_fusion.cli.convert",
     "fine-tune": "panoptic_fusion.cli.fine_tune",
     "oracle": "panoptic_fusion.cli.oracle",

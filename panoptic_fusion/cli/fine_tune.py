@@ -4,7 +4,8 @@
 
 FOLDER holds a COCO panoptic data set: train/{images,panoptic,panoptic.json} and val/..., or images/{train,val} and
 annotations/panoptic_{train,val}{,.json}, or without a validation part images, panoptic and panoptic.json; then about
-20 % of the images are set apart, always the same ones. docs/your_own_data.md says more. Called again, it continues
+20 % of the images are set apart, always the same ones. Annotations of other tools are imported first, see
+`panoptic-fusion import`. docs/your_own_data.md says more. Called again, it continues
 what was interrupted.
 """
 
@@ -16,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
+
+from panoptic_fusion.errors import UserError
 
 from . import child
 from .arguments import add_opts, check_at_least_one
@@ -83,7 +86,7 @@ def fine_tune(
     check_at_least_one(iterations, "--iterations")
 
     from panoptic_fusion.config import read_config, resolve_config
-    from panoptic_fusion.data.own_folder import find_data, registration, split_data
+    from panoptic_fusion.data.own_folder import registration, split_data
     from panoptic_fusion.engine.preflight import check_writable
     from panoptic_fusion.engine.same_training import check_same_data, check_same_network
 
@@ -93,7 +96,7 @@ def fine_tune(
     cfg = read_config(config_file, opts)
     check_writable(output, "--output")
     say("1/4 reading the data set through")
-    splits = find_data(data)
+    splits = find_or_import(data, output)
     if not has_no_grave_fault(splits):
         print("nothing was trained: correct these faults first, or leave the images at fault out of the jsons")
         return 1
@@ -124,6 +127,29 @@ def fine_tune(
     print(Path(output, "results.md").read_text())
     print(f"model: {output} (try: panoptic-fusion demo --model {output} --input IMAGE --output FOLDER)")
     return 0
+
+
+def find_or_import(data: str, output: str) -> dict[str, PanopticFiles]:
+    """Returns the files of a data set; annotations of other tools are imported into `output`/imported first.
+
+    Raises:
+        UserError: the folder holds neither.
+    """
+    from panoptic_fusion.data.importers import UnknownFormat, import_annotations
+    from panoptic_fusion.data.importers.report import format_result
+    from panoptic_fusion.data.own_folder import find_data, holds_data
+
+    if holds_data(data) or not os.path.exists(data):
+        return find_data(data)
+    imported = os.path.join(output, "imported")
+    try:
+        print(format_result(import_annotations(data, imported, progress=True)), flush=True)
+    except UnknownFormat as error:
+        try:
+            return find_data(data)
+        except UserError as layouts:
+            raise UserError(f"{layouts}. It is not a format of `panoptic-fusion import`, either: {error}") from None
+    return find_data(imported)
 
 
 def has_no_grave_fault(data: dict[str, PanopticFiles]) -> bool:

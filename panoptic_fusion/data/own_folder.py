@@ -26,6 +26,12 @@ LAYOUTS = (
 UNDIVIDED = ("images", "panoptic", "panoptic.json", "instances.json")
 
 
+def holds_data(folder: str | os.PathLike) -> bool:
+    """Returns whether a folder holds a panoptic json by the names in `LAYOUTS` or `UNDIVIDED`."""
+    names = [name.format(split=split) for _, _, name, _ in LAYOUTS for split in ("train", "val")]
+    return any((Path(folder).expanduser() / name).is_file() for name in (*names, UNDIVIDED[2]))
+
+
 def find_data(folder: str | os.PathLike) -> dict[str, PanopticFiles]:
     """The files of a data set by the names in `LAYOUTS`, or in `UNDIVIDED`.
 

@@ -74,6 +74,8 @@ def test_help_of_each_command_imports_nothing_heavy():
         (["demo", "--input", "a.jpg", "--output", "out"], "panoptic-fusion demo: error: give --model"),
         (["demo", "--model", "m", "--input", "a", "--output", "o", "--alpha", "2"], "--alpha is 2.0: use a number"),
         (["check"], "panoptic-fusion check: error: give a name, --config-file"),
+        (["import", "a"], "panoptic-fusion import: error: the following arguments are required: --output"),
+        (["import", "a", "--output", "b", "--workers", "0"], "panoptic-fusion import: error: --workers is 0"),
         (["prepare", "nothing"], "panoptic-fusion prepare: error: argument DATASET: invalid choice: 'nothing'"),
         (["convert", "seamseg", "in", "out.txt"], "panoptic-fusion convert: error: out.txt: the name of the output"),
         (["fine-tune", "--data", "d", "--output", "o", "--iterations", "0"], "--iterations is 0: use 1 or more"),
@@ -89,7 +91,7 @@ def test_usage_errors_come_before_heavy_imports(words, says):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_is_a_documented_function(name):
     module = importlib.import_module(COMMANDS[name])
-    function = getattr(module, name.replace("-", "_"))
+    function = getattr(module, module.__name__.rpartition(".")[2])  # `import` is no name of a function
     assert getattr(panoptic_fusion, function.__name__) is function
     assert function.__name__ in panoptic_fusion.__all__
     assert inspect.getdoc(function) and module.__doc__ and f"panoptic-fusion {name} " in module.__doc__

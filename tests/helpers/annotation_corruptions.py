@@ -149,7 +149,7 @@ def bad_attribute(rng: np.random.Generator, root: Path) -> Path:
     path = pick(rng, annotation_files(root, ".xml"))
     tree = ElementTree.parse(path)
     keys = ("points", "rle", "label", "width", "height", "left", "z_order")
-    found = [(e, k) for e in tree.iter() for k in e.keys() if k in keys and e.tag != "label"]
+    found = [(e, k) for e in tree.iter() for k in e.keys() if k in keys and e.get("outside") != "1"]
     texts = [(e, None) for e in tree.iter() if e.tag in ("x", "y", "name", "nrows", "ncols", "mask") and e.text]
     texts = [pair for pair in texts if not tree.getroot().tag == "annotations"]
     element, key = pick(rng, found + texts)

@@ -152,4 +152,4 @@ def _decide(
         return True, f"proposed: up to {count.most} in one image"
     if count.images >= MANY_IMAGES and median(count.shares) >= LARGE_SHARE:
         return False, "proposed: never two in one image, and large"
-    return True, "proposed: an object"
+    return True, "proposed: an object" if count.images else "proposed: no shape of it was found"

@@ -54,6 +54,10 @@ READERS = (
 FORMATS = tuple(reader.NAME for reader in READERS)
 
 
+class UnknownFormat(UserError):
+    """Nothing in a folder is of a known format."""
+
+
 def open_dataset(tree: Tree, format: str | None = None) -> Dataset:
     """Opens a folder with the reader of `format`, or with the first one that recognizes it.
 
@@ -64,7 +68,7 @@ def open_dataset(tree: Tree, format: str | None = None) -> Dataset:
     found = [r for r in READERS if r.NAME == format] if format else [r for r in READERS if r.recognize(tree)]
     if not found:
         what = f"its {len(tree.files)} files are of no known format" if tree.files else "it has no files"
-        raise UserError(
+        raise UnknownFormat(
             f"{tree.root}: {what}. Supported: {', '.join(FORMATS)} (docs/importing.md shows their files). Pass "
             "--format if it is one of these."
         )

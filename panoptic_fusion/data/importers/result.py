@@ -18,6 +18,7 @@ from .classes import Category
 from .work import Job
 
 SPLITS = ("train", "val", "test")
+PROBLEMS = "problems.txt"  # of the output folder: everything that was left out, one line each
 
 
 @dataclass

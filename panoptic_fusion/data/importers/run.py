@@ -25,7 +25,7 @@ from . import work
 from .classes import Category, ClassCount, make_categories
 from .formats import open_dataset
 from .painting import PaintRules
-from .result import ImportResult, finished, write_result
+from .result import PROBLEMS, ImportResult, finished, write_result
 from .shapes import ORDERS, Dataset
 from .tree import ImageIndex, Tree
 
@@ -110,6 +110,7 @@ def import_annotations(
             pass
         result.painted = len(todo)
         write_result(journal, jobs, dataset.amodal, result)
+    (output / PROBLEMS).write_text("".join(f"{fault}\n" for fault in result.faults), encoding="utf-8")
     write_json(output / MARKER, {**marker, "things": [c.name for c in categories if c.isthing], "complete": True})
     return result
 

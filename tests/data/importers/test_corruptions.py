@@ -19,8 +19,6 @@ NUM_CORRUPTIONS = 200
 REMEDY = re.compile(
     r"\b(fix|remove|correct|export|put|use|add|replace|move|merge|download|renumber|save|pass|choose|leave)\b", re.I
 )
-# Without its label, or with a value that the reader need not know, these stay right.
-SIZES = [(48, 72), (64, 96)]
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +48,8 @@ def test_each_damage_is_reported(written, scenes, tmp_path):
     while done < NUM_CORRUPTIONS:
         rng = np.random.default_rng(seed)
         seed += 1
+        kind = list(corruptions)[done % len(corruptions)]
         name = list(WRITERS)[int(rng.integers(len(WRITERS)))]
-        kind = list(corruptions)[int(rng.integers(len(corruptions)))]
         source, output = tmp_path / f"{seed}", tmp_path / f"{seed}_output"
         shutil.copytree(written / name, source)
         try:

@@ -1,0 +1,35 @@
+"""The report of an import as text."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from .result import PROBLEMS, ImportResult
+
+SHOWN = 20
+
+
+def format_result(result: ImportResult) -> str:
+    """Formats the classes with why they are things or stuff, the choices, and everything that was left out."""
+    images = ", ".join(f"{split or 'not divided'} {count}" for split, count in result.images.items())
+    crowds = f", {result.crowds} of them crowds" if result.crowds else ""
+    lines = [
+        f"{result.output}: {sum(result.images.values())} images ({images}), {result.segments.total()} segments{crowds}",
+        f"format: {result.format}; overlaps: {result.order}; {result.painted} images painted now",
+        "classes (--things and --stuff decide otherwise):",
+    ]
+    width = max(len(category.name) for category in result.categories)
+    for category in result.categories:
+        kind = "thing" if category.isthing else "stuff"
+        count = result.segments[category.id]
+        lines.append(f"  {kind}  {category.name:{width}}  {count:6} segments  {category.reason}")
+    lines += [f"note: {text}: {count}" for text, count in sorted(result.notes.items())]
+    if not result.faults:
+        return "\n".join(lines)
+    kinds = Counter(fault.kind for fault in result.faults)
+    counts = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common())
+    lines.append(f"left out: {len(result.faults)} ({counts})")
+    lines += [f"  {fault}" for fault in result.faults[:SHOWN]]
+    if len(result.faults) > SHOWN:
+        lines.append(f"  and {len(result.faults) - SHOWN} more: see {result.output}/{PROBLEMS}")
+    return "\n".join(lines)
