@@ -1,0 +1,282 @@
+"""An import as a whole: splits, classes, images, resuming, and what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from annotation_writers import WRITERS, coco, labelme, save_map, semantic, things_of
+from PIL import Image
+from polygon_scenes import make_scene
+from tiny_training import ROOT
+
+from panoptic_fusion.data.annotation import decode_segmentation, read_id_map
+from panoptic_fusion.data.checks import check_dataset
+from panoptic_fusion.data.importers import import_annotations
+from panoptic_fusion.data.own_folder import find_data, split_data
+from panoptic_fusion.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [make_scene(seed) for seed in range(4)]
+
+
+def contents(folder):
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and ".import" not in p.parts
+    }
+
+
+def box_shape(label, x0, y0, x1, y1, **more):
+    points = [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]
+    return {"label": label, "points": points, "shape_type": "polygon", "group_id": None, **more}
+
+
+def write_labelme(folder, name, shapes, size=(30, 40), suffix=".png"):
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}{suffix}"
+    if suffix:
+        Image.new("RGB", size[::-1]).save(path)
+    content = {"shapes": shapes, "imagePath": path.name, "imageHeight": size[0], "imageWidth": size[1]}
+    (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def panoptic(folder):
+    return json.loads((folder / "panoptic.json").read_text())
+
+
+# -- splits and images -----------------------------------------------------------------------------------------------
+
+
+def test_without_splits_the_existing_split_applies(scenes, tmp_path):
+    labelme("mask")(tmp_path / "in", scenes)
+    import_annotations(tmp_path / "in", tmp_path / "out", things=things_of(scenes), workers=1)
+    data = find_data(tmp_path / "out")
+    assert list(data) == ["train"] and data["train"].instances_json is not None
+    parts = split_data(data["train"], tmp_path, 0.3)
+    assert [check_dataset(files, 0).faults for files in parts.values()] == [[], []]
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "Validation", "dev"])
+def test_splits_of_the_source_are_kept(tmp_path, val):
+    for folder, name in (("train", "a"), ("Training", "b"), (val, "c"), ("test", "d")):
+        write_labelme(tmp_path / "in" / folder, name, [box_shape("car", 2, 2, 9, 9)])
+    result = import_annotations(tmp_path / "in", tmp_path / "out", workers=1)
+    assert result.images == {"train": 2, "val": 1, "test": 1}
+    assert set(find_data(tmp_path / "out")) == {"train", "val"}
+    assert [image["file_name"] for image in panoptic(tmp_path / "out" / "val")["images"]] == ["c.png"]
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_images_are_linked_or_copied_and_never_changed(scenes, tmp_path, copy):
+    (tmp_path / "in").mkdir()
+    coco("polygons")(tmp_path / "in", scenes)
+    before = contents(tmp_path / "in")
+    for _ in range(2):
+        import_annotations(tmp_path / "in", tmp_path / "out", copy_images=copy, workers=1)
+    assert contents(tmp_path / "in") == before
+    images = list((tmp_path / "out" / "images").iterdir())
+    assert len(images) == 4 and all(path.is_symlink() != copy for path in images)
+    assert {path.read_bytes() for path in images} == {v for k, v in before.items() if k.endswith(".jpg")}
+
+
+def test_equal_names_in_several_folders(tmp_path):
+    for folder, side in (("a", 5), ("b", 9)):
+        write_labelme(tmp_path / "in" / folder, "same", [box_shape("car", 0, 0, side, side)])
+    import_annotations(tmp_path / "in", tmp_path / "out", workers=1)
+    content = panoptic(tmp_path / "out")
+    assert [image["file_name"] for image in content["images"]] == ["same.png", "same_2.png"]
+    assert [a["segments_info"][0]["area"] for a in content["annotations"]] == [36, 100]
+    assert os.readlink(tmp_path / "out" / "images" / "same_2.png").endswith("b/same.png")
+
+
+def test_missing_images(tmp_path):
+    write_labelme(tmp_path / "in", "a", [box_shape("car", 2, 2, 9, 9)])
+    write_labelme(tmp_path / "in", "b", [box_shape("car", 2, 2, 9, 9)], suffix="")
+    result = import_annotations(tmp_path / "in", tmp_path / "out", workers=1)
+    assert result.images.total() == 1 and "--images-root" in str(result.faults[0]) and "b.json" in str(result.faults[0])
+    (tmp_path / "more").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "more" / "b.jpg")
+    result = import_annotations(tmp_path / "in", tmp_path / "out", images_root=tmp_path / "more", workers=1)
+    assert (result.images.total(), result.painted, result.faults) == (2, 1, [])
+    result = import_annotations(tmp_path / "in", tmp_path / "out2", keep_missing=True, workers=1)
+    assert result.images.total() == 2 and result.faults == []
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_labels_of_the_stored_orientation_are_turned(tmp_path, orientation):
+    """Only sizes can tell: orientations from 5 on swap width and height."""
+    stored = np.zeros((20, 30, 3), np.uint8)
+    stored[2:9, 4:10] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    write_labelme(tmp_path / "in", "a", [box_shape("car", 4, 2, 9, 8)], size=(20, 30), suffix="")
+    Image.fromarray(stored).save(tmp_path / "in" / "a.png", exif=exif)
+    result = import_annotations(tmp_path / "in", tmp_path / "out", workers=1)
+    files = find_data(tmp_path / "out")["train"]
+    found = read_id_map(f"{files.panoptic_root}/a.png") > 0
+    if orientation < 5:  # labels are taken to lie as the image is shown, as in every tool
+        assert found.shape == (20, 30) and found[2:9, 4:10].all() and not result.notes
+        return
+    from PIL import ImageOps
+
+    with Image.open(tmp_path / "in" / "a.png") as image:
+        shown = np.asarray(ImageOps.exif_transpose(image))[..., 0] > 0
+    assert (found == shown).all() and "labels turned to the Exif orientation of their image" in result.notes
+    instance = json.loads(open(files.instances_json).read())["annotations"][0]
+    assert (decode_segmentation(instance["segmentation"], 30, 20).astype(bool) == shown).all()
+    assert check_dataset(files, 0).faults == []
+
+
+# -- classes ---------------------------------------------------------------------------------------------------------
+
+
+def isthing(result):
+    return {category.name: category.isthing for category in result.categories}
+
+
+def test_things_are_proposed_and_decided(tmp_path):
+    large = (0, 0, 39, 20)
+    for k in range(6):
+        shapes = [box_shape("草地", *large), box_shape("sky", 0, 0, 5, 5), box_shape("mug", 9, 9, 12, 12)]
+        shapes += [box_shape("car", 20 + 4 * k, 21, 22 + 4 * k, 24) for k in range(k % 3)]
+        write_labelme(tmp_path / "in", f"{k}", shapes)
+    run = lambda **options: isthing(import_annotations(tmp_path / "in", tmp_path / "out", workers=1, **options))  # noqa: E731
+    assert run() == {"car": True, "mug": True, "sky": False, "草地": False}
+    assert run(things=["草地"]) == {"car": False, "mug": False, "sky": False, "草地": True}
+    assert run(stuff=["mug"]) == {"car": True, "mug": False, "sky": True, "草地": True}
+    assert run(things=["sky"], stuff=["car"]) == {"car": False, "mug": True, "sky": True, "草地": False}
+    for options in ({"things": ["cat"]}, {"stuff": ["cat"]}, {"things": ["car"], "stuff": ["car"]}):
+        with pytest.raises(UserError, match="cat|car"):
+            run(**options)
+
+
+def test_unlabeled_pixels_become_a_class(tmp_path):
+    write_labelme(tmp_path / "in", "a", [box_shape("car", 2, 2, 9, 9), box_shape("__ignore__", 0, 0, 4, 4)])
+    write_labelme(tmp_path / "in", "b", [])
+    result = import_annotations(tmp_path / "in", tmp_path / "out", workers=1)
+    assert result.images.total() == 1
+    result = import_annotations(tmp_path / "in", tmp_path / "out", unlabeled="floor", workers=1)
+    assert result.images.total() == 2 and isthing(result) == {"car": True, "floor": False}
+    areas = [sorted(s["area"] for s in a["segments_info"]) for a in panoptic(tmp_path / "out")["annotations"]]
+    assert areas == [[64 - 9, 1200 - 64 - 16], [1200]]  # 9 of the car's and all 25 of the ignored pixels stay void
+
+
+def test_boxes_as_masks_or_not(tmp_path):
+    shapes = [box_shape("car", 2, 2, 9, 9), {**box_shape("car", 0, 0, 1, 1), "shape_type": "rectangle"}]
+    shapes[1]["points"] = [[20, 20], [25, 22]]
+    write_labelme(tmp_path / "in", "a", shapes)
+    for boxes, count in ((None, 2), ("mask", 2), ("skip", 1)):
+        result = import_annotations(tmp_path / "in", tmp_path / "out", boxes=boxes, workers=1)
+        assert result.segments.total() == count
+        assert any("boxes" in note for note in result.notes)
+
+
+def test_things_of_a_semantic_map_are_its_components(scenes, tmp_path):
+    image = np.zeros((20, 30), np.uint8)
+    image[:5], image[10:14, 2:6], image[10:14, 20:26] = 1, 2, 2
+    save_map(np.zeros((20, 30, 3), np.uint8), tmp_path / "in" / "images" / "a.png")
+    save_map(image, tmp_path / "in" / "labels" / "a.png")
+    (tmp_path / "in" / "labels.txt").write_text("background\nsky\ncar\n")
+    for things, count in ((None, 1), (["car"], 2)):
+        result = import_annotations(tmp_path / "in", tmp_path / "out", things=things, workers=1)
+        car = next(c for c in result.categories if c.name == "car")
+        assert (car.isthing, result.segments[car.id]) == (things is not None, count)
+
+
+# -- resuming --------------------------------------------------------------------------------------------------------
+
+
+def test_killed_again_and_again(scenes, tmp_path):
+    """The same bytes as of a calm run; nothing that was finished is painted again."""
+    labelme("polygon")(tmp_path / "in", [scenes[k % 4] for k in range(60)])
+    import_annotations(tmp_path / "in", tmp_path / "calm", workers=1)
+    command = [sys.executable, "-c", (
+        "import sys; from panoptic_fusion.data.importers import import_annotations as i, painting, work\n"
+        "import time; real = work.paint\n"
+        "def slow(*a):\n time.sleep(0.02)\n return real(*a)\n"
+        "work.paint = slow; print(i(sys.argv[1], sys.argv[2], workers=2).painted)"
+    ), str(tmp_path / "in"), str(tmp_path / "killed")]  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    journal = tmp_path / "killed" / ".import" / "journal"
+    for lines in (15, 35):
+        process = subprocess.Popen(command, env=env, start_new_session=True)
+        deadline = time.monotonic() + 60
+        while not (journal.is_file() and journal.read_bytes().count(b"\n") >= lines):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "killed" / "panoptic.json").exists()
+    with open(journal, "ab") as file:
+        file.write(b'\n{"key": "cut sho')
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and 0 < int(done.stdout) <= 60 - 34, done
+    assert contents(tmp_path / "killed") == contents(tmp_path / "calm")
+
+
+def test_changed_and_new_files_alone_are_painted(scenes, tmp_path):
+    labelme("polygon")(tmp_path / "in", scenes)
+    run = lambda **options: import_annotations(tmp_path / "in", tmp_path / "out", workers=1, **options)  # noqa: E731
+    things = things_of(scenes)
+    assert [run(things=things).painted, run(things=things).painted] == [4, 0]
+    write_labelme(tmp_path / "in", "new", [box_shape("sign", 2, 2, 9, 9)])
+    assert run(things=things).painted == 1
+    path = tmp_path / "in" / "new.json"
+    path.write_text(path.read_text().replace("9", "7"))
+    assert run(things=things).painted == 1
+    next((tmp_path / "out" / "panoptic").iterdir()).unlink()
+    assert run(things=things).painted == 1
+    assert run(things=things, order="smaller-in-front").painted == 5
+    path.unlink()
+    result = run(things=things, order="smaller-in-front")
+    assert (result.painted, result.images.total()) == (0, 4)
+
+
+@pytest.mark.parametrize("name", ["cvat polygons", "voc indices", "yolo"])
+def test_several_processes_give_the_same_bytes(name, scenes, tmp_path):
+    (tmp_path / "in").mkdir()
+    WRITERS[name].write(tmp_path / "in", scenes)
+    for workers in (1, 3):
+        import_annotations(tmp_path / "in", tmp_path / f"out{workers}", workers=workers)
+    assert contents(tmp_path / "out1") == contents(tmp_path / "out3")
+
+
+# -- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_refusals(scenes, tmp_path):
+    (tmp_path / "empty").mkdir()
+    labelme("mask")(tmp_path / "in", scenes[:1])
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    coco("rle")(tmp_path / "other", scenes[:1])
+    import_annotations(tmp_path / "in", tmp_path / "out", workers=1)
+    for says, path, output, options in (
+        ("does not exist", tmp_path / "nothing", tmp_path / "o", {}),
+        ("it has no files", tmp_path / "empty", tmp_path / "o", {}),
+        ("of no known format", tmp_path / "full", tmp_path / "o", {}),
+        ("--format is 'nothing'; available: coco", tmp_path / "in", tmp_path / "o", {"format": "nothing"}),
+        ("no image of these isat files", tmp_path / "in", tmp_path / "o1", {"format": "isat"}),
+        ("is not empty and holds no import", tmp_path / "in", tmp_path / "full", {}),
+        ("holds an import of", tmp_path / "other", tmp_path / "out", {}),
+        ("is the folder of the annotations", tmp_path / "in", tmp_path / "in", {}),
+        ("--overlaps is 'x'", tmp_path / "in", tmp_path / "o", {"order": "x"}),
+        ("--images-root", tmp_path / "in", tmp_path / "o", {"images_root": tmp_path / "nothing"}),
+    ):
+        with pytest.raises(UserError) as error:
+            import_annotations(path, output, workers=1, **options)
+        assert says in str(error.value), error.value
+
+
+def test_output_inside_the_source_is_not_read(scenes, tmp_path):
+    semantic("values")(tmp_path, scenes)
+    for _ in range(2):
+        assert import_annotations(tmp_path, tmp_path / "imported", workers=1).images.total() == 4
