@@ -10,6 +10,7 @@ Semantic PNGs lie in a folder such as COCO-stuff's `stuffthingmaps`, with the im
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter, defaultdict
 from functools import partial
@@ -78,7 +79,7 @@ def read(item: dict[str, Any]) -> ImageAnnotation:
             raise DatasetError(text, file, "bad image entry") from None
     name = str(image["file_name"])
     annotation = ImageAnnotation(file, [name, f"images/{name}"], size, split=item["split"])
-    for entry in item["entries"]:
+    for entry in json.loads(item["entries"]):
         where = f"annotation id {entry.get('id')!r} of image {name!r}"
         with annotation.guard(where):
             label = item["names"][entry["category_id"]]
@@ -190,7 +191,7 @@ def _add_items(
         dataset.items[key] = {
             "file": path,
             "image": image,
-            "entries": entries.get(image_id, []),
+            "entries": json.dumps(entries.pop(image_id, [])).encode(),  # a tenth of the memory of lists
             "names": names,
             "split": split or split_of(os.path.dirname(name)),
             "map": maps.get(stem),

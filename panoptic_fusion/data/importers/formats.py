@@ -27,7 +27,7 @@ from . import (
     yolo,
 )
 from .shapes import Dataset, describe_error
-from .tree import Tree
+from .tree import Tree, forget_files
 
 READERS = (
     coco_panoptic,
@@ -79,6 +79,7 @@ def open_dataset(tree: Tree, format: str | None = None) -> Dataset:
     except Exception as error:  # a file that no reader foresees
         name, text = found[0].NAME, describe_error(error)
         raise UserError(f"{tree.root}: the {name} files cannot be read: {text}. Export them again.") from error
+    forget_files()
     if len(found) > 1:
         others = ", ".join(reader.NAME for reader in found[1:])
         dataset.notes[f"the folder also looks like: {others} (--format chooses)"] += 1

@@ -174,6 +174,11 @@ def _parse_json(path: str, _modified: int, _size: int) -> Any:
         return json.load(file)
 
 
+def forget_files() -> None:
+    """Frees the memory of the files that `read_json` remembers."""
+    _parse_json.cache_clear()
+
+
 def read_xml(path: str) -> ElementTree.Element:
     """Parses an xml file. Raises DatasetError with the place of the error."""
     try:
