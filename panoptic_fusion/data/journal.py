@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import UserError
-from ..processes import exit_with
+from ..children import exit_with
 
 LOCK_PATIENCE_S = 10.0
 T = TypeVar("T")
