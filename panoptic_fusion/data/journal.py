@@ -19,8 +19,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..errors import UserError
 from ..children import exit_with
+from ..errors import UserError
 
 LOCK_PATIENCE_S = 10.0
 T = TypeVar("T")
