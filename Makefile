@@ -53,7 +53,7 @@ demo: setup
 	@echo "Pictures: $(DEMO_OUT)/pictures   model: $(DEMO_OUT) (try: $(RUN) demo --model $(DEMO_OUT) --input IMAGE --output FOLDER)"
 
 demo-real: setup
-	@test -n "$(DATA)" || { echo "make demo-real needs DATA=FOLDER, a COCO panoptic data set: see docs/your_own_data.md"; exit 2; }
+	@test -n "$(DATA)" || { echo "make demo-real needs DATA=FOLDER, images with annotations: see docs/your_own_data.md"; exit 2; }
 	@$(RUN) fine-tune --data "$(DATA)" --output "$(OUT)" --config-file "$(CONFIG)" \
 		$(if $(ITERATIONS),--iterations $(ITERATIONS)) $(OPTS_QUOTED)
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Draws docs/importing_overlaps.png: the same shapes painted by each rule for overlaps.
 
-    python tools/overlaps_picture.py docs/importing_overlaps.png
+python tools/overlaps_picture.py docs/importing_overlaps.png
 """
 
 import argparse

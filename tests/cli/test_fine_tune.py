@@ -6,11 +6,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from annotation_writers import labelme
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from polygon_scenes import make_scene
 from tiny_training import TINY_NETWORK, as_opts
 
 from panoptic_fusion.cli import child, fine_tune, main
 from panoptic_fusion.config import find_config, read_config
+from panoptic_fusion.data.checks import check_dataset
+from panoptic_fusion.errors import UserError
 
 SHORT = as_opts({**TINY_NETWORK, "SOLVER.MAX_ITER": 2})
 
@@ -57,6 +61,20 @@ def test_from_a_folder_to_pictures(tiny_data, tmp_path, run_script, toy_config, 
     assert [entry["panoptic_json"] for entry in cfg.DATASETS.REGISTER] == [
         str(data / split / "panoptic.json") for split in ("train", "val")
     ]
+
+
+def test_annotations_of_other_tools_are_imported(tmp_path, capsys):
+    labelme("polygon")(tmp_path / "mine", [make_scene(seed) for seed in range(3)])
+    for _ in range(2):  # a second call finds the import finished
+        found = fine_tune.find_or_import(str(tmp_path / "mine"), str(tmp_path / "out"))
+        assert list(found) == ["train"]
+        assert found["train"].panoptic_json == str(tmp_path / "out" / "imported" / "panoptic.json")
+        assert check_dataset(found["train"], 0).faults == []
+    assert "format: labelme" in capsys.readouterr().out
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "file.bin").touch()
+    with pytest.raises(UserError, match="has none of these: images, PNGs .* of no known format"):
+        fine_tune.find_or_import(str(tmp_path / "nothing"), str(tmp_path / "out2"))
 
 
 def test_without_a_validation_part(tiny_data, tmp_path, run_script, toy_config, in_this_process):

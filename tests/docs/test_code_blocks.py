@@ -25,6 +25,7 @@ NOT_RUN = {
     "train": "trains for minutes to days",
     "evaluate": "needs a model that the page has trained",
     "compare": "needs a model that the page has trained",
+    "import": "needs the annotations of another tool",
     "prepare": "needs the download of a public dataset",
     "convert": "needs a published checkpoint",
     "fine-tune": "trains for minutes",

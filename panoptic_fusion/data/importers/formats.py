@@ -67,6 +67,9 @@ def open_dataset(tree: Tree, format: str | None = None) -> Dataset:
         raise UserError(f"--format is {format!r}; available: {', '.join(FORMATS)}")
     found = [r for r in READERS if r.NAME == format] if format else [r for r in READERS if r.recognize(tree)]
     if not found:
+        packed = [file for file in tree.files if file.lower().endswith((".zip", ".tar", ".gz", ".tgz"))]
+        if packed and len(packed) == len(tree.files) or (tree.single or "").lower().endswith(".zip"):
+            raise UnknownFormat(f"{tree.path(tree.single or packed[0])}: archives are not read. Unpack it first.")
         what = f"its {len(tree.files)} files are of no known format" if tree.files else "it has no files"
         raise UnknownFormat(
             f"{tree.root}: {what}. Supported: {', '.join(FORMATS)} (docs/importing.md shows their files). Pass "

@@ -21,7 +21,7 @@ from .tree import Tree, hex_color, read_json, read_text
 Color = tuple[int, int, int]
 TABLES = (
     "labelmap.txt", "label_colors.txt", "labels.txt", "classes.txt", "class_names.txt", "classes.json", "labels.json",
-    "dataset_meta.json", "class_dict.csv", "classes.csv", "labels.csv", "categories.json",
+    "dataset_meta.json", "class_dict.csv", "classes.csv", "labels.csv", "categories.json", "_classes.csv",
 )  # fmt: skip
 # Ends of file names that say what a file is, not which image it belongs to.
 _ENDS = re.compile(
@@ -184,14 +184,14 @@ def _from_json(content: Any) -> ClassTable:
 
 
 def _from_csv(lines: list[str]) -> ClassTable:
-    """A header with name, and r, g, b or an id (CamVid's class_dict.csv)."""
+    """A header with name, and r, g, b (CamVid's class_dict.csv) or a value (Roboflow's _classes.csv)."""
     table = ClassTable()
     for index, row in enumerate(csv.DictReader(lines)):
         row = {
             (key or "").strip().lower(): (value or "") for key, value in row.items() if isinstance(value, str | None)
         }
         name = row.get("name") or row.get("class") or row.get("label")
-        number = row.get("id") or row.get("value") or str(index)
+        number = row.get("id") or row.get("value") or row.get("pixel value") or str(index)
         if name and number.strip().isdigit():
             table.add(int(number), name.strip(), _color([row.get("r"), row.get("g"), row.get("b")]))
     return table

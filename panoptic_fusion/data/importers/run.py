@@ -110,7 +110,7 @@ def import_annotations(
             pass
         result.painted = len(todo)
         write_result(journal, jobs, dataset.amodal, result)
-    (output / PROBLEMS).write_text("".join(f"{fault}\n" for fault in result.faults), encoding="utf-8")
+    (output / PROBLEMS).write_text("".join(f"{fault}\n" for fault in result.faults), "utf-8", "backslashreplace")
     write_json(output / MARKER, {**marker, "things": [c.name for c in categories if c.isthing], "complete": True})
     return result
 

@@ -44,7 +44,13 @@ class Tree:
         self.root = path.parent if self.single else path
         left_out = os.path.abspath(leave_out) if leave_out is not None else None
         self.files: list[str] = []
+        seen: set[str] = set()
         for folder, folders, names in os.walk(self.root, followlinks=True):
+            real = os.path.realpath(folder)
+            if real in seen or (folder != str(self.root) and ".import" in folders):  # a link back, or an earlier import
+                folders.clear()
+                continue
+            seen.add(real)
             folders[:] = sorted(
                 f for f in folders if not f.startswith((".", "__MACOSX")) and os.path.join(folder, f) != left_out
             )

@@ -276,6 +276,45 @@ def test_refusals(scenes, tmp_path):
         assert says in str(error.value), error.value
 
 
+def test_archives_have_to_be_unpacked(tmp_path):
+    (tmp_path / "task.zip").write_bytes(b"PK")
+    for path in (tmp_path, tmp_path / "task.zip"):
+        with pytest.raises(UserError, match="task.zip: archives are not read. Unpack it"):
+            import_annotations(path, tmp_path / "out", workers=1)
+
+
+def test_links_in_a_circle_and_earlier_imports(scenes, tmp_path):
+    labelme("mask")(tmp_path / "in", scenes[:2])
+    (tmp_path / "in" / "again").symlink_to(tmp_path / "in")
+    for output in ("one", "two"):
+        result = import_annotations(tmp_path / "in", tmp_path / "in" / output, workers=1)
+        assert (result.images.total(), result.faults) == (2, [])
+
+
+def test_file_names_that_are_no_text(tmp_path):
+    """Bytes that are not UTF-8 are valid names on Linux."""
+    name = os.fsdecode(b"caf\xe9")
+    write_labelme(tmp_path / "in", "a", [box_shape("car", 2, 2, 9, 9)])
+    write_labelme(tmp_path / "in", name, [box_shape("car", 2, 2, 9, 9)])
+    (tmp_path / "in" / f"{name}2.json").write_bytes(b"{")
+    result = import_annotations(tmp_path / "in", tmp_path / "out", workers=1)
+    assert result.images.total() == 2 and len(result.faults) == 1
+    assert "caf\\udce92.json" in (tmp_path / "out" / "problems.txt").read_text()
+
+
+def test_roboflows_semantic_masks(tmp_path):
+    for split in ("train", "valid"):
+        (tmp_path / "in" / split).mkdir(parents=True)
+        Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "in" / split / "a_jpg.rf.0.jpg")
+        values = np.zeros((20, 30), np.uint8)
+        values[3:5] = 2
+        save_map(values, tmp_path / "in" / split / "a_jpg.rf.0_mask.png")
+        (tmp_path / "in" / split / "_classes.csv").write_text("Pixel Value, Class\n0, background\n1, cat\n2, grass\n")
+    result = import_annotations(tmp_path / "in", tmp_path / "out", workers=1)
+    assert (result.format, result.images) == ("masks", {"train": 1, "val": 1})
+    assert {c.name: result.segments[c.id] for c in result.categories} == {"cat": 0, "grass": 2}
+
+
 def test_output_inside_the_source_is_not_read(scenes, tmp_path):
     semantic("values")(tmp_path, scenes)
     for _ in range(2):
