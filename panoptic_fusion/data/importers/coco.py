@@ -19,10 +19,9 @@ from typing import Any
 from ..coco_json import is_integer
 from ..faults import DatasetError
 from .encodings import decode_coco_rle
-from .labelme import _label
 from .masks import check_points, check_size
 from .pixels import ClassTable, class_shapes, find_class_table, find_maps, read_map
-from .shapes import ClassInfo, Dataset, ImageAnnotation, Mask, Polygon, Shape
+from .shapes import ClassInfo, Dataset, ImageAnnotation, Mask, Polygon, Shape, check_label
 from .tree import Tree, read_json, split_of
 
 NAME = "coco"
@@ -55,7 +54,7 @@ def open_dataset(tree: Tree) -> Dataset:
             dataset.faults.append(error)
             continue
         if is_coco(content):
-            names = _categories(dataset, classes, content["categories"], content["annotations"], path)
+            names = read_categories(dataset, classes, content["categories"], content["annotations"], path)
             _add_items(dataset, file, path, content, names, maps)
     dataset.classes = list(classes.values())
     if maps:
@@ -124,17 +123,17 @@ def _choose(tree: Tree) -> list[str]:
     return named or files
 
 
-def _categories(
+def read_categories(
     dataset: Dataset, classes: dict[str, ClassInfo], entries: list, annotations: list, path: str
 ) -> dict[int, str]:
     """Category id -> name; adds the classes. Roboflow's unused category 0, the parent of the others, is left out."""
     parents = {entry.get("supercategory") for entry in entries if isinstance(entry, dict)}
-    used = Counter(a.get("category_id") for a in annotations if isinstance(a, dict) and _hashable(a.get("category_id")))
+    used = Counter(a.get("category_id") for a in annotations if isinstance(a, dict) and is_id(a.get("category_id")))
     names: dict[int, str] = {}
     ids = {info.id for info in classes.values()}
     for index, entry in enumerate(entries):
         try:
-            number, name = entry["id"], _label(entry["name"])
+            number, name = entry["id"], check_label(entry["name"])
             if not is_integer(number) or number < 0:
                 raise ValueError(f"its id is {number!r}, not an integer from 0 on")
             if number in names:
@@ -163,7 +162,7 @@ def _add_items(
 ) -> None:
     images: dict[Any, dict[str, Any]] = {}
     for index, image in enumerate(content["images"]):
-        if not isinstance(image, dict) or not _hashable(image.get("id")) or not isinstance(image.get("file_name"), str):
+        if not isinstance(image, dict) or not is_id(image.get("id")) or not isinstance(image.get("file_name"), str):
             text = f"images[{index}] needs an id and a file_name. Correct it; its annotations are left out."
             dataset.faults.append(DatasetError(text, path, "bad image entry"))
         elif image["id"] in images:
@@ -174,7 +173,7 @@ def _add_items(
     entries: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for index, entry in enumerate(content["annotations"]):
         image_id = entry.get("image_id") if isinstance(entry, dict) else None
-        if not _hashable(image_id) or image_id not in images:
+        if not is_id(image_id) or image_id not in images:
             text = f"annotations[{index}] is for image id {image_id!r}, which is not listed. Correct or remove it."
             dataset.faults.append(DatasetError(text, path, "annotation without image"))
         else:
@@ -198,7 +197,8 @@ def _add_items(
         }
 
 
-def _hashable(value: Any) -> bool:
+def is_id(value: Any) -> bool:
+    """Returns whether a json value can be the id of an image or category."""
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..faults import DatasetError
-from .coco import _categories, _hashable
+from .coco import is_id, read_categories
 from .pixels import color_values, mask_shape, read_map
 from .shapes import ClassInfo, Dataset, ImageAnnotation
 from .tree import Tree, read_json, split_of
@@ -50,7 +50,7 @@ def open_dataset(tree: Tree) -> Dataset:
         if not is_panoptic(content):
             continue
         segments = [s for a in content["annotations"] if isinstance(a, dict) for s in a.get("segments_info") or ()]
-        names = _categories(dataset, classes, content.get("categories") or [], segments, path)
+        names = read_categories(dataset, classes, content.get("categories") or [], segments, path)
         _add_items(dataset, tree, file, content, names, pngs)
     dataset.classes = list(classes.values())
     return dataset
@@ -66,7 +66,7 @@ def _add_items(
 ) -> None:
     path = str(tree.path(file))
     entries = content["images"] if isinstance(content.get("images"), list) else []
-    images = {str(i["id"]): i for i in entries if isinstance(i, dict) and _hashable(i.get("id"))}
+    images = {str(i["id"]): i for i in entries if isinstance(i, dict) and is_id(i.get("id"))}
     split = split_of(os.path.basename(file), os.path.dirname(file))
     for index, entry in enumerate(content["annotations"]):
         image_id = entry.get("image_id") if isinstance(entry, dict) else None

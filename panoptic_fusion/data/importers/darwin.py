@@ -14,10 +14,9 @@ import numpy as np
 
 from ..faults import DatasetError
 from .encodings import decode_value_runs
-from .labelme import _label
 from .masks import box_ring, check_points, check_size, ellipse_ring
 from .pixels import mask_shape
-from .shapes import Dataset, ImageAnnotation, Polygon, Shape
+from .shapes import Dataset, ImageAnnotation, Polygon, Shape, check_label
 from .tree import Tree, read_json, split_of
 
 NAME = "darwin"
@@ -63,7 +62,7 @@ def read(item: tuple[str, str]) -> ImageAnnotation:
     for index, entry in enumerate(content["annotations"]):
         where = f"annotations[{index}]"
         with annotation.guard(where):
-            label = _label(entry["name"])
+            label = check_label(entry["name"])
             if "raster_layer" in entry or entry.get("mask") == {}:
                 labels[str(entry["id"])] = label
                 continue

@@ -9,9 +9,8 @@ import os
 from typing import Any
 
 from ..faults import DatasetError
-from .labelme import _label
 from .masks import check_points, check_size
-from .shapes import ClassInfo, Dataset, ImageAnnotation, Polygon, Shape
+from .shapes import ClassInfo, Dataset, ImageAnnotation, Polygon, Shape, check_label
 from .tree import Tree, hex_color, read_json, read_yaml, split_of
 
 NAME = "isat"
@@ -55,7 +54,7 @@ def read(item: tuple[str, str]) -> ImageAnnotation:
     for index, entry in enumerate(content["objects"]):
         name = f"objects[{index}]"
         with annotation.guard(name):
-            label = _label(entry["category"])
+            label = check_label(entry["category"])
             ring = check_points(entry["segmentation"], 3)
             annotation.shapes.append(
                 Shape(

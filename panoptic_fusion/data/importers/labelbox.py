@@ -11,9 +11,8 @@ import os
 from typing import Any
 
 from ..faults import DatasetError
-from .labelme import _label
 from .masks import box_ring, check_points, check_size
-from .shapes import Dataset, ImageAnnotation, Polygon, Shape
+from .shapes import Dataset, ImageAnnotation, Polygon, Shape, check_label
 from .tree import Tree, read_json, read_text, split_of
 
 NAME = "labelbox"
@@ -68,7 +67,7 @@ def read(item: dict[str, Any]) -> ImageAnnotation:
     for index, entry in enumerate(objects or ()):
         where = f"{item['name']} ({name}), object {index}"
         with annotation.guard(where):
-            label = _label(entry.get("title") or entry.get("name") or entry.get("value"))
+            label = check_label(entry.get("title") or entry.get("name") or entry.get("value"))
             if "polygon" in entry:
                 points = check_points([[point["x"], point["y"]] for point in entry["polygon"]], 3)
                 annotation.shapes.append(Shape(label, Polygon([[points]]), f"{where} ({label})"))

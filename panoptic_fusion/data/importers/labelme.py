@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..faults import DatasetError
 from .masks import Crop, box_ring, check_points, check_size, ellipse_ring
-from .shapes import ClassInfo, Dataset, ImageAnnotation, Mask, Polygon, Shape
+from .shapes import ClassInfo, Dataset, ImageAnnotation, Mask, Polygon, Shape, check_label
 from .tree import Tree, read_json, read_text, split_of
 
 NAME = "labelme"
@@ -70,15 +70,9 @@ def read(item: tuple[str, str]) -> ImageAnnotation:
             group = entry.get("group_id")
             if group is not None and not isinstance(group, int | float | str):
                 raise ValueError(f"its group_id is {group!r}, not a number")
-            label = _label(entry["label"])
+            label = check_label(entry["label"])
             annotation.shapes.append(Shape(label, geometry, f"{name} ({label})", group=group, isbox=_is_box(entry)))
     return annotation
-
-
-def _label(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"its label is {value!r}, not a name")
-    return value.strip()
 
 
 def _is_box(entry: dict[str, Any]) -> bool:

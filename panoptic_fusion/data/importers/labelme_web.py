@@ -14,10 +14,9 @@ import numpy as np
 from PIL import Image
 
 from ..faults import DatasetError
-from .labelme import _label
 from .masks import check_points, check_size
 from .pixels import mask_shape
-from .shapes import Dataset, ImageAnnotation, Polygon, Shape
+from .shapes import Dataset, ImageAnnotation, Polygon, Shape, check_label
 from .tree import Tree, read_xml, split_of
 
 NAME = "labelme-web"
@@ -55,7 +54,7 @@ def read(item: tuple[str, str]) -> ImageAnnotation:
             continue
         where = f"object {index}"
         with annotation.guard(where):
-            label = _label(entry.findtext("name"))
+            label = check_label(entry.findtext("name"))
             if entry.find("segm") is not None:
                 mask = _find_mask(Path(file).parent, (entry.findtext("segm/mask") or "").strip())
                 annotation.more_files.append(str(mask))

@@ -15,10 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ...errors import UserError
 from ...files import unused_name, write_json
+from ...processes import show_progress
 from ..faults import DatasetError
 from ..journal import default_workers, locked, map_unordered
 from . import work
@@ -76,8 +75,8 @@ def import_annotations(
     _claim(output, marker)
     workers = workers or default_workers()
     common = work.Work(dataset, index, keep_missing)
-    bar = _bar("looking", len(dataset.keys), progress)
-    seen = _in_order(dataset.keys, bar(map_unordered(work.look_at, dataset.keys, workers, work.start, (common,))))
+    results = map_unordered(work.look_at, dataset.keys, workers, work.start, (common,))
+    seen = _in_order(dataset.keys, _shown(results, len(dataset.keys), "looking", progress))
     good, faults = _usable(seen)
     if not good:
         first = f": {faults[0]}" if faults else ""
@@ -86,9 +85,10 @@ def import_annotations(
     try:
         categories = make_categories(dataset, _count(good), things, stuff, unlabeled)
     except UserError as error:
-        if not faults:
+        problems = faults + [found.problem for found in good if found.problem is not None]
+        if not problems:
             raise
-        raise UserError(f"{error}. {len(faults)} files could not be read, the first: {faults[0]}") from None
+        raise UserError(f"{error}. {len(problems)} files could not be read, the first: {problems[0]}") from None
     rules = PaintRules(
         frozenset(c.name for c in categories if c.isthing),
         order or dataset.order,
@@ -105,8 +105,8 @@ def import_annotations(
     with locked(journal):
         done = {key for key, _ in finished(journal, jobs)}
         todo = [job for job in jobs.values() if job.key not in done]
-        bar = _bar("painting", len(jobs), progress, len(done))
-        for _ in bar(map_unordered(work.paint_item, todo, workers, work.start, (common,))):
+        results = map_unordered(work.paint_item, todo, workers, work.start, (common,))
+        for _ in _shown(results, len(todo), "painting", progress):
             pass
         result.painted = len(todo)
         write_result(journal, jobs, dataset.amodal, result)
@@ -152,11 +152,8 @@ def _claim(output: Path, marker: Mapping[str, Any]) -> None:
     write_json(path, {**marker, "complete": False})
 
 
-def _bar(text: str, total: int, progress: bool, initial: int = 0) -> Any:
-    def wrap(results: Iterator[Any]) -> Iterator[Any]:
-        return tqdm(results, desc=text, total=total, initial=initial, unit="image", disable=not progress)
-
-    return wrap
+def _shown(results: Iterator[Any], total: int, doing: str, progress: bool) -> Iterator[Any]:
+    return show_progress(results, total, doing) if progress else results
 
 
 def _in_order(keys: Sequence[str], seen: Iterator[work.Seen]) -> list[work.Seen]:

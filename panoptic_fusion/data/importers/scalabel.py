@@ -15,9 +15,8 @@ import numpy as np
 
 from ..faults import DatasetError
 from .encodings import decode_coco_rle
-from .labelme import _label
 from .masks import check_points, check_size
-from .shapes import ClassInfo, Dataset, ImageAnnotation, Mask, Polygon, Shape
+from .shapes import ClassInfo, Dataset, ImageAnnotation, Mask, Polygon, Shape, check_label
 from .tree import Tree, read_json, split_of
 
 NAME = "scalabel"
@@ -84,7 +83,7 @@ def read(item: dict[str, Any]) -> ImageAnnotation:
     for index, entry in enumerate(labels):
         where = f"frame {frame['name']!r}, label {entry.get('id', index) if isinstance(entry, dict) else index}"
         with annotation.guard(where):
-            label = _label(entry["category"])
+            label = check_label(entry["category"])
             attributes = entry.get("attributes") or {}
             geometry, isbox = _geometry(entry)
             if geometry is None:

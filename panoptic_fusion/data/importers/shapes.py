@@ -177,6 +177,13 @@ class Dataset:
         return list(self.items)
 
 
+def check_label(value: Any) -> str:
+    """Returns the name of a class without spaces around it. Raises ValueError if it is not a name."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"its label is {value!r}, not a name")
+    return value.strip()
+
+
 def describe_error(error: Exception) -> str:
     """Says in words what an error in reading an entry means."""
     if isinstance(error, KeyError):

@@ -10,9 +10,8 @@ import os
 from typing import Any
 
 from ..faults import DatasetError
-from .labelme import _label
 from .masks import box_ring, check_points, check_size, ellipse_ring
-from .shapes import ClassInfo, Dataset, ImageAnnotation, Polygon, Shape
+from .shapes import ClassInfo, Dataset, ImageAnnotation, Polygon, Shape, check_label
 from .tree import Tree, hex_color, read_json, split_of
 
 NAME = "superannotate"
@@ -62,7 +61,7 @@ def read(item: tuple[str, str]) -> ImageAnnotation:
             if kind in NO_AREA:
                 annotation.notes[f"shapes without an area left out ({kind})"] += 1
                 continue
-            label = _label(entry["className"])
+            label = check_label(entry["className"])
             group = entry.get("groupId") or None
             shape = Shape(label, _geometry(kind, entry), f"{where} ({label})", group=group, isbox=kind == "bbox")
             annotation.shapes.append(shape)

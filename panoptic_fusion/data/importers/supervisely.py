@@ -17,9 +17,8 @@ import numpy as np
 from PIL import Image
 
 from ..faults import DatasetError
-from .labelme import _label
 from .masks import MAX_PIXELS, Crop, box_ring, check_points, check_size
-from .shapes import ClassInfo, Dataset, ImageAnnotation, Mask, Polygon, Shape
+from .shapes import ClassInfo, Dataset, ImageAnnotation, Mask, Polygon, Shape, check_label
 from .tree import Tree, hex_color, read_json, split_of
 
 NAME = "supervisely"
@@ -81,7 +80,7 @@ def read(item: tuple[str, str]) -> ImageAnnotation:
             if kind in NO_AREA:
                 annotation.notes[f"shapes without an area left out ({kind})"] += 1
                 continue
-            label = _label(entry["classTitle"])
+            label = check_label(entry["classTitle"])
             shape = Shape(label, _geometry(kind, entry), f"{where} ({label})", isbox=kind == "rectangle")
             annotation.shapes.append(shape)
     return annotation

@@ -35,6 +35,7 @@ class Seen:
         state: changes when a file of the item does.
         counts: label -> (objects, semantic, share of the image in the box around them).
         fault: why the item cannot be imported.
+        problem: the first of its entries that cannot be read; painting reports them all.
     """
 
     key: str
@@ -44,6 +45,7 @@ class Seen:
     state: str = ""
     counts: dict[str, tuple[int, bool, float]] = field(default_factory=dict)
     fault: DatasetError | None = None
+    problem: DatasetError | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def look_at(key: str) -> Seen:
         seen.image, seen.split = image, annotation.split
         seen.name = os.path.basename(image) if image else _plain_name(annotation)
         seen.state = _state([annotation.file, image, *annotation.more_files])
+        seen.problem = next(iter(annotation.faults), None)
         objects: dict[str, set] = {}
         for shape_index, shape in enumerate(annotation.shapes):
             group = shape_index if shape.group is None else (shape.group, "")

@@ -1,0 +1,208 @@
+"""Other versions and options of the tools than the round trips write, by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from annotation_writers import brush_rle
+from PIL import Image
+
+from panoptic_fusion.data.annotation import decode_segmentation
+from panoptic_fusion.data.importers import import_annotations
+
+SIZE = (20, 30)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Writes files {name: content} next to an image a.png, imports, and returns (result, masks by label and size)."""
+
+    def run_(files, **options):
+        Image.new("RGB", SIZE[::-1]).save(tmp_path / "a.png")
+        for name, content in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        result = import_annotations(tmp_path, tmp_path / "out", workers=1, **options)
+        content = json.loads((tmp_path / "out" / "instances.json").read_text())
+        names = {c["id"]: c["name"] for c in content["categories"]}
+        masks = [
+            (names[a["category_id"]], decode_segmentation(a["segmentation"], *SIZE).astype(bool), a["iscrowd"])
+            for a in content["annotations"]
+        ]
+        return result, masks
+
+    return run_
+
+
+def rectangle(x0, y0, x1, y1):
+    mask = np.zeros(SIZE, bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def corners(x0, y0, x1, y1):
+    return [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]
+
+
+def percent(points):
+    return [[x / SIZE[1] * 100, y / SIZE[0] * 100] for x, y in points]
+
+
+def test_label_studio_minimal_export(run):
+    value = {"points": percent(corners(3, 4, 9, 12)), "polygonlabels": ["cat"]}
+    region = {**value, "original_width": SIZE[1], "original_height": SIZE[0]}
+    result, masks = run(
+        {"min.json": [{"id": 1, "image": "/data/local-files/?d=some%20folder/a.png", "label": [region]}]}
+    )
+    assert result.format == "label-studio" and result.faults == []
+    assert [label for label, _, _ in masks] == ["cat"] and (masks[0][1] == rectangle(3, 4, 9, 12)).all()
+
+
+def test_label_studio_annotations_are_chosen_not_merged(run):
+    def annotation(x, **more):
+        value = {"points": percent(corners(x, 4, x + 3, 12)), "polygonlabels": ["cat"]}
+        return {"result": [{"id": "r", "value": value, "original_width": 30, "original_height": 20}], **more}
+
+    for annotations, x in (
+        ([annotation(1), annotation(9)], 1),
+        ([annotation(1, was_cancelled=True), annotation(9)], 9),
+        ([annotation(1), annotation(9, ground_truth=True)], 9),
+    ):
+        _, masks = run({"p.json": [{"id": 1, "data": {"image": "a.png"}, "annotations": annotations}]})
+        assert len(masks) == 1 and (masks[0][1] == rectangle(x, 4, x + 3, 12)).all()
+
+
+def test_label_studio_geometry_and_class_in_two_results(run):
+    common = {"id": "r", "original_width": 30, "original_height": 20}
+    rle = {"format": "rle", "rle": brush_rle(rectangle(2, 3, 8, 9))}
+    results = [
+        {**common, "type": "brush", "value": rle},
+        {**common, "type": "labels", "value": {**rle, "labels": ["dog"]}},
+        {"type": "relation", "from_id": "r", "to_id": "r"},
+    ]
+    _, masks = run({"p.json": {"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": results}]}})
+    assert len(masks) == 1 and masks[0][0] == "dog" and (masks[0][1] == rectangle(2, 3, 8, 9)).all()
+
+
+def test_label_studio_turned_box(run):
+    """A quarter turn around its upper left corner (10, 5): 6 wide and 2 high become 2 wide and 6 high, to the left."""
+    value = {"x": 10 / 0.3, "y": 5 / 0.2, "width": 6 / 0.3, "height": 2 / 0.2, "rotation": 90, "rectanglelabels": ["b"]}
+    results = [{"id": "r", "type": "rectanglelabels", "value": value, "original_width": 30, "original_height": 20}]
+    _, masks = run({"p.json": [{"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": results}]}]})
+    assert (masks[0][1] == rectangle(8, 5, 10, 11)).all()
+
+
+def test_via_1_and_checkbox_attributes(run):
+    xs, ys = zip(*corners(3, 4, 9, 12), strict=True)
+    shape = {"name": "polygon", "all_points_x": xs, "all_points_y": ys}
+    regions = {"0": {"shape_attributes": shape, "region_attributes": {"type": {"cat": False, "dog": True}}}}
+    _, masks = run({"via.json": {"a.png1": {"filename": "a.png", "regions": regions}}})
+    assert masks[0][0] == "dog" and (masks[0][1] == rectangle(3, 4, 9, 12)).all()
+
+
+def test_scalabel_curves_and_open_lines(run):
+    """A half circle of control points above a line: the curve reaches 3/4 of their height."""
+    bezier = {"vertices": [[5, 15], [5, 3], [25, 3], [25, 15]], "types": "LCCL", "closed": True}
+    line = {"vertices": [[0, 0], [9, 9], [9, 0]], "types": "LLL", "closed": False}
+    frame = {"name": "a.png", "labels": [
+        {"id": "1", "category": "rock", "poly2d": [bezier]}, {"id": "2", "category": "lane", "poly2d": [line]},
+    ]}  # fmt: skip
+    result, masks = run({"s.json": [frame]})
+    assert [label for label, _, _ in masks] == ["rock"] and any("open lines" in note for note in result.notes)
+    rows = np.flatnonzero(masks[0][1].any(1))
+    assert (rows[0], rows[-1]) == (6, 14)  # 15 - 3/4 * 12
+
+
+def test_holes(run, tmp_path):
+    hole = rectangle(3, 4, 19, 18) & ~rectangle(8, 8, 12, 12)
+    outer, inner = corners(3, 4, 19, 18), corners(8, 8, 12, 12)
+    entry = {
+        "type": "polygon",
+        "className": "ring",
+        "groupId": 0,
+        "points": sum(outer, []),
+        "exclude": [sum(inner, [])],
+    }
+    content = {"metadata": {"name": "a.png", "width": 30, "height": 20}, "instances": [entry]}
+    _, masks = run({"a.png.json": content})
+    assert (masks[0][1] == hole).all()
+
+
+def test_supervisely_holes_with_their_rim(run):
+    """Vertices are pixels: the outer rim belongs to the object, the rim of the hole to the hole."""
+    points = {"exterior": corners(3, 4, 18, 17), "interior": [corners(8, 8, 11, 11)]}
+    entry = {"classTitle": "ring", "geometryType": "polygon", "points": points}
+    files = {
+        "meta.json": {"classes": [{"title": "ring", "shape": "polygon", "color": "#010203"}]},
+        "ann/a.png.json": {"size": {"height": 20, "width": 30}, "objects": [entry]},
+    }
+    _, masks = run(files)
+    assert (masks[0][1] == (rectangle(3, 4, 19, 18) & ~rectangle(8, 8, 12, 12))).all()
+
+
+def test_isat_background_cuts_a_hole_at_its_layer(run):
+    def item(category, ring, layer, group=1):
+        return {"category": category, "group": group, "segmentation": ring, "layer": layer, "iscrowd": 0}
+
+    objects = [
+        item("cup", corners(2, 2, 17, 17), 2.0), item("__background__", corners(5, 5, 9, 9), 3.0, 0),
+        item("spoon", corners(7, 7, 12, 12), 4.0, 2),
+    ]  # fmt: skip
+    result, _ = run({"a.json": {"info": {"name": "a.png", "width": 30, "height": 20}, "objects": objects}})
+    content = json.loads((Path(result.output) / "panoptic.json").read_text())
+    areas = sorted(segment["area"] for segment in content["annotations"][0]["segments_info"])
+    # the spoon is whole, 6 x 6; the cup, 16 x 16, loses the spoon and the hole, 5 x 5, of which the spoon covers 3 x 3
+    assert areas == [36, 256 - 36 - (25 - 9)]
+
+
+def test_cvat_groups_turned_boxes_and_crowds_of_its_coco_export(run):
+    xml = (
+        '<annotations><version>1.1</version><image id="0" name="a.png" width="30" height="20">'
+        '<polygon label="car" points="1,1;5,1;5,5;1,5" group_id="3"/><polygon label="car" points="9,1;12,1;12,5;9,5" '
+        'group_id="3"/><polygon label="car" points="1,9;5,9;5,12;1,12" group_id="0"/>'
+        '<box label="bus" xtl="14" ytl="6" xbr="24" ybr="10" rotation="90"/></image></annotations>'
+    )
+    _, masks = run({"annotations.xml": xml})
+    assert [(label, int(mask.sum())) for label, mask, _ in masks] == [("car", 28), ("car", 12), ("bus", 40)]
+    assert (masks[2][1] == rectangle(17, 3, 21, 13)).all()
+
+
+@pytest.mark.parametrize("by_cvat", [False, True])
+def test_masks_with_iscrowd_by_cvat_are_objects(run, by_cvat):
+    mask = rectangle(2, 3, 8, 9)
+    counts = np.diff(np.flatnonzero(np.diff(mask.T.ravel().astype(int), prepend=0, append=0)), prepend=0).tolist()
+    counts.append(mask.size - sum(counts))
+    entry = {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 1,
+        "iscrowd": 1,
+        "segmentation": {"size": list(SIZE), "counts": counts},
+    }
+    if by_cvat:
+        entry["attributes"] = {"occluded": False}
+    images = [{"id": 1, "file_name": "images\\a.png", "width": 30, "height": 20}]
+    _, masks = run({"c.json": {"images": images, "annotations": [entry], "categories": [{"id": 1, "name": "x"}]}})
+    assert (masks[0][1] == mask).all() and masks[0][2] == int(not by_cvat)
+
+
+def test_yolo_variants(run):
+    text = "0 0.1 0.2 0.5 0.2 0.5 0.6 0.1 0.6\n1 0.5 0.5 0.2 0.2\n\n"
+    files = {"labels/a.txt": text, "classes.txt": "cat\ndog\n"}
+    result, masks = run(files)
+    assert [label for label, _, _ in masks] == ["cat"] and (masks[0][1] == rectangle(3, 4, 15, 12)).all()
+    result, masks = run(files, boxes="mask")
+    assert [label for label, _, _ in masks] == ["cat", "dog"] and (masks[1][1] == rectangle(12, 8, 18, 12)).all()
+
+
+def test_labelme_without_sizes_paths_or_types(run):
+    shapes = [
+        {"label": "cat", "points": corners(3, 4, 9, 12)},
+        {"label": "dog", "points": corners(12, 4, 15, 12), "shape_type": "rotation", "direction": 0.0},
+        {"label": "dog", "points": [[1, 1], [2, 2]], "shape_type": "line"},
+    ]
+    _, masks = run({"a.json": {"shapes": shapes, "imagePath": "C:\\Users\\me\\a.png", "imageData": None}})
+    assert [label for label, _, _ in masks] == ["cat", "dog"]
+    assert (masks[0][1] == rectangle(3, 4, 10, 13)).all()
