@@ -104,7 +104,8 @@ def read_with_map(names: dict[int, str], table: ClassTable, offset: int, item: d
     pixels = read_map(item["map"])
     if annotation.size is not None and pixels.shape[:2] != annotation.size:
         height, width = annotation.size
-        text = f"the map is {pixels.shape[1]}x{pixels.shape[0]}, its image {width}x{height}. Export it again."
+        size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+        text = f"the map is {size}, its image {width}x{height} in {item['file']}. Correct the wrong one of the two."
         raise DatasetError(text, item["map"], "wrong PNG size")
 
     def name_of(value: int) -> str | None:
