@@ -48,7 +48,9 @@ class ClassTable:
 
     def classes(self) -> list[ClassInfo]:
         """The classes by value; a background, the class of value 0 with a name that says so, is none."""
-        return [info for value, info in sorted(self.by_value.items()) if not is_background(value, info.name)]
+        return [
+            info for value, info in sorted(self.by_value.items()) if value >= 0 and not is_background(value, info.name)
+        ]
 
 
 def is_background(value: int, name: str) -> bool:

@@ -1,9 +1,9 @@
 """Semantic PNGs alone: a map of class values, palette indices or colors per image; also CamVid's tree.
 
 A map belongs to the image of the same stem, without words such as _mask. Classes come from a table (see
-`pixels.TABLES`), for CamVid's folders from its colors; without a table each value becomes a class called
-"class_<value>". Maps have no instances: all classes are stuff, and those of --things are split into connected
-components.
+`pixels.TABLES`; values in COCO-stuff's `stuffthingmaps` are its ids less 1), for CamVid's folders from its colors;
+without a table each value becomes a class called "class_<value>". Maps have no instances: all classes are stuff, and
+those of --things are split into connected components.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .tree import Tree, split_of
 
 NAME = "masks"
 IGNORED = 255
-_MAP_FOLDER = re.compile(r"mask|annot|label|segm|semantic|^gt|_gt$|ground.?truth|^seg$|^y$|labelled")
+_MAP_FOLDER = re.compile(r"mask|stuff\w*maps|annot|label|segm|semantic|^gt|_gt$|ground.?truth|^seg$|^y$|labelled")
 _NOT_MAPS = re.compile(r"instance|panoptic|expected|color|vis|overlay|preview")
 
 
@@ -83,6 +83,8 @@ def open_dataset(tree: Tree) -> Dataset:
     camvid = any(part.endswith("annot") for _, file in pairs for part in os.path.dirname(file).lower().split("/"))
     if table is None and camvid:
         table = read_class_table(str(Path(__file__).with_name("camvid_colors.csv")))
+    if table is not None and any("stuffthingmaps" in file for _, file in pairs):
+        table = ClassTable({value - 1: info for value, info in table.by_value.items()})  # 255, and no 0, is unlabeled
     items = {
         file: {
             "file": str(tree.path(file)),

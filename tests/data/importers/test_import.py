@@ -315,6 +315,28 @@ def test_roboflows_semantic_masks(tmp_path):
     assert {c.name: result.segments[c.id] for c in result.categories} == {"cat": 0, "grass": 2}
 
 
+@pytest.mark.parametrize("with_instances", [False, True])
+def test_coco_stuff_maps_hold_ids_less_one(tmp_path, with_instances):
+    """labels.txt has the ids: 1 is person, 92 banner; the maps have 0 and 91."""
+    values = np.full((20, 30), 255, np.uint8)
+    values[:5], values[10:15, 3:9] = 91, 0
+    root = tmp_path / "in"
+    save_map(np.zeros((20, 30, 3), np.uint8), root / "images" / "train2017" / "a.png")
+    save_map(values, root / "stuffthingmaps" / "train2017" / "a.png")
+    (root / "labels.txt").write_text("0: unlabeled\n1: person\n92: banner\n")
+    if with_instances:
+        entry = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[3, 10, 9, 10, 9, 15, 3, 15]]}
+        image = {"id": 1, "file_name": "a.png", "height": 20, "width": 30}
+        content = {"images": [image], "annotations": [entry], "categories": [{"id": 1, "name": "person"}]}
+        (root / "annotations").mkdir()
+        (root / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+    result = import_annotations(root, tmp_path / "out", workers=1)
+    assert (result.format, result.faults) == ("coco" if with_instances else "masks", [])
+    assert isthing(result) == {"person": with_instances, "banner": False}
+    areas = {s["category_id"]: s["area"] for s in panoptic(tmp_path / "out")["annotations"][0]["segments_info"]}
+    assert {c.name: areas[c.id] for c in result.categories} == {"person": 30, "banner": 150}
+
+
 def test_output_inside_the_source_is_not_read(scenes, tmp_path):
     semantic("values")(tmp_path, scenes)
     for _ in range(2):

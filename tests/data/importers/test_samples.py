@@ -39,6 +39,22 @@ def test_no_sample_is_forgotten():
     assert {str(p.parent.relative_to(FORMATS)) for p in FORMATS.glob("*/*/SOURCE.txt")} == set(SAMPLES)
 
 
+def test_the_table_of_the_docs_is_this_one():
+    lines = (REPOSITORY / "docs" / "importing.md").read_text(encoding="utf-8").splitlines()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ") and "/" in line
+    ]
+    found = {row[0]: row[1:5] for row in rows if row[0] in SAMPLES}
+    expected = {}
+    for name, outcome in SAMPLES.items():
+        if isinstance(outcome, str):
+            expected[name] = ["0", "0", "0", "–"]
+        else:
+            images, segments, crowds, problems = outcome
+            expected[name] = [str(value) for value in (images, sum(segments.values()), crowds, problems)]
+    assert found == expected
+
+
 def maps(name, tmp_path, **options):
     """Stem -> (id map, {segment id: name}) of an imported sample."""
     import_annotations(FORMATS / name, tmp_path, keep_missing=True, workers=1, **options)
