@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a class name it cannot encode must not stop the report
         sys.stdout.reconfigure(errors="backslashreplace")
     check_at_least_one(args.workers, "--workers")
-    options = {key: value for key, value in vars(args).items() if key not in ("path", "output", "overlaps")}
+    names = ("format", "things", "stuff", "boxes", "unlabeled", "images_root", "copy_images", "keep_missing", "workers")
+    options = {name: getattr(args, name) for name in names}
 
     from panoptic_fusion.data.importers.report import format_result
 

@@ -92,12 +92,17 @@ def look_at(key: str) -> Seen:
         seen.state = _state([annotation.file, image, *annotation.more_files])
         seen.problem = next(iter(annotation.faults), None)
         objects: dict[str, set] = {}
+        boxes: dict[str, list[float]] = {}
         for shape_index, shape in enumerate(annotation.shapes):
             group = shape_index if shape.group is None else (shape.group, "")
             objects.setdefault(shape.label, set()).add(0 if shape.semantic else group)
+            if _work.dataset.objects == "unknown":
+                _enclose(boxes.setdefault(shape.label, [size[1], size[0], 0, 0]), shape, size)
             before = seen.counts.get(shape.label, (0, True, 0.0))
-            share = max(before[2], _share(shape, size)) if _work.dataset.objects == "unknown" else 0.0
-            seen.counts[shape.label] = (len(objects[shape.label]), shape.semantic and before[1], share)
+            seen.counts[shape.label] = (len(objects[shape.label]), shape.semantic and before[1], 0.0)
+        for label, (left, top, right, bottom) in boxes.items():
+            share = max(0.0, right - left) * max(0.0, bottom - top) / (size[0] * size[1])
+            seen.counts[label] = (*seen.counts[label][:2], share)
     except DatasetError as error:
         seen.fault = error
     except Exception as error:  # one bad item must not end the import
@@ -177,13 +182,14 @@ def _open(key: str) -> tuple[ImageAnnotation, str | None, tuple[int, int], int]:
     return annotation, image, size, orientation
 
 
-def _share(shape: Shape, size: tuple[int, int]) -> float:
-    """The part of the image in the box around a shape, 0..1."""
+def _enclose(box: list[float], shape: Shape, size: tuple[int, int]) -> None:
+    """Extends a box (left, top, right, bottom) by a shape, within the image."""
     try:
         left, top, right, bottom = shape.geometry.bounds(*size)
-        return min(1.0, max(0.0, (right - left) * (bottom - top) / (size[0] * size[1])))
     except Exception:  # painting reports it
-        return 0.0
+        return
+    box[0], box[1] = max(0.0, min(box[0], left)), max(0.0, min(box[1], top))
+    box[2], box[3] = min(size[1], max(box[2], right)), min(size[0], max(box[3], bottom))
 
 
 def _turned(instance: dict[str, Any], orientation: int) -> dict[str, Any]:
