@@ -21,7 +21,7 @@ help:
 	@echo "             [OPTS='KEY VALUE ...']"
 	@echo "             fine-tune a pretrained light model on your own images (docs/your_own_data.md)"
 	@echo "make test    run the tests"
-	@echo "make lint    check the style"
+	@echo "make lint    check the style and the layers (which part of the package imports which)"
 
 setup: $(STAMP)
 
@@ -62,3 +62,4 @@ test: setup
 lint: setup
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
+	@$(VENV)/bin/lint-imports --no-cache
