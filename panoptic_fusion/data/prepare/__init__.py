@@ -9,12 +9,17 @@ from types import ModuleType
 
 from ...errors import UserError
 from ..datasets import BUILTIN
-from . import cityscapes, coco, idd, vistas
+from . import camvid, cityscapes, coco, idd, vistas
 from .runner import SplitResult, run_split
 from .summary import SplitSummary, summarize
 
 # Those with something to convert; each has annotation_folder(root, split) and plan_split(root, split).
-_CONVERTERS: dict[str, ModuleType] = {"cityscapes": cityscapes, "vistas": vistas, "idd": idd}
+_CONVERTERS: dict[str, ModuleType] = {
+    "cityscapes": cityscapes,
+    "vistas": vistas,
+    "idd": idd,
+    "camvid": camvid,
+}
 
 
 def prepare(
@@ -28,7 +33,7 @@ def prepare(
     """Prepares a data set and says what is in it. What an earlier run has finished is not done again.
 
     Args:
-        key: coco, cityscapes, vistas or idd.
+        key: coco, cityscapes, vistas, idd or camvid.
         root: the data set's folder.
         splits: default: those of train and val that are there.
         workers: processes; default: one a core.
