@@ -1,4 +1,4 @@
-"""CamVid from both of its downloads: the labels against a flood fill in plain Python, then `prepare`, check and load."""
+"""CamVid from both of its downloads: labels against a flood fill in plain Python, then `prepare` and loading."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,7 @@
-"""COCO, Cityscapes, Mapillary Vistas, IDD and CamVid: importing this package registers them, without looking for their files.
+"""COCO, Cityscapes, Mapillary Vistas, IDD, CamVid: importing this package registers them, and looks for no file.
 
-They are expected in $DETECTRON2_DATASETS/{coco,cityscapes,vistas,idd,camvid} (default: ./datasets), see docs/datasets.md.
+They are expected in $DETECTRON2_DATASETS/{coco,cityscapes,vistas,idd,camvid} (default: ./datasets); see
+docs/datasets.md.
 """
 
 from __future__ import annotations
