@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from arguments import parse_arguments
 from detectron2.layers import paste_masks_in_image
 from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
 from detectron2.modeling.postprocessing import sem_seg_postprocess
@@ -95,6 +96,10 @@ class LabelMap:
     def __init__(self, labels: torch.Tensor):
         self.labels = labels
 
+    @property
+    def output_size(self) -> tuple[int, int]:
+        return tuple(self.labels.shape)
+
     def argmax(self) -> torch.Tensor:
         return self.labels
 
@@ -141,7 +146,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), help="height and width, multiples of 128")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
+    args = parse_arguments(parser, device="cpu", instances=10, size=(128, 256), repeats=1)
     torch.set_num_threads(args.threads)
     size = tuple(args.size)
 

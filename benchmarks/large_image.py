@@ -22,6 +22,8 @@ import tempfile
 from pathlib import Path
 
 # The parent imports no torch: a child's ru_maxrss starts from what its parent had.
+from arguments import parse_arguments
+
 MAX_GB, MAX_SECONDS = 2.5, 30.0
 STRIDE, MASK_SIDE = 4, 28
 TEST_SIZES = (1920, 2304)  # INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST of configs/vistas/panoptic_fpn_r50.yaml
@@ -211,7 +213,7 @@ def row_of(text: str) -> dict:
 def compare(args: argparse.Namespace, folder: Path) -> bool:
     """Prints the table; whether every row is within the limits."""
     run_child(args, folder, "draw")
-    fusions = run_child(args, folder, "fusions").split()
+    fusions = run_child(args, folder, "fusions").split()[: 1 if args.quick else None]
     good = True
     size = f"{args.height}x{args.width}"
     print(f"One image of {size}, 65 classes, {args.instances} instances, {args.threads} thread(s).\n")
@@ -244,10 +246,10 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--job", nargs="+", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parse_arguments(parser, height=256, width=320, instances=5)
     if args.job is None:
         with tempfile.TemporaryDirectory() as folder:
-            return 0 if compare(args, Path(folder)) else 1
+            return 0 if compare(args, Path(folder)) or args.quick else 1
     if args.job[0] == "draw":
         draw_scene(args.folder, args.height, args.width, args.instances)
     elif args.job[0] == "fusions":
