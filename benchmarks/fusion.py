@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -139,7 +140,7 @@ def seconds(functions: list[Callable], repeats: int, device: str) -> list[float]
 
 
 @torch.no_grad()
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--instances", type=int, default=100)
@@ -190,14 +191,17 @@ def main() -> None:
     print(f"torch {torch.__version__}, median of {args.repeats} alternating runs\n")
     print("| input | ours, ms | detectron2, ms | ratio | identical | segments | reads, ours | reads, detectron2 |")
     print("|---|---|---|---|---|---|---|---|")
+    agree = True
     for name, (ours, theirs) in pairs.items():
         our_result, their_result = ours(), theirs()
         reads = count_reads(ours), count_reads(theirs)
         our_time, their_time = seconds([ours, theirs], args.repeats, args.device)
         same = "yes" if identical(our_result, their_result) else "NO"
+        agree &= same == "yes"
         times = f"{our_time * 1e3:.1f} | {their_time * 1e3:.1f} | {their_time / our_time:.1f}"
         print(f"| {name} | {times} | {same} | {len(our_result[1])} | {reads[0]} | {reads[1]} |")
+    return 0 if agree else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
