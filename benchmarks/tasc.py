@@ -18,9 +18,9 @@ from arguments import parse_arguments
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.events import EventStorage
-from peak_memory import peak_bytes
 
 from panoptic_fusion import get_cfg
+from panoptic_fusion.cli.experiments.peak_memory import peak_bytes
 
 NUM_STUFF, NUM_THINGS = 11, 8
 

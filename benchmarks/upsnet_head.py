@@ -21,9 +21,9 @@ import torch
 from arguments import parse_arguments
 from detectron2.structures import Instances
 from fusion import NUM_STUFF, NUM_THINGS, count_reads, seconds, street_scene
-from peak_memory import peak_bytes
 from torch.nn import functional as F
 
+from panoptic_fusion.cli.experiments.peak_memory import peak_bytes
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.modeling.fusion import SemSegLogits, UPSNetFusion
 from panoptic_fusion.modeling.fusion.upsnet.mask_logit_crops import MaskLogitCrops
