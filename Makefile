@@ -12,7 +12,7 @@ CONFIG ?= camvid/panoptic_fpn_lite0.yaml
 OPTS_QUOTED = $(foreach word,$(OPTS),'$(subst ','\'',$(word))')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-real test lint docs
+.PHONY: help setup demo demo-real test test-slow lint docs
 
 help:
 	@echo "make setup   create $(VENV) and install the pinned requirements and detectron2 (about 6 GB, no compiler)"
@@ -20,8 +20,8 @@ help:
 	@echo "make demo-real DATA=FOLDER [OUT=output/real] [ITERATIONS=1000] [CONFIG=camvid/panoptic_fpn_lite0.yaml]"
 	@echo "             [OPTS='KEY VALUE ...']"
 	@echo "             fine-tune a pretrained light model on your own images (docs/your_own_data.md)"
-	@echo "make test    run the tests"
-	@echo "make lint    check the style"
+	@echo "make test    run the tests; make test-slow runs those that take longer"
+	@echo "make lint    check the style and the layers (which part of the package imports which)"
 	@echo "make docs    build the documentation as a website in site/"
 
 setup: $(STAMP)
@@ -58,11 +58,15 @@ demo-real: setup
 		$(if $(ITERATIONS),--iterations $(ITERATIONS)) $(OPTS_QUOTED)
 
 test: setup
-	@$(PY) -m pytest
+	@$(PY) -m pytest -m "not slow and not gpu"
+
+test-slow: setup
+	@$(PY) -m pytest -m slow
 
 lint: setup
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
+	@$(VENV)/bin/lint-imports --no-cache
 
 docs: setup
 	@$(PY) -c 'import material, mkdocstrings_handlers.python' 2>/dev/null || \

@@ -21,11 +21,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from arguments import parse_arguments
 from detectron2.modeling import build_model
 from fusion import NUM_STUFF, NUM_THINGS, seconds
 from torch.nn import functional as F
 
-from panoptic_fusion import load_trained
+from panoptic_fusion import config_file, load_trained
 from panoptic_fusion.config.read import read_config
 from panoptic_fusion.engine import PanopticTrainer
 from panoptic_fusion.errors import run_cli
@@ -75,14 +76,18 @@ def at_size(batch: list[dict], size: list[int] | None) -> list[dict]:
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--model", help="OUTPUT_DIR of a training")
     source.add_argument("--config-file", help="a config, in place of a training")
     parser.add_argument("--size", type=int, nargs=2, help="height and width to resize images to")
     parser.add_argument("--images", type=int, default=20, help="of the validation set")
     parser.add_argument("--repeats", type=int, default=3, help="of each image; the median counts")
     parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
+    args = parse_arguments(
+        parser, config_file=config_file("toy/panoptic_fpn_r18.yaml"), size=(64, 96), images=1, repeats=1
+    )
+    if not (args.model or args.config_file):
+        parser.error("one of --model, --config-file and --quick is needed")
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         compare(args.model or untrained(args.config_file, Path(folder)), args)

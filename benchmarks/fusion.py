@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
 import torch
+from arguments import parse_arguments
 from detectron2.layers import paste_masks_in_image
 from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
 from detectron2.modeling.postprocessing import sem_seg_postprocess
@@ -95,6 +97,10 @@ class LabelMap:
     def __init__(self, labels: torch.Tensor):
         self.labels = labels
 
+    @property
+    def output_size(self) -> tuple[int, int]:
+        return tuple(self.labels.shape)
+
     def argmax(self) -> torch.Tensor:
         return self.labels
 
@@ -134,14 +140,14 @@ def seconds(functions: list[Callable], repeats: int, device: str) -> list[float]
 
 
 @torch.no_grad()
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--instances", type=int, default=100)
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), help="height and width, multiples of 128")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
+    args = parse_arguments(parser, device="cpu", instances=10, size=(128, 256), repeats=1)
     torch.set_num_threads(args.threads)
     size = tuple(args.size)
 
@@ -185,14 +191,17 @@ def main() -> None:
     print(f"torch {torch.__version__}, median of {args.repeats} alternating runs\n")
     print("| input | ours, ms | detectron2, ms | ratio | identical | segments | reads, ours | reads, detectron2 |")
     print("|---|---|---|---|---|---|---|---|")
+    agree = True
     for name, (ours, theirs) in pairs.items():
         our_result, their_result = ours(), theirs()
         reads = count_reads(ours), count_reads(theirs)
         our_time, their_time = seconds([ours, theirs], args.repeats, args.device)
         same = "yes" if identical(our_result, their_result) else "NO"
+        agree &= same == "yes"
         times = f"{our_time * 1e3:.1f} | {their_time * 1e3:.1f} | {their_time / our_time:.1f}"
         print(f"| {name} | {times} | {same} | {len(our_result[1])} | {reads[0]} | {reads[1]} |")
+    return 0 if agree else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,6 +11,7 @@ import argparse
 import time
 
 import torch
+from arguments import parse_arguments
 from torch import nn
 from torch.nn import functional as F
 
@@ -75,7 +76,7 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=256)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
+    args = parse_arguments(parser, device="cpu", height=64, width=64)
     x = torch.randn(args.batch, 3, args.height, args.width, device=args.device)
     print(f"ResNet-50, input {tuple(x.shape)}, {args.device}, {torch.get_num_threads()} CPU thread(s)")
     base = None

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from arguments import parse_arguments
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--kernel", type=int, default=64)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--backward", action="store_true", help="time forward and backward together")
-    args = parser.parse_args()
+    args = parse_arguments(parser, device="cpu", channels=4, height=32, width=32, kernel=8)
     torch.manual_seed(0)
     x = torch.rand(1, args.channels, args.height, args.width, device=args.device, requires_grad=args.backward)
 

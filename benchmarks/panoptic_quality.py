@@ -25,6 +25,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from arguments import parse_arguments
 
 NUM_THINGS, NUM_STUFF = 8, 11
 HEIGHT, WIDTH = 1024, 2048
@@ -231,7 +232,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=8, help="number of pairs")
     parser.add_argument("--repeat", type=int, default=3, help="number of timed runs")
-    args = parser.parse_args()
+    args = parse_arguments(parser, images=2, repeat=1)
     if importlib.util.find_spec("panopticapi") is None:
         print("panopticapi is not installed: `make setup`, or pip install --no-deps panopticapi-lite==0.2.0")
         return 1

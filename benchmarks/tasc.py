@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from arguments import parse_arguments
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.events import EventStorage
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(128, 192), help="height and width")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
+    args = parse_arguments(parser, device="cpu", images=1, things=2, size=(64, 96), repeats=1)
     torch.set_num_threads(args.threads)
     model = build(args.config_file, args.device)
     records = batch(args.images, tuple(args.size), args.things)

@@ -18,6 +18,7 @@ import argparse
 import sys
 
 import torch
+from arguments import parse_arguments
 from detectron2.structures import Instances
 from fusion import NUM_STUFF, NUM_THINGS, count_reads, seconds, street_scene
 from torch.nn import functional as F
@@ -68,7 +69,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), help="height and width, multiples of 128")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
+    args = parse_arguments(parser, device="cpu", instances=10, size=(128, 256), repeats=1)
     torch.set_num_threads(args.threads)
     size, device = tuple(args.size), args.device
 
@@ -105,7 +106,7 @@ def main() -> int:
     print(f"| identical map | {'yes' if same else f'NO, {different} pixels differ'} | | | |")
     things = sum(s["isthing"] for s in whole()[1])
     print(f"\nUPSNetFusion as a whole: {whole_time * 1e3:.0f} ms, {things} instances win pixels, {reads} reads")
-    return 0 if same and ratios[0] <= MAX_TIME and ratios[1] <= MAX_MEMORY else 1
+    return 0 if same and (args.quick or ratios[0] <= MAX_TIME and ratios[1] <= MAX_MEMORY) else 1
 
 
 if __name__ == "__main__":

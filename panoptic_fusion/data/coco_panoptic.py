@@ -62,11 +62,17 @@ def register_panoptic(
     """Registers a data set in detectron2's DatasetCatalog and MetadataCatalog under `name`, without reading it.
 
     The other arguments are those of `PanopticFiles`. A second call with the same arguments does nothing; with others,
-    or with a name that something else has registered, it raises ConfigError.
+    or with a name that something else has registered, it raises ConfigError. Only the name of a known data set (see
+    `panoptic_fusion.data.datasets`) can be moved to other files.
     """
     files = PanopticFiles(images, panoptic_root, panoptic_json, instances_json)
     if _REGISTERED.get(name) == files and name in DatasetCatalog:
         return
+    builtin_key = MetadataCatalog.get(name).get("builtin_key") if name in DatasetCatalog else None
+    if builtin_key is not None:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+        MetadataCatalog.get(name).set(builtin_key=builtin_key)
     if name in DatasetCatalog:
         before = f"with other arguments: {asdict(_REGISTERED[name])}" if name in _REGISTERED else "by other code"
         raise ConfigError(f"data set {name!r} is registered already, {before}; choose another name")

@@ -7,7 +7,6 @@ import re
 import sys
 
 from detectron2.config import CfgNode
-from detectron2.engine import launch
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessRaisedException
 
@@ -21,6 +20,7 @@ from panoptic_fusion.modeling.backbone.timm_config import NO_PRETRAINING
 from .console import run_table
 from .preflight import check_before_start, check_processes, goes_on
 from .setup import set_up, write_config
+from .spawn import launch
 from .trainer import PanopticTrainer
 
 

@@ -23,8 +23,8 @@ from panoptic_fusion.networks.freeze import freeze_parts
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name != "ablations")
 # (things, stuff) of the data sets that have known classes, from the papers' tables.
-KNOWN_CLASSES = {"cityscapes": (8, 11), "coco": (80, 53), "vistas": (37, 28), "idd": (9, 17)}
-# Toy and CamVid take their classes from a json that is not there before it has been made.
+KNOWN_CLASSES = {"cityscapes": (8, 11), "coco": (80, 53), "vistas": (37, 28), "idd": (9, 17), "camvid": (3, 8)}
+# Toy scenes take their classes from a json that is not there before it has been made.
 STAND_IN = [{"id": i + 1, "name": f"class {i}", "isthing": int(i < 3), "color": [i, i, i]} for i in range(7)]
 
 
@@ -126,7 +126,8 @@ def test_heads_have_the_sizes_of_the_classes(path):
 
 @pytest.mark.parametrize("key", sorted(KNOWN_CLASSES))
 def test_every_data_set_has_the_baseline(key):
-    assert CONFIGS / key / "panoptic_fpn_r50.yaml" in FILES
+    depth = 18 if key == "camvid" else 50
+    assert CONFIGS / key / f"panoptic_fpn_r{depth}.yaml" in FILES
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("Base-*.yaml")), ids=name_of)

@@ -34,7 +34,7 @@ def _back_to_default_root():
 @pytest.mark.parametrize(
     ("name", "things", "stuff"),
     # COCO: its panoptic task; Cityscapes, Vistas, IDD: Seamless Scene Segmentation, section 5 (table of data sets)
-    [("coco_panoptic_2017", 80, 53), ("cityscapes_fine", 8, 11), ("vistas", 37, 28), ("idd", 9, 17)],
+    [("coco_panoptic_2017", 80, 53), ("cityscapes_fine", 8, 11), ("vistas", 37, 28), ("idd", 9, 17), ("camvid", 3, 8)],
 )
 def test_numbers_of_classes(name, things, stuff):
     for split in ("train", "val"):
@@ -96,6 +96,7 @@ def test_names_do_not_clash_with_detectron2s():
         "coco_panoptic_2017_train", "coco_panoptic_2017_val",
         "cityscapes_fine_train", "cityscapes_fine_val", "cityscapes_fine_test",
         "vistas_train", "vistas_val", "vistas_v2_train", "vistas_v2_val", "idd_train", "idd_val",
+        "camvid_train", "camvid_val", "camvid_test",
     ]  # fmt: skip
     # Registering them raises for a name that is taken (see below), so detectron2's are as they were.
     for name in ("coco_2017_train", "coco_2017_train_panoptic", "cityscapes_fine_panoptic_train"):
@@ -176,7 +177,8 @@ def test_prepare_check_load(key, tmp_path):
                 assert 0 <= segment["category_id"] < (space.num_things if segment["isthing"] else space.num_stuff)
         crowds += sum(segment["iscrowd"] for record in dicts for segment in record["segments_info"])
         assert all("annotations" in record for record in dicts) == (key == "coco")
-    assert (crowds > 0) == ("vistas" not in key)  # v1.2 has no group class, and in v2.0 groups are not evaluated
+    # Vistas v1.2 and CamVid have no group class, and in Vistas v2.0 groups are not evaluated.
+    assert (crowds > 0) == ("vistas" not in key and key != "camvid")
 
 
 def test_coco_instances_overlap(tmp_path):

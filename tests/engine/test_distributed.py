@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase, launch
+from detectron2.engine import HookBase
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -19,6 +19,7 @@ from tiny_training import ROOT, as_opts
 
 from panoptic_fusion import resolve_config
 from panoptic_fusion.engine import PanopticTrainer
+from panoptic_fusion.engine.spawn import launch
 
 STEPS = 20
 

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import launch
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
@@ -15,6 +14,7 @@ from detectron2.utils.events import EventStorage
 from panoptic_fusion import resolve_config
 from panoptic_fusion.engine import PanopticTrainer
 from panoptic_fusion.engine.gradient_balance import GradientBalance, branch_gradients
+from panoptic_fusion.engine.spawn import launch
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.networks.freeze import freeze_parts
 

@@ -291,3 +291,77 @@ def _coco_segments(rng: np.random.Generator, height: int, width: int, number: in
         segment["area"] = len(y)
         segment["bbox"] = [int(x.min()), int(y.min()), int(np.ptp(x)) + 1, int(np.ptp(y)) + 1]
     return ids, segments
+
+
+# -- CamVid ----------------------------------------------------------------------------------------------------------
+
+CAMVID_NAMES = {
+    "train": ("0001TP_006690", "0001TP_008520", "0006R0_f00930", "0016E5_07957", "0016E5_08370"),
+    "val": ("0016E5_07959", "0016E5_08159"),
+    "test": ("0001TP_008550", "Seq05VD_f00000"),
+}
+# The lines of Cambridge's label_colors.txt, which separates with blanks and tabs.
+CAMVID_COLORS = """\
+64 128 64\tAnimal
+192 0 128\t\tArchway
+0 128 192\tBicyclist
+0 128 64\tBridge
+128 0 0\t\tBuilding
+64 0 128\tCar
+64 0 192\tCartLuggagePram
+192 128 64\tChild
+192 192 128\tColumn_Pole
+64 64 128\tFence
+128 0 192\tLaneMkgsDriv
+192 0 64\tLaneMkgsNonDriv
+128 128 64\tMisc_Text
+192 0 192\tMotorcycleScooter
+128 64 64\tOtherMoving
+64 192 128\tParkingBlock
+64 64 0\t\tPedestrian
+128 64 128\tRoad
+128 128 192\tRoadShoulder
+0 0 192\t\tSidewalk
+192 128 128\tSignSymbol
+128 128 128\tSky
+64 128 192\tSUVPickupTruck
+0 0 64\t\tTrafficCone
+0 64 64\t\tTrafficLight
+192 64 128\tTrain
+128 128 0\tTree
+192 128 192\tTruck_Bus
+64 0 64\t\tTunnel
+192 192 0\tVegetationMisc
+0 0 0\t\tVoid
+64 192 0\t\tWall
+"""
+
+
+def make_camvid(root: Path, rng: np.random.Generator) -> None:
+    """SegNet's download: {split}/*.png, {split}annot/*.png with labels 0 to 11, and its lists."""
+    for split, names in CAMVID_NAMES.items():
+        (root / split).mkdir(parents=True)
+        (root / f"{split}annot").mkdir()
+        lines = []
+        for name in names:
+            labels = np.full((36, 48), 11, np.uint8)
+            for label in rng.integers(0, 12, 14):
+                labels[_box(rng, 36, 48)] = label
+            _photo(rng, 36, 48).save(root / split / f"{name}.png")
+            Image.fromarray(labels).save(root / f"{split}annot" / f"{name}.png")
+            lines.append(f"/SegNet/CamVid/{split}/{name}.png /SegNet/CamVid/{split}annot/{name}.png\n")
+        (root / f"{split}.txt").write_text("".join(lines))
+
+
+def make_camvid_cambridge(root: Path, rng: np.random.Generator) -> None:
+    """Cambridge's download: 701_StillsRaw_full, LabeledApproved_full and label_colors.txt, in one folder for all."""
+    for folder in ("701_StillsRaw_full", "LabeledApproved_full"):
+        (root / folder).mkdir(parents=True)
+    (root / "label_colors.txt").write_text(CAMVID_COLORS)
+    colors = [[int(v) for v in line.split()[:3]] for line in CAMVID_COLORS.splitlines()]
+    for name in sum(CAMVID_NAMES.values(), ()):
+        labels = np.zeros((72, 96, 3), np.uint8)
+        for color in rng.integers(0, len(colors), 40):
+            labels[_box(rng, 72, 96)] = colors[color]
+        _photo(rng, 72, 96).save(root / "701_StillsRaw_full" / f"{name}.png")
+        Image.fromarray(labels).save(root / "LabeledApproved_full" / f"{name}_L.png")

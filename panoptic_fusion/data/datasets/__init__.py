@@ -1,6 +1,7 @@
-"""COCO, Cityscapes, Mapillary Vistas and IDD: importing this package registers them, without looking for their files.
+"""COCO, Cityscapes, Mapillary Vistas, IDD, CamVid: importing this package registers them, and looks for no file.
 
-They are expected in $DETECTRON2_DATASETS/{coco,cityscapes,vistas,idd} (default: ./datasets), see docs/datasets.md.
+They are expected in $DETECTRON2_DATASETS/{coco,cityscapes,vistas,idd,camvid} (default: ./datasets); see
+docs/datasets.md.
 """
 
 from __future__ import annotations
@@ -8,12 +9,15 @@ from __future__ import annotations
 import os
 
 from .builtin import BuiltinDataset
+from .camvid import CAMVID
 from .cityscapes import CITYSCAPES
 from .coco import COCO
 from .idd import IDD
 from .vistas import VISTAS, VISTAS_V2
 
-BUILTIN: dict[str, BuiltinDataset] = {dataset.key: dataset for dataset in (COCO, CITYSCAPES, VISTAS, VISTAS_V2, IDD)}
+BUILTIN: dict[str, BuiltinDataset] = {
+    dataset.key: dataset for dataset in (COCO, CITYSCAPES, VISTAS, VISTAS_V2, IDD, CAMVID)
+}
 
 
 def datasets_root() -> str:
@@ -22,7 +26,7 @@ def datasets_root() -> str:
 
 
 def register_all(root: str | None = None) -> list[str]:
-    """Registers every split of the four data sets under `root` (default: `datasets_root()`); returns their names.
+    """Registers every split of these data sets under `root` (default: `datasets_root()`); returns their names.
 
     Called again with another root, it moves them.
     """

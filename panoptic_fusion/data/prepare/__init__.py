@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...errors import UserError
 from ..datasets import BUILTIN
-from . import cityscapes, coco, idd, vistas
+from . import camvid, cityscapes, coco, idd, vistas
 from .runner import SplitPlan, SplitResult, run_split
 from .summary import SplitSummary, summarize
 
@@ -31,6 +31,7 @@ _CONVERTERS = {
         partial(vistas.annotation_folder, version="v2.0"), partial(vistas.plan_split, version="v2.0")
     ),
     "idd": Converter(idd.annotation_folder, idd.plan_split),
+    "camvid": Converter(camvid.annotation_folder, camvid.plan_split),
 }
 
 
@@ -45,7 +46,7 @@ def prepare(
     """Prepares a data set and says what is in it. What an earlier run has finished is not done again.
 
     Args:
-        key: coco, cityscapes, vistas, vistas_v2 or idd.
+        key: coco, cityscapes, vistas, vistas_v2, idd or camvid.
         root: the data set's folder.
         splits: default: those of train and val that are there.
         workers: processes; default: one a core.
