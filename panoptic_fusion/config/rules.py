@@ -66,6 +66,7 @@ NONE = only(lambda v: v is None, "None")
 FLAG = only(lambda v: type(v) is bool, "True or False")
 NAME = only(lambda v: isinstance(v, str) and 0 < len(v) < 1000 and v.isprintable(), "a name")
 TEXT = only(lambda v: isinstance(v, str), "a text")
+PATH = only(lambda v: isinstance(v, str) and len(v) < 1000 and (v.isprintable() or not v), "a path")
 ENTRY = only(lambda v: isinstance(v, dict), "a mapping")
 DEVICE = only(lambda v: isinstance(v, str) and re.fullmatch(r"cpu|meta|cuda(:\d{1,3})?", v) is not None, "cpu, cuda or cuda:N")
 

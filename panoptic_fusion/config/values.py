@@ -9,7 +9,7 @@ from panoptic_fusion.data.label_space import IGNORE_LABEL, ONTOLOGIES
 from panoptic_fusion.layers.activated_norm import ACTIVATED_NAMES
 from panoptic_fusion.modeling.backbone.branches import SHARING_MODES
 
-from .rules import DEVICE, ENTRY, FLAG, NAME, NONE, TEXT, Rule, choice, each, either, number, only, whole
+from .rules import DEVICE, ENTRY, FLAG, NAME, NONE, PATH, TEXT, Rule, choice, each, either, number, only, whole
 
 CHANNELS = whole(1, 2**14)
 LAYERS = whole(0, 100)
@@ -66,6 +66,12 @@ VALUES: dict[str, Rule] = {
     "SOLVER.WARMUP_METHOD": choice("linear", "constant"),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": choice("value", "norm"),
     "MODEL.*.NORM": NORM,
+    # files and names
+    "MODEL.WEIGHTS": PATH,
+    "MODEL.INDEPENDENT.*": PATH,
+    "MODEL.TIMM.NAME": PATH,
+    "MODEL.TIMM.WEIGHTS": PATH,
+    "OUTPUT_DIR": PATH,
     # lists
     "PLUGINS": NAMES,
     "MODEL.CATEGORIES": each(ENTRY, "a list of categories: {id: ..., name: ..., isthing: ...}"),
