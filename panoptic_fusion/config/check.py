@@ -72,6 +72,7 @@ PARTS = {
     "MODEL.PANOPTIC_FUSION.NAME": (PANOPTIC_FUSION_REGISTRY, _any),
 }
 
+
 def check_parts(cfg: CfgNode) -> None:
     """Checks the names of the parts and what they need of each other.
 
@@ -121,7 +122,9 @@ def check_values(cfg: CfgNode) -> None:
     _check_together(cfg)
     wanted = list(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS)
     if not set(wanted) <= known_outputs():
-        raise ConfigError(f"MODEL.PANOPTIC_FUSION.OUTPUTS is {shown(wanted)}; it holds some of {sorted(known_outputs())}")
+        raise ConfigError(
+            f"MODEL.PANOPTIC_FUSION.OUTPUTS is {shown(wanted)}; it holds some of {sorted(known_outputs())}"
+        )
     if "things_masks" in wanted and cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY == "stuff":
         raise ConfigError(
             "MODEL.PANOPTIC_FUSION.OUTPUTS has 'things_masks', but MODEL.SEM_SEG_HEAD.ONTOLOGY 'stuff' has no things"
@@ -137,7 +140,11 @@ def _check_together(cfg: CfgNode) -> None:
                 f"MODEL.{section}.IOU_LABELS has {len(labels)} labels for {len(thresholds)} IOU_THRESHOLDS: give one "
                 "more than those"
             )
-    if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and not cfg.INPUT.SCALE_JITTER and len(cfg.INPUT.MIN_SIZE_TRAIN) != 2:
+    if (
+        cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range"
+        and not cfg.INPUT.SCALE_JITTER
+        and len(cfg.INPUT.MIN_SIZE_TRAIN) != 2
+    ):
         raise ConfigError(
             f"INPUT.MIN_SIZE_TRAIN is {cfg.INPUT.MIN_SIZE_TRAIN}: use two numbers (low, high) for "
             "INPUT.MIN_SIZE_TRAIN_SAMPLING 'range'"

@@ -18,7 +18,16 @@ from panoptic_fusion.modeling.fusion import PanopticFusion
 from .plugins import missing_plugins
 
 # What yacs, fvcore and detectron2 raise for an unknown key, a wrong type, an odd number of words, a missing base, ...
-_MERGE_ERRORS = (KeyError, ValueError, AssertionError, TypeError, AttributeError, SyntaxError, RecursionError, MemoryError)
+_MERGE_ERRORS = (
+    KeyError,
+    ValueError,
+    AssertionError,
+    TypeError,
+    AttributeError,
+    SyntaxError,
+    RecursionError,
+    MemoryError,
+)
 
 
 def read_config(config_file: str | os.PathLike | None = None, opts: Sequence[str] = ()) -> CfgNode:
@@ -92,7 +101,8 @@ def similar_key(cfg: CfgNode, error: BaseException) -> str:
     unknown = re.search(r"Non-existent (?:config )?key: ?(\S+)", str(error))
     if unknown is None:
         return ""
-    known = [key for key, _ in leaves(cfg)]
+    keys = [key for key, _ in leaves(cfg)]
+    known = list(dict.fromkeys(key[: dot.start()] for key in keys for dot in re.finditer(r"\.|$", key)))
     found = difflib.get_close_matches(unknown[1].strip("'\"").upper(), known, n=1, cutoff=0.7)
     return f"; did you mean {found[0]}?" if found else ""
 

@@ -68,7 +68,9 @@ NAME = only(lambda v: isinstance(v, str) and 0 < len(v) < 1000 and v.isprintable
 TEXT = only(lambda v: isinstance(v, str), "a text")
 PATH = only(lambda v: isinstance(v, str) and len(v) < 1000 and (v.isprintable() or not v), "a path")
 ENTRY = only(lambda v: isinstance(v, dict), "a mapping")
-DEVICE = only(lambda v: isinstance(v, str) and re.fullmatch(r"cpu|meta|cuda(:\d{1,3})?", v) is not None, "cpu, cuda or cuda:N")
+DEVICE = only(
+    lambda v: isinstance(v, str) and re.fullmatch(r"cpu|meta|cuda(:\d{1,3})?", v) is not None, "cpu, cuda or cuda:N"
+)
 
 
 def _is_number(value: Any) -> bool:
