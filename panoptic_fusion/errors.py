@@ -36,8 +36,8 @@ class DiskError(UserError):
         """The error for an OSError of DISK_ERRORS that concerns `path`, or the file that it names itself."""
         where = path or error.filename
         return cls(
-            f"cannot write{f' {where}' if where else ''}: {error.strerror or one_line(error)}. What was finished before "
-            "is kept; make room and start again (a training: with --resume)"
+            f"cannot write{f' {where}' if where else ''}: {error.strerror or one_line(error)}. What was finished "
+            "before is kept; make room and start again (a training: with --resume)"
         )
 
 

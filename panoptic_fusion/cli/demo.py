@@ -37,7 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command line; 1 if some file was skipped."""
-    found = demo(args.model, args.config_file, inputs=args.input, output=args.output, alpha=args.alpha, opts=args.opts)
+    found = demo(
+        args.model,
+        args.config_file,
+        inputs=args.input,
+        output=args.output,
+        alpha=args.alpha,
+        opts=args.opts,
+        allow_download=args.allow_download,
+    )
     print(f"{len(found['annotations'])} images: pictures, panoptic PNGs and panoptic.json in {args.output}")
     for message in found["unreadable"]:
         print(f"skipped: {' '.join(message.split())}", file=sys.stderr)
@@ -52,6 +60,7 @@ def demo(
     output: str | os.PathLike,
     alpha: float = 0.6,
     opts: Sequence[str] = (),
+    allow_download: bool = False,
 ) -> dict[str, list]:
     """Segments images and videos; writes pictures, PNGs of segment ids and panoptic.json.
 
@@ -62,6 +71,7 @@ def demo(
         output: folder for the results, another than those of the inputs.
         alpha: opacity of the segments in the pictures, in [0, 1].
         opts: KEY, VALUE, KEY, VALUE, ... that change the config.
+        allow_download: download weights from any address that the config names, see `check_downloads`.
 
     Returns:
         "annotations" and "categories" as in panoptic.json, and "unreadable": a message for each file that could not be
@@ -88,7 +98,8 @@ def demo(
         if os.path.realpath(file.parent) == os.path.realpath(output):
             raise UserError(f"--output {output} holds the input {file.name}: choose another folder")
     check_writable(output, "--output")
-    cfg = config_of(model, config_file, [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"])
+    words = [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
+    cfg = config_of(model, config_file, words, allow_download=allow_download)
     predictor = build_predictor(cfg)
 
     os.makedirs(output, exist_ok=True)
