@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import io
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -70,6 +73,26 @@ def remove_partial_files(folder: str | os.PathLike) -> None:
         if number and not _is_running(int(number[1])):
             with contextlib.suppress(OSError):
                 file.unlink()
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str, parent: str | os.PathLike | None = None) -> Iterator[Path]:
+    """Makes a folder that is removed at the end, and removes those of killed processes of this machine.
+
+    Args:
+        prefix: start of its name; the process's number and random letters follow.
+        parent: the folder to make it in; default: the system's for temporary files.
+    """
+    parent = Path(parent or tempfile.gettempdir())
+    for folder in parent.glob(f"{glob.escape(prefix)}*"):
+        number = re.match(r"(\d+)\.", folder.name[len(prefix) :])
+        if number and not _is_running(int(number[1])):
+            shutil.rmtree(folder, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}.", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_running(pid: int) -> bool:

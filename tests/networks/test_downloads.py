@@ -37,7 +37,11 @@ def test_what_is_followed(key: str, url: str, from_folder: bool):
 @pytest.fixture
 def no_network(monkeypatch):
     """Every download ends the test."""
-    for name in ("urllib.request.urlopen", "socket.socket.connect", "iopath.common.file_io.HTTPURLHandler._get_local_path"):
+    for name in (
+        "urllib.request.urlopen",
+        "socket.socket.connect",
+        "iopath.common.file_io.HTTPURLHandler._get_local_path",
+    ):
         monkeypatch.setattr(name, lambda *args, **kwargs: pytest.fail("a download"))
 
 
