@@ -1,5 +1,6 @@
 """Errors that a user can correct: shown as one line by the command line, without a traceback."""
 
+import errno
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -23,6 +24,23 @@ class ConfigError(UserError):
     """A config key has a value that cannot work."""
 
 
+# What the operating system says when a disk cannot take more: full, over quota, read-only, the file too long, failing.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
+
+
+class DiskError(UserError):
+    """A file could not be written for lack of space; what was finished before is kept."""
+
+    @classmethod
+    def of(cls, error: OSError, path: object = None) -> "DiskError":
+        """The error for an OSError of DISK_ERRORS that concerns `path`, or the file that it names itself."""
+        where = path or error.filename
+        return cls(
+            f"cannot write{f' {where}' if where else ''}: {error.strerror or one_line(error)}. What was finished "
+            "before is kept; make room and start again (a training: with --resume)"
+        )
+
+
 def one_line(error: BaseException) -> str:
     """The text of an error without line breaks."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
@@ -43,6 +61,11 @@ def run_cli(main: Callable[[], int | None], prog: str | None = None) -> NoReturn
             str(error) if isinstance(error, UserError) or not error.filename else f"{error.strerror}: {error.filename}"
         )
         print(f"{prog or sys.argv[0]}: error: {message}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        print(f"{prog or sys.argv[0]}: error: {DiskError.of(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

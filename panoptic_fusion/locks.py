@@ -8,6 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .errors import UserError
+from .files import remove_partial_files
 
 LOCK_NAME = ".lock"
 
@@ -15,6 +16,8 @@ LOCK_NAME = ".lock"
 @contextlib.contextmanager
 def locked_folder(folder: str | os.PathLike, what: str, *, patience: float = 5.0) -> Iterator[None]:
     """Holds the lock of a folder; the operating system releases it when the process ends, however it ends.
+
+    Files that killed runs have left half-written in the folder are removed.
 
     Args:
         folder: an existing folder; gets a file `.lock`, which stays.
@@ -30,6 +33,7 @@ def locked_folder(folder: str | os.PathLike, what: str, *, patience: float = 5.0
     except Timeout:
         raise UserError(f"{what} is in use by another run. Wait until it ends, or choose a different folder.") from None
     try:
+        remove_partial_files(folder)
         yield
     finally:
         lock.release()

@@ -17,6 +17,16 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Adds --model and --config-file, one of which names a trained model."""
     parser.add_argument("--model", help="OUTPUT_DIR of a training: its config.yaml and last checkpoint are used")
     parser.add_argument("--config-file", help="instead of --model: a config; the weights are its MODEL.WEIGHTS")
+    add_allow_download(parser)
+
+
+def add_allow_download(parser: argparse.ArgumentParser) -> None:
+    """Adds --allow-download."""
+    parser.add_argument(
+        "--allow-download",
+        action="store_true",
+        help="download weights from any address that the config names, not from detectron2's model zoo only",
+    )
 
 
 def check_model(model: str | None, config_file: str | None) -> None:

@@ -55,12 +55,11 @@ def compare(
     """
     check_at_least_one(num_images, "--num-images")
 
-    import cv2
     from tqdm import tqdm
 
     from panoptic_fusion.data.mapper import read_image
     from panoptic_fusion.engine.preflight import check_writable
-    from panoptic_fusion.files import unused_name
+    from panoptic_fusion.files import remove_partial_files, unused_name, write_image
     from panoptic_fusion.networks.trained import build_predictor, evenly_spread, images_of, load_trained
     from panoptic_fusion.visualization import draw_comparison, ground_truth_panoptic
 
@@ -69,6 +68,7 @@ def compare(
     dicts = evenly_spread(images_of(cfg, dataset), num_images)
     predictor = build_predictor(cfg)
     os.makedirs(output, exist_ok=True)
+    remove_partial_files(output)
     used: set[str] = set()
     panels, pictures = [], []
     for dataset_dict in tqdm(dicts, desc="drawing", disable=not sys.stderr.isatty()):
@@ -77,9 +77,9 @@ def compare(
             image[:, :, ::-1], ground_truth_panoptic(dataset_dict), predictor(image)["panoptic_seg"], predictor.metadata
         )
         pictures.append(Path(output, f"{unused_name(Path(dataset_dict['file_name']).stem, used)}.png"))
-        cv2.imwrite(str(pictures[-1]), panel[:, :, ::-1])
+        write_image(pictures[-1], panel)
         panels.append(panel)
-    cv2.imwrite(os.path.join(output, "all.png"), contact_sheet(panels)[:, :, ::-1])
+    write_image(os.path.join(output, "all.png"), contact_sheet(panels))
     return pictures
 
 

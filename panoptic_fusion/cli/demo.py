@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from panoptic_fusion.errors import UserError
+from panoptic_fusion.errors import DiskError, UserError, one_line
 
 from .arguments import add_model, add_opts, check_model
 
@@ -36,11 +36,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command line; 1 if some file could not be read."""
-    found = demo(args.model, args.config_file, inputs=args.input, output=args.output, alpha=args.alpha, opts=args.opts)
+    """Runs the command line; 1 if some file was skipped."""
+    found = demo(
+        args.model,
+        args.config_file,
+        inputs=args.input,
+        output=args.output,
+        alpha=args.alpha,
+        opts=args.opts,
+        allow_download=args.allow_download,
+    )
     print(f"{len(found['annotations'])} images: pictures, panoptic PNGs and panoptic.json in {args.output}")
     for message in found["unreadable"]:
-        print(f"skipped: {message}", file=sys.stderr)
+        print(f"skipped: {' '.join(message.split())}", file=sys.stderr)
     return 1 if found["unreadable"] else 0
 
 
@@ -52,6 +60,7 @@ def demo(
     output: str | os.PathLike,
     alpha: float = 0.6,
     opts: Sequence[str] = (),
+    allow_download: bool = False,
 ) -> dict[str, list]:
     """Segments images and videos; writes pictures, PNGs of segment ids and panoptic.json.
 
@@ -62,10 +71,11 @@ def demo(
         output: folder for the results, another than those of the inputs.
         alpha: opacity of the segments in the pictures, in [0, 1].
         opts: KEY, VALUE, KEY, VALUE, ... that change the config.
+        allow_download: download weights from any address that the config names, see `check_downloads`.
 
     Returns:
         "annotations" and "categories" as in panoptic.json, and "unreadable": a message for each file that could not be
-        read.
+        read or segmented.
 
     Raises:
         UserError, FileNotFoundError: nothing was segmented; the message names what is wrong.
@@ -78,7 +88,8 @@ def demo(
 
     from panoptic_fusion.data.frames import count_frames, find_files, frames_of
     from panoptic_fusion.engine.preflight import check_writable
-    from panoptic_fusion.files import unused_name, write_json
+    from panoptic_fusion.files import remove_partial_files, safe_name, unused_name
+    from panoptic_fusion.growing_json import GrowingJson
     from panoptic_fusion.networks.trained import build_predictor, config_of
 
     output = os.fspath(output)
@@ -87,37 +98,49 @@ def demo(
         if os.path.realpath(file.parent) == os.path.realpath(output):
             raise UserError(f"--output {output} holds the input {file.name}: choose another folder")
     check_writable(output, "--output")
-    cfg = config_of(model, config_file, [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"])
+    words = [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
+    cfg = config_of(model, config_file, words, allow_download=allow_download)
     predictor = build_predictor(cfg)
 
     os.makedirs(output, exist_ok=True)
+    remove_partial_files(output)
     annotations: list[dict] = []
-    unreadable: list[str] = []
+    skipped: list[str] = []
     used: set[str] = set()
-    frames = frames_of(files, unreadable)
-    content = {"annotations": annotations, "categories": list(cfg.MODEL.CATEGORIES)}
-    try:
-        for file, name, image in tqdm(
-            frames, total=sum(map(count_frames, files)), unit="image", mininterval=1, disable=None
-        ):
-            name = unused_name(name, used)
-            annotations.append({"image": str(file), **segment(predictor, image, name, output, alpha)})
-    finally:  # also what was done before an interruption
-        write_json(os.path.join(output, "panoptic.json"), content)
-    return {**content, "unreadable": unreadable}
+    categories = list(cfg.MODEL.CATEGORIES)
+    frames = tqdm(
+        frames_of(files, skipped), total=sum(map(count_frames, files)), unit="image", mininterval=1, disable=None
+    )
+    with GrowingJson(os.path.join(output, "panoptic.json"), {"categories": categories}, "annotations") as written:
+        for file, name, image in frames:
+            name = unused_name(safe_name(name), used)
+            try:
+                entry = {"image": printable(file), **segment(predictor, image, name, output, alpha)}
+            except DiskError as error:
+                raise DiskError(f"{len(annotations)} images are done: {error}") from error
+            except Exception as error:  # such as a strip of one pixel, or one too large for the memory
+                skipped.append(f"{printable(file)}: {type(error).__name__}: {one_line(error)[:300]}")
+                continue
+            written.append(entry)
+            annotations.append(entry)
+    return {"annotations": annotations, "categories": categories, "unreadable": skipped}
+
+
+def printable(path: os.PathLike) -> str:
+    """A path as text that json and any terminal take: bytes that are not UTF-8 become question marks."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def segment(predictor: DefaultPredictor, image: np.ndarray, name: str, output: str, alpha: float) -> dict:
     """Segments one BGR image, writes its picture and its PNG, and returns its entry of panoptic.json."""
-    import cv2
-
     from panoptic_fusion.evaluation import write_panoptic_png
+    from panoptic_fusion.files import write_image
     from panoptic_fusion.visualization import draw_panoptic
 
     panoptic_seg, segments_info = predictor(image)["panoptic_seg"]
     ids = panoptic_seg.cpu().numpy()
     picture = draw_panoptic(image[:, :, ::-1], ids, segments_info, predictor.metadata, alpha)
-    cv2.imwrite(os.path.join(output, f"{name}.jpg"), picture[:, :, ::-1])
+    write_image(os.path.join(output, f"{name}.jpg"), picture)
     write_panoptic_png(os.path.join(output, f"{name}.png"), ids)
     return {"file_name": f"{name}.png", "segments_info": [named(s, predictor.metadata) for s in segments_info]}
 

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command line."""
-    evaluate(args.model, args.config_file, args.opts, **launcher_of(args))
+    evaluate(args.model, args.config_file, args.opts, allow_download=args.allow_download, **launcher_of(args))
 
 
 def evaluate(
@@ -34,6 +34,7 @@ def evaluate(
     config_file: str | None = None,
     opts: Sequence[str] = (),
     *,
+    allow_download: bool = False,
     num_gpus: int = 1,
     num_machines: int = 1,
     machine_rank: int = 0,
@@ -45,6 +46,7 @@ def evaluate(
         model: OUTPUT_DIR of its training.
         config_file: instead of `model`: a config whose MODEL.WEIGHTS (which `opts` may set) is evaluated.
         opts: KEY, VALUE, KEY, VALUE, ... that change the config.
+        allow_download: download weights from any address that the config names, see `check_downloads`.
         num_gpus, num_machines, machine_rank, dist_url: see `panoptic_fusion.cli.train.train`.
 
     Returns:
@@ -59,15 +61,17 @@ def evaluate(
     from panoptic_fusion.config import default_output_dir, read_config, resolve_config
     from panoptic_fusion.engine.launch import launch_job
     from panoptic_fusion.modeling.backbone.timm_config import forget_pretraining
+    from panoptic_fusion.networks.downloads import check_downloads
     from panoptic_fusion.networks.trained import config_of
 
     if config_file and not model:
         cfg = read_config(config_file, opts)
         cfg.OUTPUT_DIR = cfg.OUTPUT_DIR or default_output_dir(config_file)
         forget_pretraining(cfg)
+        check_downloads(cfg, allow_download=allow_download)
         cfg = resolve_config(cfg)
     else:
-        cfg = config_of(model, config_file, list(opts))
+        cfg = config_of(model, config_file, list(opts), allow_download=allow_download)
     launch_job(cfg, resume=False, eval_only=True, num_gpus=num_gpus, num_machines=num_machines,
                machine_rank=machine_rank, dist_url=dist_url)  # fmt: skip
     return json.loads(Path(cfg.OUTPUT_DIR, "results.json").read_text())

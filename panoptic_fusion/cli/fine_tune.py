@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from panoptic_fusion.errors import UserError
 
 from . import child
-from .arguments import add_opts, check_at_least_one
+from .arguments import add_allow_download, add_opts, check_at_least_one
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--iterations", type=int, help="length of the training; default: the config's")
     parser.add_argument("--val-share", type=float, default=0.2, help="share of images set apart if there is no val")
     parser.add_argument("--num-gpus", type=int, default=1, help="as in `panoptic-fusion train`")
+    add_allow_download(parser)
     add_opts(parser)
 
 
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         val_share=args.val_share,
         num_gpus=args.num_gpus,
         opts=args.opts,
+        allow_download=args.allow_download,
     )
 
 
@@ -65,6 +67,7 @@ def fine_tune(
     val_share: float = 0.2,
     num_gpus: int = 1,
     opts: Sequence[str] = (),
+    allow_download: bool = False,
 ) -> int:
     """Checks a data set, trains on it, evaluates and draws pictures; prints what it does.
 
@@ -76,6 +79,7 @@ def fine_tune(
         val_share: share of the images, in (0, 1), that are set apart where the data set has no validation part.
         num_gpus: processes of the training; without a GPU they run on the CPU.
         opts: KEY, VALUE, KEY, VALUE, ... that change the config.
+        allow_download: download weights from any address that the config names, see `check_downloads`.
 
     Returns:
         0; 1 if the data set has faults that training cannot do without; else the exit code of the training.
@@ -89,11 +93,13 @@ def fine_tune(
     from panoptic_fusion.data.own_folder import registration, split_data
     from panoptic_fusion.engine.preflight import check_writable
     from panoptic_fusion.engine.same_training import check_same_data, check_same_network
+    from panoptic_fusion.networks.downloads import check_downloads
 
     from .compare import compare
 
     data, output = os.fspath(data), os.fspath(output)
     cfg = read_config(config_file, opts)
+    check_downloads(cfg, allow_download=allow_download)
     check_writable(output, "--output")
     say("1/4 reading the data set through")
     splits = find_or_import(data, output)
@@ -117,6 +123,7 @@ def fine_tune(
     check_same_network(output, resolve_config(read_config(config_file, words)))
     say(f"2/4 training and evaluation -> {output}")
     launcher = ["--config-file", config_file, "--resume", "--num-gpus", str(num_gpus)]
+    launcher += ["--allow-download"] if allow_download else []
     code = child.run("train", *launcher, *words)
     if code:
         return code

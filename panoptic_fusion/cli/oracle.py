@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> None:
         output=args.output,
         num_images=args.num_images,
         opts=args.opts,
+        allow_download=args.allow_download,
     )
     from panoptic_fusion.evaluation.oracle_study import interpretation, table
 
@@ -50,6 +51,7 @@ def oracle(
     output: str | os.PathLike,
     num_images: int | None = None,
     opts: Sequence[str] = (),
+    allow_download: bool = False,
 ) -> dict[tuple[str, ...], dict[str, float]]:
     """Evaluates a trained model with parts replaced by ground truth and writes oracle.json.
 
@@ -60,6 +62,7 @@ def oracle(
         output: folder for oracle.json.
         num_images: only so many, evenly spread over the data set; default: all.
         opts: KEY, VALUE, KEY, VALUE, ... that change the config.
+        allow_download: download weights from any address that the config names, see `check_downloads`.
 
     Returns:
         {replaced parts, () for the model itself: {measure: number in percent, NaN where there is none}}.
@@ -75,7 +78,8 @@ def oracle(
     from panoptic_fusion.files import without_nan, write_json
     from panoptic_fusion.networks.trained import config_of, evenly_spread, images_of
 
-    cfg = config_of(model, config_file, [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"])
+    words = [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
+    cfg = config_of(model, config_file, words, allow_download=allow_download)
     check_has_parts(cfg, str(model or config_file))
     dicts = images_of(cfg, dataset)
     check_writable(os.fspath(output), "--output")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from panoptic_fusion.errors import UserError
 
-from .arguments import add_launcher, add_opts, launcher_of
+from .arguments import add_allow_download, add_launcher, add_opts, launcher_of
 
 HELP = "train a model and evaluate it"
 
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config-file", default="", help="a yaml file, or the name of one of the project's configs")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR, if any")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, train nothing")
+    add_allow_download(parser)
     add_launcher(parser)
     add_opts(parser)
 
@@ -30,7 +31,8 @@ def run(args: argparse.Namespace) -> None:
     """Runs the command line."""
     if not args.config_file:
         raise UserError("--config-file is missing: name a config, such as toy/panoptic_fpn_r18.yaml")
-    train(args.config_file, args.opts, resume=args.resume, eval_only=args.eval_only, **launcher_of(args))
+    train(args.config_file, args.opts, resume=args.resume, eval_only=args.eval_only,
+          allow_download=args.allow_download, **launcher_of(args))  # fmt: skip
 
 
 def train(
@@ -39,6 +41,7 @@ def train(
     *,
     resume: bool = False,
     eval_only: bool = False,
+    allow_download: bool = False,
     num_gpus: int = 1,
     num_machines: int = 1,
     machine_rank: int = 0,
@@ -51,6 +54,7 @@ def train(
         opts: KEY, VALUE, KEY, VALUE, ... that change the config.
         resume: continue from the last checkpoint in OUTPUT_DIR, if it has one.
         eval_only: evaluate MODEL.WEIGHTS (with `resume`: the last checkpoint in OUTPUT_DIR), train nothing.
+        allow_download: download weights from any address that the config names, see `check_downloads`.
         num_gpus: processes on this machine; without a GPU they run on the CPU.
         num_machines, machine_rank, dist_url: see detectron2's `launch`.
 
@@ -63,11 +67,13 @@ def train(
     from panoptic_fusion.config import default_output_dir, read_config, resolve_config
     from panoptic_fusion.engine.launch import launch_job
     from panoptic_fusion.modeling.backbone.timm_config import forget_pretraining
+    from panoptic_fusion.networks.downloads import check_downloads
 
     cfg = read_config(config_file, opts)
     cfg.OUTPUT_DIR = cfg.OUTPUT_DIR or default_output_dir(config_file)
     if eval_only:
         forget_pretraining(cfg)
+    check_downloads(cfg, allow_download=allow_download)
     cfg = resolve_config(cfg)
     launch_job(cfg, resume=resume, eval_only=eval_only, num_gpus=num_gpus, num_machines=num_machines,
                machine_rank=machine_rank, dist_url=dist_url)  # fmt: skip

@@ -1,6 +1,6 @@
 """What a config may say, checked before anything is built: the names of its parts, its choices and its numbers."""
 
-from collections.abc import Callable
+import math
 from functools import reduce
 from typing import Any
 
@@ -17,14 +17,14 @@ from detectron2.modeling import (
 )
 from detectron2.modeling.proposal_generator import RPN_HEAD_REGISTRY
 
-from panoptic_fusion.data.label_space import IGNORE_LABEL, ONTOLOGIES
 from panoptic_fusion.errors import ConfigError
-from panoptic_fusion.modeling.backbone.branches import SHARING_MODES
 from panoptic_fusion.modeling.backbone.pyramid import PYRAMIDS
 from panoptic_fusion.modeling.fusion import OUTPUT_REGISTRY, PANOPTIC_FUSION_REGISTRY
 from panoptic_fusion.modeling.things import PanopticROIHeads
 
 from .plugins import missing_plugins
+from .read import leaves
+from .values import rule_of
 
 WITH_OWN_BOTTOM_UP = {"build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone"}
 DEFAULT_BOTTOM_UP = "build_resnet_backbone"
@@ -72,58 +72,6 @@ PARTS = {
     "MODEL.PANOPTIC_FUSION.NAME": (PANOPTIC_FUSION_REGISTRY, _any),
 }
 
-CHOICES = {
-    "MODEL.SEM_SEG_HEAD.ONTOLOGY": ONTOLOGIES,
-    "MODEL.SHARING": SHARING_MODES,
-    "DATASETS.UNANNOTATED": ("skip", "negatives"),
-    "INPUT.FORMAT": ("BGR", "RGB"),
-    "INPUT.CROP.TYPE": ("relative_range", "relative", "absolute", "absolute_range"),
-    "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
-    "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
-    "SOLVER.WARMUP_METHOD": ("linear", "constant"),
-}
-
-
-def _number_or_none(value: Any) -> bool:
-    return value is None or type(value) in (int, float)
-
-
-def _count_or_none(value: Any) -> bool:
-    return value is None or type(value) is int
-
-
-def _bool_or_none(value: Any) -> bool:
-    return value is None or type(value) is bool
-
-
-# KEY: what its value must fulfil, and the same in words.
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": (lambda v: v == IGNORE_LABEL, f"{IGNORE_LABEL}, as the labels have"),
-    "MODEL.SEM_SEG_HEAD.HARD_PIXEL_FRACTION": (lambda v: 0 < v <= 1, "a number in (0, 1]"),
-    # Their ranges are checked by the fusion, which has values for those that are None.
-    "MODEL.PANOPTIC_FUSION.INSTANCES_CONFIDENCE_THRESH": (_number_or_none, "a number in [0, 1], or None: the fusion's"),
-    "MODEL.PANOPTIC_FUSION.OVERLAP_THRESH": (_number_or_none, "a number in [0, 1], or None: the fusion's"),
-    "MODEL.PANOPTIC_FUSION.STUFF_AREA_LIMIT": (_count_or_none, "a number of pixels, or None: the fusion's"),
-    "MODEL.PANOPTIC_FUSION.STUFF_CHANNELS_ONLY": (_bool_or_none, "True, False, or None: the fusion's"),
-    "MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION": (_bool_or_none, "True, False, or None: the fusion's"),
-    "MODEL.MASK_ON": (lambda v: v, "True, since the fusions need mask logits"),
-    "MODEL.KEYPOINT_ON": (lambda v: not v, "False, since this project does not have it"),
-    "TEST.AUG.ENABLED": (lambda v: not v, "False, since this project does not have it"),
-    "MODEL.PIXEL_MEAN": (lambda v: len(v) == 3, "three numbers"),
-    "MODEL.PIXEL_STD": (lambda v: len(v) == 3 and min(v) > 0, "three numbers above 0"),
-    "INPUT.MIN_SIZE_TRAIN": (lambda v: len(v) > 0 and min(v) >= 1, "one or more numbers of 1 or more"),
-    "INPUT.MAX_SIZE_TRAIN": (lambda v: v >= 1, "1 or more"),
-    "INPUT.MIN_SIZE_TEST": (lambda v: v >= 0, "1 or more, or 0 for the size of the image"),
-    "INPUT.MAX_SIZE_TEST": (lambda v: v >= 1, "1 or more"),
-    "DATALOADER.NUM_WORKERS": (lambda v: v >= 0, "0 or more"),
-    "SOLVER.MAX_ITER": (lambda v: v >= 1, "1 or more (--eval-only evaluates without a training)"),
-    "SOLVER.IMS_PER_BATCH": (lambda v: v >= 1, "1 or more"),
-    "SOLVER.CHECKPOINT_PERIOD": (lambda v: v >= 1, "1 or more"),
-    "SOLVER.WARMUP_ITERS": (lambda v: v >= 0, "0 or more"),
-    "SOLVER.GRADIENT_BALANCE_PERIOD": (lambda v: v >= 0, "0 (never) or more"),
-    "SOLVER.BASE_LR": (lambda v: v > 0, "a number above 0"),
-}
-
 
 def check_parts(cfg: CfgNode) -> None:
     """Checks the names of the parts and what they need of each other.
@@ -144,7 +92,7 @@ def check_parts(cfg: CfgNode) -> None:
         known = sorted(name for name, part in registry if works(name, part))
         if value_of(cfg, key) not in known:
             missing = missing_plugins(cfg.get("PLUGINS"))
-            raise ConfigError(f"{key} is {value_of(cfg, key)!r}; there are: {', '.join(known)}{missing}")
+            raise ConfigError(f"{key} is {shown(value_of(cfg, key))}; there are: {', '.join(known)}{missing}")
     name, bottom_up = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.BOTTOM_UP
     if name not in PYRAMIDS and bottom_up != DEFAULT_BOTTOM_UP:
         raise ConfigError(
@@ -160,24 +108,68 @@ def check_parts(cfg: CfgNode) -> None:
 
 
 def check_values(cfg: CfgNode) -> None:
-    """Checks choices and numbers, by the tables above.
+    """Checks the value of each key by the table in values.py, and what keys need of each other.
 
     Raises:
         ConfigError: a value is not among the choices or out of range; the message names the key and the range.
     """
-    for key, choices in CHOICES.items():
-        if value_of(cfg, key) not in choices:
-            raise ConfigError(f"{key} is {value_of(cfg, key)!r}; there are: {', '.join(choices)}")
-    for key, (holds, words) in RULES.items():
-        if not holds(value_of(cfg, key)):
-            raise ConfigError(f"{key} is {value_of(cfg, key)!r}: use {words}")
+    for key, value in leaves(cfg):
+        rule = rule_of(key)
+        if rule is not None and not rule.holds(value):
+            raise ConfigError(f"{key} is {shown(value)}: use {rule.words}")
+        if rule is None and isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{key} is {value}: use a finite number")
+    _check_together(cfg)
     wanted = list(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS)
     if not set(wanted) <= known_outputs():
-        raise ConfigError(f"MODEL.PANOPTIC_FUSION.OUTPUTS is {wanted}; it holds some of {sorted(known_outputs())}")
+        raise ConfigError(
+            f"MODEL.PANOPTIC_FUSION.OUTPUTS is {shown(wanted)}; it holds some of {sorted(known_outputs())}"
+        )
     if "things_masks" in wanted and cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY == "stuff":
         raise ConfigError(
             "MODEL.PANOPTIC_FUSION.OUTPUTS has 'things_masks', but MODEL.SEM_SEG_HEAD.ONTOLOGY 'stuff' has no things"
         )
+
+
+def _check_together(cfg: CfgNode) -> None:
+    """Checks keys that need each other."""
+    for section in ("RPN", "ROI_HEADS", "RETINANET"):
+        thresholds, labels = cfg.MODEL[section].IOU_THRESHOLDS, cfg.MODEL[section].IOU_LABELS
+        if len(labels) != len(thresholds) + 1:
+            raise ConfigError(
+                f"MODEL.{section}.IOU_LABELS has {len(labels)} labels for {len(thresholds)} IOU_THRESHOLDS: give one "
+                "more than those"
+            )
+    if (
+        cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range"
+        and not cfg.INPUT.SCALE_JITTER
+        and len(cfg.INPUT.MIN_SIZE_TRAIN) != 2
+    ):
+        raise ConfigError(
+            f"INPUT.MIN_SIZE_TRAIN is {cfg.INPUT.MIN_SIZE_TRAIN}: use two numbers (low, high) for "
+            "INPUT.MIN_SIZE_TRAIN_SAMPLING 'range'"
+        )
+    crop = cfg.INPUT.CROP
+    if crop.TYPE.startswith("relative") and max(crop.SIZE) > 1:
+        raise ConfigError(f"INPUT.CROP.SIZE is {crop.SIZE}: use shares of the image in (0, 1] for TYPE {crop.TYPE!r}")
+    if crop.TYPE.startswith("absolute") and not all(type(side) is int for side in crop.SIZE):
+        raise ConfigError(f"INPUT.CROP.SIZE is {crop.SIZE}: use whole numbers of pixels for TYPE {crop.TYPE!r}")
+    solver = cfg.SOLVER
+    if solver.REFERENCE_WORLD_SIZE and solver.IMS_PER_BATCH % solver.REFERENCE_WORLD_SIZE:
+        raise ConfigError(
+            f"SOLVER.REFERENCE_WORLD_SIZE is {solver.REFERENCE_WORLD_SIZE}: use a number that divides "
+            f"SOLVER.IMS_PER_BATCH ({solver.IMS_PER_BATCH}), or 0"
+        )
+    if solver.LR_SCHEDULER_NAME == "WarmupCosineLR" and solver.BASE_LR_END > solver.BASE_LR:
+        raise ConfigError(f"SOLVER.BASE_LR_END is {solver.BASE_LR_END}: use BASE_LR ({solver.BASE_LR}) or less")
+    if solver.NESTEROV and solver.MOMENTUM == 0:
+        raise ConfigError("SOLVER.NESTEROV is True: set SOLVER.MOMENTUM above 0")
+
+
+def shown(value: Any) -> str:
+    """The repr of a value, cut to what fits into a message."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}... ({len(text)} characters)"
 
 
 def known_outputs() -> set[str]:

@@ -1,7 +1,10 @@
 """A config from a yaml file and KEY VALUE pairs, with errors that name the file or the key in one line."""
 
+import difflib
 import os
+import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +18,16 @@ from panoptic_fusion.modeling.fusion import PanopticFusion
 from .plugins import missing_plugins
 
 # What yacs, fvcore and detectron2 raise for an unknown key, a wrong type, an odd number of words, a missing base, ...
-_MERGE_ERRORS = (KeyError, ValueError, AssertionError, TypeError, AttributeError)
+_MERGE_ERRORS = (
+    KeyError,
+    ValueError,
+    AssertionError,
+    TypeError,
+    AttributeError,
+    SyntaxError,
+    RecursionError,
+    MemoryError,
+)
 
 
 def read_config(config_file: str | os.PathLike | None = None, opts: Sequence[str] = ()) -> CfgNode:
@@ -41,16 +53,58 @@ def read_config(config_file: str | os.PathLike | None = None, opts: Sequence[str
 def merge_file(cfg: CfgNode, config_file: str | os.PathLike) -> None:
     """Merges a yaml file into `cfg`, in place. Tags that run code are refused. For errors see `read_config`."""
     config_file = find_config(config_file)
+    check_bases(config_file)
     try:
-        if not isinstance(yaml.safe_load(open(config_file, encoding="utf-8")), dict):
-            raise ConfigError(f"{config_file}: the file has no config keys")
         cfg.merge_from_file(config_file, allow_unsafe=False)
-    except (ConfigError, FileNotFoundError):
-        raise
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{config_file} is not valid yaml: {one_line(error)}") from error
     except _MERGE_ERRORS as error:
-        raise ConfigError(f"{config_file}: {one_line(error)}{_missing_plugins_of(config_file)}") from error
+        raise ConfigError(
+            f"{config_file}: {one_line(error)}{similar_key(cfg, error)}{_missing_plugins_of(config_file)}"
+        ) from error
+
+
+def check_bases(config_file: str | os.PathLike, inner: tuple[str, ...] = ()) -> None:
+    """Checks a yaml file and the files that `_BASE_` names in it, in those, and so on. Nothing is downloaded.
+
+    Args:
+        config_file: an existing file.
+        inner: real paths of the files of which it is a base.
+
+    Raises:
+        FileNotFoundError: a base does not exist or is not a file.
+        ConfigError: a file is not yaml, has no keys, or is its own base; or a base is a URL.
+    """
+    config_file = os.fspath(config_file)
+    inner = (*inner, os.path.realpath(config_file))
+    try:
+        content = yaml.safe_load(Path(config_file).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{config_file} is not valid yaml: {one_line(error)[:500]}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{config_file}: the file has no config keys")
+    bases = content.get("_BASE_", [])
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str) or not base:
+            raise ConfigError(f"{config_file}: _BASE_ is {base!r}: name a yaml file")
+        if "://" in base:
+            raise ConfigError(f"{config_file}: _BASE_ is {base}, which is never downloaded: name a file")
+        path = os.path.join(os.path.dirname(config_file), os.path.expanduser(base))  # as detectron2 finds it
+        if not os.path.isfile(path):
+            what = "is a folder" if os.path.isdir(path) else "does not exist"
+            raise FileNotFoundError(f"{config_file}: _BASE_ {path} {what}: name a yaml file")
+        if os.path.realpath(path) in inner:
+            raise ConfigError(f"{config_file}: _BASE_ {base} leads back to this file: name another, or leave it out")
+        check_bases(path, inner)
+
+
+def similar_key(cfg: CfgNode, error: BaseException) -> str:
+    """Returns "; did you mean KEY?" for an error about an unknown key that resembles one of `cfg`, else ""."""
+    unknown = re.search(r"Non-existent (?:config )?key: ?(\S+)", str(error))
+    if unknown is None:
+        return ""
+    keys = [key for key, _ in leaves(cfg)]
+    known = list(dict.fromkeys(key[: dot.start()] for key in keys for dot in re.finditer(r"\.|$", key)))
+    found = difflib.get_close_matches(unknown[1].strip("'\"").upper(), known, n=1, cutoff=0.7)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def _missing_plugins_of(config_file: str) -> str:
@@ -74,7 +128,9 @@ def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
         try:
             cfg.merge_from_list([key, value])
         except _MERGE_ERRORS as error:
-            raise ConfigError(f"option {key} {value}: {one_line(error)}") from error
+            raise ConfigError(
+                f"option {key} {' '.join(str(value).split())[:200]}: {one_line(error)[:500]}{similar_key(cfg, error)}"
+            ) from error
 
 
 def leaves(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:

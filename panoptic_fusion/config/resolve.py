@@ -52,10 +52,10 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
     plugins = load_plugins()
     cfg = cfg.clone()
     cfg.defrost()
+    check_values(cfg)
     register_from_config(cfg.DATASETS.REGISTER if not cfg.MODEL.CATEGORIES else _present(cfg.DATASETS.REGISTER))
     check_parts(cfg)
     resolve_timm(cfg)
-    check_values(cfg)
     cfg.PLUGINS = plugins
     cfg.OUTPUT_DIR = cfg.OUTPUT_DIR or "./output"
     cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)

@@ -8,9 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from panoptic_fusion.errors import UserError
+from panoptic_fusion.errors import UserError, one_line
 
 from .image_file import read_rgb
+from .image_header import MAX_PIXELS, check_pixels, check_regular_file, open_image
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
@@ -25,21 +26,30 @@ def find_files(inputs: Iterable[str | os.PathLike]) -> list[Path]:
     files = []
     for text in inputs:
         path, text = Path(text), str(text)
-        if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES | VIDEOS)
+        if os.path.isdir(path):
+            found = sorted(p for p in path.iterdir() if _is_named_like_image(p))
+        elif os.path.lexists(path):  # also a pipe or a link to itself: read_frames says what is wrong with it
+            found = [path]
         else:
-            found = [path] if path.is_file() else [Path(p) for p in sorted(glob.glob(text, recursive=True))]
-            found = [p for p in found if p.is_file()]
+            found = [p for p in map(Path, sorted(glob.glob(text, recursive=True))) if _may_be_read(p)]
         if not found:
-            what = "holds no image or video" if path.is_dir() else "does not exist and matches no file"
+            what = "holds no image or video" if os.path.isdir(path) else "does not exist and matches no file"
             raise UserError(f"--input {text}: {what}")
         files += found
     return list(dict.fromkeys(files))
 
 
+def _is_named_like_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGES | VIDEOS
+
+
+def _may_be_read(path: Path) -> bool:
+    return _is_named_like_image(path) or os.path.isfile(path)
+
+
 def count_frames(file: Path) -> int:
     """Number of frames of a video as its header says, 1 for an image."""
-    if file.suffix.lower() not in VIDEOS:
+    if file.suffix.lower() not in VIDEOS or not os.path.isfile(file):
         return 1
     video = cv2.VideoCapture(str(file))
     count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -47,33 +57,47 @@ def count_frames(file: Path) -> int:
     return max(count, 1)
 
 
-def read_frames(file: Path) -> Iterator[tuple[str, np.ndarray]]:
+def read_frames(file: Path, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[str, np.ndarray]]:
     """(name, BGR uint8 image) of an image, or of each frame of a video.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file cannot be read or has more than `max_pixels` pixels; also after the frames of a video that
+            has two or more frames less than its header says.
+        OSError, ...: whatever the decoders raise.
     """
     if file.suffix.lower() not in VIDEOS:
+        open_image(file, max_pixels).close()
         yield file.stem, read_rgb(file)[:, :, ::-1]
         return
+    check_regular_file(file)
     video = cv2.VideoCapture(str(file))
-    number = 0
-    while True:
-        good, image = video.read()
-        if not good:
-            break
-        yield f"{file.stem}_{number:06d}", image
-        number += 1
-    video.release()
+    try:
+        width, height, count = (
+            int(video.get(key))
+            for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_COUNT)
+        )
+        check_pixels(width, height, file, max_pixels)
+        number = 0
+        while (frame := video.read())[0]:
+            yield f"{file.stem}_{number:06d}", frame[1]
+            number += 1
+    finally:
+        video.release()
     if number == 0:
         raise UserError(f"{file} is not a readable video")
+    if number + 1 < count:  # containers without an index only estimate the count
+        raise UserError(f"{file}: only the first {number} of {count} frames can be read")
 
 
-def frames_of(files: list[Path], unreadable: list[str]) -> Iterator[tuple[Path, str, np.ndarray]]:
+def frames_of(
+    files: list[Path], unreadable: list[str], max_pixels: int = MAX_PIXELS
+) -> Iterator[tuple[Path, str, np.ndarray]]:
     """(file, name, BGR uint8 image) of all frames; messages on unreadable files are appended to `unreadable`."""
     for file in files:
         try:
-            for name, image in read_frames(file):
+            for name, image in read_frames(file, max_pixels):
                 yield file, name, image
         except UserError as error:
-            unreadable.append(str(error))
+            unreadable.append(one_line(error))
+        except Exception as error:  # one bad file must not end a long run, whatever the decoders raise
+            unreadable.append(one_line(f"{file}: {getattr(error, 'strerror', None) or error}"))

@@ -75,14 +75,14 @@ class PanopticDatasetMapper:
         image = read_image(record, self.image_format)
         aug_input = T.AugInput(image)
         transforms = self.augmentations(aug_input)
-        record["image"] = torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
+        record["image"] = torch.from_numpy(aug_input.image.transpose(2, 0, 1).copy())
         if not self.is_train:
             return record
         segments_info = record.pop("segments_info")
         labels = load_annotation({**record, "segments_info": segments_info})
         labels = transform_labels(labels, transforms)
         sem_seg = semantic_map(labels, segments_info, self.label_space, self.ontology)
-        record["sem_seg"] = torch.from_numpy(sem_seg.astype(np.int64))
+        record["sem_seg"] = torch.from_numpy(sem_seg.astype(np.int64, order="C"))
         if annotations is None:
             record["instances"] = instances_of_labels(labels, segments_info)
         else:

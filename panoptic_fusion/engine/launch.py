@@ -12,7 +12,7 @@ from torch.multiprocessing import ProcessRaisedException
 
 from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.config import resolve_config, with_values
-from panoptic_fusion.errors import UserError
+from panoptic_fusion.errors import DISK_ERRORS, DiskError, UserError
 from panoptic_fusion.evaluation.results import write_results
 from panoptic_fusion.locks import locked_folder
 from panoptic_fusion.modeling.backbone.timm_config import NO_PRETRAINING
@@ -60,7 +60,10 @@ def launch_job(
     except ProcessRaisedException as error:  # its text ends with the child's traceback
         user_error = re.search(r"^panoptic_fusion\.\S+Error: (.*)\Z", str(error).strip(), re.MULTILINE)
         if user_error is None:
-            raise
+            full = re.search(r"^OSError: \[Errno (\d+)\] (.*)\Z", str(error).strip(), re.MULTILINE)
+            if full is None or int(full[1]) not in DISK_ERRORS:
+                raise
+            raise DiskError.of(OSError(int(full[1]), full[2])) from error
         raise UserError(user_error[1]) from error
 
 

@@ -7,12 +7,15 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler, build_optimizer
 
 from panoptic_fusion.checkpoint import AtomicCheckpointer, check_weights_file, named_checkpoint
 from panoptic_fusion.config import with_values
 from panoptic_fusion.data.label_space import LabelSpace
+from panoptic_fusion.data.mapper import build_augmentations
 from panoptic_fusion.data.registered import check_data_set
-from panoptic_fusion.errors import ConfigError, UserError
+from panoptic_fusion.errors import ConfigError, UserError, one_line
 from panoptic_fusion.evaluation import check_evaluators
 from panoptic_fusion.modeling.backbone.timm_config import check_trainable
 from panoptic_fusion.networks.trained import loads_its_own_weights
@@ -56,6 +59,7 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     if cfg.SOLVER.AMP.ENABLED and not eval_only:
         _check_mixed_precision(cfg.SOLVER.AMP.DTYPE, cfg.MODEL.DEVICE)
     if goes_on(cfg, resume):
+        build_on_trial(cfg, eval_only=eval_only)
         _check_last_checkpoint(cfg.OUTPUT_DIR)
         check_same_classes(cfg.OUTPUT_DIR, cfg.MODEL.CATEGORIES)  # as many others would fit the checkpoint
         if not eval_only:
@@ -67,14 +71,47 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     if eval_only and not weights and not loads_its_own_weights(cfg):
         raise ConfigError("MODEL.WEIGHTS is empty: name the checkpoint to evaluate (or use --resume)")
     check_weights_file(weights)
-    if weights and weights.endswith(".pth"):
-        from detectron2.modeling import build_model
-
+    if loads_its_own_weights(cfg) and not weights.endswith(".pth"):
+        return
+    model = build_on_trial(cfg, eval_only=eval_only)
+    if weights.endswith(".pth"):
         AtomicCheckpointer(
-            build_model(with_values(cfg, {"MODEL.DEVICE": "cpu"})),
+            model,
             require_complete=eval_only,
             allow_shape_mismatch=cfg.MODEL.ALLOW_SHAPE_MISMATCH and not eval_only,
         ).load(weights)
+
+
+def build_on_trial(cfg: CfgNode, *, eval_only: bool) -> torch.nn.Module:
+    """Builds the network on the CPU, and for training the optimizer, its schedule and the augmentations.
+
+    So parts that do not fit each other are found before anything is written, whatever detectron2, timm or a plugin
+    raise for them.
+
+    Returns:
+        The network.
+
+    Raises:
+        ConfigError: something cannot be built.
+    """
+    what = "network"
+    try:
+        model = build_model(with_values(cfg, {"MODEL.DEVICE": "cpu"}))
+        if not eval_only:
+            what = "optimizer"
+            optimizer = build_optimizer(cfg, model)
+            what = "learning rate schedule"
+            build_lr_scheduler(cfg, optimizer)
+            what = "augmentation"
+            build_augmentations(cfg, is_train=True)
+        return model
+    except (UserError, FileNotFoundError):
+        raise
+    except Exception as error:  # the parts are checked by each other in many ways
+        raise ConfigError(
+            f"the {what} of this config cannot be built ({type(error).__name__}: {one_line(error)[:300]}): check the "
+            "keys that differ from a config that works"
+        ) from error
 
 
 def goes_on(cfg: CfgNode, resume: bool) -> bool:

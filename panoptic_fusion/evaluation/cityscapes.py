@@ -12,7 +12,6 @@ import contextlib
 import importlib.util
 import logging
 import os
-import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from PIL import Image
 
 from ..data.label_space import LabelSpace
 from ..errors import UserError
+from ..files import temporary_folder
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class _OfPanoptic:
         comm.synchronize()  # all predictions are written
         with contextlib.ExitStack() as stack:
             if comm.is_main_process():
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cityscapes_gt_")))
+                folder = stack.enter_context(temporary_folder("cityscapes_gt_"))
                 self._link_ground_truth(folder / "gt")
                 self._metadata.gt_dir = str(folder / "gt")
                 stack.enter_context(_cityscapesscripts_on_numpy_2())

@@ -18,13 +18,16 @@ from panoptic_fusion.data.registered import check_data_set
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.modeling.backbone.timm_config import forget_pretraining
 
+from .downloads import check_downloads
 
-def load_trained(model_dir: str | os.PathLike, opts: Sequence[str] = ()) -> CfgNode:
+
+def load_trained(model_dir: str | os.PathLike, opts: Sequence[str] = (), *, allow_download: bool = False) -> CfgNode:
     """Returns the config of a trained model from its OUTPUT_DIR alone; no data set needs to be present.
 
     Args:
         model_dir: an OUTPUT_DIR with `config.yaml` and a checkpoint.
         opts: further "KEY VALUE" pairs.
+        allow_download: download weights from any address that the config names, see `check_downloads`.
 
     Returns:
         A resolved config whose MODEL.WEIGHTS is the last checkpoint of `model_dir`: ready for `DefaultPredictor`. An
@@ -44,8 +47,10 @@ def load_trained(model_dir: str | os.PathLike, opts: Sequence[str] = ()) -> CfgN
     if not loads_its_own_weights(cfg):
         cfg.MODEL.WEIGHTS = str(weights)
     cfg.OUTPUT_DIR = str(model_dir)
+    check_downloads(cfg, allow_download=allow_download, from_folder=True)
     merge_opts(cfg, opts)
-    if not loads_its_own_weights(cfg) and not os.path.isfile(cfg.MODEL.WEIGHTS):
+    check_downloads(cfg, allow_download=allow_download)
+    if not loads_its_own_weights(cfg) and "://" not in cfg.MODEL.WEIGHTS and not os.path.isfile(cfg.MODEL.WEIGHTS):
         raise FileNotFoundError(f"{cfg.MODEL.WEIGHTS} does not exist: {model_dir} holds no finished checkpoint")
     return resolve_config(cfg)
 
@@ -56,21 +61,26 @@ def loads_its_own_weights(cfg: CfgNode) -> bool:
     return name in META_ARCH_REGISTRY and getattr(META_ARCH_REGISTRY.get(name), "loads_its_own_weights", False)
 
 
-def config_of(model_dir: str | None, config_file: str | None, opts: list[str]) -> CfgNode:
+def config_of(
+    model_dir: str | None, config_file: str | None, opts: list[str], *, allow_download: bool = False
+) -> CfgNode:
     """The resolved config that --model (an OUTPUT_DIR of a training) or --config-file names, with "KEY VALUE" pairs.
 
     Args:
         model_dir: OUTPUT_DIR of a training, or None.
         config_file: without `model_dir`: a config.
         opts: KEY, VALUE, KEY, VALUE, ...
+        allow_download: download weights from any address that the config names, see `check_downloads`.
 
     Raises:
-        UserError: the config file has no weights.
+        UserError: the config file has no weights, or they may not be downloaded.
     """
     if model_dir:
         read_config(opts=opts)  # an unknown key is reported before the model's own files are read
-        return load_trained(model_dir, opts)
-    cfg = resolve_config(read_config(config_file, opts))
+        return load_trained(model_dir, opts, allow_download=allow_download)
+    cfg = read_config(config_file, opts)
+    check_downloads(cfg, allow_download=allow_download)
+    cfg = resolve_config(cfg)
     if not cfg.MODEL.WEIGHTS and not loads_its_own_weights(cfg):
         raise UserError(f"{config_file} names no weights: add MODEL.WEIGHTS FILE, or give --model")
     return cfg

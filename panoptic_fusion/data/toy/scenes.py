@@ -6,8 +6,6 @@ what is visible of the layers of a scene, ``instances.json`` the overlapping amo
 
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import cv2
@@ -23,6 +21,7 @@ from panoptic_fusion.data.toy.rendering import (
     render_scene,
 )
 from panoptic_fusion.errors import UserError
+from panoptic_fusion.files import temporary_folder
 
 __all__ = ["CATEGORIES", "Layer", "Scene", "generate_toy_scenes", "render_scene", "scene_to_coco"]
 
@@ -152,8 +151,7 @@ def generate_toy_scenes(
     parameters["size"] = [height, width]
     if not _is_current(root, parameters):
         root.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
-        try:
+        with temporary_folder(f".{root.name}.", root.parent) as work:
             fresh = work / "new"
             for split, (name, count) in enumerate((("train", num_train), ("val", num_val))):
                 _write_split(fresh / name, count, seed, split, (height, width))
@@ -162,8 +160,6 @@ def generate_toy_scenes(
                 if root.exists():
                     os.replace(root, work / "old")
                 os.replace(fresh, root)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
     return {name: _paths(root / name) for name in ("train", "val")}
 
 

@@ -1,0 +1,192 @@
+"""`panoptic-fusion demo` over files that are no photos, over a full disk, and killed."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hostile_images import write_refused, write_unusual, write_video
+
+from panoptic_fusion import files as files_module
+from panoptic_fusion.cli import demo
+from panoptic_fusion.data import frames
+from panoptic_fusion.errors import DiskError
+from panoptic_fusion.growing_json import GrowingJson
+
+
+@pytest.fixture
+def photo(tiny_data) -> Path:
+    return min(Path(tiny_data["val"]["images"]).glob("*.jpg"))
+
+
+def test_hostile_files(run_script, trained, photo: Path, tmp_path: Path):
+    folder, output = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    refused = write_refused(folder, photo)
+    good = write_unusual(folder, photo)
+    assert len(refused) + len(good) >= 50
+    code, _, err = run_script("demo", "--model", trained, "--input", folder, "--output", output)
+    assert code == 1 and "Traceback" not in err
+    skipped = [line for line in err.splitlines() if line.startswith("skipped: ")]
+    for name in refused:
+        assert any(" ".join(name.split()) in line for line in skipped), name
+    assert len(skipped) == len(refused)
+    content = json.loads((output / "panoptic.json").read_text())
+    assert {Path(a["image"]).name for a in content["annotations"]} == {demo.printable(Path(n)) for n in good}
+    for entry in content["annotations"]:
+        assert (output / entry["file_name"]).is_file()
+        assert cv2.imread(str(output / entry["file_name"]).replace(".png", ".jpg")) is not None
+
+
+@pytest.mark.parametrize("name", ["pipe.jpg", "loop.jpg", "folder.avi", "huge.png", "to_zero.png"])
+def test_hostile_files_by_name_and_by_glob(run_script, trained, photo: Path, tmp_path: Path, name: str):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    write_refused(folder, photo)
+    shutil.copy(photo, folder / f"{name.split('.')[0]}_good.jpg")
+    pattern = f"{folder}/{name.split('.')[0]}*"
+    words = [pattern] if name.startswith("folder") else [folder / name, pattern]
+    code, _, err = run_script("demo", "--model", trained, "--input", *words, "--output", tmp_path / "out")
+    assert code == 1 and name in err and "Traceback" not in err
+    content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    assert len(content["annotations"]) == 1
+
+
+def test_a_video_that_breaks_off(tmp_path: Path, monkeypatch):
+    """Its header says 12 frames, 5 can be read."""
+    video = tmp_path / "cut.avi"
+    write_video(video, 12)
+
+    class Broken(cv2.VideoCapture):
+        left = 5
+
+        def read(self):
+            self.left -= 1
+            return super().read() if self.left >= 0 else (False, None)
+
+    monkeypatch.setattr(frames.cv2, "VideoCapture", Broken)
+    skipped: list[str] = []
+    assert [name for _, name, _ in frames.frames_of([video], skipped)] == [f"cut_{n:06d}" for n in range(5)]
+    assert skipped == [f"{video}: only the first 5 of 12 frames can be read"]
+    video.write_bytes(video.read_bytes()[:3000])
+    skipped.clear()
+    assert list(frames.frames_of([video], skipped)) == [] and skipped == [f"{video} is not a readable video"]
+
+
+def test_a_file_that_vanishes_or_may_not_be_read(run_script, trained, photo, tmp_path, monkeypatch):
+    for name in "abc":
+        shutil.copy(photo, tmp_path / f"{name}.jpg")
+    whole = frames.read_frames
+
+    def with_faults(file, *args):
+        if file.name == "a.jpg":
+            os.unlink(file)
+        if file.name == "b.jpg":
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return whole(file, *args)
+
+    monkeypatch.setattr(frames, "read_frames", with_faults)
+    code, _, err = run_script("demo", "--model", trained, "--input", tmp_path, "--output", tmp_path / "out")
+    lines = [line for line in err.splitlines() if line.startswith("skipped: ")]
+    assert code == 1 and len(lines) == 2 and "a.jpg" in lines[0] and "b.jpg: Permission denied" in lines[1]
+    content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    assert [Path(a["image"]).name for a in content["annotations"]] == ["c.jpg"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG])
+def test_a_full_disk_keeps_what_is_done(run_script, trained, photo, tmp_path, monkeypatch, number: int):
+    """The third picture finds no room."""
+    for name in "abcd":
+        shutil.copy(photo, tmp_path / f"{name}.jpg")
+
+    class Full(files_module._Raw):
+        def write(self, data):
+            if ".c.jpg." in str(self.name):
+                self.error = OSError(number, os.strerror(number))
+                raise self.error
+            return super().write(data)
+
+    monkeypatch.setattr(files_module, "_Raw", Full)
+    output = tmp_path / "out"
+    code, _, err = run_script("demo", "--model", trained, "--input", tmp_path, "--output", output)
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and "2 images are done" in last and os.strerror(number) in last and "Traceback" not in err
+    content = json.loads((output / "panoptic.json").read_text())
+    assert [a["file_name"] for a in content["annotations"]] == ["a.png", "b.png"]
+    assert not list(output.glob(".*"))
+
+
+def test_growing_json_equals_one_written_at_once(tmp_path: Path):
+    entries = [{"a": i, "text": "\u00e9\n" * i} for i in range(50)]
+    with GrowingJson(tmp_path / "x.json", {"categories": [1]}, "annotations") as file:
+        assert json.loads((tmp_path / "x.json").read_text()) == {"categories": [1], "annotations": []}
+        for number, entry in enumerate(entries, 1):
+            file.append(entry)
+            expected = {"categories": [1], "annotations": entries[:number]}
+            assert json.loads((tmp_path / "x.json").read_text()) == expected
+
+
+@pytest.mark.parametrize("short", [0, 1, 3, 10])
+def test_growing_json_on_a_full_disk(tmp_path: Path, monkeypatch, short: int):
+    """`short` bytes of the entry still find room."""
+    with GrowingJson(tmp_path / "x.json", {}, "annotations") as file:
+        file.append({"a": 1})
+        size, whole = (tmp_path / "x.json").stat().st_size, os.pwrite
+
+        def full(number, data, offset):
+            room = size + short - offset
+            if room <= 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return whole(number, data[:room], offset)
+
+        monkeypatch.setattr(os, "pwrite", full)
+        with pytest.raises(DiskError, match="No space left"):
+            file.append({"b": "x" * 100})
+        assert json.loads((tmp_path / "x.json").read_text()) == {"annotations": [{"a": 1}]}
+        monkeypatch.setattr(os, "pwrite", whole)
+        file.append({"c": 3})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"annotations": [{"a": 1}, {"c": 3}]}
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
+def test_killed(trained, photo, tmp_path, child_env, kind: signal.Signals):
+    """The json is valid and names finished files; the next run removes half-written ones."""
+    for number in range(300):
+        os.link(photo, tmp_path / f"{number:03d}.jpg") if photo.stat().st_dev == tmp_path.stat().st_dev else (
+            shutil.copy(photo, tmp_path / f"{number:03d}.jpg")
+        )
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "panoptic_fusion", "demo", "--model", trained, "--input", tmp_path]
+    process = subprocess.Popen([*map(str, command), "--output", str(output)], env=child_env, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (output / "003.png").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        process.send_signal(kind)
+        process.wait()
+    content = json.loads((output / "panoptic.json").read_text())
+    done = [a["file_name"] for a in content["annotations"]]
+    assert 3 <= len(done) < 300 and done == [f"{number:03d}.png" for number in range(len(done))]
+    assert all(cv2.imread(str(output / name)) is not None for name in done)
+    assert len(list(output.glob("*.png"))) <= len(done) + 1
+    (output / f".x.png.{process.pid}.partial").write_bytes(b"half")
+    (output / f".y.png.{os.getpid()}.partial").write_bytes(b"of a process that runs")
+    files_module.remove_partial_files(output)
+    assert [p.name for p in output.glob(".*")] == [f".y.png.{os.getpid()}.partial"]
+
+
+def test_strips_do_not_end_the_run(run_script, trained, photo, tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((1, 4000, 3), np.uint8))
+    shutil.copy(photo, tmp_path / "b.jpg")
+    code, _, err = run_script("demo", "--model", trained, "--input", tmp_path, "--output", tmp_path / "out")
+    assert code == 1 and "skipped" in err and "a.png" in err
+    assert len(json.loads((tmp_path / "out" / "panoptic.json").read_text())["annotations"]) == 1

@@ -1,0 +1,62 @@
+"""What a killed process leaves half-written is removed by the next run, what a running one writes is not."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from panoptic_fusion.files import remove_partial_files, temporary_folder
+from panoptic_fusion.locks import locked_folder
+
+KILLED_WRITE = """
+import os, signal, sys
+from panoptic_fusion.files import write_atomically
+def write(file):
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), int(sys.argv[2]))
+write_atomically(sys.argv[1] + "/a [1]*.json", write)
+"""
+KILLED_FOLDER = """
+import os, sys
+from panoptic_fusion.files import temporary_folder
+with temporary_folder("work[1].", sys.argv[1]) as folder:
+    (folder / "x").write_text("x")
+    os.kill(os.getpid(), int(sys.argv[2]))
+"""
+
+
+def run_killed(code: str, folder: Path, env: dict) -> None:
+    command = [sys.executable, "-c", code, str(folder), str(int(signal.SIGKILL))]
+    assert subprocess.run(command, env=env, capture_output=True).returncode == -signal.SIGKILL
+    assert len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize("by_lock", [False, True])
+def test_partial_files(tmp_path: Path, child_env, by_lock: bool):
+    run_killed(KILLED_WRITE, tmp_path, child_env)
+    kept = {f".own.json.{os.getpid()}.partial", ".a.partial", "b.1.partial", ".hidden"}
+    for name in kept:
+        (tmp_path / name).touch()
+    if by_lock:
+        with locked_folder(tmp_path, "the folder"):
+            pass
+        kept.add(".lock")
+    else:
+        remove_partial_files(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} - {".lock"} == kept - {".lock"}
+
+
+def test_temporary_folders(tmp_path: Path, child_env):
+    run_killed(KILLED_FOLDER, tmp_path, child_env)
+    for name in ("work[1].mine", "work1.1.x", "other"):
+        (tmp_path / name).mkdir()
+    with temporary_folder("work[1].", tmp_path) as folder:
+        assert list(folder.iterdir()) == []
+        with temporary_folder("work[1].", tmp_path) as second:
+            assert folder.is_dir() and second != folder
+        assert not second.exists()
+    assert {p.name for p in tmp_path.iterdir()} == {"work[1].mine", "work1.1.x", "other"}
