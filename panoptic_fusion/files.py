@@ -1,8 +1,10 @@
 """Names and files: written whole or not at all, whenever the process is killed; names that are not taken yet."""
 
+import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -53,3 +55,16 @@ def unused_name(stem: str, used: set[str]) -> str:
         name = f"{stem}_{number}"
     used.add(name)
     return name
+
+
+def safe_name(text: str) -> str:
+    """Returns `text` as the name of one file or folder; different texts give different names.
+
+    A name is kept if it is up to 100 letters, digits, spaces, "_", "-" and "." that neither begin with a dot nor begin
+    or end with a space. Otherwise what does not fit becomes "_", and part of the SHA-1 of the text is appended. So no
+    name leads out of its folder, and "a/b" and "a_b" stay apart.
+    """
+    if re.fullmatch(r"(?![. ])[\w .-]{1,100}(?<! )", text):
+        return text
+    kept = re.sub(r"[^\w.-]", "_", text)[:80].lstrip(".")
+    return f"{kept}-{hashlib.sha1(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"

@@ -19,6 +19,7 @@ from panoptic_fusion.data.mapper import PanopticDatasetMapper
 from panoptic_fusion.data.training_data import training_data
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.evaluation import build_evaluators, only_needed_outputs
+from panoptic_fusion.files import safe_name
 from panoptic_fusion.layers import freeze_norm_parameters
 from panoptic_fusion.networks.freeze import freeze_parts
 
@@ -149,7 +150,7 @@ class PanopticTrainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
         """The evaluators that the data set's metadata and TEST.EVALUATORS call for."""
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference", safe_name(dataset_name))
         return build_evaluators(cfg, dataset_name, folder)
 
     def train(self) -> OrderedDict | None:
