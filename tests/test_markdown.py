@@ -37,7 +37,9 @@ def test_rows_are_read_back_as_they_were():
     rng = random.Random(0)
     alphabet = "ab |\\`*_<>&;\n\t~$[]1.#-"
     names = NASTY + ["".join(rng.choices(alphabet, k=rng.randint(1, 12))) for _ in range(1000)]
-    lines = markdown_table([[name, 1.25, None, 7] for name in names], ["cl|ass", "a", "b", "c"], missing="-").split("\n")
+    lines = markdown_table([[name, 1.25, None, 7] for name in names], ["cl|ass", "a", "b", "c"], missing="-").split(
+        "\n"
+    )
     assert len(lines) == len(names) + 2
     assert cells_of(lines[0]) == ["cl|ass", "a", "b", "c"]
     for name, line in zip(names, lines[2:], strict=True):

@@ -21,7 +21,8 @@ def write_results(results: Mapping[str, Mapping], stem: str) -> None:
     )
     write_json(f"{stem}.json", without_nan(results), indent=1, default=float)
     text = "\n\n".join(
-        f"### {escape_markdown(name)}\n\n{results_table(r)}" if name else results_table(r) for name, r in per_dataset.items()
+        f"### {escape_markdown(name)}\n\n{results_table(r)}" if name else results_table(r)
+        for name, r in per_dataset.items()
     )
     write_atomically(f"{stem}.md", lambda f: f.write(f"{text}\n".encode()))
 

@@ -109,7 +109,9 @@ def test_masks_as_logits_and_one_class(make, tmp_path):
     nothing = found()
     nothing.remove("pred_masks")
     nothing.pred_mask_logits = torch.zeros(0, 28, 28)
-    results = instance_results(make(categories=[c for c in CATEGORIES if c["id"] != 5]), tmp_path / "out", [(1, nothing)])
+    results = instance_results(
+        make(categories=[c for c in CATEGORIES if c["id"] != 5]), tmp_path / "out", [(1, nothing)]
+    )
     assert results["segm"]["AP"] == results["bbox"]["AP"] == 0
 
 
