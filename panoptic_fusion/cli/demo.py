@@ -93,7 +93,7 @@ def demo(
     annotations: list[dict] = []
     unreadable: list[str] = []
     used: set[str] = set()
-    frames = frames_of(files, unreadable)
+    frames = frames_of(files, unreadable, cfg.INPUT.MAX_PIXELS)
     content = {"annotations": annotations, "categories": list(cfg.MODEL.CATEGORIES)}
     try:
         for file, name, image in tqdm(

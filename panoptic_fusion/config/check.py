@@ -83,6 +83,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "INPUT.MIN_SIZE_TRAIN": (lambda v: len(v) > 0 and min(v) >= 1, "one or more numbers of 1 or more"),
     "INPUT.MAX_SIZE_TRAIN": (lambda v: v >= 1, "1 or more"),
     "INPUT.MIN_SIZE_TEST": (lambda v: v >= 0, "1 or more, or 0 for the size of the image"),
+    "INPUT.MAX_PIXELS": (lambda v: v >= 1, "1 or more"),
     "INPUT.MAX_SIZE_TEST": (lambda v: v >= 1, "1 or more"),
     "DATALOADER.NUM_WORKERS": (lambda v: v >= 0, "0 or more"),
     "SOLVER.MAX_ITER": (lambda v: v >= 1, "1 or more (--eval-only evaluates without a training)"),

@@ -82,10 +82,11 @@ def check_image(task: Mapping[str, Any]) -> CheckResult:
     result = CheckResult(num_images=1)
     report = result.faults.append
     try:
-        read_image(task, "RGB", report)
+        image = read_image(task, "RGB", report)
         if "pan_seg_file_name" in task:
             _check_annotation(task, result)
-        for instance in task["instances"]:
+        is_right = image is not None and image.shape[:2] == (task["height"], task["width"])
+        for instance in task["instances"] if is_right else ():  # masks are decoded at the size in the JSON
             _check_instance(task, instance, report)
     except Exception as error:  # a fault that no check foresees must not hide the others
         report(DatasetError(f"{type(error).__name__}: {error}", task["file_name"], "unexpected error"))

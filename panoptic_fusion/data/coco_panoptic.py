@@ -20,6 +20,7 @@ from pycocotools import mask as mask_api
 from ..errors import ConfigError
 from .coco_json import PanopticJson, is_number, read_instances_json, read_panoptic_json
 from .faults import DatasetError, Report, raise_fault
+from .image_header import MAX_PIXELS
 from .instances_json import write_instances_json
 from .label_space import LabelSpace
 
@@ -186,9 +187,10 @@ def dataset_dicts(
     return dicts
 
 
-def derive_instances_json(name: str, path: str) -> None:
+def derive_instances_json(name: str, path: str, max_pixels: int = MAX_PIXELS) -> None:
     """Writes the things of a registered data set as a COCO instances json, see `write_instances_json`."""
-    write_instances_json(DatasetCatalog.get(name), label_space_of(name), panoptic_files(name).images, path)
+    dicts, files = DatasetCatalog.get(name), panoptic_files(name)
+    write_instances_json(dicts, label_space_of(name), files.images, path, max_pixels)
 
 
 class _LazyMetadata(Metadata):

@@ -31,6 +31,7 @@ KINDS = (
     "several stuff segments of a class",
     "missing image",
     "corrupt image",
+    "too many pixels",
     "wrong image size",
     "missing PNG",
     "corrupt PNG",

@@ -10,6 +10,8 @@ import numpy as np
 
 from panoptic_fusion.errors import UserError
 
+from .image_header import MAX_PIXELS, check_pixels, check_regular_file, open_image
+
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
 
@@ -45,28 +47,37 @@ def count_frames(file: Path) -> int:
     return max(count, 1)
 
 
-def read_image(file: str | os.PathLike) -> np.ndarray:
-    """Returns an image as BGR uint8 (H, W, 3).
+def read_image(file: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Returns an image of at most `max_pixels` pixels as BGR uint8 (H, W, 3).
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file cannot be read, or the image is larger.
     """
+    try:
+        open_image(file, max_pixels).close()
+    except UserError:
+        raise
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more
+        raise UserError(f"{file} is not a readable image ({error})") from error
     image = cv2.imread(os.fspath(file), cv2.IMREAD_COLOR)
     if image is None:
         raise UserError(f"{file} is not a readable image")
     return image
 
 
-def read_frames(file: Path) -> Iterator[tuple[str, np.ndarray]]:
+def read_frames(file: Path, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[str, np.ndarray]]:
     """(name, BGR uint8 image) of an image, or of each frame of a video.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file cannot be read, or has more than `max_pixels` pixels.
     """
     if file.suffix.lower() not in VIDEOS:
-        yield file.stem, read_image(file)
+        yield file.stem, read_image(file, max_pixels)
         return
+    check_regular_file(file)
     video = cv2.VideoCapture(str(file))
+    width, height = (int(video.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    check_pixels(width, height, file, max_pixels)
     number = 0
     while True:
         good, image = video.read()
@@ -79,11 +90,13 @@ def read_frames(file: Path) -> Iterator[tuple[str, np.ndarray]]:
         raise UserError(f"{file} is not a readable video")
 
 
-def frames_of(files: list[Path], unreadable: list[str]) -> Iterator[tuple[Path, str, np.ndarray]]:
+def frames_of(
+    files: list[Path], unreadable: list[str], max_pixels: int = MAX_PIXELS
+) -> Iterator[tuple[Path, str, np.ndarray]]:
     """(file, name, BGR uint8 image) of all frames; messages on unreadable files are appended to `unreadable`."""
     for file in files:
         try:
-            for name, image in read_frames(file):
+            for name, image in read_frames(file, max_pixels):
                 yield file, name, image
         except UserError as error:
             unreadable.append(str(error))

@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from .annotation import bit_masks, decode_segmentation, label_extents, load_annotation, semantic_map
 from .coco_panoptic import label_space_of
 from .faults import DatasetError, Report, raise_fault
+from .image_header import MAX_PIXELS, open_image
 from .label_space import LabelSpace, check_ontology
 
 
@@ -44,8 +45,10 @@ class PanopticDatasetMapper:
         image_format: str,
         label_space: LabelSpace | None = None,
         ontology: str = "full",
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
-        """`image_format`: "BGR" or "RGB"; `label_space` and `ontology` are needed in training only."""
+        """`image_format`: "BGR" or "RGB"; `label_space` and `ontology` are needed in training only; images and PNGs of
+        more than `max_pixels` pixels are refused."""
         if is_train and label_space is None:
             raise ConfigError("PanopticDatasetMapper needs a label space for training")
         check_ontology(ontology)
@@ -54,6 +57,7 @@ class PanopticDatasetMapper:
         self.image_format = image_format
         self.label_space = label_space
         self.ontology = ontology
+        self.max_pixels = max_pixels
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -63,19 +67,20 @@ class PanopticDatasetMapper:
             "image_format": cfg.INPUT.FORMAT,
             "label_space": common_label_space(cfg.DATASETS.TRAIN) if is_train else None,
             "ontology": cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY,
+            "max_pixels": cfg.INPUT.MAX_PIXELS,
         }
 
     def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
         record = copy.copy(dict(dataset_dict))
         annotations = record.pop("annotations", None)
-        image = read_image(record, self.image_format)
+        image = read_image(record, self.image_format, max_pixels=self.max_pixels)
         aug_input = T.AugInput(image)
         transforms = self.augmentations(aug_input)
         record["image"] = torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
         if not self.is_train:
             return record
         segments_info = record.pop("segments_info")
-        labels = load_annotation({**record, "segments_info": segments_info})
+        labels = load_annotation({**record, "segments_info": segments_info}, max_pixels=self.max_pixels)
         labels = transform_labels(labels, transforms)
         sem_seg = semantic_map(labels, segments_info, self.label_space, self.ontology)
         record["sem_seg"] = torch.from_numpy(sem_seg.astype(np.int64))
@@ -125,11 +130,18 @@ def common_label_space(names: Sequence[str]) -> LabelSpace:
     return label_space
 
 
-def read_image(record: Mapping[str, Any], image_format: str, report: Report = raise_fault) -> np.ndarray | None:
+def read_image(
+    record: Mapping[str, Any], image_format: str, report: Report = raise_fault, max_pixels: int = MAX_PIXELS
+) -> np.ndarray | None:
     """Reads the image of a data set dict: (height, width, 3) uint8; None after a fault was reported."""
     file = record["file_name"]
     try:
-        image = detection_utils.read_image(file, format=image_format)
+        with open_image(file, max_pixels) as opened:
+            image = detection_utils._apply_exif_orientation(opened)
+            image = detection_utils.convert_PIL_to_numpy(image, image_format)
+    except DatasetError as error:
+        report(error)
+        return None
     except FileNotFoundError:
         report(DatasetError("the image is missing", file, "missing image"))
         return None

@@ -6,12 +6,11 @@ import cv2
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data import detection_utils as utils
 from detectron2.engine import HookBase
 from detectron2.utils.events import get_event_storage
 from tqdm import tqdm
 
-from panoptic_fusion.data.mapper import PanopticDatasetMapper
+from panoptic_fusion.data.mapper import PanopticDatasetMapper, read_image
 from panoptic_fusion.evaluation import only_needed_outputs
 from panoptic_fusion.visualization import draw_comparison, ground_truth_panoptic
 
@@ -76,7 +75,7 @@ class VisualizePredictions(HookBase):
             for i, dataset_dict in enumerate(self._dicts):
                 with torch.no_grad(), only_needed_outputs(model, ["panoptic"]):
                     output = model([self._mapper(dataset_dict)])[0]
-                image = utils.read_image(dataset_dict["file_name"], "RGB")
+                image = read_image(dataset_dict, "RGB", max_pixels=self._mapper.max_pixels)
                 panel = draw_comparison(
                     image, ground_truth_panoptic(dataset_dict), output["panoptic_seg"], self._metadata
                 )

@@ -13,6 +13,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from ..data.annotation import load_annotation, read_id_map
+from ..data.image_header import MAX_PIXELS
 from ..data.label_space import LabelSpace
 from ..errors import UserError
 from ..files import safe_name, unused_name, without_nan, write_json
@@ -43,6 +44,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         output_dir: str | None = None,
         write_predictions: bool = False,
         pq_dagger: str = "matched",
+        max_pixels: int = MAX_PIXELS,
     ):
         """
         Args:
@@ -52,6 +54,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             write_predictions: also write the predictions for submission servers: `output_dir`/panoptic_predictions/
                 with the PNGs and panoptic_predictions.json beside it.
             pq_dagger: "matched" or "ground_truth", see `PanopticQuality.compute`.
+            max_pixels: refuse ground-truth PNGs of more pixels, see INPUT.MAX_PIXELS.
 
         Raises:
             UserError: `write_predictions` without `output_dir`, or an unknown `pq_dagger`.
@@ -68,6 +71,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         self._output_dir = None if output_dir is None else Path(output_dir)
         self._write_predictions = write_predictions
         self._pq_dagger = pq_dagger
+        self._max_pixels = max_pixels
         self.reset()
 
     def reset(self) -> None:
@@ -102,7 +106,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             pred_map, segments_info = panoptic_prediction(output, self._label_space, name)
             if self._submission is not None:
                 self._submission.write(record, self._png_names[record["image_id"]], pred_map, segments_info)
-            gt_map = read_id_map(record["pan_seg_file_name"])
+            gt_map = read_id_map(record["pan_seg_file_name"], max_pixels=self._max_pixels)
             quality = self._empty_quality()
             try:
                 quality.update(
@@ -113,7 +117,9 @@ class PanopticQualityEvaluator(DatasetEvaluator):
                     name=name,
                 )
             except ValueError:
-                load_annotation(record)  # where the ground truth is at fault, its own error says more
+                load_annotation(
+                    record, max_pixels=self._max_pixels
+                )  # where the ground truth is at fault, its own error says more
                 raise
             state = quality.state()
             places = np.flatnonzero(state)

@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..data import coco_panoptic
+from ..data.image_header import MAX_PIXELS
 from ..data.rle import encode_crop
 from ..files import safe_name, write_atomically
 from ..markdown import markdown_table
@@ -31,23 +32,24 @@ class InstancesEvaluator(COCOEvaluator):
 
     Its ground truth is the dataset's instances JSON; without one, the things of the panoptic PNGs. COCO's tools need
     bbox, area, iscrowd and ids above 0 of every annotation, and lists of images and categories, of which an instances
-    JSON may have less. So a JSON with all of it is written to `output_dir`, with the dataset's own boxes and areas where
-    it has them. It is written again when a file of the dataset has changed, a PNG included.
+    JSON may have less. So a JSON with all of it is written to `output_dir`, with the dataset's own boxes and areas
+    where it has them. It is written again when a file of the dataset has changed, a PNG included.
 
     An AP is 0 where there is ground truth and nothing was found, and NaN where there is no ground truth. (detectron2
-    returns NaN, and no mask AP, where nothing was found in any image.) An image counts once, even if a sampler that pads
-    the last batch shows it again, in the same process or in another.
+    returns NaN, and no mask AP, where nothing was found in any image.) An image counts once, even if a sampler that
+    pads the last batch shows it again, in the same process or in another.
     """
 
-    def __init__(self, dataset_name: str, output_dir: str, *, distributed: bool = True):
+    def __init__(self, dataset_name: str, output_dir: str, *, distributed: bool = True, max_pixels: int = MAX_PIXELS):
         """
         Args:
             dataset_name: a dataset of `panoptic_fusion.data.register_panoptic` with thing classes.
             output_dir: gets this JSON and the results in COCO format.
             distributed: collect from all processes, which must all make the evaluator.
+            max_pixels: refuse PNGs of more pixels, see INPUT.MAX_PIXELS.
         """
         metadata = MetadataCatalog.get(dataset_name)
-        json_file = _complete_json(dataset_name, output_dir, distributed)
+        json_file = _complete_json(dataset_name, output_dir, distributed, max_pixels)
         # COCOEvaluator takes its metadata from the catalog: lend it an entry under a name that nothing else has.
         shadow = MetadataCatalog.get(f"{dataset_name}, instances {uuid.uuid4().hex}")
         classes = {key: metadata.get(key) for key in ("thing_classes", "thing_dataset_id_to_contiguous_id")}
@@ -126,19 +128,19 @@ def _evaluate_nothing(ground_truth: COCO, iou_type: str) -> COCOeval:
     return evaluation
 
 
-def _complete_json(dataset_name: str, output_dir: str, distributed: bool) -> Path:
+def _complete_json(dataset_name: str, output_dir: str, distributed: bool, max_pixels: int) -> Path:
     """The JSON of `InstancesEvaluator`; written by the main process, and on machines that do not see its folder too."""
     path = Path(output_dir) / f"{safe_name(dataset_name)}_instances.json"
     if not distributed or comm.is_main_process():
-        _write_unless_current(path, dataset_name)
+        _write_unless_current(path, dataset_name, max_pixels)
     if distributed:
         comm.synchronize()
-        _write_unless_current(path, dataset_name)
+        _write_unless_current(path, dataset_name, max_pixels)
         comm.synchronize()
     return path
 
 
-def _write_unless_current(path: Path, dataset_name: str) -> None:
+def _write_unless_current(path: Path, dataset_name: str, max_pixels: int) -> None:
     origin = _fingerprint(dataset_name)
     made_from = path.with_suffix(".source")
     if path.exists() and made_from.exists() and made_from.read_text() == origin:
@@ -146,7 +148,7 @@ def _write_unless_current(path: Path, dataset_name: str) -> None:
     logger.info("Writing the instances of %s for box and mask AP ...", dataset_name)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{comm.get_rank()}.partial")
-    coco_panoptic.derive_instances_json(dataset_name, str(partial))
+    coco_panoptic.derive_instances_json(dataset_name, str(partial), max_pixels)
     os.replace(partial, path)
     write_atomically(made_from, lambda file: file.write(origin.encode()))
 
@@ -154,8 +156,8 @@ def _write_unless_current(path: Path, dataset_name: str) -> None:
 def _fingerprint(dataset_name: str) -> str:
     """A text that changes when a file changes from which the instances are made: the JSONs and the PNGs.
 
-    Of each file it has the path, the size and the times of the last changes: of the content, which tools can set, and of
-    the entry in the file system, which they cannot.
+    Of each file it has the path, the size and the times of the last changes: of the content, which tools can set, and
+    of the entry in the file system, which they cannot.
     """
     files = coco_panoptic.panoptic_files(dataset_name)
     paths = [file for file in (files.panoptic_json, files.instances_json) if file is not None]

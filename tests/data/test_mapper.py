@@ -215,7 +215,7 @@ def test_a_worker_s_fault_is_one_line(tmp_path):
 
 def config(**inputs) -> CfgNode:
     cfg = get_cfg()
-    cfg.INPUT.SCALE_JITTER = []
+    cfg.INPUT.SCALE_JITTER, cfg.INPUT.MAX_PIXELS = [], 2**28
     for key, value in inputs.items():
         cfg.INPUT[key] = value
     return cfg

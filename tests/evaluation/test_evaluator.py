@@ -275,7 +275,7 @@ def test_two_processes_give_the_same(pairs, files, tmp_path):
 
 def config(evaluators, outputs=("instances", "panoptic_seg")):
     test = {"EVALUATORS": list(evaluators), "WRITE_PREDICTIONS": False}
-    return CfgNode({"TEST": test, "MODEL": {"PANOPTIC_FUSION": {"OUTPUTS": list(outputs)}}})
+    return CfgNode({"TEST": test, "INPUT": {"MAX_PIXELS": 2**28}, "MODEL": {"PANOPTIC_FUSION": {"OUTPUTS": list(outputs)}}})
 
 
 def test_build_evaluators_runs_panoptic_quality_and_mask_ap(tmp_path):
