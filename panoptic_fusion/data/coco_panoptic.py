@@ -72,6 +72,8 @@ def register_panoptic(
         before = f"with other arguments: {asdict(_REGISTERED[name])}" if name in _REGISTERED else "by other code"
         raise ConfigError(f"data set {name!r} is registered already, {before}; choose another name")
     present = MetadataCatalog[name].as_dict() if name in MetadataCatalog else {}
+    # Without a data set, classes under this name are those of a trained model whose data was not there.
+    present = {key: value for key, value in present.items() if key not in _LazyMetadata._LAZY}
     metadata = _LazyMetadata(**{**present, "name": name})
     metadata.set(image_root=files.images, panoptic_root=files.panoptic_root, panoptic_json=files.panoptic_json)
     metadata.set(evaluator_type="panoptic_fusion")
@@ -230,9 +232,13 @@ def _check_there(name: str, path: str) -> None:
 
 
 def _load_registered(name: str) -> list[dict[str, Any]]:
-    label_space, dicts = load_panoptic(panoptic_files(name))
+    files = panoptic_files(name)
+    label_space, dicts = load_panoptic(files)
     if name not in _LABEL_SPACES:
         _remember(name, label_space)
+    elif _LABEL_SPACES[name] != label_space:
+        text = f"the categories have changed since this process first read them for data set {name!r}: start it again"
+        raise DatasetError(text, files.panoptic_json, "bad category")
     return dicts
 
 

@@ -6,6 +6,7 @@ each checkpoint; before a checkpoint the weights and the optimizer's state are l
 
 import os
 import re
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -65,9 +66,12 @@ class LossRecord:
 
 
 class RecordLosses:
-    """Put before a trainer of detectron2: gives the losses of each iteration to `record`, a `LossRecord`."""
+    """Put before a trainer of detectron2: records the losses of each iteration."""
 
-    record: LossRecord
+    @cached_property
+    def record(self) -> LossRecord:
+        """The losses of this trainer's iterations."""
+        return LossRecord()
 
     def _write_metrics(self, loss_dict, *args, **kwargs) -> None:
         self.record.add(self.iter, loss_dict)

@@ -23,7 +23,7 @@ from panoptic_fusion.files import safe_name
 from panoptic_fusion.layers import freeze_norm_parameters
 from panoptic_fusion.networks.freeze import freeze_parts
 
-from .divergence import LossRecord, RecordLosses, StopOnDivergence
+from .divergence import RecordLosses, StopOnDivergence
 from .gradient_balance import GradientBalance
 from .hooks import ProgressBar, VisualizePredictions
 from .mixed_precision import DTYPES, MixedPrecisionTrainer
@@ -53,7 +53,6 @@ class PanopticTrainer(DefaultTrainer):
             self._trainer = MixedPrecisionTrainer(model, data_loader, optimizer, DTYPES[cfg.SOLVER.AMP.DTYPE])
         else:
             self._trainer = FullPrecisionTrainer(model, data_loader, optimizer)
-        self._trainer.record = LossRecord()
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = AtomicCheckpointer(
             model,
