@@ -128,12 +128,6 @@ def without_nan(content: Any) -> Any:
     return None if isinstance(content, float) and math.isnan(content) else content
 
 
-def markdown_cell(text: object) -> str:
-    """Returns text for a cell of a markdown table, in which nothing of it is markup."""
-    text = " ".join(str(text).split())
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|~" else c for c in text)
-
-
 def unused_name(stem: str, used: set[str]) -> str:
     """`stem`, with a number if an earlier file of the same name took it; adds the result to `used`."""
     name, number = stem, 1

@@ -1,5 +1,11 @@
 """Saving and loading of checkpoints."""
 
-from .checkpointer import AtomicCheckpointer, check_weights_file, last_checkpoint, named_checkpoint
+from .checkpointer import (
+    AtomicCheckpointer,
+    check_finite_weights,
+    check_weights_file,
+    last_checkpoint,
+    named_checkpoint,
+)
 
-__all__ = ["AtomicCheckpointer", "check_weights_file", "last_checkpoint", "named_checkpoint"]
+__all__ = ["AtomicCheckpointer", "check_finite_weights", "check_weights_file", "last_checkpoint", "named_checkpoint"]

@@ -12,6 +12,7 @@ from panoptic_fusion.errors import UserError, one_line
 from panoptic_fusion.files import write_atomically
 
 from .branch_names import has_branches, lost_branches, spread_over_branches
+from .finite import non_finite_tensors
 
 
 def check_weights_file(path: str) -> None:
@@ -52,7 +53,11 @@ class AtomicCheckpointer(DetectionCheckpointer):
         self.allow_shape_mismatch = allow_shape_mismatch
 
     def save(self, name: str, **kwargs) -> None:
-        """Saves `<save_dir>/<name>.pth` and names it in `last_checkpoint` (rank 0 only)."""
+        """Saves `<save_dir>/<name>.pth` and names it in `last_checkpoint` (rank 0 only).
+
+        Raises:
+            UserError: a tensor holds NaN or infinity. Nothing is saved.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         data = {
@@ -60,6 +65,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
             **{k: v.state_dict() for k, v in self.checkpointables.items()},
             **kwargs,
         }
+        if broken := non_finite_tensors(data):
+            raise UserError(f"{name}.pth is not saved: {len(broken)} tensors are not finite, the first is {broken[0]}")
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         write_atomically(path, lambda file: torch.save(data, file))
@@ -80,7 +87,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
         Raises:
             FileNotFoundError: no such file.
-            UserError: the file cannot be downloaded or read, or its tensors do not fit; the message names the first.
+            UserError: the file cannot be downloaded or read, or its tensors do not fit or hold NaN or infinity; the
+                message names the first.
         """
         if self.require_complete and not path and (needed := self._needed(self.model.state_dict())):
             raise UserError(
@@ -89,6 +97,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
         check_weights_file(path)
         try:
             return super().load(path, *args, **kwargs)
+        except NonFiniteError as error:
+            raise UserError(f"{path}: {error}") from None
         except OSError as error:
             if "://" not in path:
                 raise
@@ -114,6 +124,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         return _read(f)
 
     def _load_model(self, checkpoint: dict):
+        _refuse_non_finite(checkpoint.get("model"))
         if isinstance(checkpoint.get("model"), dict):
             lost = lost_branches(map(str, checkpoint["model"]), self.model.state_dict())
             if lost:
@@ -176,6 +187,30 @@ def last_checkpoint(folder: str | os.PathLike) -> tuple[str, int] | None:
     if path is None or not path.is_file():
         return None
     return path.name, int(_read(path, mmap=True).get("iteration", -1))
+
+
+def check_finite_weights(path: str | os.PathLike) -> None:
+    """Checks a checkpoint that is going to be loaded; its tensors stay on the disk.
+
+    Raises:
+        UserError: it cannot be read, or a tensor of its model holds NaN or infinity.
+    """
+    try:
+        _refuse_non_finite(_read(path, mmap=True).get("model"))
+    except NonFiniteError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+class NonFiniteError(UserError):
+    """A checkpoint holds numbers that are not finite."""
+
+
+def _refuse_non_finite(tensors: object) -> None:
+    if broken := non_finite_tensors(tensors):
+        raise NonFiniteError(
+            f"the checkpoint holds NaN or infinity in {len(broken)} tensors, the first is {broken[0]}: its training "
+            "diverged. Use an earlier checkpoint"
+        )
 
 
 def _read(path: str | os.PathLike, *, mmap: bool = False) -> dict:

@@ -109,7 +109,11 @@ def demo(
     used: set[str] = set()
     categories = list(cfg.MODEL.CATEGORIES)
     frames = tqdm(
-        frames_of(files, skipped), total=sum(map(count_frames, files)), unit="image", mininterval=1, disable=None
+        frames_of(files, skipped, cfg.INPUT.MAX_PIXELS),
+        total=sum(map(count_frames, files)),
+        unit="image",
+        mininterval=1,
+        disable=None,
     )
     with GrowingJson(os.path.join(output, "panoptic.json"), {"categories": categories}, "annotations") as written:
         for file, name, image in frames:

@@ -30,6 +30,9 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # Factors (low, high) of MIN_SIZE_TRAIN[0] between which the short side is drawn, capped by MAX_SIZE_TRAIN;
     # empty: detectron2's MIN_SIZE_TRAIN and MIN_SIZE_TRAIN_SAMPLING decide.
     cfg.INPUT.SCALE_JITTER = []
+    # Images and PNGs of more pixels are refused by their header, before they are decoded: a few kilobytes can hold
+    # billions of pixels.
+    cfg.INPUT.MAX_PIXELS = 2**28
     # Images without a thing are trained on like all others; True leaves them out.
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
 

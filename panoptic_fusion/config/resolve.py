@@ -16,6 +16,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from panoptic_fusion.data.coco_panoptic import label_space_of, register_from_config
 from panoptic_fusion.data.label_space import LabelSpace
+from panoptic_fusion.data.model_datasets import register_for_model
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.modeling.backbone.branches import stuff_features
 from panoptic_fusion.modeling.backbone.timm_config import resolve_timm
@@ -53,7 +54,10 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
     cfg = cfg.clone()
     cfg.defrost()
     check_values(cfg)
-    register_from_config(cfg.DATASETS.REGISTER if not cfg.MODEL.CATEGORIES else _present(cfg.DATASETS.REGISTER))
+    if cfg.MODEL.CATEGORIES:
+        _register_for_model(cfg)
+    else:
+        register_from_config(cfg.DATASETS.REGISTER)
     check_parts(cfg)
     resolve_timm(cfg)
     cfg.PLUGINS = plugins
@@ -127,6 +131,11 @@ def _mark(cfg: CfgNode) -> tuple[int, str]:
     return os.getpid(), hashlib.sha1(repr(cfg).encode()).hexdigest()
 
 
-def _present(entries: list[dict]) -> list[dict]:
-    """Returns the data sets of a trained model's config that this machine has (it may have none)."""
-    return [e for e in entries if os.path.exists(os.path.expanduser(os.path.expandvars(str(e.get("panoptic_json")))))]
+def _register_for_model(cfg: CfgNode) -> None:
+    """Registers the data sets of a trained model's config, in which a name that is taken gets another one."""
+    data = cfg.DATASETS
+    label_space = LabelSpace.from_categories(cfg.MODEL.CATEGORIES)
+    renamed = register_for_model(data.REGISTER, (*data.TRAIN, *data.TEST), label_space)
+    if renamed:
+        data.REGISTER = [{**entry, "name": renamed.get(entry["name"], entry["name"])} for entry in data.REGISTER]
+        data.TRAIN, data.TEST = (tuple(renamed.get(name, name) for name in names) for names in (data.TRAIN, data.TEST))

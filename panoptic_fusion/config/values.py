@@ -149,6 +149,7 @@ VALUES: dict[str, Rule] = {
     "INPUT.MAX_SIZE_TRAIN": whole(32, 2**16),
     "INPUT.MIN_SIZE_TEST": whole(0, 2**16, "; 0 for the size of the image"),
     "INPUT.MAX_SIZE_TEST": whole(32, 2**16),
+    "INPUT.MAX_PIXELS": COUNT,
     "DATALOADER.NUM_WORKERS": whole(0, 256),
     "DATALOADER.REPEAT_THRESHOLD": SHARE,
     # training

@@ -18,22 +18,27 @@ import numpy as np
 from pycocotools import mask as mask_api
 
 from .faults import DatasetError, Report, raise_fault
+from .image_header import MAX_PIXELS, check_pixels, check_regular_file
 from .label_space import IGNORE_LABEL, LabelSpace
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_COLORS = {0: "grayscale", 2: "RGB", 3: "palette", 4: "grayscale with alpha", 6: "RGB with alpha"}
 
 
-def read_id_map(path: str, report: Report = raise_fault) -> np.ndarray | None:
-    """Reads a panoptic PNG.
+def read_id_map(path: str, report: Report = raise_fault, max_pixels: int = MAX_PIXELS) -> np.ndarray | None:
+    """Reads a panoptic PNG of at most `max_pixels` pixels (INPUT.MAX_PIXELS).
 
     Returns the segment ids (H, W) int32, R + 256 G + 65536 B, 0 = void; None after a fault was reported.
     Only RGB PNGs of 8 bits a channel are accepted. The checksums of the file are verified, so that a damaged one is a
     DatasetError and never a wrong label.
     """
     try:
+        check_regular_file(path, "missing PNG")
         with open(path, "rb") as file:
             data = file.read()
+    except DatasetError as error:
+        report(error)
+        return None
     except FileNotFoundError:
         report(DatasetError("the PNG is missing", path, "missing PNG"))
         return None
@@ -46,6 +51,11 @@ def read_id_map(path: str, report: Report = raise_fault) -> np.ndarray | None:
         if color != 2 or bits != 8:
             text = f"the PNG is {_PNG_COLORS.get(color, f'of colour type {color}')} with {bits} bits a channel"
             report(DatasetError(f"{text}, not RGB with 8 bits (id = R + 256 G + 65536 B)", path, "PNG not RGB"))
+            return None
+        try:
+            check_pixels(*struct.unpack_from(">II", data, 16), path, max_pixels)
+        except DatasetError as error:
+            report(error)
             return None
         try:
             bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -169,17 +179,20 @@ def decode_segmentation(segmentation: dict | list, height: int, width: int) -> n
     return mask_api.decode(mask_api.merge(segmentation) if isinstance(segmentation, list) else segmentation)
 
 
-def load_annotation(record: Mapping[str, Any], report: Report = raise_fault) -> np.ndarray | None:
+def load_annotation(
+    record: Mapping[str, Any], report: Report = raise_fault, max_pixels: int = MAX_PIXELS
+) -> np.ndarray | None:
     """Returns the label map (H, W) int32 of one dataset dict; None if a reported problem leaves none.
 
     Args:
         record: a dict of `load_panoptic`, or of `unannotated_images`, without `pan_seg_file_name`: all void.
         report: called with each problem.
+        max_pixels: largest number of pixels that is decoded.
     """
     if "pan_seg_file_name" not in record:
         return np.zeros((record["height"], record["width"]), np.int32)
     file = os.fspath(record["pan_seg_file_name"])
-    id_map = read_id_map(file, report)
+    id_map = read_id_map(file, report, max_pixels)
     if id_map is None or not check_map_size(id_map, record["height"], record["width"], file, report):
         return None
     return label_map(id_map, record["segments_info"], file, report)

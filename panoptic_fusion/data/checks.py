@@ -106,10 +106,12 @@ def check_image(task: Mapping[str, Any]) -> CheckResult:
     report = result.faults.append
     segments, readable = [], False
     try:
-        readable = read_image(task, "RGB", report) is not None
+        image = read_image(task, "RGB", report)
+        readable = image is not None
         if "pan_seg_file_name" in task:
             segments = _check_annotation(task, result)
-        for instance in task["instances"]:
+        is_right = readable and image.shape[:2] == (task["height"], task["width"])
+        for instance in task["instances"] if is_right else ():  # masks are decoded at the size in the JSON
             _check_instance(task, instance, report)
     except Exception as error:  # a fault that no check foresees must not hide the others
         report(DatasetError(f"{type(error).__name__}: {error}", task["file_name"], "unexpected error"))

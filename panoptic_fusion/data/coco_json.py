@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .faults import DatasetError, Report, raise_fault
+from .image_header import check_regular_file
 from .label_space import LabelSpace
 
 MAX_SEGMENT_ID = 256**3 - 1
@@ -32,8 +33,12 @@ class PanopticJson:
 def read_json(path: str, lists: tuple[str, ...], report: Report = raise_fault) -> dict[str, list]:
     """Reads a json whose top level is an object with the given lists; one that is missing is reported."""
     try:
+        check_regular_file(path, "missing file")
         with open(path, encoding="utf-8") as file:
             data = json.load(file)
+    except DatasetError as error:
+        report(error)
+        return {}
     except FileNotFoundError:
         report(DatasetError("the file is missing", path, "missing file"))
         return {}

@@ -20,6 +20,7 @@ from pycocotools import mask as mask_api
 from ..errors import ConfigError
 from .coco_json import PanopticJson, is_number, read_instances_json, read_panoptic_json
 from .faults import DatasetError, Report, raise_fault
+from .image_header import MAX_PIXELS
 from .instances_json import write_instances_json
 from .label_space import LabelSpace
 
@@ -77,6 +78,8 @@ def register_panoptic(
         before = f"with other arguments: {asdict(_REGISTERED[name])}" if name in _REGISTERED else "by other code"
         raise ConfigError(f"data set {name!r} is registered already, {before}; choose another name")
     present = MetadataCatalog[name].as_dict() if name in MetadataCatalog else {}
+    # Without a data set, classes under this name are those of a trained model whose data was not there.
+    present = {key: value for key, value in present.items() if key not in _LazyMetadata._LAZY}
     metadata = _LazyMetadata(**{**present, "name": name})
     metadata.set(image_root=files.images, panoptic_root=files.panoptic_root, panoptic_json=files.panoptic_json)
     metadata.set(evaluator_type="panoptic_fusion")
@@ -205,9 +208,10 @@ def unannotated_images(name: str) -> list[dict[str, Any]]:
     return [{key: value for key, value in record.items() if key != "pan_seg_file_name"} for record in dicts]
 
 
-def derive_instances_json(name: str, path: str) -> None:
+def derive_instances_json(name: str, path: str, max_pixels: int = MAX_PIXELS) -> None:
     """Writes the things of a registered data set as a COCO instances json, see `write_instances_json`."""
-    write_instances_json(DatasetCatalog.get(name), label_space_of(name), panoptic_files(name).images, path)
+    dicts, files = DatasetCatalog.get(name), panoptic_files(name)
+    write_instances_json(dicts, label_space_of(name), files.images, path, max_pixels)
 
 
 class _LazyMetadata(Metadata):
@@ -250,9 +254,13 @@ def _check_there(name: str, path: str) -> None:
 
 
 def _load_registered(name: str) -> list[dict[str, Any]]:
-    label_space, dicts = load_panoptic(panoptic_files(name))
+    files = panoptic_files(name)
+    label_space, dicts = load_panoptic(files)
     if name not in _LABEL_SPACES:
         _remember(name, label_space)
+    elif _LABEL_SPACES[name] != label_space:
+        text = f"the categories have changed since this process first read them for data set {name!r}: start it again"
+        raise DatasetError(text, files.panoptic_json, "bad category")
     return dicts
 
 

@@ -38,6 +38,7 @@ KINDS = (
     "corrupt image",
     "unsupported image",
     "dark 16-bit image",
+    "too many pixels",
     "wrong image size",
     "stored orientation",
     "unclear orientation",

@@ -11,7 +11,7 @@ import numpy as np
 from panoptic_fusion.errors import UserError, one_line
 
 from .image_file import read_rgb
-from .image_header import MAX_PIXELS, check_pixels, check_regular_file, open_image
+from .image_header import MAX_PIXELS, check_pixels, check_regular_file
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
@@ -66,8 +66,7 @@ def read_frames(file: Path, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[str,
         OSError, ...: whatever the decoders raise.
     """
     if file.suffix.lower() not in VIDEOS:
-        open_image(file, max_pixels).close()
-        yield file.stem, read_rgb(file)[:, :, ::-1]
+        yield file.stem, read_rgb(file, max_pixels)[:, :, ::-1]
         return
     check_regular_file(file)
     video = cv2.VideoCapture(str(file))

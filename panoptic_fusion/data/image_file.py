@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .faults import DatasetError
+from .image_header import MAX_PIXELS, open_image
 
 _ORIENTATION = 0x0112  # the EXIF and TIFF tag
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
@@ -52,7 +53,7 @@ class DecodedImage:
     deep: bool = False
 
 
-def read_rgb(path: str | os.PathLike) -> np.ndarray:
+def read_rgb(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads an image file as a viewer shows it: (H, W, 3) uint8 RGB.
 
     detectron2's `DefaultPredictor` takes BGR whatever `INPUT.FORMAT` is: pass it `read_rgb(path)[:, :, ::-1]`.
@@ -60,28 +61,33 @@ def read_rgb(path: str | os.PathLike) -> np.ndarray:
     Raises:
         DatasetError: the file is missing, cannot be decoded, or has pixels without a defined white.
     """
-    return decode_image(path).pixels
+    return decode_image(path, max_pixels=max_pixels).pixels
 
 
-def decode_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> DecodedImage:
+def decode_image(
+    path: str | os.PathLike, size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
+) -> DecodedImage:
     """Decodes an image file by the rules of this module.
 
     Args:
         path: path to the file.
         size: expected (height, width), as in a dataset's JSON. If only the stored orientation of the image has this
             size, its labels lie in that orientation, and so do the returned pixels.
+        max_pixels: largest number of pixels that is decoded; the header is checked first.
 
     Raises:
         DatasetError: as `read_rgb`; `kind` is "missing image", "corrupt image" or "unsupported image".
     """
     path = os.fspath(path)
     try:
-        with Image.open(path) as image:
+        with open_image(path, max_pixels) as image:
             orientation, deep = _orientation(image), _is_deep(image)
             tags = dict(getattr(image, "tag_v2", {}))
             image.load()
             left = _orientation(image)  # 1 for TIFF, which Pillow turns while loading
             pixels = _to_rgb(image, tags)
+    except DatasetError:
+        raise
     except FileNotFoundError:
         raise DatasetError("the image is missing", path, "missing image") from None
     except _Unsupported as error:

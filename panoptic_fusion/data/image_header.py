@@ -1,4 +1,4 @@
-"""Looks at an image file before it is decoded: a pipe would block for ever, and a few bytes can hold a billion pixels."""
+"""Looks at an image file before it is decoded: a pipe would block forever, and few bytes can hold a billion pixels."""
 
 from __future__ import annotations
 

@@ -12,26 +12,31 @@ from tqdm import tqdm
 
 from ..files import write_json
 from .annotation import label_extents, load_annotation
+from .image_header import MAX_PIXELS
 from .label_space import LabelSpace
 from .rle import encode_crop
 
 
 def write_instances_json(
-    dicts: Sequence[Mapping[str, Any]], label_space: LabelSpace, image_root: str, path: str
+    dicts: Sequence[Mapping[str, Any]],
+    label_space: LabelSpace,
+    image_root: str,
+    path: str,
+    max_pixels: int = MAX_PIXELS,
 ) -> None:
     """Writes the things of data set dicts (of `load_panoptic`), crowds included, to `path`.
 
     The masks are those of the dicts' `annotations` if they have them, with their bbox and area, else those of the PNGs.
     Every annotation has an RLE, bbox (XYWH), area (pixels), iscrowd, and an id from 1 on; category ids are
     those of the data set's json. The file appears under its name only when it is complete. Raises DatasetError for a
-    fault of the data set.
+    fault of the data set, also for a PNG of more than `max_pixels` pixels.
     """
     images, annotations = [], []
     for record in tqdm(dicts, desc="instances json", unit="image", disable=not sys.stderr.isatty()):
         file_name = os.path.relpath(record["file_name"], image_root)
         size = {"height": record["height"], "width": record["width"]}
         images.append({"id": record["image_id"], "file_name": file_name, **size})
-        for thing in _things(record):
+        for thing in _things(record, max_pixels):
             rle = thing["segmentation"]
             counts = rle["counts"] if isinstance(rle["counts"], str) else rle["counts"].decode("ascii")
             annotations.append(
@@ -50,7 +55,7 @@ def write_instances_json(
     write_json(path, content)
 
 
-def _things(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _things(record: Mapping[str, Any], max_pixels: int) -> Iterator[dict[str, Any]]:
     """Each thing of a data set dict, crowds included: contiguous category_id, iscrowd, segmentation (RLE), and what its
     `annotations` have of bbox and area."""
     if "annotations" in record:
@@ -60,7 +65,7 @@ def _things(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 rle = mask_api.merge(mask_api.frPyObjects(rle, record["height"], record["width"]))
             yield {**annotation, "segmentation": rle}
         return
-    labels = load_annotation(record)
+    labels = load_annotation(record, max_pixels=max_pixels)
     boxes, _ = label_extents(labels, len(record["segments_info"]))
     for label, (segment, box) in enumerate(zip(record["segments_info"], boxes.tolist(), strict=True), start=1):
         if segment["isthing"]:

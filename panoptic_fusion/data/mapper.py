@@ -17,6 +17,7 @@ from .annotation import bit_masks, decode_segmentation, label_extents, load_anno
 from .coco_panoptic import label_space_of
 from .faults import DatasetError, Report, raise_fault
 from .image_file import decode_image
+from .image_header import MAX_PIXELS
 from .label_space import LabelSpace, check_ontology
 
 DARK = 16  # of 256: the values of 12-bit data that were stored in 16 bits without scaling stay below
@@ -46,8 +47,10 @@ class PanopticDatasetMapper:
         image_format: str,
         label_space: LabelSpace | None = None,
         ontology: str = "full",
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
-        """`image_format`: "BGR" or "RGB"; `label_space` and `ontology` are needed in training only."""
+        """`image_format`: "BGR" or "RGB"; `label_space` and `ontology` are needed in training only; images and PNGs of
+        more than `max_pixels` pixels are refused."""
         if is_train and label_space is None:
             raise ConfigError("PanopticDatasetMapper needs a label space for training")
         check_ontology(ontology)
@@ -58,6 +61,7 @@ class PanopticDatasetMapper:
         self.image_format = image_format
         self.label_space = label_space
         self.ontology = ontology
+        self.max_pixels = max_pixels
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -67,19 +71,20 @@ class PanopticDatasetMapper:
             "image_format": cfg.INPUT.FORMAT,
             "label_space": common_label_space(cfg.DATASETS.TRAIN) if is_train else None,
             "ontology": cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY,
+            "max_pixels": cfg.INPUT.MAX_PIXELS,
         }
 
     def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
         record = copy.copy(dict(dataset_dict))
         annotations = record.pop("annotations", None)
-        image = read_image(record, self.image_format)
+        image = read_image(record, self.image_format, max_pixels=self.max_pixels)
         aug_input = T.AugInput(image)
         transforms = self.augmentations(aug_input)
         record["image"] = torch.from_numpy(aug_input.image.transpose(2, 0, 1).copy())
         if not self.is_train:
             return record
         segments_info = record.pop("segments_info")
-        labels = load_annotation({**record, "segments_info": segments_info})
+        labels = load_annotation({**record, "segments_info": segments_info}, max_pixels=self.max_pixels)
         labels = transform_labels(labels, transforms)
         sem_seg = semantic_map(labels, segments_info, self.label_space, self.ontology)
         record["sem_seg"] = torch.from_numpy(sem_seg.astype(np.int64, order="C"))
@@ -130,27 +135,32 @@ def common_label_space(names: Sequence[str]) -> LabelSpace:
 
 
 @overload
-def read_image(record: Mapping[str, Any], image_format: str) -> np.ndarray: ...
+def read_image(record: Mapping[str, Any], image_format: str, *, max_pixels: int = ...) -> np.ndarray: ...
 
 
 @overload
-def read_image(record: Mapping[str, Any], image_format: str, report: Report) -> np.ndarray | None: ...
+def read_image(
+    record: Mapping[str, Any], image_format: str, report: Report, max_pixels: int = ...
+) -> np.ndarray | None: ...
 
 
-def read_image(record: Mapping[str, Any], image_format: str, report: Report = raise_fault) -> np.ndarray | None:
+def read_image(
+    record: Mapping[str, Any], image_format: str, report: Report = raise_fault, max_pixels: int = MAX_PIXELS
+) -> np.ndarray | None:
     """Reads the image of a dataset dict by the rules of `image_file`.
 
     Args:
         record: dict with `file_name`, `height` and `width`.
         image_format: "BGR" or "RGB".
         report: called with each problem.
+        max_pixels: largest number of pixels that is decoded.
 
     Returns:
         (height, width, 3) uint8; None after a problem that leaves no image was reported.
     """
     file, size = record["file_name"], (record["height"], record["width"])
     try:
-        image = decode_image(file, size)
+        image = decode_image(file, size, max_pixels)
     except DatasetError as fault:
         report(fault)
         return None

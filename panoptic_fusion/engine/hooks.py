@@ -102,7 +102,7 @@ class VisualizePredictions(HookBase):
             for i, dataset_dict in enumerate(self._dicts):
                 with torch.no_grad(), only_needed_outputs(model, ["panoptic"]):
                     output = model([self._mapper(dataset_dict)])[0]
-                image = read_image(dataset_dict, "RGB")
+                image = read_image(dataset_dict, "RGB", max_pixels=self._mapper.max_pixels)
                 panel = draw_comparison(
                     image, ground_truth_panoptic(dataset_dict), output["panoptic_seg"], self._metadata
                 )

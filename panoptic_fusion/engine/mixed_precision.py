@@ -5,10 +5,12 @@ import time
 import torch
 from detectron2.engine import AMPTrainer, SimpleTrainer
 
+from .divergence import RecordLosses
+
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}  # of SOLVER.AMP.DTYPE
 
 
-class MixedPrecisionTrainer(AMPTrainer):
+class MixedPrecisionTrainer(RecordLosses, AMPTrainer):
     """detectron2's AMPTrainer, which needs CUDA, on any device.
 
     The losses are scaled for float16 only; bfloat16 has the range of float32. A checkpoint of a training without

@@ -10,7 +10,12 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 
-from panoptic_fusion.checkpoint import AtomicCheckpointer, check_weights_file, named_checkpoint
+from panoptic_fusion.checkpoint import (
+    AtomicCheckpointer,
+    check_finite_weights,
+    check_weights_file,
+    named_checkpoint,
+)
 from panoptic_fusion.config import with_values
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.data.mapper import build_augmentations
@@ -144,6 +149,7 @@ def _check_last_checkpoint(folder: str) -> None:
             f"--resume: {folder}/last_checkpoint names {path.name}, which is not there: write the name of a "
             "checkpoint of that folder into last_checkpoint, or remove it to start anew"
         )
+    check_finite_weights(path)
 
 
 def _check_no_model(folder: str) -> None:

@@ -20,13 +20,19 @@ from panoptic_fusion.data.mapper import PanopticDatasetMapper
 from panoptic_fusion.data.training_data import training_data
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.evaluation import build_evaluators, only_needed_outputs
+from panoptic_fusion.files import safe_name
 from panoptic_fusion.layers import freeze_norm_parameters
 from panoptic_fusion.locks import locked_folder
 from panoptic_fusion.networks.freeze import freeze_parts
 
+from .divergence import RecordLosses, StopOnDivergence
 from .gradient_balance import GradientBalance
 from .hooks import Progress, VisualizePredictions
 from .mixed_precision import DTYPES, MixedPrecisionTrainer
+
+
+class FullPrecisionTrainer(RecordLosses, SimpleTrainer):
+    """detectron2's SimpleTrainer, with a record of the losses."""
 
 
 class PanopticTrainer(DefaultTrainer):
@@ -48,7 +54,7 @@ class PanopticTrainer(DefaultTrainer):
         if cfg.SOLVER.AMP.ENABLED:
             self._trainer = MixedPrecisionTrainer(model, data_loader, optimizer, DTYPES[cfg.SOLVER.AMP.DTYPE])
         else:
-            self._trainer = SimpleTrainer(model, data_loader, optimizer)
+            self._trainer = FullPrecisionTrainer(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = AtomicCheckpointer(
             model,
@@ -59,11 +65,12 @@ class PanopticTrainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
+        self._stop_on_divergence = StopOnDivergence(cfg, self.checkpointer, self._trainer.record)
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list:
         """detectron2's hooks, those of this project that the config asks for, and one that shows progress."""
-        hooks = super().build_hooks()
+        hooks = [self._stop_on_divergence, *super().build_hooks()]
         if self.cfg.SOLVER.GRADIENT_BALANCE_PERIOD:
             hooks.insert(0, GradientBalance.from_config(self.cfg))  # in all processes at the same place
         if comm.is_main_process():
@@ -108,6 +115,18 @@ class PanopticTrainer(DefaultTrainer):
         for group, new, rate in zip(groups, fresh, self.scheduler.get_lr(), strict=True):
             settings = {key: value for key, value in new.items() if key != "params"}
             group.update(settings, initial_lr=new["lr"], lr=rate)
+
+    def run_step(self) -> None:
+        """See DefaultTrainer.
+
+        Raises:
+            DivergenceError: the iteration failed because numbers are no longer finite.
+        """
+        try:
+            super().run_step()
+        except Exception as error:
+            self._stop_on_divergence.explain(error)
+            raise
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: list | None = None) -> OrderedDict:
@@ -167,7 +186,7 @@ class PanopticTrainer(DefaultTrainer):
 
 def evaluation_folder(cfg: CfgNode, dataset_name: str) -> str:
     """Returns the folder of what an evaluation on a dataset writes."""
-    return os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+    return os.path.join(cfg.OUTPUT_DIR, "inference", safe_name(dataset_name))
 
 
 def check_same_start(mine: tuple[str, int] | None) -> None:

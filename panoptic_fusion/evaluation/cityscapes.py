@@ -9,11 +9,13 @@ cityscapesscripts.
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import importlib.util
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +31,7 @@ from PIL import Image
 from ..data.label_space import LabelSpace
 from ..errors import UserError
 from ..files import temporary_folder
+from .prediction import panoptic_prediction
 
 logger = logging.getLogger(__name__)
 
@@ -108,17 +111,6 @@ def write_instance_level(
     path.write_text("".join(lines))
 
 
-def _panoptic(image: Mapping[str, Any], output: Mapping[str, Any]) -> tuple[str, np.ndarray, Sequence]:
-    """The image's name without folder and suffix, its map (H, W) and its segments_info."""
-    name = Path(image["file_name"]).stem
-    if output.get("panoptic_seg") is None:
-        raise ValueError(f"{name}: no panoptic_seg in the output; MODEL.PANOPTIC_FUSION.OUTPUTS must list it")
-    panoptic_map, segments_info = output["panoptic_seg"]
-    if isinstance(panoptic_map, torch.Tensor):
-        panoptic_map = panoptic_map.cpu().numpy()
-    return name, panoptic_map, segments_info
-
-
 # -- evaluators ------------------------------------------------------------------------------------------------------
 
 
@@ -170,19 +162,11 @@ class InstancesOfPanoptic(_OfPanoptic, CityscapesInstanceEvaluator):
     key = "cityscapes_instance"
     suffix = "txt"
 
-    def evaluate(self) -> OrderedDict:
-        """As `_OfPanoptic.evaluate`; NaN where cityscapesscripts fails: it indexes an empty array for a class of which
-        no instance is found while all predictions lie on ignored regions."""
-        try:
-            return super().evaluate()
-        except IndexError as error:
-            logger.warning("cityscapesscripts cannot compute the instance AP of these predictions (%s): NaN", error)
-            return OrderedDict({self.key: {"AP": float("nan"), "AP50": float("nan")}})
-
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Writes the instances of a batch; `outputs` have panoptic_seg and are not changed."""
         for image, output in zip(inputs, outputs, strict=True):
-            name, panoptic_map, segments_info = _panoptic(image, output)
+            name = Path(image["file_name"]).stem
+            panoptic_map, segments_info = panoptic_prediction(output, self._label_space, name)
             path = Path(self._temp_dir, f"{name}_pred.txt")
             write_instance_level(path, panoptic_map, segments_info, self._label_space)
 
@@ -196,7 +180,8 @@ class SemSegOfPanoptic(_OfPanoptic, CityscapesSemSegEvaluator):
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Writes the label ids of a batch; `outputs` have panoptic_seg and are not changed."""
         for image, output in zip(inputs, outputs, strict=True):
-            name, panoptic_map, segments_info = _panoptic(image, output)
+            name = Path(image["file_name"]).stem
+            panoptic_map, segments_info = panoptic_prediction(output, self._label_space, name)
             path = Path(self._temp_dir, f"{name}_pred.png")
             write_pixel_level(path, panoptic_map, segments_info, self._label_space)
 
@@ -218,7 +203,8 @@ class CityscapesSubmission(DatasetEvaluator):
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Writes the files of a batch; `outputs` have panoptic_seg and are not changed."""
         for image, output in zip(inputs, outputs, strict=True):
-            name, panoptic_map, segments_info = _panoptic(image, output)
+            name = Path(image["file_name"]).stem
+            panoptic_map, segments_info = panoptic_prediction(output, self._label_space, name)
             prediction = panoptic_map, segments_info, self._label_space
             write_pixel_level(self._pixel_level / f"{name}_pred.png", *prediction)
             write_instance_level(self._instance_level / f"{name}_pred.txt", *prediction)
@@ -234,15 +220,41 @@ def _cityscapesscripts_on_numpy_2() -> Iterator[None]:
     """Lets cityscapesscripts 2.3.0 work with today's numpy, and without output and files of its own.
 
     It calls in1d, which numpy 2.4 has no more, and writes a matches.json into the working directory, which fails on the
-    integers that numpy 2 counts.
+    integers that numpy 2 counts. Its instance AP of a class is an IndexError where no instance is found while all
+    predictions lie on ignored regions; `_matches_evaluated_by_class` makes it 0.
     """
     from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as instance_level
     from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as pixel_level
 
+    evaluate_matches = functools.partial(_matches_evaluated_by_class, instance_level.evaluateMatches)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(instance_level, "evaluateMatches", evaluate_matches))
         if not hasattr(np, "in1d"):
             stack.enter_context(mock.patch.object(np, "in1d", np.isin, create=True))
         stack.enter_context(mock.patch.object(instance_level, "writeDict2JSON", lambda content, path: None))
         stack.enter_context(mock.patch.object(instance_level.args, "quiet", True))
         stack.enter_context(mock.patch.object(pixel_level.args, "quiet", True))
         yield
+
+
+def _matches_evaluated_by_class(
+    evaluate_matches: Callable[[Mapping, Any], np.ndarray], matches: Mapping, args: Any
+) -> np.ndarray:
+    """cityscapesscripts' AP (distances, classes, overlaps), 0 for a class and overlap where it has an IndexError.
+
+    The error means that the class has ground truth, and that neither an instance of it was found nor a prediction of it
+    counts as wrong.
+    """
+    try:
+        return evaluate_matches(matches, args)
+    except IndexError:
+        if args.distanceAvailable:  # its loop over distances would have to be split, too; Cityscapes has none
+            raise
+    ap = np.zeros((1, len(args.instLabels), len(args.overlaps)))
+    own = copy.copy(args)
+    for row, label in enumerate(args.instLabels):
+        for column, overlap in enumerate(args.overlaps):
+            own.instLabels, own.overlaps = [label], [overlap]
+            with contextlib.suppress(IndexError):
+                ap[0, row, column] = evaluate_matches(matches, own)[0, 0, 0]
+    return ap

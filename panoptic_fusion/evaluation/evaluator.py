@@ -7,17 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from tabulate import tabulate
 
 from ..data.annotation import load_annotation, read_id_map
+from ..data.image_header import MAX_PIXELS
 from ..data.label_space import LabelSpace
 from ..errors import UserError
-from ..files import without_nan, write_json
+from ..files import safe_name, unused_name, without_nan, write_json
+from ..markdown import markdown_table
 from .panoptic_quality import PQ_DAGGER_RULES, PanopticQuality
+from .prediction import panoptic_prediction
+from .repeated_images import first_of_each
 from .submission import SubmissionWriter
 
 logger = logging.getLogger(__name__)
@@ -28,8 +31,9 @@ _GROUPS = {"all": "", "things": "_th", "stuff": "_st"}
 class PanopticQualityEvaluator(DatasetEvaluator):
     """PQ, PQ-dagger and mIoU of `panoptic_seg` on a registered data set.
 
-    Each image is scored when it is predicted, at the size of its ground truth. Only per-class sums are kept, which one
-    small reduction adds up over the processes. The images seen are scored, be it a subset. Outputs are not changed.
+    Each image is scored when it is predicted, at the size of its ground truth. Per image only the sums of the classes
+    that occur in it are kept. An image counts once, even if a sampler that pads the last batch shows it again, in the
+    same process or in another. The images seen are scored, be it a subset. Outputs are not changed.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         output_dir: str | None = None,
         write_predictions: bool = False,
         pq_dagger: str = "matched",
+        max_pixels: int = MAX_PIXELS,
     ):
         """
         Args:
@@ -49,6 +54,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             write_predictions: also write the predictions for submission servers: `output_dir`/panoptic_predictions/
                 with the PNGs and panoptic_predictions.json beside it.
             pq_dagger: "matched" or "ground_truth", see `PanopticQuality.compute`.
+            max_pixels: refuse ground-truth PNGs of more pixels, see INPUT.MAX_PIXELS.
 
         Raises:
             UserError: `write_predictions` without `output_dir`, or an unknown `pq_dagger`.
@@ -65,11 +71,12 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         self._output_dir = None if output_dir is None else Path(output_dir)
         self._write_predictions = write_predictions
         self._pq_dagger = pq_dagger
+        self._max_pixels = max_pixels
         self.reset()
 
     def reset(self) -> None:
         """Forgets the images seen."""
-        self._quality = PanopticQuality(self._label_space.num_things, self._label_space.num_stuff)
+        self._sums: dict[Any, tuple[np.ndarray, np.ndarray]] = {}  # image id -> places and values of its state
         self._submission = None
         if self._write_predictions:
             self._submission = SubmissionWriter(self._output_dir / "panoptic_predictions", self._label_space)
@@ -93,25 +100,30 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             if record is None:
                 raise UserError(f"image id {image['image_id']!r} is not in data set {self._dataset_name!r}")
             name = record["file_name"]
-            if output.get("panoptic_seg") is None:
-                raise ValueError(f"{name}: no panoptic_seg in the output; MODEL.PANOPTIC_FUSION.OUTPUTS must list it")
-            pred_map, segments_info = output["panoptic_seg"]
-            if isinstance(pred_map, torch.Tensor):
-                pred_map = pred_map.cpu().numpy()
-            if segments_info is None:
-                raise ValueError(f"{name}: panoptic_seg has no segments_info")
-            pred_segments = {int(s["id"]): self._class_index(s, name) for s in segments_info}
-            if len(pred_segments) < len(segments_info):
-                raise ValueError(f"{name}: segments_info has a segment id twice")
+            if record["image_id"] in self._sums:
+                logger.warning("%s was evaluated before: an image counts once", name)
+                continue
+            pred_map, segments_info = panoptic_prediction(output, self._label_space, name)
             if self._submission is not None:
                 self._submission.write(record, self._png_names[record["image_id"]], pred_map, segments_info)
-            gt_map = read_id_map(record["pan_seg_file_name"])
-            gt_segments = [(s["id"], self._class_index(s, name), s["iscrowd"] == 1) for s in record["segments_info"]]
+            gt_map = read_id_map(record["pan_seg_file_name"], max_pixels=self._max_pixels)
+            quality = self._empty_quality()
             try:
-                self._quality.update(pred_map, pred_segments, gt_map, gt_segments, name=name)
+                quality.update(
+                    pred_map,
+                    {int(s["id"]): self._class_index(s) for s in segments_info},
+                    gt_map,
+                    [(s["id"], self._class_index(s), s.get("iscrowd") == 1) for s in record["segments_info"]],
+                    name=name,
+                )
             except ValueError:
-                load_annotation(record)  # where the ground truth is at fault, its own error says more
+                load_annotation(
+                    record, max_pixels=self._max_pixels
+                )  # where the ground truth is at fault, its own error says more
                 raise
+            state = quality.state()
+            places = np.flatnonzero(state)
+            self._sums[record["image_id"]] = places, state[places]
 
     def evaluate(self) -> OrderedDict:
         """Adds up over the processes and reports; all of them must call it.
@@ -126,15 +138,9 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             path = self._submission.finish(self._distributed)
             if path is not None:
                 logger.info("Predictions written to %s and the folder beside it", path)
-        if self._distributed and comm.get_world_size() > 1:
-            states = comm.gather(self._quality.state())
-            if not comm.is_main_process():
-                return OrderedDict()
-            total = PanopticQuality(self._label_space.num_things, self._label_space.num_stuff)
-            for state in states:
-                total.merge(state)
-        else:
-            total = self._quality
+        total = self._total(first_of_each(self._sums) if self._distributed else list(self._sums))
+        if total is None:
+            return OrderedDict()
         quality = total.compute(self._pq_dagger)
         names = self._label_space.thing_classes + self._label_space.stuff_classes
         logger.info("%s: panoptic quality\n%s", self._dataset_name, quality_table(quality))
@@ -150,14 +156,27 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             write_json(self._output_dir / "panoptic_quality.json", without_nan(content))
         return OrderedDict(panoptic_seg=results)
 
-    def _class_index(self, segment: Mapping[str, Any], name: str) -> int:
-        """The class index of `PanopticQuality` of an item of segments_info."""
-        space, category_id = self._label_space, int(segment["category_id"])
-        num = space.num_things if segment["isthing"] else space.num_stuff
-        if not 0 <= category_id < num:
-            kind = "thing" if segment["isthing"] else "stuff"
-            raise ValueError(f"{name}: segment {segment['id']} is of {kind} class {category_id}; there are {num}")
-        return category_id if segment["isthing"] else space.num_things + category_id
+    def _empty_quality(self) -> PanopticQuality:
+        return PanopticQuality(self._label_space.num_things, self._label_space.num_stuff)
+
+    def _total(self, image_ids: Sequence[Any]) -> PanopticQuality | None:
+        """Adds up the given images of this process, then the processes; None in all of them but the first."""
+        state = self._empty_quality().state()
+        for image_id in image_ids:
+            places, values = self._sums[image_id]
+            state[places] += values
+        states = comm.gather(state) if self._distributed else [state]
+        if self._distributed and not comm.is_main_process():
+            return None
+        total = self._empty_quality()
+        for state in states:
+            total.merge(state)
+        return total
+
+    def _class_index(self, segment: Mapping[str, Any]) -> int:
+        """The class index of `PanopticQuality` of a checked item of segments_info."""
+        category_id = int(segment["category_id"])
+        return category_id if segment["isthing"] else self._label_space.num_things + category_id
 
 
 def quality_table(quality: Mapping[str, Any]) -> str:
@@ -167,7 +186,7 @@ def quality_table(quality: Mapping[str, Any]) -> str:
         values = [100 * quality[group][key] for key in ("pq", "sq", "rq", "pq_dagger", "miou")]
         rows.append([group, *values, *(quality[group][key] for key in ("n", "tp", "fp", "fn"))])
     header = [f"{quality['images']} images", "PQ", "SQ", "RQ", "PQ†", "mIoU", "classes", "TP", "FP", "FN"]
-    return tabulate(rows, header, tablefmt="pipe", floatfmt=".3f")
+    return markdown_table(rows, header, float_format=".3f")
 
 
 def class_table(quality: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -178,7 +197,7 @@ def class_table(quality: Mapping[str, Any], names: Sequence[str]) -> str:
             values = [100 * row[key] for key in ("pq", "sq", "rq", "pq_dagger", "iou")]
             rows.append([name, *values, row["tp"], row["fp"], row["fn"]])
     header = ["class", "PQ", "SQ", "RQ", "PQ†", "IoU", "TP", "FP", "FN"]
-    return tabulate(rows, header, tablefmt="pipe", floatfmt=".1f")
+    return markdown_table(rows, header)
 
 
 def _results(quality: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
@@ -194,8 +213,9 @@ def _results(quality: Mapping[str, Any], names: Sequence[str]) -> dict[str, floa
 
 
 def _png_names(images: Mapping[Any, Mapping[str, Any]]) -> dict[Any, str]:
-    """Image id -> name of its PNG: that of the image; where two images in different folders share one, the id."""
+    """Image id -> name of its PNG: the image's own; the id if two images, in different folders, share a name."""
     names = {i: os.path.splitext(os.path.basename(record["file_name"]))[0] for i, record in images.items()}
     if len(set(names.values())) < len(names):
-        names = {i: str(i).replace("/", "_") for i in images}
+        used: set[str] = set()
+        names = {i: unused_name(safe_name(str(i)), used) for i in images}
     return {i: f"{name}.png" for i, name in names.items()}

@@ -1,60 +1,110 @@
-"""Measures box and mask AP of the instances with detectron2's COCO evaluator."""
+"""Box and mask AP of the instances, by COCO's tools on a dataset that has panoptic ground truth."""
 
+import hashlib
 import logging
 import os
+import uuid
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from detectron2.utils import comm
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from ..data import coco_panoptic
+from ..data.image_header import MAX_PIXELS
 from ..data.rle import encode_crop
-from ..files import write_atomically
+from ..files import safe_name, write_atomically
+from ..markdown import markdown_table
 from ..modeling.fusion.mask_crops import MaskCrops
 
 logger = logging.getLogger(__name__)
 
 
 class InstancesEvaluator(COCOEvaluator):
-    """detectron2's `COCOEvaluator` (box and mask AP) on a data set that has panoptic ground truth.
+    """detectron2's `COCOEvaluator` (box and mask AP) on a dataset that has panoptic ground truth.
 
-    Its ground truth is the data set's instances json; without one, the things of the panoptic PNGs. COCO's tools need
+    Its ground truth is the dataset's instances JSON; without one, the things of the panoptic PNGs. COCO's tools need
     bbox, area, iscrowd and ids above 0 of every annotation, and lists of images and categories, of which an instances
-    json may have less: so a json with all of it is written to `output_dir` (again when the jsons of the data set have
-    changed), with the data set's own boxes and areas where it has them.
+    JSON may have less. So a JSON with all of it is written to `output_dir`, with the dataset's own boxes and areas
+    where it has them. It is written again when a file of the dataset has changed, a PNG included.
+
+    An AP is 0 where there is ground truth and nothing was found, and NaN where there is no ground truth. (detectron2
+    returns NaN, and no mask AP, where nothing was found in any image.) An image counts once, even if a sampler that
+    pads the last batch shows it again, in the same process or in another.
     """
 
-    def __init__(self, dataset_name: str, output_dir: str, *, distributed: bool = True):
+    def __init__(self, dataset_name: str, output_dir: str, *, distributed: bool = True, max_pixels: int = MAX_PIXELS):
         """
         Args:
-            dataset_name: a data set of `panoptic_fusion.data.register_panoptic` with thing classes.
-            output_dir: gets this json and the results in COCO format.
+            dataset_name: a dataset of `panoptic_fusion.data.register_panoptic` with thing classes.
+            output_dir: gets this JSON and the results in COCO format.
             distributed: collect from all processes, which must all make the evaluator.
+            max_pixels: refuse PNGs of more pixels, see INPUT.MAX_PIXELS.
         """
         metadata = MetadataCatalog.get(dataset_name)
-        json_file = _complete_json(dataset_name, output_dir, distributed)
-        # COCOEvaluator reads json_file from the metadata, where it cannot be changed again: one metadata for each json.
-        shadow = MetadataCatalog.get(f"{dataset_name}, instances of {json_file}")
+        json_file = _complete_json(dataset_name, output_dir, distributed, max_pixels)
+        # COCOEvaluator takes its metadata from the catalog: lend it an entry under a name that nothing else has.
+        shadow = MetadataCatalog.get(f"{dataset_name}, instances {uuid.uuid4().hex}")
         classes = {key: metadata.get(key) for key in ("thing_classes", "thing_dataset_id_to_contiguous_id")}
         shadow.set(json_file=str(json_file), **classes)
-        # The fast implementation needs detectron2's compiled code.
-        super().__init__(shadow.name, distributed=distributed, output_dir=output_dir, use_fast_impl=False)
+        try:
+            # The fast implementation needs detectron2's compiled code.
+            super().__init__(shadow.name, distributed=distributed, output_dir=output_dir, use_fast_impl=False)
+        finally:
+            MetadataCatalog.remove(shadow.name)
+
+    def reset(self) -> None:
+        """Forgets the images seen."""
+        super().reset()
+        self._seen = set()
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """As COCOEvaluator's, also for `instances` that have pred_mask_logits (R, M, M) in place of pred_masks: their
         masks are encoded one by one on their boxes, so there is no tensor R x H x W."""
         for image, output in zip(inputs, outputs, strict=True):
+            if image["image_id"] in self._seen:
+                continue
+            self._seen.add(image["image_id"])
             instances = output["instances"].to(self._cpu_device)
             results = instances_to_coco_json(instances, image["image_id"])
             if instances.has("pred_mask_logits"):
                 for result, rle in zip(results, encoded_masks(instances), strict=True):
                     result["segmentation"] = rle
             self._predictions.append({"image_id": image["image_id"], "instances": results})
+
+    def _tasks_from_predictions(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
+        return ["bbox", "segm"] if not predictions else super()._tasks_from_predictions(predictions)
+
+    def _eval_predictions(self, predictions: Sequence[dict[str, Any]], img_ids: Sequence | None = None) -> None:
+        first: dict[Any, dict[str, Any]] = {}  # of each image, over the processes
+        for prediction in predictions:
+            first.setdefault(prediction["image_id"], prediction)
+        super()._eval_predictions(list(first.values()), img_ids)
+
+    def _derive_coco_results(
+        self, coco_eval: COCOeval | None, iou_type: str, class_names: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        """See COCOEvaluator; class names may be any text, and `coco_eval` is None where nothing was found."""
+        if coco_eval is None:
+            coco_eval = _evaluate_nothing(self._coco_api, iou_type)
+        results = super()._derive_coco_results(coco_eval, iou_type)
+        if class_names is None or len(class_names) <= 1:
+            return results
+        precisions = coco_eval.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class): all sizes, most detections
+        averages = OrderedDict()
+        for name, precision in zip(class_names, precisions.transpose(2, 0, 1), strict=True):
+            known = precision[precision > -1]
+            averages[name] = float(100 * known.mean()) if known.size else float("nan")
+        table = markdown_table(list(averages.items()), ["class", "AP"], float_format=".3f")
+        logger.info("Per-class %s AP:\n%s", iou_type, table)
+        return {**results, **{f"AP-{name}": average for name, average in averages.items()}}
 
 
 def encoded_masks(instances: Instances) -> list[dict[str, Any]]:
@@ -66,28 +116,58 @@ def encoded_masks(instances: Instances) -> list[dict[str, Any]]:
     ]
 
 
-def _complete_json(dataset_name: str, output_dir: str, distributed: bool) -> Path:
-    """The json of `InstancesEvaluator`; written by the main process, and on machines that do not see its folder too."""
-    path = Path(output_dir) / f"{dataset_name.replace('/', '_')}_instances.json"
+def _evaluate_nothing(ground_truth: COCO, iou_type: str) -> COCOeval:
+    """COCO's evaluation of no detection at all, which its `loadRes` refuses to read."""
+    nothing = COCO()
+    nothing.dataset = {**ground_truth.dataset, "annotations": []}
+    nothing.createIndex()
+    evaluation = COCOeval(ground_truth, nothing, iou_type)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation
+
+
+def _complete_json(dataset_name: str, output_dir: str, distributed: bool, max_pixels: int) -> Path:
+    """The JSON of `InstancesEvaluator`; written by the main process, and on machines that do not see its folder too."""
+    path = Path(output_dir) / f"{safe_name(dataset_name)}_instances.json"
     if not distributed or comm.is_main_process():
-        _write_unless_current(path, dataset_name)
+        _write_unless_current(path, dataset_name, max_pixels)
     if distributed:
         comm.synchronize()
-        _write_unless_current(path, dataset_name)
+        _write_unless_current(path, dataset_name, max_pixels)
         comm.synchronize()
     return path
 
 
-def _write_unless_current(path: Path, dataset_name: str) -> None:
-    files = coco_panoptic.panoptic_files(dataset_name)
-    sources = [os.path.abspath(file) for file in (files.panoptic_json, files.instances_json) if file is not None]
-    origin = "\n".join(f"{file} {os.stat(file).st_mtime_ns}" for file in sources)
+def _write_unless_current(path: Path, dataset_name: str, max_pixels: int) -> None:
+    origin = _fingerprint(dataset_name)
     made_from = path.with_suffix(".source")
     if path.exists() and made_from.exists() and made_from.read_text() == origin:
         return
     logger.info("Writing the instances of %s for box and mask AP ...", dataset_name)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{comm.get_rank()}.partial")
-    coco_panoptic.derive_instances_json(dataset_name, str(partial))
+    coco_panoptic.derive_instances_json(dataset_name, str(partial), max_pixels)
     os.replace(partial, path)
     write_atomically(made_from, lambda file: file.write(origin.encode()))
+
+
+def _fingerprint(dataset_name: str) -> str:
+    """A text that changes when a file changes from which the instances are made: the JSONs and the PNGs.
+
+    Of each file it has the path, the size and the times of the last changes: of the content, which tools can set, and
+    of the entry in the file system, which they cannot.
+    """
+    files = coco_panoptic.panoptic_files(dataset_name)
+    paths = [file for file in (files.panoptic_json, files.instances_json) if file is not None]
+    paths += [record["pan_seg_file_name"] for record in DatasetCatalog.get(dataset_name)]
+    digest = hashlib.sha1()
+    for path in paths:
+        try:
+            status = os.stat(path)
+            state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        except OSError:  # whoever reads it says more
+            state = None
+        digest.update(repr((os.path.abspath(path), state)).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()

@@ -5,13 +5,15 @@ from collections import OrderedDict
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from .repeated_images import first_of_each
+
 
 class ResidualEvaluator(DatasetEvaluator):
     """Mean of |semantic things mask - flattened instances| over the pixels of each image, then over the images.
 
     It reads the output `things_masks` of PanopticRCNN (see `modeling.fusion.tasc_loss.things_masks`). No ground truth
-    is
-    used: two heads that both miss a thing agree, so the number says something only next to PQ.
+    is used: two heads that both miss a thing agree, so the number says something only next to PQ. An image that is
+    shown twice counts once.
     """
 
     def __init__(self, *, distributed: bool = True):
@@ -24,19 +26,19 @@ class ResidualEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forgets all images."""
-        self._means = []
+        self._means = {}
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Adds a batch of images."""
-        for output in outputs:
+        for image, output in zip(inputs, outputs, strict=True):
             semantic, instance = output["things_masks"]
-            self._means.append((semantic - instance).abs().mean())
+            self._means.setdefault(image["image_id"], (semantic - instance).abs().mean())
 
     def evaluate(self) -> OrderedDict:
         """{"residual": {"mean": in percent}}, NaN without an image; in the first process only, elsewhere empty."""
-        means = [float(mean) for mean in self._means]
+        kept = first_of_each(self._means) if self._distributed else self._means
+        means = [float(self._means[image_id]) for image_id in kept]
         if self._distributed:
-            comm.synchronize()
             means = [mean for part in comm.gather(means) for mean in part]
             if not comm.is_main_process():
                 return OrderedDict()

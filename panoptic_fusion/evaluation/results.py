@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-from tabulate import tabulate
-
 from panoptic_fusion.files import without_nan, write_atomically, write_json
+from panoptic_fusion.markdown import escape_markdown, markdown_table
 
 MEASURES = ("PQ", "SQ", "RQ", "PQ_dagger", "mIoU")
 
@@ -22,7 +21,8 @@ def write_results(results: Mapping[str, Mapping], stem: str) -> None:
     )
     write_json(f"{stem}.json", without_nan(results), indent=1, default=float)
     text = "\n\n".join(
-        f"### {name}\n\n{results_table(r)}" if name else results_table(r) for name, r in per_dataset.items()
+        f"### {escape_markdown(name)}\n\n{results_table(r)}" if name else results_table(r)
+        for name, r in per_dataset.items()
     )
     write_atomically(f"{stem}.md", lambda f: f.write(f"{text}\n".encode()))
 
@@ -37,12 +37,12 @@ def results_table(results: Mapping[str, Mapping[str, float]]) -> str:
             for group, suffix in (("all", ""), ("things", "_th"), ("stuff", "_st"))
         ]
         header = [f"{quality['images']:.0f} images", "PQ", "SQ", "RQ", "PQ†", "mIoU"]
-        tables.append(tabulate(rows, header, tablefmt="pipe", floatfmt=".1f", missingval="-"))
+        tables.append(markdown_table(rows, header, missing="-"))
     for title, keys in (("instances", ("AP", "AP50", "AP75")), ("pixels", ("IoU", "iIoU", "IoU_sup", "iIoU_sup"))):
         rows = [[task, *(r.get(k) for k in keys)] for task, r in results.items() if keys[0] in r]
         if rows:
-            tables.append(tabulate(rows, [title, *keys], tablefmt="pipe", floatfmt=".1f", missingval="-"))
+            tables.append(markdown_table(rows, [title, *keys], missing="-"))
     classes = [[k.removeprefix("PQ-"), v] for k, v in quality.items() if k.startswith("PQ-")]
     if classes:
-        tables.append(tabulate(classes, ["class", "PQ"], tablefmt="pipe", floatfmt=".1f"))
+        tables.append(markdown_table(classes, ["class", "PQ"]))
     return "\n\n".join(tables)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
-from ..files import markdown_cell, without_nan, write_atomically, write_json
+from ..files import without_nan, write_atomically, write_json
+from ..markdown import escape_markdown, markdown_table
 from .matching import ImageCounts
 from .panoptic_quality import PanopticQuality
 
@@ -85,15 +85,15 @@ def scores_table(result: Mapping[str, Any]) -> str:
     """Returns the results as markdown tables: groups, segment sizes, classes, problems."""
     keys = ("PQ", "SQ", "RQ", "PQ_dagger", "boundary_PQ", "mIoU", "TP", "FP", "FN")
     header = [f"{result['images']} images", "PQ", "SQ", "RQ", "PQ†", "boundary PQ", "mIoU", "TP", "FP", "FN"]
-    tables = [_table([[group, *(result[group][key] for key in keys)] for group in GROUPS], header)]
+    tables = [markdown_table([[group, *(result[group][key] for key in keys)] for group in GROUPS], header)]
     keys = ("PQ", "SQ", "RQ", "TP", "FP", "FN")
     rows = [[f"{size}, {g}", *(result["by_size"][size][g][key] for key in keys)] for size in SIZES for g in GROUPS]
-    tables.append(_table(rows, ["segments", *keys]))
+    tables.append(markdown_table(rows, ["segments", *keys]))
     keys = ("PQ", "SQ", "RQ", "boundary_PQ", "IoU", "TP", "FP", "FN")
-    rows = [[markdown_cell(name), *(row[key] for key in keys)] for name, row in result["per_class"].items()]
-    tables.append(_table(rows, ["class", "PQ", "SQ", "RQ", "boundary PQ", "IoU", "TP", "FP", "FN"]))
+    rows = [[name, *(row[key] for key in keys)] for name, row in result["per_class"].items()]
+    tables.append(markdown_table(rows, ["class", "PQ", "SQ", "RQ", "boundary PQ", "IoU", "TP", "FP", "FN"]))
     if result["problems"]:
-        tables.append("\n".join(f"- {markdown_cell(text)}" for text in result["problems"]))
+        tables.append("\n".join(f"- {escape_markdown(text)}" for text in result["problems"]))
     return "\n\n".join(tables)
 
 
@@ -106,7 +106,3 @@ def _measures(mask: Mapping, boundary: Mapping, iou_key: str, iou_label: str) ->
 def _plain_measures(row: Mapping) -> dict[str, float | int]:
     measures = {key.upper(): 100 * row[key] for key in ("pq", "sq", "rq")}
     return measures | {key.upper(): row[key] for key in ("tp", "fp", "fn")}
-
-
-def _table(rows: Sequence[Sequence], header: Sequence[str]) -> str:
-    return tabulate(rows, header, tablefmt="pipe", floatfmt=".1f", missingval="-")

@@ -76,7 +76,11 @@ def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str) -> Datase
             logger.warning("evaluator %r is left out: MODEL.PANOPTIC_FUSION.OUTPUTS has no %r", name, needed)
         elif name == "panoptic":
             write = cfg.TEST.WRITE_PREDICTIONS
-            evaluators.append(PanopticQualityEvaluator(dataset_name, output_dir=output_dir, write_predictions=write))
+            evaluators.append(
+                PanopticQualityEvaluator(
+                    dataset_name, output_dir=output_dir, write_predictions=write, max_pixels=cfg.INPUT.MAX_PIXELS
+                )
+            )
         elif name == "cityscapes":
             evaluators += build_cityscapes_evaluators(dataset_name, output_dir, cfg.TEST.WRITE_PREDICTIONS)
         elif name == "residual":
@@ -84,5 +88,5 @@ def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str) -> Datase
         elif LabelSpace.from_metadata(MetadataCatalog.get(dataset_name)).num_things == 0:
             logger.warning("evaluator %r is left out: data set %s has no thing class", name, dataset_name)
         else:
-            evaluators.append(InstancesEvaluator(dataset_name, output_dir))
+            evaluators.append(InstancesEvaluator(dataset_name, output_dir, max_pixels=cfg.INPUT.MAX_PIXELS))
     return DatasetEvaluators(evaluators)

@@ -102,6 +102,10 @@ class SubmissionWriter:
         entries = [json.loads(line) for line in self._entries.read_text().splitlines()]
         if distributed:
             entries = list(chain.from_iterable(comm.gather(entries)))
+        first: dict = {}  # of each image: a sampler that pads may have shown it to two processes
+        for entry in entries:
+            first.setdefault(entry["image"]["id"], entry)
+        entries = list(first.values())
         path = None
         if not distributed or comm.is_main_process():
             path = Path(f"{self._folder}.json")

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.modules.utils import _pair
 
 COLUMN_BYTES = 2**28  # of the samples of all taps, at a time
+FAR = 2.0**20  # pixels, past the border of any map: a sample that far away is zero, and so are its gradients
 
 
 def deform_conv2d(
@@ -29,8 +30,11 @@ def deform_conv2d(
     half precision, weights in float32. Here half precision is computed in float32. Images are taken so few at a time
     that their samples need COLUMN_BYTES at most, or one by one: torchvision would unroll the whole batch.
 
+    An offset that is NaN or infinite samples zero, as one that points past the border does. torchvision's CPU kernel
+    reads from outside of the map for NaN, which ends the process without a message.
+
     Args:
-        x: (N, C, H, W) floating.
+        x: (N, C, H, W) floating, H and W less than `FAR`.
         offset: (N, 2 * kh * kw, H', W') floating, in pixels of x: (dy, dx) for each tap, taps row by row.
         weight: (D, C, kh, kw).
         bias: (D,) or None.
@@ -48,10 +52,15 @@ def deform_conv2d(
     images = max(1, COLUMN_BYTES // max(1, image_bytes))
     with torch.autocast(x.device.type, enabled=False):
         results = [
-            convolve(own.to(dtype), own_offset.to(dtype), weight.to(dtype), bias, **settings)
+            convolve(own.to(dtype), _within_reach(own_offset.to(dtype)), weight.to(dtype), bias, **settings)
             for own, own_offset in zip(x.split(images), offset.split(images), strict=True)
         ]
     return (results[0] if len(results) == 1 else torch.cat(results)).to(x.dtype)
+
+
+def _within_reach(offset: Tensor) -> Tensor:
+    """Returns the offsets, the same values and gradients up to `FAR`, with `FAR` for NaN and for what lies past it."""
+    return offset.nan_to_num(nan=FAR).clamp(-FAR, FAR)
 
 
 def _sampled_deform_conv2d(

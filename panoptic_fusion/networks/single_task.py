@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from panoptic_fusion.config import resolve_config
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.modeling.fusion import SemSegLogits
+from panoptic_fusion.modeling.fusion.finite import broken_cells, void_pixels, without_broken_cells
 
 from .inference import output_instances, output_size_of, run_heads, visible_instances
 from .losses import merge_losses
@@ -126,9 +127,18 @@ class SemanticNetwork(nn.Module):
             if "sem_seg" in self.outputs:
                 result["sem_seg"] = sem_seg.full()
             if "panoptic_seg" in self.outputs:
-                result["panoptic_seg"] = one_segment_per_class(sem_seg.argmax(), self.label_space, self.ontology)
+                result["panoptic_seg"] = self._one_segment_per_class(sem_seg)
             results.append(result)
         return results
+
+    def _one_segment_per_class(self, sem_seg: SemSegLogits) -> tuple[Tensor, list[dict]]:
+        """`one_segment_per_class` of the argmax; void where a logit is not finite."""
+        is_broken = broken_cells(sem_seg.logits)
+        where = None
+        if is_broken.any():
+            sem_seg, where = without_broken_cells(sem_seg, is_broken, self.label_space.num_stuff)
+        segments = one_segment_per_class(sem_seg.argmax(), self.label_space, self.ontology)
+        return segments if where is None else void_pixels(*segments, where)
 
     def _batch(self, tensors: list[Tensor], pad_value: float = 0.0) -> ImageList:
         return ImageList.from_tensors(

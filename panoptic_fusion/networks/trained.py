@@ -11,7 +11,7 @@ from detectron2.data.catalog import Metadata
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from panoptic_fusion.checkpoint import AtomicCheckpointer, named_checkpoint
+from panoptic_fusion.checkpoint import AtomicCheckpointer, check_finite_weights, named_checkpoint
 from panoptic_fusion.config import merge_opts, read_config, resolve_config, with_values
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.data.registered import check_data_set
@@ -37,6 +37,7 @@ def load_trained(model_dir: str | os.PathLike, opts: Sequence[str] = (), *, allo
 
     Raises:
         FileNotFoundError: the folder has no config.yaml or no checkpoint.
+        UserError: the checkpoint cannot be read, or holds NaN or infinity.
     """
     model_dir = Path(model_dir)
     if not (model_dir / "config.yaml").is_file():
@@ -52,6 +53,8 @@ def load_trained(model_dir: str | os.PathLike, opts: Sequence[str] = (), *, allo
     check_downloads(cfg, allow_download=allow_download)
     if not loads_its_own_weights(cfg) and "://" not in cfg.MODEL.WEIGHTS and not os.path.isfile(cfg.MODEL.WEIGHTS):
         raise FileNotFoundError(f"{cfg.MODEL.WEIGHTS} does not exist: {model_dir} holds no finished checkpoint")
+    if cfg.MODEL.WEIGHTS.endswith(".pth"):
+        check_finite_weights(cfg.MODEL.WEIGHTS)
     return resolve_config(cfg)
 
 

@@ -102,7 +102,7 @@ def test_fuzz(originals, tmp_path):
                 assert any(str(fault) in text for text in texts), (what, str(fault), texts)
         done[expected.kind] += 1
         shutil.rmtree(root)
-    assert set(KINDS) - set(done) == {"unexpected error"}
+    assert set(KINDS) - set(done) == {"unexpected error", "too many pixels"}  # see test_image_header.py
     assert sum(done.values()) == NUM_CORRUPTIONS and min(done.values()) >= 10
 
 

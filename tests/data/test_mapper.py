@@ -215,7 +215,7 @@ def test_a_worker_s_fault_is_one_line(tmp_path):
 
 def config(**inputs) -> CfgNode:
     cfg = get_cfg()
-    cfg.INPUT.SCALE_JITTER = []
+    cfg.INPUT.SCALE_JITTER, cfg.INPUT.MAX_PIXELS = [], 2**28
     for key, value in inputs.items():
         cfg.INPUT[key] = value
     return cfg
@@ -253,6 +253,21 @@ def test_augmentations_follow_the_config():
 def test_bad_jitter(jitter):
     with pytest.raises(ConfigError, match="INPUT.SCALE_JITTER"):
         build_augmentations(config(SCALE_JITTER=jitter), True)
+
+
+@pytest.mark.parametrize(("flip", "axis"), [("horizontal", 1), ("vertical", 0), ("none", None)])
+def test_flip_mirrors_the_named_axis(flip, axis):
+    """Half of the images are mirrored: left to right where the flip is horizontal, top to bottom where vertical."""
+    image = np.random.default_rng(0).integers(0, 256, (8, 10, 3), dtype=np.uint8)
+    cfg = config(MIN_SIZE_TRAIN=(8,), MAX_SIZE_TRAIN=100, RANDOM_FLIP=flip)
+    expected = {image.tobytes()} | ({np.flip(image, axis).tobytes()} if axis is not None else set())
+    found = set()
+    for _ in range(40):
+        aug_input = T.AugInput(image.copy())
+        T.AugmentationList(build_augmentations(cfg, True))(aug_input)
+        assert aug_input.image.shape == image.shape
+        found.add(np.ascontiguousarray(aug_input.image).tobytes())
+    assert found == expected
 
 
 def test_bad_flip():

@@ -40,10 +40,12 @@ def test_evaluator():
     assert torch.tensor(evaluator.evaluate()["residual"]["mean"]).isnan()
     first = torch.tensor([[0.9, 0.0]]), torch.tensor([[0.5, 0.6]])  # residuals 0.4 and 0.6
     second = torch.zeros(4, 4), torch.zeros(4, 4)
-    evaluator.process([{}, {}], [{"things_masks": first}, {"things_masks": second}])
+    evaluator.process([{"image_id": 1}, {"image_id": 2}], [{"things_masks": first}, {"things_masks": second}])
+    assert evaluator.evaluate()["residual"]["mean"] == pytest.approx(25)
+    evaluator.process([{"image_id": 1}], [{"things_masks": first}])  # a sampler that pads shows it again
     assert evaluator.evaluate()["residual"]["mean"] == pytest.approx(25)
     evaluator.reset()
-    evaluator.process([{}], [{"things_masks": second}])
+    evaluator.process([{"image_id": 2}], [{"things_masks": second}])
     assert evaluator.evaluate() == {"residual": {"mean": 0.0}}
 
 

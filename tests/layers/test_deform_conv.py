@@ -2,6 +2,8 @@
 
 import math
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -168,3 +170,49 @@ def test_module_starts_as_a_convolution_with_norm():
         torch.testing.assert_close(conv(x, offset), conv.norm(expected))
         assert set(conv.state_dict()) == {"weight", "norm.weight", "norm.bias"}
     assert set(DeformConv2d(4, 6, 3).state_dict()) == {"weight", "bias"}
+
+
+NOT_FINITE = [math.nan, math.inf, -math.inf, 1e30, -3e38]
+
+
+def test_an_offset_that_is_not_finite_samples_zero():
+    """As if the tap's position were far past the border; all other taps, and all gradients, stay what they are."""
+    rng = random.Random(6)
+    torch.manual_seed(6)
+    for _ in range(60):
+        x, offset, weight, bias, settings = random_case(rng, torch.float32)
+        broken = torch.rand_like(offset) < 0.2
+        values = torch.tensor(NOT_FINITE)[torch.randint(len(NOT_FINITE), offset.shape)]
+        pairs = []
+        for bad in (values, torch.full_like(offset, 1000.0)):
+            inputs = [t.detach().clone().requires_grad_() for t in (x, torch.where(broken, bad, offset), weight, bias)]
+            with torch.no_grad():
+                plain = deform_conv2d(*inputs, **settings)  # torchvision's kernel
+            result = deform_conv2d(*inputs, **settings)  # by sampling
+            torch.testing.assert_close(plain, result)
+            pairs.append([result, *torch.autograd.grad(result.square().sum(), inputs)])
+        for ours, expected in zip(*pairs, strict=True):
+            torch.testing.assert_close(ours, expected)
+
+
+def test_a_network_with_a_broken_pixel_or_broken_weights_does_not_end_the_process(child_env):
+    """A crash would end this process, too, so the network runs in a child: it must reach its last line."""
+    code = """
+import torch
+from torch import nn
+from panoptic_fusion.layers import DeformConv2d, offset_conv
+torch.manual_seed(0)
+offsets, conv = offset_conv(8), DeformConv2d(8, 8, 3, padding=1)
+nn.init.normal_(offsets.weight)
+x = torch.randn(1, 8, 64, 64)
+x[0, 3, 20, 20] = float("nan")
+for training in (False, True):
+    with torch.set_grad_enabled(training):
+        conv(x, offsets(x))
+nn.init.constant_(offsets.weight, float("nan"))
+with torch.no_grad():
+    conv(x.nan_to_num(), offsets(x.nan_to_num()))
+print("alive")
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=child_env, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr[-2000:]

@@ -139,6 +139,18 @@ def test_values_below_the_threshold_get_no_gradient():
     torch.testing.assert_close(masks.grad, torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]))
 
 
+def test_a_value_at_the_threshold_is_kept():
+    """Texels of exactly 0.5 and of the float below it, each on its own pixel; 0.75 at a threshold of 0.75."""
+    below = torch.nextafter(torch.tensor(0.5), torch.tensor(0.0))
+    mask = torch.tensor([[[0.5, 1.0], [float(below), 0.25]]], requires_grad=True)
+    box = torch.tensor([[0.0, 0.0, 2.0, 2.0]])
+    flat = roi_flatten(mask, box, (2, 2))
+    assert flat.tolist() == [[0.5, 1.0], [0.0, 0.0]]
+    flat.sum().backward()
+    assert mask.grad.tolist() == [[[1.0, 1.0], [0.0, 0.0]]]
+    assert roi_flatten(torch.full((1, 2, 2), 0.75), box, (2, 2), threshold=0.75).tolist() == [[0.75, 0.75]] * 2
+
+
 def test_no_instance():
     masks = torch.zeros(0, 28, 28, requires_grad=True)
     flat = roi_flatten(masks, torch.zeros(0, 4), (5, 7))

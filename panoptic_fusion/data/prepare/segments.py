@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..annotation import label_extents
+from ..image_header import open_image
 
 
 def describe_segments(id_map: np.ndarray, categories: Mapping[int, tuple[int, int]]) -> tuple[np.ndarray, list[dict]]:
@@ -57,7 +58,7 @@ def read_id_map(path: str | Path) -> np.ndarray:
     Raises ValueError naming the file if it cannot be read or has more channels.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             mode, pixels = image.mode, np.asarray(image)
     except (OSError, ValueError, SyntaxError) as error:
         raise ValueError(f"{path} is not a readable image ({error}); get it again") from error
@@ -74,7 +75,7 @@ def check_image(path: Path, size: tuple[int, int], annotation: str) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, the image of {annotation}")
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             width, height = image.size
     except OSError as error:
         raise ValueError(f"{path} is not a readable image ({error}); get it again") from error

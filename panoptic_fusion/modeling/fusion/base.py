@@ -17,6 +17,7 @@ from torch import nn
 
 from panoptic_fusion.data.label_space import LabelSpace, check_ontology
 from panoptic_fusion.errors import ConfigError
+from panoptic_fusion.modeling.fusion.finite import PanopticSeg, fuse_finite
 from panoptic_fusion.modeling.fusion.sem_seg_logits import SemSegLogits
 
 PANOPTIC_FUSION_REGISTRY = Registry("PANOPTIC_FUSION")
@@ -31,9 +32,6 @@ Registry of further outputs that MODEL.PANOPTIC_FUSION.OUTPUTS may name: functio
 padded_size, image_size)` of one image's semantic logits (C, H/4, W/4), its instances in pixels of the network's input,
 and the sizes of that input with and without padding.
 """
-
-PanopticSeg = tuple[torch.Tensor, list[dict]]
-"""A panoptic segmentation: map (H, W) int32, 0 = void, and its segments_info (see `PanopticFusion.forward`)."""
 
 
 @dataclass
@@ -64,7 +62,7 @@ class FusionTrainingInputs:
 
 
 class PanopticFusion(nn.Module):
-    """Base class of fusions: `losses` in training, `forward` at inference.
+    """Base class of fusions: `losses` in training, `forward` at inference, for which a rule defines `combine`.
 
     A rule that paints instances one after another derives from `GreedyFusion`, which needs only its order and its
     accept decision; other rules derive from this class.
@@ -161,7 +159,10 @@ class PanopticFusion(nn.Module):
         return {}
 
     def forward(self, sem_seg: SemSegLogits, instances: Instances, size: tuple[int, int] | None = None) -> PanopticSeg:
-        """Fuse the two outputs for one image, at inference.
+        """Fuses the two outputs for one image, at inference.
+
+        Numbers that are not finite never enter the rule, see `finite.py`: such instances are dropped, and pixels with
+        such semantic logits become void unless an instance takes them.
 
         Args:
             sem_seg: semantic logits that know how to bring themselves to the size at which is fused.
@@ -176,7 +177,11 @@ class PanopticFusion(nn.Module):
             a list of dicts of Python scalars, things first: id, isthing (bool), category_id (thing id if isthing, else
             stuff id), area (pixels), and for things score (float) and instance_id (row of `instances`).
         """
-        raise NotImplementedError(f"{type(self).__name__} does not define forward().")
+        return fuse_finite(self.combine, sem_seg, instances, size, self.label_space.num_stuff)
+
+    def combine(self, sem_seg: SemSegLogits, instances: Instances, size: tuple[int, int] | None) -> PanopticSeg:
+        """The rule: as `forward`, on finite numbers."""
+        raise NotImplementedError(f"{type(self).__name__} does not define combine().")
 
 
 def fill_in_thresholds(cfg: CfgNode) -> CfgNode:

@@ -85,7 +85,7 @@ class GreedyFusion(PanopticFusion):
         """Whether to paint a candidate: a 0-d bool tensor."""
         raise NotImplementedError(f"{type(self).__name__} does not define accept().")
 
-    def forward(self, sem_seg: SemSegLogits, instances: Instances, size: tuple[int, int] | None = None) -> PanopticSeg:
+    def combine(self, sem_seg: SemSegLogits, instances: Instances, size: tuple[int, int] | None) -> PanopticSeg:
         scene = self.scene(sem_seg, instances)
         return self.fuse(scene, self.order(scene), size)
 

@@ -275,6 +275,15 @@ def test_draws_seven_of_ten():
     assert sorted(draw_known(5, 0.0).tolist()) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("fraction", "num_instances", "known"),
+    [(0.3, 4, 2), (0.3, 5, 3), (0.3, 7, 4), (0.3, 8, 5), (0.3, 9, 6), (0.5, 3, 1), (0.5, 7, 3), (0.25, 5, 3)],
+)
+def test_the_number_that_stays_is_rounded_down(fraction, num_instances, known):
+    """Also where it would round up: 2.8, 3.5, 4.9, 5.6, 6.3, 1.5, 3.5 and 3.75."""
+    assert len(draw_known(num_instances, fraction)) == known
+
+
 def test_without_a_choice_instances_are_drawn():
     inputs, _, _ = random_inputs(1, TINY, num_images=5)
     numbers = []

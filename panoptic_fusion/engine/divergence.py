@@ -1,0 +1,184 @@
+"""Stops a training run that diverged, before a checkpoint of it is written.
+
+The losses of every iteration leave a mark on the device if they are not finite. The marks are read before each log and
+each checkpoint; before a checkpoint the weights and the optimizer's state are looked at, too.
+"""
+
+import os
+import re
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.engine.hooks import EvalHook
+from detectron2.utils import comm
+
+from panoptic_fusion.checkpoint import AtomicCheckpointer, last_checkpoint
+from panoptic_fusion.checkpoint.finite import non_finite_tensors
+from panoptic_fusion.errors import UserError
+
+LOG_PERIOD = 20  # iterations between two lines of detectron2's log
+EXPLODED = 1000  # a sum of losses that is so many times the one in the first iteration comes from ruined weights
+
+
+class DivergenceError(UserError):
+    """The training run diverged; the message says when and how, and what to do."""
+
+
+class LossRecord:
+    """Remembers the first iteration in which each loss was not finite. `add` reads nothing on the host."""
+
+    def __init__(self):
+        self._first: dict[tuple[str, ...], torch.Tensor] = {}  # names of losses -> iterations (L,) int64, -1 for none
+        self._start: torch.Tensor | None = None  # sum of the losses in the first iteration
+        self._exploded: torch.Tensor | None = None  # first iteration with a far larger sum, or -1
+
+    def add(self, iteration: int, losses: dict[str, torch.Tensor]) -> None:
+        """Adds the losses (scalars) of an iteration."""
+        if not losses:
+            return
+        values = torch.stack([loss.detach().float() for loss in losses.values()])
+        first = self._first.get(tuple(losses))
+        if first is None:
+            first = torch.full_like(values, -1, dtype=torch.int64)
+        self._first[tuple(losses)] = torch.where((first < 0) & ~values.isfinite(), iteration, first)
+        total = values.sum()
+        if self._start is None:
+            self._start, self._exploded = total, torch.full_like(total, -1, dtype=torch.int64)
+        is_exploded = ~(total <= EXPLODED * self._start)  # also where it is NaN
+        self._exploded = torch.where((self._exploded < 0) & is_exploded, iteration, self._exploded)
+
+    def first_broken(self) -> tuple[int, list[str]] | None:
+        """Returns the first iteration in which a loss was not finite, and the losses that broke in it; or None."""
+        found: dict[int, list[str]] = {}
+        for names, iterations in self._first.items():
+            for name, iteration in zip(names, iterations.tolist(), strict=True):
+                found.setdefault(iteration, []).append(name)
+        found.pop(-1, None)
+        return (min(found), found[min(found)]) if found else None
+
+    def first_exploded(self) -> int | None:
+        """Returns the first iteration whose sum of losses is more than `EXPLODED` times the first one, or None."""
+        iteration = -1 if self._exploded is None else int(self._exploded)
+        return None if iteration < 0 else iteration
+
+
+class RecordLosses:
+    """Put before a trainer of detectron2: records the losses of each iteration."""
+
+    @cached_property
+    def record(self) -> LossRecord:
+        """The losses of this trainer's iterations."""
+        return LossRecord()
+
+    def _write_metrics(self, loss_dict, *args, **kwargs) -> None:
+        self.record.add(self.iter, loss_dict)
+        super()._write_metrics(loss_dict, *args, **kwargs)
+
+
+class StopOnDivergence(HookBase):
+    """Ends the run in all processes when a loss, a weight or a state of the optimizer is not finite.
+
+    It must come before the hooks that write checkpoints and evaluate.
+    """
+
+    def __init__(self, cfg: CfgNode, checkpointer: AtomicCheckpointer, record: LossRecord):
+        """
+        Args:
+            cfg: a resolved config.
+            checkpointer: writes the run's checkpoints into its `save_dir`.
+            record: gets the losses of each iteration.
+        """
+        self._cfg = cfg
+        self._checkpointer = checkpointer
+        self._record = record
+
+    def after_step(self) -> None:
+        """Looks for divergence, if a log or a checkpoint comes next.
+
+        Raises:
+            DivergenceError: the run diverged, here or in another process.
+        """
+        done = self.trainer.iter + 1
+        is_last = done >= self.trainer.max_iter
+        saves = is_last or done % self._cfg.SOLVER.CHECKPOINT_PERIOD == 0
+        if not saves and done % LOG_PERIOD:
+            return
+        found = next((f for f in comm.all_gather(self._find(look_at_weights=saves)) if f is not None), None)
+        if found is not None:
+            self._stop(*found, together=True)
+
+    def explain(self, error: Exception) -> None:
+        """Raises DivergenceError if an error of an iteration comes from numbers that are not finite; else returns."""
+        if isinstance(error, UserError):
+            return
+        found = self._find(look_at_weights=True)
+        if found is None and isinstance(error, FloatingPointError):
+            losses = re.findall(r"'(\w+)': (?:np\.float64\()?-?(?:nan|inf)", str(error))  # of another process
+            what = f"{losses[0]} of another process is" if losses else "boxes or scores of proposals are"
+            found = self.trainer.iter, f"{what} not finite"
+        if found is not None:
+            self._stop(*found)
+
+    def _find(self, look_at_weights: bool) -> tuple[int, str] | None:
+        """The iteration that broke, and what was not finite; None if nothing was found in this process."""
+        broken = self._record.first_broken()
+        if broken is not None:
+            iteration, names = broken
+            others = f" (and {', '.join(names[1:])})" if names[1:] else ""
+            return iteration, f"{names[0]}{others} is not finite"
+        if not look_at_weights:
+            return None
+        optimizer = self.trainer._trainer.optimizer
+        names = non_finite_tensors({"": self.trainer._trainer.model.state_dict(), "optimizer": optimizer.state_dict()})
+        if names:
+            text = f"{len(names)} tensors of the model and the optimizer are not finite, the first is {names[0][:200]}"
+            return self.trainer.iter + 1, text
+        return None
+
+    def _stop(self, iteration: int, what: str, together: bool = False) -> None:
+        if comm.is_main_process():
+            exploded = self._record.first_exploded()
+            self._unname_ruined(iteration if exploded is None else min(iteration, exploded))
+        if together:
+            comm.synchronize()  # all processes name the same checkpoint
+        # detectron2 evaluates after a run that ends in its last iteration, however it ends.
+        self.trainer._hooks = [hook for hook in self.trainer._hooks if not isinstance(hook, EvalHook)]
+        raise DivergenceError(f"training diverged at iteration {iteration}: {what}. {self._advice()}")
+
+    def _unname_ruined(self, iteration: int) -> None:
+        """Lets `last_checkpoint` name no checkpoint of this run whose weights an iteration or a later one has used or
+        made: those weights are finite and useless."""
+        folder = self._checkpointer.save_dir
+        last = last_checkpoint(folder)
+        if last is None or last[1] < max(iteration - 1, self.trainer.start_iter):
+            return
+        earlier = [path for path in Path(folder).glob("model_*.pth") if _iteration(path) < iteration - 1]
+        if earlier:
+            self._checkpointer.tag_last_checkpoint(max(earlier, key=_iteration).name)
+        else:
+            os.unlink(os.path.join(folder, "last_checkpoint"))
+
+    def _advice(self) -> str:
+        last, solver = last_checkpoint(self._checkpointer.save_dir), self._cfg.SOLVER
+        if last is None:
+            start = "No good checkpoint was written. Start again with"
+        else:
+            path = os.path.join(self._checkpointer.save_dir, last[0])
+            start = f"The last good checkpoint is {path} (iteration {last[1]}). Continue from it with --resume and"
+        clip = solver.CLIP_GRADIENTS
+        clipping = f"a lower SOLVER.CLIP_GRADIENTS.CLIP_VALUE (now {clip.CLIP_VALUE})"
+        if not clip.ENABLED:
+            clipping = "SOLVER.CLIP_GRADIENTS.ENABLED True"
+        return (
+            f"{start} a lower SOLVER.BASE_LR (now {solver.BASE_LR}), a longer SOLVER.WARMUP_ITERS (now "
+            f"{solver.WARMUP_ITERS}), or {clipping}"
+        )
+
+
+def _iteration(path: Path) -> int:
+    """The iteration in a checkpoint's name, such as model_0000099.pth; a large number for other names."""
+    digits = path.stem.removeprefix("model_")
+    return int(digits) if digits.isdigit() else 1 << 62

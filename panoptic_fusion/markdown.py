@@ -1,0 +1,48 @@
+"""Markdown tables whose cells may hold any text, such as the names of classes and datasets that a user chose."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+# What markdown would read as markup. An underscore within a word is not markup, and neither is a lone ampersand.
+_MARKUP = re.compile(r"[\\|`*~$\[\]]|(?<!\w)_|_(?!\w)")
+_ENTITIES = ((re.compile(r"&(?=#?\w+;)"), "&amp;"), (re.compile("<"), "&lt;"), (re.compile(">"), "&gt;"))
+
+
+def escape_markdown(text: str) -> str:
+    """Returns text that markdown shows as `text` on one line, in a table or elsewhere; white space becomes a space."""
+    text = _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
+    for pattern, entity in _ENTITIES:
+        text = pattern.sub(entity, text)
+    return text
+
+
+def markdown_table(
+    rows: Sequence[Sequence[Any]], header: Sequence[str], *, float_format: str = ".1f", missing: str = ""
+) -> str:
+    """Returns a markdown table. Columns of numbers are right-aligned, all others left-aligned.
+
+    Args:
+        rows: cells: texts, which are escaped and never read as numbers, numbers, or None.
+        header: one text per column, escaped.
+        float_format: format of cells that are floats.
+        missing: shown for None.
+    """
+    numbers = [all(not isinstance(row[column], str) for row in rows) for column in range(len(header))]
+    cells = [
+        [
+            missing if cell is None else escape_markdown(cell) if isinstance(cell, str)
+            else format(cell, float_format) if isinstance(cell, float) else str(cell)
+            for cell in row
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return tabulate(
+        cells,
+        [escape_markdown(text) for text in header],
+        tablefmt="pipe",
+        disable_numparse=True,
+        colalign=["right" if number else "left" for number in numbers] if rows else None,
+    )
