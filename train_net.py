@@ -45,7 +45,7 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
     set_up(cfg, args)
     if args.eval_only:
         model = PanopticTrainer.build_model(cfg)
-        AtomicCheckpointer(model, cfg.OUTPUT_DIR, require_complete=True).resume_or_load(
+        AtomicCheckpointer.from_config(cfg, model, cfg.OUTPUT_DIR, require_complete=True).resume_or_load(
             cfg.MODEL.WEIGHTS, resume=args.resume
         )
         write_config(cfg, eval_only=True)

@@ -85,7 +85,7 @@ def build_predictor(cfg: CfgNode) -> DefaultPredictor:
     without_weights.MODEL.WEIGHTS = ""
     predictor = DefaultPredictor(without_weights)
     predictor.metadata = LabelSpace.from_categories(cfg.MODEL.CATEGORIES).apply_to_metadata(Metadata())
-    AtomicCheckpointer(predictor.model, require_complete=True).load(cfg.MODEL.WEIGHTS)
+    AtomicCheckpointer.from_config(cfg, predictor.model, require_complete=True).load(cfg.MODEL.WEIGHTS)
     return predictor
 
 
