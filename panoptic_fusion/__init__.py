@@ -16,9 +16,10 @@ _EXPORTS = {
     "config_file": "config",
     "get_cfg": "config",
     "load_trained": "networks",
+    "load_zoo": "networks",
     "resolve_config": "config",
 }
-__all__ = ["add_panoptic_fusion_config", "config_file", "get_cfg", "load_trained", "resolve_config"]
+__all__ = ["add_panoptic_fusion_config", "config_file", "get_cfg", "load_trained", "load_zoo", "resolve_config"]
 
 # detectron2's own use of torch.jit.script, which torch 2.14 deprecates: nothing that a user could act on
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)

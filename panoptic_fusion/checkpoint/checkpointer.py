@@ -68,6 +68,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         self.allow_shape_mismatch = allow_shape_mismatch
         self.rows = rows
         self.weights_layout = weights_layout
+        self.left_over: list[str] = []  # tensors of the last loaded file that the model does not have
         self._new_rows: dict[str, list[str]] = {}
 
     @classmethod
@@ -184,6 +185,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             incompatible = super()._load_model(checkpoint)
         except (ValueError, AttributeError) as error:
             raise UserError(f"the checkpoint does not hold the tensors of a model: {one_line(error)}") from error
+        self.left_over = list(incompatible.unexpected_keys)
         if incompatible.incorrect_shapes and not self.allow_shape_mismatch:
             name, theirs, ours = incompatible.incorrect_shapes[0]
             skip = ", or set MODEL.ALLOW_SHAPE_MISMATCH True to skip such tensors"

@@ -131,7 +131,8 @@ def check_values(cfg: CfgNode) -> None:
     """
     for key, choices in CHOICES.items():
         if value_of(cfg, key) not in choices:
-            raise ConfigError(f"{key} is {value_of(cfg, key)!r}; there are: {', '.join(c or "''" for c in choices)}")
+            known = ", ".join(choice or "''" for choice in choices)
+            raise ConfigError(f"{key} is {value_of(cfg, key)!r}; there are: {known}")
     for key, (holds, words) in RULES.items():
         if not holds(value_of(cfg, key)):
             raise ConfigError(f"{key} is {value_of(cfg, key)!r}: use {words}")
