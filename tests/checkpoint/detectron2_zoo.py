@@ -35,7 +35,7 @@ def random_network(name: str, seed: int) -> nn.Module:
         for name, weight in model.named_parameters():
             if "fpn_lateral" in name:
                 weight.mul_(0.05)
-        for layer, std in ((heads.box_predictor.cls_score, 1.0), (heads.mask_head.predictor, 1.0)):
+        for layer, std in ((heads.box_predictor.cls_score, 0.6), (heads.mask_head.predictor, 1.0)):
             spread(layer, std)
         heads.box_predictor.bbox_pred.weight.normal_(std=0.2)
         if hasattr(model, "sem_seg_head"):
