@@ -1,6 +1,7 @@
 """detectron2's own networks with random weights, as files of its model zoo: what the tests of the zoo compare with."""
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import detectron2
@@ -13,20 +14,26 @@ from torch import nn
 CONFIGS = Path(detectron2.__file__).parent / "model_zoo" / "configs"  # detectron2.model_zoo needs pkg_resources
 # Few proposals: the box head takes most of the time.
 SMALL = ["MODEL.RPN.PRE_NMS_TOPK_TEST", "100", "MODEL.RPN.POST_NMS_TOPK_TEST", "30"]
+# The same layers with fewer channels, where only the loading is of interest.
+THIN = (
+    *("MODEL.RESNETS.STEM_OUT_CHANNELS", "8", "MODEL.RESNETS.RES2_OUT_CHANNELS", "16"),
+    *("MODEL.RESNETS.WIDTH_PER_GROUP", "8", "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.ROI_BOX_HEAD.FC_DIM", "32"),
+    *("MODEL.ROI_MASK_HEAD.CONV_DIM", "16", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32"),
+)
 
 
-def zoo_config(name: str) -> CfgNode:
+def zoo_config(name: str, opts: Sequence[str] = ()) -> CfgNode:
     """The config of `model_zoo.get_config(name)`, such as "COCO-PanopticSegmentation/panoptic_fpn_R_50_3x.yaml"."""
     cfg = get_cfg()
     cfg.merge_from_file(str(CONFIGS / name))
-    cfg.merge_from_list([*SMALL, "MODEL.DEVICE", "cpu"])
+    cfg.merge_from_list([*SMALL, "MODEL.DEVICE", "cpu", *opts])
     return cfg
 
 
-def random_network(name: str, seed: int) -> nn.Module:
+def random_network(name: str, seed: int, opts: Sequence[str] = ()) -> nn.Module:
     """detectron2's network with random weights that give many semantic classes, and instances of many classes."""
     torch.manual_seed(seed)
-    model = build_model(zoo_config(name)).eval()
+    model = build_model(zoo_config(name, opts)).eval()
     heads = model.roi_heads
     with torch.no_grad():
         for name, buffer in model.named_buffers():
