@@ -104,10 +104,15 @@ def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
 
 def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> _Array:
     """numpy's `_frombuffer`, in pickles of protocol 5."""
-    if order not in ("C", "F") or axes is not None:
+    if order == "C" and axes is None:
+        array = _array(raw, dtype, shape)
+    elif order == "F" and axes is None and isinstance(shape, tuple):
+        array = _array(raw, dtype, shape[::-1]).T
+    elif order == "K" and isinstance(axes, tuple):
+        array = _array(raw, dtype, shape).transpose(axes)
+    else:
         raise RefusedError("an array of an unknown memory order")
-    array = _array(raw, dtype, shape) if order == "C" else _array(raw, dtype, shape[::-1]).T
-    return array.copy().view(_Array)
+    return array.copy(order="K").view(_Array)
 
 
 def _scalar(dtype: Any, raw: Any) -> float | int | bool:
