@@ -232,7 +232,7 @@ def named_checkpoint(folder: str | os.PathLike) -> Path | None:
     if not pointer.is_file():
         return None
     name = pointer.read_text(encoding="utf-8", errors="replace").strip()
-    if Path(name).name != name or Path(name).suffix != ".pth":
+    if Path(name).name != name or Path(name).suffix != ".pth" or not name.isprintable():
         raise UserError(f"{pointer} names {ascii(name)[:80]}: write the name of a .pth file of that folder into it")
     return Path(folder, name)
 
