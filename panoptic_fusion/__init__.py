@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .cli.prepare import prepare
     from .cli.train import train
     from .config import add_panoptic_fusion_config, config_file, get_cfg, resolve_config
-    from .networks import load_trained
+    from .networks import load_trained, load_zoo
 
 __version__ = "0.2.0"
 
@@ -43,6 +43,7 @@ _EXPORTS = {
     "get_cfg": "config",
     "leaderboard": "cli.leaderboard",
     "load_trained": "networks",
+    "load_zoo": "networks",
     "oracle": "cli.oracle",
     "prepare": "cli.prepare",
     "resolve_config": "config",
@@ -61,6 +62,7 @@ __all__ = [
     "get_cfg",
     "leaderboard",
     "load_trained",
+    "load_zoo",
     "oracle",
     "prepare",
     "resolve_config",

@@ -17,6 +17,7 @@ from detectron2.modeling import (
 )
 from detectron2.modeling.proposal_generator import RPN_HEAD_REGISTRY
 
+from panoptic_fusion.checkpoint.class_rows import LAYOUTS
 from panoptic_fusion.data.label_space import IGNORE_LABEL, ONTOLOGIES
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.modeling.backbone.branches import SHARING_MODES
@@ -64,6 +65,7 @@ PARTS = {
 CHOICES = {
     "MODEL.SEM_SEG_HEAD.ONTOLOGY": ONTOLOGIES,
     "MODEL.SHARING": SHARING_MODES,
+    "MODEL.WEIGHTS_LAYOUT": ("", *LAYOUTS),
     "INPUT.FORMAT": ("BGR", "RGB"),
     "INPUT.CROP.TYPE": ("relative_range", "relative", "absolute", "absolute_range"),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
@@ -129,7 +131,8 @@ def check_values(cfg: CfgNode) -> None:
     """
     for key, choices in CHOICES.items():
         if value_of(cfg, key) not in choices:
-            raise ConfigError(f"{key} is {value_of(cfg, key)!r}; there are: {', '.join(choices)}")
+            known = ", ".join(choice or "''" for choice in choices)
+            raise ConfigError(f"{key} is {value_of(cfg, key)!r}; there are: {known}")
     for key, (holds, words) in RULES.items():
         if not holds(value_of(cfg, key)):
             raise ConfigError(f"{key} is {value_of(cfg, key)!r}: use {words}")

@@ -40,6 +40,9 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     model.FREEZE_NORMS = False
     # Accept MODEL.WEIGHTS in which some tensors have another shape (fine-tuning on other classes): they are skipped.
     model.ALLOW_SHAPE_MISMATCH = False
+    # In which order the semantic channels of MODEL.WEIGHTS are, if the file does not say it: "panoptic_fusion" (stuff,
+    # then things) or "detectron2" (all things, then stuff).
+    model.WEIGHTS_LAYOUT = ""
 
     # Builder of the network under the pyramid that MODEL.BACKBONE.NAME names: "build_resnet_backbone" (detectron2's),
     # "build_deformable_resnet_backbone" (the same, with RESNETS.DEFORM_ON_PER_STAGE), "build_abn_resnet_backbone",

@@ -66,10 +66,11 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     if eval_only and not weights and not loads_its_own_weights(cfg):
         raise ConfigError("MODEL.WEIGHTS is empty: name the checkpoint to evaluate (or use --resume)")
     check_weights_file(weights)
-    if weights and weights.endswith(".pth"):
+    if weights and "://" not in weights:  # the others are downloaded first
         from detectron2.modeling import build_model
 
-        AtomicCheckpointer(
+        AtomicCheckpointer.from_config(
+            cfg,
             build_model(with_values(cfg, {"MODEL.DEVICE": "cpu"})),
             require_complete=eval_only,
             allow_shape_mismatch=cfg.MODEL.ALLOW_SHAPE_MISMATCH and not eval_only,

@@ -48,7 +48,8 @@ class PanopticTrainer(DefaultTrainer):
         else:
             self._trainer = SimpleTrainer(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = AtomicCheckpointer(
+        self.checkpointer = AtomicCheckpointer.from_config(
+            cfg,
             model,
             cfg.OUTPUT_DIR,
             allow_shape_mismatch=cfg.MODEL.ALLOW_SHAPE_MISMATCH,

@@ -87,7 +87,7 @@ def build_predictor(cfg: CfgNode) -> DefaultPredictor:
     """
     predictor = DefaultPredictor(with_values(cfg, {"MODEL.WEIGHTS": ""}))
     predictor.metadata = LabelSpace.from_categories(cfg.MODEL.CATEGORIES).apply_to_metadata(Metadata())
-    AtomicCheckpointer(predictor.model, require_complete=True).load(cfg.MODEL.WEIGHTS)
+    AtomicCheckpointer.from_config(cfg, predictor.model, require_complete=True).load(cfg.MODEL.WEIGHTS)
     return predictor
 
 
