@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs
 
 import torch
@@ -16,7 +17,11 @@ from panoptic_fusion.files import write_atomically
 from .branch_names import has_branches, lost_branches, spread_over_branches
 from .class_rows import DETECTRON2, LAYOUTS, PANOPTIC_FUSION, ClassRows, has_semantic_predictor, take_rows
 from .loaded_weights import MARK, LoadedWeights, load_weights, mark
+from .transfer import NameMatch, new_parts, transfer
 from .weights_file import read_weights_file
+
+
+BEST = "model_best"  # file name, without .pth, of the best checkpoint of a run with TEST.BEST_METRIC
 
 
 def check_weights_file(path: str) -> None:
@@ -49,6 +54,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         allow_shape_mismatch: bool = False,
         rows: ClassRows | None = None,
         weights_layout: str = "",
+        name_match: NameMatch | None = None,
         **kwargs,
     ):
         """
@@ -61,6 +67,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
             rows: the classes of the model. They are written beside the tensors, and the rows of a file in detectron2's
                 layout are brought into the model's order. None: rows are neither marked nor moved.
             weights_layout: MODEL.WEIGHTS_LAYOUT, for files whose layout is not known.
+            name_match: take over the rows of the classes whose names agree, from a file of any classes; the rest starts
+                new. None, or with `require_complete`: the file must fit as it is.
             kwargs: see detectron2's DetectionCheckpointer.
         """
         super().__init__(model, save_dir, **kwargs)
@@ -68,6 +76,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         self.allow_shape_mismatch = allow_shape_mismatch
         self.rows = rows
         self.weights_layout = weights_layout
+        self.name_match = name_match
         self.left_over: list[str] = []  # tensors of the last loaded file that the model does not have
         self._new_rows: dict[str, list[str]] = {}
 
@@ -93,6 +102,22 @@ class AtomicCheckpointer(DetectionCheckpointer):
         self.logger.info("Saving checkpoint to %s", path)
         write_atomically(path, lambda file: torch.save(data, file))
         self.tag_last_checkpoint(f"{name}.pth")
+
+    def save_best(self, best: dict[str, Any]) -> None:
+        """Saves the network as `<save_dir>/model_best.pth`, with `best`; `last_checkpoint` stays (rank 0 only).
+
+        Args:
+            best: plain values: metric, value, iteration, results. `read_best` returns them.
+        """
+        data = {
+            "model": self.model.state_dict(),
+            **({MARK: mark(self.rows)} if self.rows else {}),
+            "iteration": best["iteration"],
+            "best": best,
+        }
+        path = os.path.join(self.save_dir, f"{BEST}.pth")
+        self.logger.info("Saving the best checkpoint so far (%s %.3f) to %s", best["metric"], best["value"], path)
+        write_atomically(path, lambda file: torch.save(data, file))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Names the last checkpoint in the file `last_checkpoint`."""
@@ -134,6 +159,10 @@ class AtomicCheckpointer(DetectionCheckpointer):
             for file in Path(self.save_dir).glob(pattern):
                 file.unlink(missing_ok=True)
 
+    @property
+    def _transfers(self) -> bool:
+        return self.name_match is not None and self.rows is not None and not self.require_complete
+
     def _needed(self, names: Iterable[str]) -> list[str]:
         """Of these tensors of the model those that it has not loaded itself."""
         loaded = getattr(self.model, "loaded_parts", ())
@@ -162,6 +191,11 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 f"{weights.path} does not say in which order its semantic channels are: set MODEL.WEIGHTS_LAYOUT to "
                 f"{' or '.join(LAYOUTS)}, the program that it was trained with"
             )
+        if self._transfers:
+            source = weights.rows or ClassRows(PANOPTIC_FUSION, None)
+            tensors, table = transfer(weights.tensors, source, model, self.rows, self.name_match)
+            self.logger.info("MODEL.TRANSFER: what is taken over from %s by name\n%s", weights.path, table)
+            return tensors
         if weights.rows is None or weights.rows.layout != DETECTRON2:
             return weights.tensors
         tensors, self._new_rows = take_rows(weights.tensors, weights.rows, model, self.rows)
@@ -201,6 +235,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 f"{f' and {len(names) - 3} more classes' if len(names) > 3 else ''}. Train the model first"
             )
         missing = self._needed(incompatible.missing_keys)
+        if missing and self._transfers:
+            self.logger.info("MODEL.TRANSFER: not in the file, or of another shape, so new: %s", new_parts(missing))
         if missing and self.require_complete:
             raise UserError(
                 f"the checkpoint does not fit: it lacks {len(missing)} tensors of the model, the first is "
@@ -235,6 +271,22 @@ def named_checkpoint(folder: str | os.PathLike) -> Path | None:
     if Path(name).name != name or Path(name).suffix != ".pth" or not name.isprintable():
         raise UserError(f"{pointer} names {ascii(name)[:80]}: write the name of a .pth file of that folder into it")
     return Path(folder, name)
+
+
+def read_best(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """What `AtomicCheckpointer.save_best` wrote about the best checkpoint of a folder; None if there is none.
+
+    Raises:
+        UserError: the file cannot be read or is not such a checkpoint.
+    """
+    path = Path(folder, f"{BEST}.pth")
+    if not path.is_file():
+        return None
+    content = read_weights_file(path, mmap=True)
+    best = content.get("best") if isinstance(content, dict) else None
+    if not isinstance(best, dict) or not {"metric", "value", "iteration", "results"} <= set(best):
+        raise UserError(f"{path} does not say of which result it is the best: remove it")
+    return best
 
 
 def last_checkpoint(folder: str | os.PathLike) -> tuple[str, int] | None:

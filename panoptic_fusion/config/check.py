@@ -18,6 +18,7 @@ from detectron2.modeling import (
 from detectron2.modeling.proposal_generator import RPN_HEAD_REGISTRY
 
 from panoptic_fusion.checkpoint.class_rows import LAYOUTS
+from panoptic_fusion.checkpoint.transfer import TRANSFERS
 from panoptic_fusion.data.label_space import IGNORE_LABEL, ONTOLOGIES
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.modeling.backbone.branches import SHARING_MODES
@@ -66,6 +67,7 @@ CHOICES = {
     "MODEL.SEM_SEG_HEAD.ONTOLOGY": ONTOLOGIES,
     "MODEL.SHARING": SHARING_MODES,
     "MODEL.WEIGHTS_LAYOUT": ("", *LAYOUTS),
+    "MODEL.TRANSFER": TRANSFERS,
     "INPUT.FORMAT": ("BGR", "RGB"),
     "INPUT.CROP.TYPE": ("relative_range", "relative", "absolute", "absolute_range"),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
@@ -86,6 +88,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "INPUT.MAX_SIZE_TRAIN": (lambda v: v >= 1, "1 or more"),
     "INPUT.MIN_SIZE_TEST": (lambda v: v >= 0, "1 or more, or 0 for the size of the image"),
     "INPUT.MAX_SIZE_TEST": (lambda v: v >= 1, "1 or more"),
+    "INPUT.MAX_PIXELS": (lambda v: v >= 0, "0 (sizes stay as they are) or more"),
     "DATALOADER.NUM_WORKERS": (lambda v: v >= 0, "0 or more"),
     "SOLVER.MAX_ITER": (lambda v: v >= 1, "1 or more (--eval-only evaluates without a training)"),
     "SOLVER.IMS_PER_BATCH": (lambda v: v >= 1, "1 or more"),

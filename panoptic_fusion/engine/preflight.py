@@ -16,6 +16,7 @@ from panoptic_fusion.evaluation import check_evaluators
 from panoptic_fusion.modeling.backbone.timm_config import check_trainable
 from panoptic_fusion.networks.trained import loads_its_own_weights
 
+from .initial_weights import name_match_of, training_checkpointer
 from .mixed_precision import DTYPES
 from .same_training import check_same_classes, check_same_parts
 
@@ -62,6 +63,7 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         return
     if not eval_only:
         check_trainable(cfg)
+        name_match_of(cfg)
     weights = cfg.MODEL.WEIGHTS
     if eval_only and not weights and not loads_its_own_weights(cfg):
         raise ConfigError("MODEL.WEIGHTS is empty: name the checkpoint to evaluate (or use --resume)")
@@ -69,12 +71,11 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     if weights and "://" not in weights:  # the others are downloaded first
         from detectron2.modeling import build_model
 
-        AtomicCheckpointer.from_config(
-            cfg,
-            build_model(with_values(cfg, {"MODEL.DEVICE": "cpu"})),
-            require_complete=eval_only,
-            allow_shape_mismatch=cfg.MODEL.ALLOW_SHAPE_MISMATCH and not eval_only,
-        ).load(weights)
+        on_cpu = build_model(with_values(cfg, {"MODEL.DEVICE": "cpu"}))
+        if eval_only:
+            AtomicCheckpointer.from_config(cfg, on_cpu, require_complete=True).load(weights)
+        else:
+            training_checkpointer(cfg, on_cpu).load(weights)
 
 
 def goes_on(cfg: CfgNode, resume: bool) -> bool:

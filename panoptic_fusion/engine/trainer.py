@@ -13,7 +13,7 @@ from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
-from panoptic_fusion.checkpoint import AtomicCheckpointer, last_checkpoint
+from panoptic_fusion.checkpoint import last_checkpoint
 from panoptic_fusion.config import with_values
 from panoptic_fusion.data.mapper import PanopticDatasetMapper
 from panoptic_fusion.data.training_data import training_data
@@ -22,9 +22,12 @@ from panoptic_fusion.evaluation import build_evaluators, only_needed_outputs
 from panoptic_fusion.layers import freeze_norm_parameters
 from panoptic_fusion.networks.freeze import freeze_parts
 
+from .best_checkpoint import BestCheckpoint
 from .gradient_balance import GradientBalance
 from .hooks import ProgressBar, VisualizePredictions
+from .initial_weights import training_checkpointer
 from .mixed_precision import DTYPES, MixedPrecisionTrainer
+from .schedule import warn_of_low_rate
 
 
 class PanopticTrainer(DefaultTrainer):
@@ -48,13 +51,8 @@ class PanopticTrainer(DefaultTrainer):
         else:
             self._trainer = SimpleTrainer(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = AtomicCheckpointer.from_config(
-            cfg,
-            model,
-            cfg.OUTPUT_DIR,
-            allow_shape_mismatch=cfg.MODEL.ALLOW_SHAPE_MISMATCH,
-            trainer=weakref.proxy(self),
-        )
+        warn_of_low_rate(cfg)
+        self.checkpointer = training_checkpointer(cfg, model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -69,6 +67,8 @@ class PanopticTrainer(DefaultTrainer):
             extra = [ProgressBar()]
             if self.cfg.VIS_PERIOD > 0 and "panoptic_seg" in self.cfg.MODEL.PANOPTIC_FUSION.OUTPUTS:
                 extra.append(VisualizePredictions(self.cfg))
+            if self.cfg.TEST.BEST_METRIC:
+                extra.insert(0, BestCheckpoint(self.checkpointer, self.cfg.TEST.BEST_METRIC))
             hooks[-1:-1] = extra  # before the writers, which come last
         return hooks
 
@@ -154,7 +154,11 @@ class PanopticTrainer(DefaultTrainer):
         return build_evaluators(cfg, dataset_name, folder)
 
     def train(self) -> OrderedDict | None:
-        """Trains from the current to the last iteration; returns the results of the last evaluation, if any."""
+        """Trains from the current to the last iteration.
+
+        Returns:
+            The results of the last evaluation, if any; with TEST.BEST_METRIC of the best one.
+        """
         super().train()
         return getattr(self, "_last_eval_results", None)
 

@@ -29,8 +29,8 @@ STAND_IN = [{"id": i + 1, "name": f"class {i}", "isthing": int(i < 3), "color": 
 
 
 def dataset_of(path: Path) -> str:
-    """The known data set of a config, by its folder (in zoo: by its name); "" for others."""
-    key = path.stem.rpartition("_")[2] if path.parent.name == "zoo" else path.parent.name
+    """The known data set of a config, by its folder (in own and zoo: by its name); "" for others."""
+    key = path.stem.rpartition("_")[2] if path.parent.name in ("own", "zoo") else path.parent.name
     return key if key in KNOWN_CLASSES else ""
 
 
