@@ -140,9 +140,7 @@ def fine_tune(
     compare(output, "own_val", pictures)
     say("4/4 results")
     print(Path(output, "results.md").read_text())
-    print(
-        f"model: {output}, at its best evaluation (try: panoptic-fusion demo --model {output} --input IMAGE --output FOLDER)"
-    )
+    print(f"best model: {output} (try: panoptic-fusion demo --model {output} --input IMAGE --output FOLDER)")
     return 0
 
 
@@ -190,8 +188,8 @@ def choose_sizes(files: PanopticFiles, cfg: CfgNode, opts: Sequence[str]) -> dic
     )
     if settings:
         print(
-            f"these sizes are chosen for images of {cfg.INPUT.MAX_PIXELS} pixels at most (INPUT.MAX_PIXELS; 0 keeps the "
-            f"config's short side of {cfg.INPUT.MIN_SIZE_TEST}, which is faster)"
+            f"these sizes are chosen for a median image of {cfg.INPUT.MAX_PIXELS} pixels at most (INPUT.MAX_PIXELS; 0 "
+            f"keeps the config's short side of {cfg.INPUT.MIN_SIZE_TEST}, which is faster)"
         )
     return settings
 

@@ -172,8 +172,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # cityscapesscripts, on data sets whose metadata say that they are Cityscapes), "residual" (between TASCNet's two
     # masks, the output "things_masks").
     cfg.TEST.EVALUATORS = ["panoptic", "instances", "cityscapes"]
-    # Keep the checkpoint for which this result is highest, such as "panoptic_seg/PQ", as model_best.pth, which inference
-    # then uses; measured every TEST.EVAL_PERIOD iterations and at the end. Empty: only the last checkpoint is kept.
+    # Keep the checkpoint for which this result is highest, such as "panoptic_seg/PQ", as model_best.pth, which
+    # inference then uses; measured every TEST.EVAL_PERIOD iterations and at the end. Empty: the last one is used.
     cfg.TEST.BEST_METRIC = ""
     # Also write the predictions as submission servers take them into OUTPUT_DIR/inference/<data set>.
     cfg.TEST.WRITE_PREDICTIONS = False

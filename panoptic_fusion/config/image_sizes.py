@@ -32,7 +32,7 @@ def scaled_sizes(cfg: CfgNode, width: float, height: float) -> dict[str, Any]:
         return {}
 
     def scaled(size: int) -> int:
-        return int(size * factor)
+        return int(size * factor + 1e-6)
 
     sizes = {
         "INPUT.MIN_SIZE_TRAIN": tuple(scaled(size) for size in data.MIN_SIZE_TRAIN),

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from detectron2.engine import HookBase
 
 from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.checkpoint.checkpointer import BEST, read_best
+from panoptic_fusion.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +27,7 @@ class BestCheckpoint(HookBase):
         """
         Args:
             checkpointer: of the network; has the folder.
-            metric: a name in the results, such as "panoptic_seg/PQ", or "DATA SET/panoptic_seg/PQ" if there are several.
+            metric: a name in the results, such as "panoptic_seg/PQ"; "DATA SET/panoptic_seg/PQ" if there are several.
         """
         self._checkpointer = checkpointer
         self._metric = metric
@@ -34,9 +36,12 @@ class BestCheckpoint(HookBase):
     def before_train(self) -> None:
         """Takes the best so far from the folder if the run was resumed; else removes it, since it is of another run."""
         if self.trainer.start_iter > 0:
-            self._best = read_best(self._checkpointer.save_dir)
-            if self._best is not None and self._best["metric"] != self._metric:
-                self._best = None
+            try:
+                best = read_best(self._checkpointer.save_dir)
+            except UserError as error:
+                logger.warning("The best checkpoint so far is lost: %s", error)
+                best = None
+            self._best = best if best is not None and best["metric"] == self._metric else None
         if self._best is None:
             Path(self._checkpointer.save_dir, f"{BEST}.pth").unlink(missing_ok=True)
 
@@ -74,8 +79,13 @@ class BestCheckpoint(HookBase):
             "metric": self._metric,
             "value": float(value),
             "iteration": min(int(iteration), self.trainer.max_iter - 1),
-            "results": {
-                task: {k: v if isinstance(v, dict) else float(v) for k, v in of.items()} for task, of in results.items()
-            },
+            "results": _plain(results),
         }
         self._checkpointer.save_best(self._best)
+
+
+def _plain(results: Mapping | float) -> dict | float:
+    """Nested results as dicts of Python floats, which a checkpoint can hold."""
+    if isinstance(results, Mapping):
+        return {key: _plain(value) for key, value in results.items()}
+    return float(results)

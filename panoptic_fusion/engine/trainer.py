@@ -27,7 +27,7 @@ from .gradient_balance import GradientBalance
 from .hooks import ProgressBar, VisualizePredictions
 from .initial_weights import training_checkpointer
 from .mixed_precision import DTYPES, MixedPrecisionTrainer
-from .schedule import warn_of_low_rate
+from .schedule import build_scheduler, warn_of_low_rate
 
 
 class PanopticTrainer(DefaultTrainer):
@@ -134,6 +134,11 @@ class PanopticTrainer(DefaultTrainer):
         count = sum(p.numel() for p in model.parameters())
         logging.getLogger(__name__).info("%s with %.2f M parameters", type(model).__name__, count / 1e6)
         return model
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
+        """See `build_scheduler`."""
+        return build_scheduler(cfg, optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):

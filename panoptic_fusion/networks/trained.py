@@ -29,7 +29,7 @@ def load_trained(model_dir: str | os.PathLike, opts: Sequence[str] = ()) -> CfgN
 
     Returns:
         A resolved config whose MODEL.WEIGHTS is a checkpoint of `model_dir`: ready for `DefaultPredictor`. It is
-        `model_best.pth` if the run kept its best checkpoint (TEST.BEST_METRIC, as fine-tune does), else the last one. An
+        `model_best.pth` if the run kept its best checkpoint (TEST.BEST_METRIC, as in fine-tune), else the last one. An
         evaluated `IndependentPanoptic` loads the checkpoints of its two networks; its MODEL.WEIGHTS stays the
         checkpoint of its fusion, or empty.
         MODEL.DEVICE is the one of the training run; "cpu" where there is no GPU.
