@@ -20,7 +20,6 @@ from .loaded_weights import MARK, LoadedWeights, load_weights, mark
 from .transfer import NameMatch, new_parts, transfer
 from .weights_file import read_weights_file
 
-
 BEST = "model_best"  # file name, without .pth, of the best checkpoint of a run with TEST.BEST_METRIC
 
 

@@ -22,7 +22,7 @@ def build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMultipl
     """
     if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupStepWithFixedGammaLR":
         length, decays = cfg.SOLVER.MAX_ITER, cfg.SOLVER.NUM_DECAYS
-        steps = sorted({math.ceil(length * k / (decays + 1)) for k in range(1, decays + 1)})
+        steps = sorted({math.ceil(length * k / (decays + 1)) for k in range(1, decays + 1)} - {length})
         cfg = with_values(cfg, {"SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR", "SOLVER.STEPS": tuple(steps)})
     return build_lr_scheduler(cfg, optimizer)
 

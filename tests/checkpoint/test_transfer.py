@@ -1,23 +1,32 @@
 """MODEL.TRANSFER "names": rows of the heads by the names of their classes, from a model of other classes."""
 
 import logging
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
 from small_networks import CATEGORIES, small_cfg
+from tiny_training import TINY_NETWORK, as_opts
 
 from panoptic_fusion import resolve_config
 from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.checkpoint.class_rows import DETECTRON2, PANOPTIC_FUSION, ClassRows
+from panoptic_fusion.checkpoint.model_zoo import ZOO, ZooModel, md5_of
 from panoptic_fusion.checkpoint.transfer import NameMatch, fold, new_parts, read_synonyms, transfer
-from panoptic_fusion.config import read_config
+from panoptic_fusion.cli import child
+from panoptic_fusion.config import read_config, with_values
 from panoptic_fusion.data.datasets.cityscapes import CITYSCAPES
 from panoptic_fusion.data.datasets.coco import COCO
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.engine.initial_weights import name_match_of, training_checkpointer
 from panoptic_fusion.errors import ConfigError, UserError
+from panoptic_fusion.networks.trained import build_predictor
 
 CLS, BOX = "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"
 MASK, SEM = "roi_heads.mask_head.predictor", "sem_seg_head.predictor"
@@ -112,7 +121,7 @@ def test_random_classes_against_brute_force(ours, theirs):
 
 
 def test_class_agnostic_heads():
-    """As a whole into an agnostic head; to each class of a head per class; not from one per class to an agnostic one."""
+    """As a whole into an agnostic head; to each class of a head per class; a head per class becomes none."""
     source = ClassRows(PANOPTIC_FUSION, space("car,person", "sky"))
     target = ClassRows(PANOPTIC_FUSION, space("tram,bus,person", "sky"))
     agnostic = {f"{BOX}.weight": torch.ones(4, 2), f"{BOX}.bias": torch.arange(4.0)}
@@ -326,3 +335,82 @@ def test_from_coco_to_cityscapes_as_the_published_upsnet():
         "sky": 39, "person": 53, "car": 55, "truck": 60, "bus": 58, "train": 59, "motorcycle": 56, "bicycle": 54,
         "pole": None, "traffic sign": None, "terrain": None, "rider": None,
     }  # fmt: skip
+
+
+def test_a_trained_model_on_reordered_classes(trained, tiny_cfg, tiny_data, tmp_path):
+    """Show 3 of the issue: the network of 40 iterations on toy scenes, for their classes in reverse order."""
+    categories = tiny_cfg.MODEL.CATEGORIES
+    ids = [c["id"] for c in categories]
+    reverse = [{**c, "id": new} for c, new in zip(categories, reversed(ids), strict=True)]
+    cfg = with_values(tiny_cfg, {"MODEL.WEIGHTS": str(trained / "model_final.pth")})
+    model = build_predictor(cfg).model
+    other_cfg = tiny_cfg.clone()
+    other_cfg.defrost()
+    other_cfg.DATASETS.TRAIN, other_cfg.DATASETS.TEST, other_cfg.DATASETS.REGISTER = (), (), []
+    other_cfg.MODEL.CATEGORIES, other_cfg.MODEL.TRANSFER = reverse, "names"
+    other_cfg = resolve_config(other_cfg)
+    torch.manual_seed(0)
+    other = build_model(other_cfg).eval()
+    training_checkpointer(other_cfg, other).load(cfg.MODEL.WEIGHTS)
+    classes = [LabelSpace.from_categories(c).thing_classes for c in (categories, reverse)]
+    assert classes[0] == classes[1][::-1] and len(classes[0]) > 1
+    seen = set()
+    for path in sorted(Path(tiny_data["val"]["images"]).iterdir()):
+        image = torch.as_tensor(read_image(str(path), "BGR").transpose(2, 0, 1).copy())
+        expected, scores = named_map(cfg, model, image)
+        found, other_scores = named_map(other_cfg, other, image)
+        assert (expected == found).all() and scores == other_scores
+        seen.update(np.unique(expected))
+    assert len(seen - {"void"}) >= 2
+
+
+def test_fine_tuning_from_a_file_of_the_zoo(tiny_data, tmp_path, monkeypatch, run_script):
+    """A file in detectron2's layout with COCO's classes, under another name; the log has a table of the toy classes."""
+    opts = as_opts({**TINY_NETWORK, "SOLVER.MAX_ITER": 1, "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32})
+    opts += ["MODEL.BACKBONE.BOTTOM_UP", "build_narrow_resnet_backbone", "MODEL.BACKBONE.FREEZE_AT", "0"]
+    monkeypatch.setattr(child, "start", lambda *words: SimpleNamespace(wait=lambda: run_script(*words)[0]))
+    coco = read_config("own/panoptic_fpn_r50_coco.yaml", [*opts, "MODEL.DEVICE", "cpu"])
+    coco.MODEL.CATEGORIES = COCO.label_space().to_categories()
+    torch.manual_seed(1)
+    state = build_model(resolve_config(coco)).state_dict()
+    state = {k: torch.cat([v[-1:], v[:-1]]) if k.startswith(SEM) else v for k, v in state.items()}  # things first
+    weights = tmp_path / "mine.pkl"
+    weights.write_bytes(pickle.dumps({"model": {k: v.numpy() for k, v in state.items()}, "__author__": "x"}))
+    url = f"https://x/model_final_{md5_of(weights)[:6]}.pkl"
+    monkeypatch.setitem(ZOO, "test", ZooModel("", url, COCO.label_space))
+    for split, files in tiny_data.items():
+        (tmp_path / "data" / split).mkdir(parents=True)
+        for key, name in (("images", "images"), ("panoptic_root", "panoptic"), ("panoptic_json", "panoptic.json")):
+            (tmp_path / "data" / split / name).symlink_to(files[key])
+    words = [
+        "--data",
+        tmp_path / "data",
+        "--config-file",
+        "own/panoptic_fpn_r50_coco.yaml",
+        "--output",
+        tmp_path / "out",
+    ]
+    try:
+        code, out, err = run_script("fine-tune", *words, "--weights", weights, *opts)
+    finally:
+        for name in ("own_train", "own_val"):
+            if name in DatasetCatalog:
+                DatasetCatalog.remove(name)
+                MetadataCatalog.remove(name)
+    assert code == 0, err
+    log = (tmp_path / "out" / "log.txt").read_text()
+    table = cells(log.partition("by name\n")[2].partition("\n[")[0])
+    assert table["car"] == ["car", "copied", "copied", "copied", ""]
+    assert table["sky"] == ["sky-other-merged", "", "", "", "copied"]
+    assert table["(things)"] == ["things", "", "", "", "copied"]
+    assert read_config(tmp_path / "out" / "config.yaml").TEST.BEST_METRIC == "panoptic_seg/PQ"
+    assert (tmp_path / "out" / "model_best.pth").is_file()
+    words[-1] = tmp_path / "refused"
+    for options, message in (
+        (["--weights", tmp_path / "no.pkl", *opts], "no.pkl does not exist"),
+        ([*opts, "MODEL.WEIGHTS", "http://127.0.0.1:9/x.pkl"], "--weights FILE"),
+        (["--weights", weights, *opts, "MODEL.TRANSFER_SYNONYMS", "no.yaml"], "MODEL.TRANSFER_SYNONYMS: "),
+    ):
+        code, out, err = run_script("fine-tune", *words, *options)
+        assert code == 2 and message in err and "Traceback" not in err, err
+        assert not (tmp_path / "refused" / "log.txt").exists()

@@ -39,10 +39,10 @@ def rates(cfg) -> list[float]:
 
 
 def test_largest_rate_by_hand():
-    """Multi-step: 10 iterations of warm-up from 0.1, in a run of 20; then in a run of 5, which gets to 1/2 of the way."""
+    """Multi-step with a warm-up of 10 in a run of 20; with a step at the end of the warm-up; constant warm-up."""
     cfg = solver(BASE_LR=1.0, WARMUP_ITERS=10, WARMUP_FACTOR=0.0, STEPS=(15,), MAX_ITER=20)
     assert largest_rate(cfg) == pytest.approx(1.0)
-    cfg.SOLVER.STEPS = (10,)  # 0.9 of the way at iteration 9, then 0.1 of the rate: the warm-up aims at that
+    cfg.SOLVER.STEPS = (10,)  # the warm-up aims at the rate after that step
     assert largest_rate(cfg) == pytest.approx(0.1)
     cfg = solver(BASE_LR=2.0, WARMUP_ITERS=5, WARMUP_METHOD="constant", WARMUP_FACTOR=0.25, STEPS=(), MAX_ITER=5)
     assert largest_rate(cfg) == pytest.approx(0.5)
