@@ -96,6 +96,7 @@ def fine_tune(
     from panoptic_fusion.checkpoint import named_checkpoint
     from panoptic_fusion.config import read_config, resolve_config
     from panoptic_fusion.data.own_folder import find_data, registration, split_data
+    from panoptic_fusion.engine.initial_weights import name_match_of
     from panoptic_fusion.engine.preflight import check_writable
     from panoptic_fusion.engine.same_training import check_same_data, check_same_network
 
@@ -104,7 +105,9 @@ def fine_tune(
     data, output = os.fspath(data), os.fspath(output)
     if weights is not None:
         opts = ["MODEL.WEIGHTS", os.fspath(weights), *opts]
+    opts = ["MODEL.TRANSFER", "names", "TEST.BEST_METRIC", "panoptic_seg/PQ", *opts]
     cfg = read_config(config_file, opts)
+    name_match_of(cfg)
     check_writable(output, "--output")
     if named_checkpoint(output) is None:
         fetch_weights(cfg.MODEL.WEIGHTS)
@@ -114,8 +117,6 @@ def fine_tune(
         print("nothing was trained: correct these faults first, or leave the images at fault out of the jsons")
         return 1
     settings = {
-        "MODEL.TRANSFER": "names",
-        "TEST.BEST_METRIC": "panoptic_seg/PQ",
         **choose_sizes(splits["train"], cfg, opts),
         **choose_schedule(read_config(config_file), cfg.SOLVER.MAX_ITER if "SOLVER.MAX_ITER" in opts else iterations),
     }

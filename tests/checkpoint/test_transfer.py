@@ -364,7 +364,16 @@ def test_a_trained_model_on_reordered_classes(trained, tiny_cfg, tiny_data, tmp_
     assert len(seen - {"void"}) >= 2
 
 
-def test_fine_tuning_from_a_file_of_the_zoo(tiny_data, tmp_path, monkeypatch, run_script):
+@pytest.fixture
+def own_data_removed():
+    """Takes back the data sets that fine-tune registers."""
+    yield
+    for name in {"own_train", "own_val"} & set(DatasetCatalog.list()):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_fine_tuning_from_a_file_of_the_zoo(own_data_removed, tiny_data, tmp_path, monkeypatch, run_script):
     """A file in detectron2's layout with COCO's classes, under another name; the log has a table of the toy classes."""
     opts = as_opts({**TINY_NETWORK, "SOLVER.MAX_ITER": 1, "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32})
     opts += ["MODEL.BACKBONE.BOTTOM_UP", "build_narrow_resnet_backbone", "MODEL.BACKBONE.FREEZE_AT", "0"]
@@ -390,13 +399,7 @@ def test_fine_tuning_from_a_file_of_the_zoo(tiny_data, tmp_path, monkeypatch, ru
         "--output",
         tmp_path / "out",
     ]
-    try:
-        code, out, err = run_script("fine-tune", *words, "--weights", weights, *opts)
-    finally:
-        for name in ("own_train", "own_val"):
-            if name in DatasetCatalog:
-                DatasetCatalog.remove(name)
-                MetadataCatalog.remove(name)
+    code, out, err = run_script("fine-tune", *words, "--weights", weights, *opts)
     assert code == 0, err
     log = (tmp_path / "out" / "log.txt").read_text()
     table = cells(log.partition("by name\n")[2].partition("\n[")[0])
