@@ -1,4 +1,4 @@
-# make setup | demo | demo-real | test | lint     (each can be run again at any time; nothing is done twice)
+# make setup | demo | demo-real | test | lint | docs     (each can be run again at any time; nothing is done twice)
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -12,7 +12,7 @@ CONFIG ?= camvid/panoptic_fpn_lite0.yaml
 OPTS_QUOTED = $(foreach word,$(OPTS),'$(subst ','\'',$(word))')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-real test lint
+.PHONY: help setup demo demo-real test lint docs
 
 help:
 	@echo "make setup   create $(VENV) and install the pinned requirements and detectron2 (about 6 GB, no compiler)"
@@ -23,6 +23,7 @@ help:
 	@echo "             CONFIG=own/panoptic_fpn_r50_coco.yaml a network trained on COCO (docs/fine_tuning.md)"
 	@echo "make test    run the tests"
 	@echo "make lint    check the style"
+	@echo "make docs    build the documentation as a website in site/"
 
 setup: $(STAMP)
 
@@ -63,3 +64,9 @@ test: setup
 lint: setup
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
+
+docs: setup
+	@$(PY) -c 'import material, mkdocstrings_handlers.python' 2>/dev/null || \
+		$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
+	@echo "open site/index.html"

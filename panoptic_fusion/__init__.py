@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .cli.oracle import oracle
     from .cli.prepare import prepare
     from .cli.train import train
-    from .config import add_panoptic_fusion_config, config_file, get_cfg, resolve_config
+    from .config import add_panoptic_fusion_config, config_file, get_cfg, load_plugins, resolve_config
     from .networks import load_trained, load_zoo
 
 __version__ = "0.2.0"
@@ -42,6 +42,7 @@ _EXPORTS = {
     "fine_tune": "cli.fine_tune",
     "get_cfg": "config",
     "leaderboard": "cli.leaderboard",
+    "load_plugins": "config",
     "load_trained": "networks",
     "load_zoo": "networks",
     "oracle": "cli.oracle",
@@ -61,6 +62,7 @@ __all__ = [
     "fine_tune",
     "get_cfg",
     "leaderboard",
+    "load_plugins",
     "load_trained",
     "load_zoo",
     "oracle",

@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from panoptic_fusion import load_trained
+from panoptic_fusion.data.image_file import read_rgb
 from panoptic_fusion.data.mapper import PanopticDatasetMapper
 from panoptic_fusion.engine.preflight import check_writable
 from panoptic_fusion.errors import ConfigError, run_cli
@@ -43,7 +44,7 @@ def labelled(picture: np.ndarray, text: str) -> np.ndarray:
 
 def panel(file: str, semantic: np.ndarray, instance: np.ndarray) -> np.ndarray:
     """Image, both masks and the residual side by side, about 300 pixels high."""
-    image = cv2.imread(file, cv2.IMREAD_COLOR)
+    image = read_rgb(file)[:, :, ::-1]
     scale = 300 / image.shape[0]
     size = (300, round(image.shape[1] * scale))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC

@@ -29,6 +29,17 @@ def check_model(model: str | None, config_file: str | None) -> None:
         raise UserError("give --model (the OUTPUT_DIR of a training run), or --config-file and MODEL.WEIGHTS FILE")
 
 
+def add_plugins(parser: argparse.ArgumentParser) -> None:
+    """Adds --plugin, which names a module that adds parts and config keys (docs/extending.md)."""
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module that adds parts and config keys, as after `import`; can be given more than once",
+    )
+
+
 def add_launcher(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of detectron2's launcher: how many processes run, and where."""
     parser.add_argument(

@@ -1,9 +1,11 @@
 """Reads a COCO panoptic data set through and reports every fault with the file's name.
 
-Exit code 0: no fault (a summary is printed); 1: faults; 2: the data set could not be named (unknown name, bad config).
+Exit code 0: it can be trained, maybe with warnings (`panoptic-fusion fine-tune` accepts it); 1: serious faults; 2: the
+data set could not be named (unknown name, bad config).
 
     panoptic-fusion check NAME                              a data set that the project knows
     panoptic-fusion check --config-file F [NAME]            one, or all, of the config's DATASETS.REGISTER
+    panoptic-fusion check ... --output FOLDER               also writes an overview: statistics and pictures
     panoptic-fusion check --images DIR --panoptic-root DIR --panoptic-json FILE [--instances-json FILE]
 """
 
@@ -13,6 +15,7 @@ import argparse
 import io
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from panoptic_fusion.errors import ConfigError, UserError
@@ -32,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--panoptic-root", help="folder of the PNGs")
     parser.add_argument("--panoptic-json", help="the COCO panoptic json")
     parser.add_argument("--instances-json", help="a COCO instances json of the same images")
+    parser.add_argument("--output", help="folder for an overview: statistics, and pictures of chosen images")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
 
 
@@ -44,12 +48,21 @@ def run(args: argparse.Namespace) -> int:
 
     from panoptic_fusion.data.checks import check_dataset, format_result
 
-    found_fault = False
+    if args.output is not None:
+        from panoptic_fusion.engine.preflight import check_writable
+        from panoptic_fusion.visualization.overview import write_overview
+
+        check_writable(args.output, "--output")
+    trainable = True
     for name, files in found.items():
         result = check_dataset(files, args.workers, show_progress=True)
         print(format_result(name, result), flush=True)
-        found_fault |= bool(result.faults)
-    return int(found_fault)
+        trainable &= result.can_be_trained()
+        if args.output is not None:
+            folder = Path(args.output, name.replace("/", "_")) if len(found) > 1 else Path(args.output)
+            written = write_overview(name, files, result, folder)
+            print(f"overview: {written}" if written else "overview: none, since no image could be read", flush=True)
+    return int(not trainable)
 
 
 def check(

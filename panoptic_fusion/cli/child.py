@@ -4,15 +4,22 @@ import subprocess
 import sys
 from typing import Any
 
+from panoptic_fusion.children import run_child, start_child
+
 
 def start(*words: str, **options: Any) -> subprocess.Popen:
-    """Starts `panoptic-fusion WORDS`, with the interpreter of this process.
+    """Starts `panoptic-fusion WORDS`, with the interpreter of this process; it ends when this process ends.
 
     Args:
         words: a command and its arguments.
-        options: further arguments of `subprocess.Popen`.
+        options: forwarded to `subprocess.Popen`.
     """
-    return subprocess.Popen(command_line(*words), **options)
+    return start_child(command_line(*words), **options)
+
+
+def run(*words: str) -> int:
+    """Runs `panoptic-fusion WORDS` in a process of its own and returns its exit code."""
+    return run_child(command_line(*words))
 
 
 def command_line(*words: str) -> list[str]:

@@ -58,7 +58,7 @@ def compare(
     import cv2
     from tqdm import tqdm
 
-    from panoptic_fusion.data.frames import read_image
+    from panoptic_fusion.data.mapper import read_image
     from panoptic_fusion.engine.preflight import check_writable
     from panoptic_fusion.files import unused_name
     from panoptic_fusion.networks.trained import build_predictor, evenly_spread, images_of, load_trained
@@ -68,10 +68,11 @@ def compare(
     cfg = load_trained(model, [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"])
     dicts = evenly_spread(images_of(cfg, dataset), num_images)
     predictor = build_predictor(cfg)
+    os.makedirs(output, exist_ok=True)
     used: set[str] = set()
     panels, pictures = [], []
     for dataset_dict in tqdm(dicts, desc="drawing", disable=not sys.stderr.isatty()):
-        image = read_image(dataset_dict["file_name"])
+        image = read_image(dataset_dict, "BGR")
         panel = draw_comparison(
             image[:, :, ::-1], ground_truth_panoptic(dataset_dict), predictor(image)["panoptic_seg"], predictor.metadata
         )

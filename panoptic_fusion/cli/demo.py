@@ -90,6 +90,7 @@ def demo(
     cfg = config_of(model, config_file, [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"])
     predictor = build_predictor(cfg)
 
+    os.makedirs(output, exist_ok=True)
     annotations: list[dict] = []
     unreadable: list[str] = []
     used: set[str] = set()

@@ -9,7 +9,10 @@ from types import ModuleType
 from typing import NoReturn
 
 import panoptic_fusion
+from panoptic_fusion.children import end_with_parent
 from panoptic_fusion.errors import INSTALL_DETECTRON2, UserError, run_cli
+
+from .arguments import add_plugins
 
 PROG = "panoptic-fusion"
 
@@ -28,6 +31,8 @@ COMMANDS = {
     "leaderboard": "panoptic_fusion.cli.leaderboard",
 }
 
+WITHOUT_CONFIG = ("prepare", "convert")  # commands that plugins could add nothing to
+
 
 def main(words: Sequence[str] | None = None) -> NoReturn:
     """Runs a command line and ends the process with its exit code: 2 for what the user can correct, told in one line.
@@ -41,6 +46,7 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
         raise AssertionError("unreachable: the overview's parser accepts commands only")
     name, module = words[0], importlib.import_module(COMMANDS[words[0]])
     args = parser_of(name, module).parse_args(words[1:])
+    end_with_parent()
     # Read when torch is loaded: idle OpenMP threads leave their cores to the data loader's processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     run_cli(lambda: _run(module, args), f"{PROG} {name}")
@@ -69,11 +75,15 @@ def parser_of(name: str, module: ModuleType) -> argparse.ArgumentParser:
         prog=f"{PROG} {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     module.add_arguments(parser)
+    if name not in WITHOUT_CONFIG:
+        add_plugins(parser)
     return parser
 
 
 def _run(module: ModuleType, args: argparse.Namespace) -> int | None:
     try:
+        if getattr(args, "plugin", None):
+            panoptic_fusion.load_plugins(args.plugin)
         return module.run(args)
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "detectron2":

@@ -56,13 +56,14 @@ def evaluate(
     """
     check_model(model, config_file)
 
-    from panoptic_fusion.config import read_config, resolve_config
+    from panoptic_fusion.config import default_output_dir, read_config, resolve_config
     from panoptic_fusion.engine.launch import launch_job
     from panoptic_fusion.modeling.backbone.timm_config import forget_pretraining
     from panoptic_fusion.networks.trained import config_of
 
     if config_file and not model:
         cfg = read_config(config_file, opts)
+        cfg.OUTPUT_DIR = cfg.OUTPUT_DIR or default_output_dir(config_file)
         forget_pretraining(cfg)
         cfg = resolve_config(cfg)
     else:

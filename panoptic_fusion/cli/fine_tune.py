@@ -120,6 +120,7 @@ def fine_tune(
         **choose_sizes(splits["train"], cfg, opts),
         **choose_schedule(read_config(config_file), cfg.SOLVER.MAX_ITER if "SOLVER.MAX_ITER" in opts else iterations),
     }
+    os.makedirs(output, exist_ok=True)
     check_same_data(output, splits, val_share)
     if "val" not in splits:
         os.makedirs(os.path.join(output, "data"), exist_ok=True)
@@ -133,7 +134,7 @@ def fine_tune(
     check_same_network(output, resolve_config(read_config(config_file, words)))
     say(f"2/4 training and evaluation -> {output}")
     launcher = ["--config-file", config_file, "--resume", "--num-gpus", str(num_gpus)]
-    code = child.start("train", *launcher, *words).wait()
+    code = child.run("train", *launcher, *words)
     if code:
         return code
     pictures = os.path.join(output, "pictures")

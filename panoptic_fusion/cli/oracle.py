@@ -84,5 +84,6 @@ def oracle(
     rows = evaluate_rows(cfg, dataset, dicts)
     named = {"+".join(row) or "model": results for row, results in rows.items()}
     content = {"model": model or config_file, "dataset": dataset, "images": len(dicts), "replaced": named}
+    os.makedirs(output, exist_ok=True)
     write_json(os.path.join(output, "oracle.json"), without_nan(content), indent=1)
     return rows

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HELP = "make a data set ready for training, from its download or as toy scenes"
 
 # Key of the data set, as in panoptic_fusion.data.datasets.BUILTIN: its name.
-PUBLIC = {"cityscapes": "Cityscapes", "coco": "COCO", "idd": "IDD", "vistas": "Mapillary Vistas"}
+PUBLIC = {"cityscapes": "Cityscapes", "coco": "COCO", "idd": "IDD", "vistas": "Mapillary Vistas", "vistas_v2": "Mapillary Vistas 2.0"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

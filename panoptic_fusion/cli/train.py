@@ -60,11 +60,12 @@ def train(
     Raises:
         UserError, FileNotFoundError: the message names the file or the config key and says what to do.
     """
-    from panoptic_fusion.config import read_config, resolve_config
+    from panoptic_fusion.config import default_output_dir, read_config, resolve_config
     from panoptic_fusion.engine.launch import launch_job
     from panoptic_fusion.modeling.backbone.timm_config import forget_pretraining
 
     cfg = read_config(config_file, opts)
+    cfg.OUTPUT_DIR = cfg.OUTPUT_DIR or default_output_dir(config_file)
     if eval_only:
         forget_pretraining(cfg)
     cfg = resolve_config(cfg)

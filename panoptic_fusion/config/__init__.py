@@ -1,14 +1,17 @@
 """The configuration: every key with its default, reading yaml files, checks, and what the data decides."""
 
-from .defaults import add_panoptic_fusion_config, config_file, find_config, get_cfg
+from .defaults import add_panoptic_fusion_config, config_file, default_output_dir, find_config, get_cfg
+from .plugins import load_plugins
 from .read import merge_opts, read_config
 from .resolve import resolve_config, with_values
 
 __all__ = [
     "add_panoptic_fusion_config",
     "config_file",
+    "default_output_dir",
     "find_config",
     "get_cfg",
+    "load_plugins",
     "merge_opts",
     "read_config",
     "resolve_config",

@@ -22,13 +22,24 @@ from panoptic_fusion.checkpoint.transfer import TRANSFERS
 from panoptic_fusion.data.label_space import IGNORE_LABEL, ONTOLOGIES
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.modeling.backbone.branches import SHARING_MODES
-from panoptic_fusion.modeling.backbone.fixed_pairs import DEFAULT as DEFAULT_BOTTOM_UP
-from panoptic_fusion.modeling.backbone.fixed_pairs import PAIRS
 from panoptic_fusion.modeling.backbone.pyramid import PYRAMIDS
 from panoptic_fusion.modeling.fusion import OUTPUT_REGISTRY, PANOPTIC_FUSION_REGISTRY
 from panoptic_fusion.modeling.things import PanopticROIHeads
 
-WITH_OWN_BOTTOM_UP = {"build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone", *PAIRS}
+from .plugins import missing_plugins
+
+WITH_OWN_BOTTOM_UP = {"build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone"}
+DEFAULT_BOTTOM_UP = "build_resnet_backbone"
+
+# Former values of MODEL.BACKBONE.NAME: the pyramid and the network that replace them.
+REPLACED_BACKBONES = {
+    "build_resnet_gap_fpn_backbone": ("build_gap_fpn_backbone", "build_deformable_resnet_backbone"),
+    "build_narrow_resnet_gap_fpn_backbone": ("build_gap_fpn_backbone", "build_narrow_resnet_backbone"),
+    "build_narrow_resnet_fpn_backbone": ("build_fpn_backbone", "build_narrow_resnet_backbone"),
+    "build_narrow_resnet_context_fpn_backbone": ("build_context_fpn_backbone", "build_narrow_resnet_backbone"),
+    "build_abn_resnet_fpn_backbone": ("build_abn_fpn_backbone", "build_abn_resnet_backbone"),
+    "build_narrow_abn_resnet_fpn_backbone": ("build_abn_fpn_backbone", "build_narrow_abn_resnet_backbone"),
+}
 
 
 def _any(name: str, part: Any) -> bool:
@@ -68,6 +79,7 @@ CHOICES = {
     "MODEL.SHARING": SHARING_MODES,
     "MODEL.WEIGHTS_LAYOUT": ("", *LAYOUTS),
     "MODEL.TRANSFER": TRANSFERS,
+    "DATASETS.UNANNOTATED": ("skip", "negatives"),
     "INPUT.FORMAT": ("BGR", "RGB"),
     "INPUT.CROP.TYPE": ("relative_range", "relative", "absolute", "absolute_range"),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
@@ -75,10 +87,29 @@ CHOICES = {
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
 }
 
+
+def _number_or_none(value: Any) -> bool:
+    return value is None or type(value) in (int, float)
+
+
+def _count_or_none(value: Any) -> bool:
+    return value is None or type(value) is int
+
+
+def _bool_or_none(value: Any) -> bool:
+    return value is None or type(value) is bool
+
+
 # KEY: what its value must fulfil, and the same in words.
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": (lambda v: v == IGNORE_LABEL, f"{IGNORE_LABEL}, as the labels have"),
     "MODEL.SEM_SEG_HEAD.HARD_PIXEL_FRACTION": (lambda v: 0 < v <= 1, "a number in (0, 1]"),
+    # Their ranges are checked by the fusion, which has values for those that are None.
+    "MODEL.PANOPTIC_FUSION.INSTANCES_CONFIDENCE_THRESH": (_number_or_none, "a number in [0, 1], or None: the fusion's"),
+    "MODEL.PANOPTIC_FUSION.OVERLAP_THRESH": (_number_or_none, "a number in [0, 1], or None: the fusion's"),
+    "MODEL.PANOPTIC_FUSION.STUFF_AREA_LIMIT": (_count_or_none, "a number of pixels, or None: the fusion's"),
+    "MODEL.PANOPTIC_FUSION.STUFF_CHANNELS_ONLY": (_bool_or_none, "True, False, or None: the fusion's"),
+    "MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION": (_bool_or_none, "True, False, or None: the fusion's"),
     "MODEL.MASK_ON": (lambda v: v, "True, since the fusions need mask logits"),
     "MODEL.KEYPOINT_ON": (lambda v: not v, "False, since this project does not have it"),
     "TEST.AUG.ENABLED": (lambda v: not v, "False, since this project does not have it"),
@@ -108,12 +139,19 @@ def check_parts(cfg: CfgNode) -> None:
     Raises:
         ConfigError: a part does not exist or cannot work; the message names the key and the parts that can.
     """
+    if cfg.MODEL.BACKBONE.NAME in REPLACED_BACKBONES:
+        pyramid, network = REPLACED_BACKBONES[cfg.MODEL.BACKBONE.NAME]
+        raise ConfigError(
+            f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}, which no longer exists: set MODEL.BACKBONE.NAME "
+            f"{pyramid} and MODEL.BACKBONE.BOTTOM_UP {network}"
+        )
     for key, (registry, works) in PARTS.items():
         known = sorted(name for name, part in registry if works(name, part))
         if value_of(cfg, key) not in known:
-            raise ConfigError(f"{key} is {value_of(cfg, key)!r}; there are: {', '.join(known)}")
+            missing = missing_plugins(cfg.get("PLUGINS"))
+            raise ConfigError(f"{key} is {value_of(cfg, key)!r}; there are: {', '.join(known)}{missing}")
     name, bottom_up = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.BOTTOM_UP
-    if name not in PYRAMIDS and bottom_up not in (DEFAULT_BOTTOM_UP, PAIRS.get(name, ("", ""))[1]):
+    if name not in PYRAMIDS and bottom_up != DEFAULT_BOTTOM_UP:
         raise ConfigError(
             f"MODEL.BACKBONE.NAME is {name!r}, which has a network of its own: MODEL.BACKBONE.BOTTOM_UP {bottom_up} "
             f"goes with {', '.join(sorted(PYRAMIDS))}"

@@ -6,6 +6,8 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
+from .plugins import add_plugin_configs
+
 CONFIG_ROOTS = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
 
 
@@ -13,9 +15,18 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     """Adds the project's keys to `cfg` and sets the few detectron2 defaults that must differ, in place."""
     model, sem_seg, data = cfg.MODEL, cfg.MODEL.SEM_SEG_HEAD, cfg.DATASETS
 
+    # Modules of other packages that were loaded when the config was written: a record; reading it imports nothing.
+    cfg.PLUGINS = []
+
+    # Folder of what a run writes; empty: output/ and the name of the config (`default_output_dir`).
+    cfg.OUTPUT_DIR = ""
+
     # -- data -------------------------------------------------------------------------------------------------
     # Data sets to register: a list of keyword arguments of `panoptic_fusion.data.register_panoptic`.
     data.REGISTER = []
+    # Training images that a JSON lists without an annotation: "skip" leaves them out, "negatives" adds them as images
+    # without things, all void for the semantic loss.
+    data.UNANNOTATED = "skip"
     # Factors (low, high) of MIN_SIZE_TRAIN[0] between which the short side is drawn, capped by MAX_SIZE_TRAIN;
     # empty: detectron2's MIN_SIZE_TRAIN and MIN_SIZE_TRAIN_SAMPLING decide.
     cfg.INPUT.SCALE_JITTER = []
@@ -104,17 +115,19 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     fusion = model.PANOPTIC_FUSION = CfgNode()
     # Name of the fusion, in PANOPTIC_FUSION_REGISTRY.
     fusion.NAME = "HeuristicFusion"
+    # The fusion's thresholds. None, the default: those of the fusion class (its attribute `thresholds`), filled in when
+    # the network is built, so that another NAME brings its own.
     # Instances with a lower score do not enter the panoptic map.
-    fusion.INSTANCES_CONFIDENCE_THRESH = 0.5
+    fusion.INSTANCES_CONFIDENCE_THRESH = None
     # How much of an instance others may cover already, in [0, 1], before it is dropped; each rule says its measure.
-    fusion.OVERLAP_THRESH = 0.5
+    fusion.OVERLAP_THRESH = None
     # Stuff segments of fewer pixels become void: at the size of the output (Seamless: at the size at which it fuses).
-    fusion.STUFF_AREA_LIMIT = 4096
+    fusion.STUFF_AREA_LIMIT = None
     # Pixels that no instance takes get the best stuff class, also where a thing channel is higher (OANet); else they
     # become void there. For the rules that paint instances one after another.
-    fusion.STUFF_CHANNELS_ONLY = False
+    fusion.STUFF_CHANNELS_ONLY = None
     # Fuse at the size of the network's input and resize the labels (nearest), instead of fusing at the output size.
-    fusion.AT_INPUT_RESOLUTION = False
+    fusion.AT_INPUT_RESOLUTION = None
     # What inference returns, of "sem_seg", "instances", "panoptic_seg" and "things_masks" (the two masks that TASCNet
     # compares); fewer is faster and smaller.
     fusion.OUTPUTS = ["sem_seg", "instances", "panoptic_seg"]
@@ -180,9 +193,14 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
 
 
 def get_cfg() -> CfgNode:
-    """detectron2's default config with the project's keys."""
+    """Returns detectron2's default config with the project's keys and those of the plugins (see `plugins.py`).
+
+    Raises:
+        ConfigError: a plugin cannot be imported or adds its keys wrongly.
+    """
     cfg = get_detectron2_cfg()
     add_panoptic_fusion_config(cfg)
+    add_plugin_configs(cfg)
     return cfg
 
 
@@ -220,3 +238,14 @@ def find_config(name: str | os.PathLike) -> str:
         if path.is_file() and (path == candidates[0] or path.suffix == ".yaml"):
             return str(path)
     raise FileNotFoundError(f"config file {name} does not exist, neither as a file nor among the project's configs")
+
+
+def default_output_dir(config_file: str | os.PathLike) -> str:
+    """Returns where a config without OUTPUT_DIR writes, such as "output/toy_panoptic_fpn_r18" for
+    toy/panoptic_fpn_r18.yaml of this project and "output/mine" for another mine.yaml."""
+    path = Path(find_config(config_file)).resolve()
+    for root in CONFIG_ROOTS:
+        if path.is_relative_to(root.resolve()):
+            path = path.relative_to(root.resolve())
+            return os.path.join("output", "_".join(path.with_suffix("").parts))
+    return os.path.join("output", path.stem)

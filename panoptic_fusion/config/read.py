@@ -10,6 +10,9 @@ from detectron2.config import CfgNode
 
 from panoptic_fusion.config.defaults import find_config, get_cfg
 from panoptic_fusion.errors import ConfigError, one_line
+from panoptic_fusion.modeling.fusion import PanopticFusion
+
+from .plugins import missing_plugins
 
 # What yacs, fvcore and detectron2 raise for an unknown key, a wrong type, an odd number of words, a missing base, ...
 _MERGE_ERRORS = (KeyError, ValueError, AssertionError, TypeError, AttributeError)
@@ -47,7 +50,14 @@ def merge_file(cfg: CfgNode, config_file: str | os.PathLike) -> None:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{config_file} is not valid yaml: {one_line(error)}") from error
     except _MERGE_ERRORS as error:
-        raise ConfigError(f"{config_file}: {one_line(error)}") from error
+        raise ConfigError(f"{config_file}: {one_line(error)}{_missing_plugins_of(config_file)}") from error
+
+
+def _missing_plugins_of(config_file: str) -> str:
+    try:
+        return missing_plugins(CfgNode.load_yaml_with_base(config_file, allow_unsafe=False).get("PLUGINS"))
+    except Exception:  # the file is what could not be read: the first error says why
+        return ""
 
 
 def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
@@ -58,6 +68,9 @@ def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         if key == "MODEL.DEVICE" and str(value).startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"option {key} {value}: there is no GPU here; leave it out, or use cpu")
+        section, _, name = str(key).rpartition(".")
+        if section == "MODEL.PANOPTIC_FUSION" and name in PanopticFusion.thresholds:
+            cfg.MODEL.PANOPTIC_FUSION[name] = None  # which takes an int in place of a float, see `check_values`
         try:
             cfg.merge_from_list([key, value])
         except _MERGE_ERRORS as error:

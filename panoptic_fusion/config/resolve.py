@@ -5,6 +5,7 @@ model's config carries them, else from the first training data set, and are neve
 """
 
 import hashlib
+import logging
 import os
 from typing import Any
 
@@ -20,7 +21,10 @@ from panoptic_fusion.modeling.backbone.branches import stuff_features
 from panoptic_fusion.modeling.backbone.timm_config import resolve_timm
 
 from .check import check_parts, check_values, possible_outputs
+from .plugins import load_plugins
 from .registration import register_parts
+
+logger = logging.getLogger(__name__)
 
 _MARK = "_panoptic_fusion_resolved"
 
@@ -33,9 +37,10 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
 
     Returns:
         A frozen copy with MODEL.CATEGORIES and all NUM_CLASSES set, MODEL.SEM_SEG_HEAD.IN_FEATURES named after
-        MODEL.SHARING, the input normalization of a timm network, of MODEL.PANOPTIC_FUSION.OUTPUTS only what the
-        meta-architecture can return, and MODEL.DEVICE "cpu" where there is no GPU. A config that this process has
-        resolved is returned as it is.
+        MODEL.SHARING, a network without instances if the dataset has no things, the input normalization of a timm
+        network, of MODEL.PANOPTIC_FUSION.OUTPUTS only what the meta-architecture can return, the names of the loaded
+        PLUGINS, and MODEL.DEVICE "cpu" where there is no GPU. A config that this process has resolved is returned as
+        it is.
 
     Raises:
         ConfigError: a key has a value that cannot work; the message names the key.
@@ -44,21 +49,25 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
     if vars(cfg).get(_MARK) == _mark(cfg):
         return cfg
     register_parts()
+    plugins = load_plugins()
     cfg = cfg.clone()
     cfg.defrost()
     register_from_config(cfg.DATASETS.REGISTER if not cfg.MODEL.CATEGORIES else _present(cfg.DATASETS.REGISTER))
     check_parts(cfg)
     resolve_timm(cfg)
     check_values(cfg)
-    possible = possible_outputs(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE))
-    cfg.MODEL.PANOPTIC_FUSION.OUTPUTS = [name for name in cfg.MODEL.PANOPTIC_FUSION.OUTPUTS if name in possible]
+    cfg.PLUGINS = plugins
+    cfg.OUTPUT_DIR = cfg.OUTPUT_DIR or "./output"
     cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
     if not cfg.MODEL.CATEGORIES:
         if not cfg.DATASETS.TRAIN:
             raise ConfigError("MODEL.CATEGORIES and DATASETS.TRAIN are both empty: name a training data set")
         cfg.MODEL.CATEGORIES = label_space_of(cfg.DATASETS.TRAIN[0]).to_categories()
     label_space = LabelSpace.from_categories(cfg.MODEL.CATEGORIES)
-    label_space.require_things()
+    if not label_space.thing_classes:
+        _without_things(cfg, label_space)
+    possible = possible_outputs(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE))
+    cfg.MODEL.PANOPTIC_FUSION.OUTPUTS = [name for name in cfg.MODEL.PANOPTIC_FUSION.OUTPUTS if name in possible]
     if cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY == "stuff":
         label_space.require_stuff()
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = label_space.num_things
@@ -95,6 +104,22 @@ def with_values(cfg: CfgNode, values: dict[str, Any]) -> CfgNode:
 def available_device(device: str) -> str:
     """Returns `device`, or "cpu" in place of a GPU where there is none (the default of configs is "cuda")."""
     return "cpu" if device.startswith("cuda") and not torch.cuda.is_available() else device
+
+
+def _without_things(cfg: CfgNode, label_space: LabelSpace) -> None:
+    """Replaces the network by the one that its class names for datasets without thing classes, in place.
+
+    Raises:
+        UserError: its class names none, so it needs things.
+    """
+    network = getattr(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), "without_things", None)
+    if network is None:
+        architecture = cfg.MODEL.META_ARCHITECTURE
+        label_space.require_things(f"MODEL.META_ARCHITECTURE {architecture} needs things, but the dataset")
+    if network != cfg.MODEL.META_ARCHITECTURE:
+        text = "the dataset has no thing class: MODEL.META_ARCHITECTURE is %s instead of %s, without instances"
+        logger.warning(text, network, cfg.MODEL.META_ARCHITECTURE)
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.SHARING, cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY = network, "skip", "full"
 
 
 def _mark(cfg: CfgNode) -> tuple[int, str]:

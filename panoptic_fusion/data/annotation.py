@@ -170,7 +170,14 @@ def decode_segmentation(segmentation: dict | list, height: int, width: int) -> n
 
 
 def load_annotation(record: Mapping[str, Any], report: Report = raise_fault) -> np.ndarray | None:
-    """The label map (H, W) int32 of one data set dict (of `load_panoptic`); None if a reported fault leaves none."""
+    """Returns the label map (H, W) int32 of one dataset dict; None if a reported problem leaves none.
+
+    Args:
+        record: a dict of `load_panoptic`, or of `unannotated_images`, without `pan_seg_file_name`: all void.
+        report: called with each problem.
+    """
+    if "pan_seg_file_name" not in record:
+        return np.zeros((record["height"], record["width"]), np.int32)
     file = os.fspath(record["pan_seg_file_name"])
     id_map = read_id_map(file, report)
     if id_map is None or not check_map_size(id_map, record["height"], record["width"], file, report):

@@ -17,6 +17,7 @@ import cv2
 from pycocotools import mask as mask_api
 from tqdm import tqdm
 
+from ..errors import UserError
 from .annotation import decode_segmentation, label_extents, load_annotation
 from .coco_json import PanopticJson, read_instances_json, read_panoptic_json
 from .coco_panoptic import PanopticFiles
@@ -25,6 +26,26 @@ from .label_space import LabelSpace
 from .mapper import read_image
 
 BOX_TOLERANCE = 1  # pixels by which a bbox in a json may differ: some tools count the last row and column, some do not
+
+
+@dataclass(frozen=True)
+class ImageSummary:
+    """What the check has read of one image.
+
+    segments: (category id, iscrowd, area in pixels) per segment that has a pixel.
+    void_fraction: share of void pixels, 0 to 1.
+    annotated: whether image and PNG could be read.
+    kinds: kinds of the problems of this image.
+    """
+
+    image_id: Any
+    file_name: str
+    width: int
+    height: int
+    segments: tuple[tuple[int, int, int], ...] = ()
+    void_fraction: float = 0.0
+    annotated: bool = False
+    kinds: tuple[str, ...] = ()
 
 
 @dataclass
@@ -38,6 +59,7 @@ class CheckResult:
     num_crowds: int = 0
     pixels: int = 0
     void_pixels: int = 0
+    images: list[ImageSummary] = field(default_factory=list)
 
     def can_be_trained(self) -> bool:
         """Whether all faults are of `MINOR_KINDS`."""
@@ -53,10 +75,7 @@ def check_dataset(files: PanopticFiles, num_workers: int | None = None, show_pro
     panoptic = read_panoptic_json(files.panoptic_json, result.faults.append)
     result.label_space = panoptic.label_space
     if panoptic.label_space is not None:
-        try:
-            panoptic.label_space.require_things()
-        except ValueError as error:
-            result.faults.append(DatasetError(str(error), files.panoptic_json, "no thing class"))
+        _check_classes(panoptic.label_space, files.panoptic_json, result.faults.append)
     instances: Mapping[Any, list] = {}
     if files.instances_json is not None and panoptic.label_space is not None:
         instances = read_instances_json(
@@ -74,6 +93,10 @@ def check_dataset(files: PanopticFiles, num_workers: int | None = None, show_pro
     except BrokenProcessPool:
         text = "a process of the check was killed (out of memory?): try fewer --workers"
         result.faults.append(DatasetError(text, files.panoptic_json, "unexpected error"))
+    if 0 < result.pixels == result.void_pixels:
+        text = "all pixels of all images are void, so nothing can be learned or measured (a test split is like that)"
+        result.faults.append(DatasetError(text, files.panoptic_json, "only void"))
+    _check_orientations(result)
     return result
 
 
@@ -81,44 +104,62 @@ def check_image(task: Mapping[str, Any]) -> CheckResult:
     """Checks one image, its PNG (if it has an annotation) and its instances: the part that needs pixels."""
     result = CheckResult(num_images=1)
     report = result.faults.append
+    segments, readable = [], False
     try:
-        read_image(task, "RGB", report)
+        readable = read_image(task, "RGB", report) is not None
         if "pan_seg_file_name" in task:
-            _check_annotation(task, result)
+            segments = _check_annotation(task, result)
         for instance in task["instances"]:
             _check_instance(task, instance, report)
     except Exception as error:  # a fault that no check foresees must not hide the others
         report(DatasetError(f"{type(error).__name__}: {error}", task["file_name"], "unexpected error"))
+    image = ImageSummary(
+        task["image_id"],
+        task["file_name"],
+        task["width"],
+        task["height"],
+        tuple(segments),
+        result.void_pixels / max(result.pixels, 1),
+        annotated=readable and result.pixels > 0,
+        kinds=tuple(dict.fromkeys(fault.kind for fault in result.faults)),
+    )
+    result.images.append(image)
     return result
 
 
 def format_result(name: str, result: CheckResult) -> str:
-    """The report as text: faults by kind with their count, or the summary if there are none."""
-    if not result.faults:
-        return format_summary(name, result)
-    lines = [f"{name}: {len(result.faults)} fault{'s' if len(result.faults) > 1 else ''}"]
+    """Returns the report as text: all faults by kind with their number; of a trainable dataset also its contents."""
+    if result.can_be_trained():
+        lines = [_headline(name, result), *_class_lines(result)]
+    else:
+        lines = [f"{name}: {len(result.faults)} fault{'s' if len(result.faults) > 1 else ''}"]
     for kind, faults in _by_kind(result).items():
-        lines.append(f"{kind}: {len(faults)}")
+        lines.append(f"{kind}: {len(faults)}{' (warning)' if kind in MINOR_KINDS else ''}")
         lines += [f"  {fault}" for fault in faults]
     return "\n".join(lines)
 
 
 def format_summary(name: str, result: CheckResult) -> str:
     """What is in a data set that `can_be_trained`: images, segments of each class, a line for each kind of fault."""
+    warnings = [f"  warning: {len(f)} x {kind}, the first: {f[0]}" for kind, f in _by_kind(result).items()]
+    return "\n".join([_headline(name, result), *warnings, *_class_lines(result)])
+
+
+def _headline(name: str, result: CheckResult) -> str:
     void = 100 * result.void_pixels / max(result.pixels, 1)
     total = sum(result.segments.values())
-    lines = [
+    return (
         f"{name}: no {'serious ' if result.faults else ''}fault in {result.num_images} images, {total} segments "
-        f"({result.num_crowds} of them crowds), {void:.1f} % of the pixels void",
-    ]
-    lines += [f"  warning: {len(f)} x {kind}, the first: {f[0]}" for kind, f in _by_kind(result).items()]
+        f"({result.num_crowds} of them crowds), {void:.1f} % of the pixels void"
+    )
+
+
+def _class_lines(result: CheckResult) -> list[str]:
     space = result.label_space
-    for kind, ids, names in (
-        ("thing", space.thing_ids, space.thing_classes),
-        ("stuff", space.stuff_ids, space.stuff_classes),
-    ):
-        lines += [f"  {kind} {n}: {result.segments[i]}" for i, n in zip(ids, names, strict=True)]
-    return "\n".join(lines)
+    kinds = (("thing", space.thing_ids, space.thing_classes), ("stuff", space.stuff_ids, space.stuff_classes))
+    return [
+        f"  {kind} {n}: {result.segments[i]}" for kind, ids, names in kinds for i, n in zip(ids, names, strict=True)
+    ]
 
 
 def _by_kind(result: CheckResult) -> dict[str, list[DatasetError]]:
@@ -132,6 +173,7 @@ def _tasks(files: PanopticFiles, panoptic: PanopticJson, instances: Mapping[Any,
     tasks = []
     for image_id, image in panoptic.images.items():
         task = {
+            "image_id": image_id,
             "file_name": os.path.join(files.images, image["file_name"]),
             "height": image["height"],
             "width": image["width"],
@@ -147,19 +189,48 @@ def _tasks(files: PanopticFiles, panoptic: PanopticJson, instances: Mapping[Any,
     return tasks
 
 
-def _check_annotation(task: Mapping[str, Any], result: CheckResult) -> None:
+def _check_classes(space: LabelSpace, path: str, report: Report) -> None:
+    """Reports classes that restrict which networks can be trained."""
+    if not space.thing_classes:
+        text = "no category has isthing 1, so a semantic network is trained, without instances"
+        report(DatasetError(text, path, "no thing class"))
+    ontologies = space.fitting_ontologies()
+    if "full" not in ontologies:
+        try:
+            space.num_channels("full")
+        except UserError as error:  # its text names the ontologies that can hold the classes
+            kind = "needs another ontology" if ontologies else "too many classes"
+            report(DatasetError(str(error), path, kind))
+
+
+def _check_orientations(result: CheckResult) -> None:
+    """Reports each image whose orientation its size cannot tell, if others have their labels in the stored one."""
+    if not any(fault.kind == "stored orientation" for fault in result.faults):
+        return
+    for fault in [fault for fault in result.faults if fault.kind == "unclear orientation"]:
+        text = (
+            "other images of this dataset have their labels in the stored orientation, and here the size cannot tell; "
+            "remove the orientation tag from the image (exiftool -Orientation= FILE) if its labels lie so, too"
+        )
+        result.faults.append(DatasetError(text, fault.file, "mixed orientation"))
+
+
+def _check_annotation(task: Mapping[str, Any], result: CheckResult) -> list[tuple[int, int, int]]:
+    """Checks and counts the segments of one image; returns those of `ImageSummary`."""
     file, segments = task["pan_seg_file_name"], task["segments_info"]
     report = result.faults.append
     _check_stuff(file, segments, task["stuff_ids"], report)
     labels = load_annotation(task, report)
     if labels is None:
-        return
+        return []
+    found = []
     boxes, areas = label_extents(labels, len(segments))
     for segment, (x0, y0, x1, y1), area in zip(segments, boxes.tolist(), areas.tolist(), strict=True):
         result.segments[segment["category_id"]] += 1
         result.num_crowds += segment.get("iscrowd", 0)
         if area == 0:
             continue  # reported as "segment without pixel"
+        found.append((segment["category_id"], segment.get("iscrowd", 0), area))
         if segment.get("area", area) != area:
             text = f"segment id {segment['id']} has {area} pixels, by the json {segment['area']}"
             report(DatasetError(text, file, "area mismatch"))
@@ -169,6 +240,7 @@ def _check_annotation(task: Mapping[str, Any], result: CheckResult) -> None:
             report(DatasetError(text, file, "bbox mismatch"))
     result.pixels += labels.size
     result.void_pixels += int(labels.size - areas.sum())
+    return found
 
 
 def _check_stuff(file: str, segments: Sequence[Mapping[str, Any]], stuff_ids: set[int], report: Report) -> None:
@@ -224,6 +296,7 @@ def _add(result: CheckResult, found: CheckResult) -> None:
     result.num_crowds += found.num_crowds
     result.pixels += found.pixels
     result.void_pixels += found.void_pixels
+    result.images += found.images
 
 
 def _progress(results: Iterable[CheckResult], total: int) -> Iterator[CheckResult]:

@@ -56,7 +56,7 @@ def read_panoptic_json(path: str, report: Report = raise_fault) -> PanopticJson:
     """Reads and checks a COCO panoptic json; raises (or reports) DatasetError.
 
     An image whose segments_info is empty is fine: all of it is void. One without an annotation is reported, which by
-    default does nothing; it is in `images` and not in `annotations`.
+    default does nothing; it is in `images` and not in `annotations`. A JSON without any annotated image is a fault.
     """
     data = read_json(path, ("categories", "images", "annotations"), report)
     label_space = None
@@ -86,8 +86,15 @@ def read_panoptic_json(path: str, report: Report = raise_fault) -> PanopticJson:
         annotated = _ids(data["annotations"], "image_id")
         for image_id, entry in images.items():
             if image_id not in annotated:
-                text = f"image {entry['file_name']!r} (id {image_id!r}) has no annotation"
+                text = (
+                    f"image {entry['file_name']!r} (id {image_id!r}) has no annotation and is left out; if it shows no "
+                    "thing, DATASETS.UNANNOTATED negatives trains on it as such"
+                )
                 report(DatasetError(text, path, "image without annotation"))
+        if listed is not None and not annotated & listed:
+            text = f"none of its {len(listed)} images has an annotation" if listed else "the list of images is empty"
+            report(DatasetError(f"{text}; check how this JSON was written", path, "no image"))
+    _check_shared_files(images, annotations, path, report)
     return PanopticJson(label_space, images, annotations)
 
 
@@ -183,6 +190,23 @@ def _check_images(entries: list, path: str, report: Report) -> dict[Any, dict[st
         else:
             images[entry["id"]] = entry
     return images
+
+
+def _check_shared_files(
+    images: Mapping[Any, Mapping[str, Any]], annotations: Mapping[Any, Mapping[str, Any]], path: str, report: Report
+) -> None:
+    """Reports images that are listed twice, and different images that share one PNG (such as a.jpg and a.png)."""
+    first_image: dict[str, Any] = {}
+    first_png: dict[str, str] = {}
+    for image_id, image in images.items():
+        name = image["file_name"]
+        if first_image.setdefault(name, image_id) != image_id:
+            text = f"image {name!r} is listed twice, with ids {first_image[name]!r} and {image_id!r}"
+            report(DatasetError(text, path, "image listed twice"))
+        png = annotations[image_id]["file_name"] if image_id in annotations else None
+        if png is not None and first_png.setdefault(png, name) != name:
+            text = f"images {first_png[png]!r} and {name!r} share the PNG {png!r}; give each image a PNG of its own"
+            report(DatasetError(text, path, "shared PNG"))
 
 
 def _image_fault(entry: Any) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -186,6 +186,19 @@ def dataset_dicts(
     return dicts
 
 
+def unannotated_images(name: str) -> list[dict[str, Any]]:
+    """Returns the images of a registered dataset that have no annotation, as dicts of all-void images.
+
+    They are as in `load_panoptic`, with an empty `segments_info` and without `pan_seg_file_name`.
+    """
+    files = panoptic_files(name)
+    panoptic = read_panoptic_json(files.panoptic_json)
+    missing = {i: image for i, image in panoptic.images.items() if i not in panoptic.annotations}
+    void = {i: {"file_name": "", "segments_info": []} for i in missing}
+    dicts = dataset_dicts(files, replace(panoptic, images=missing, annotations=void), None)
+    return [{key: value for key, value in record.items() if key != "pan_seg_file_name"} for record in dicts]
+
+
 def derive_instances_json(name: str, path: str) -> None:
     """Writes the things of a registered data set as a COCO instances json, see `write_instances_json`."""
     write_instances_json(DatasetCatalog.get(name), label_space_of(name), panoptic_files(name).images, path)
@@ -223,7 +236,10 @@ def _check_there(name: str, path: str) -> None:
     if os.path.isfile(path):
         return
     where = "" if os.path.isabs(path) else f", relative to the working folder: {os.path.abspath(path)}"
-    make = "; `panoptic-fusion prepare toy` makes it" if path.startswith("datasets/toy/") else ""
+    remedy = MetadataCatalog.get(name).get("missing_remedy")  # of the datasets that are known by name
+    if path.startswith("datasets/toy/"):
+        remedy = "`panoptic-fusion prepare toy` makes it"
+    make = f"; {remedy}" if remedy else ""
     raise DatasetError(f"the file is missing (panoptic_json of data set {name!r}{where}){make}", path, "missing file")
 
 

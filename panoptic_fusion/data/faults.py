@@ -17,12 +17,17 @@ KINDS = (
     "missing list in json",
     "bad category",
     "no thing class",
+    "too many classes",
+    "needs another ontology",
+    "no image",
     "bad image entry",
     "duplicate image id",
+    "image listed twice",
     "bad annotation entry",
     "duplicate annotation",
     "annotation without image",
     "image without annotation",
+    "shared PNG",
     "bad segment entry",
     "segment id 0",
     "duplicate segment id",
@@ -31,13 +36,19 @@ KINDS = (
     "several stuff segments of a class",
     "missing image",
     "corrupt image",
+    "unsupported image",
+    "dark 16-bit image",
     "wrong image size",
+    "stored orientation",
+    "unclear orientation",
+    "mixed orientation",
     "missing PNG",
     "corrupt PNG",
     "PNG not RGB",
     "wrong PNG size",
     "id without segment",
     "segment without pixel",
+    "only void",
     "area mismatch",
     "bbox mismatch",
     "bad instance entry",
@@ -49,10 +60,22 @@ KINDS = (
     "unexpected error",
 )
 
-# Those with which a data set can be trained and evaluated: areas and boxes are counted anew, several segments of a
-# stuff class are one label in training (and each counts in evaluation), images without an annotation are left out.
+# Those with which a dataset can be trained and evaluated: areas and boxes are recomputed, several segments of a stuff
+# class are one label in training (and each counts in evaluation), images without an annotation are left out or serve
+# as negatives, an image that is listed twice counts twice, and without thing classes a semantic network is trained.
 MINOR_KINDS = frozenset(
-    {"image without annotation", "several stuff segments of a class", "area mismatch", "bbox mismatch"}
+    {
+        "no thing class",
+        "needs another ontology",
+        "image listed twice",
+        "image without annotation",
+        "several stuff segments of a class",
+        "dark 16-bit image",
+        "stored orientation",
+        "unclear orientation",
+        "area mismatch",
+        "bbox mismatch",
+    }
 )
 
 

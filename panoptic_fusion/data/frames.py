@@ -10,6 +10,8 @@ import numpy as np
 
 from panoptic_fusion.errors import UserError
 
+from .image_file import read_rgb
+
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
 
@@ -45,18 +47,6 @@ def count_frames(file: Path) -> int:
     return max(count, 1)
 
 
-def read_image(file: str | os.PathLike) -> np.ndarray:
-    """Returns an image as BGR uint8 (H, W, 3).
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    image = cv2.imread(os.fspath(file), cv2.IMREAD_COLOR)
-    if image is None:
-        raise UserError(f"{file} is not a readable image")
-    return image
-
-
 def read_frames(file: Path) -> Iterator[tuple[str, np.ndarray]]:
     """(name, BGR uint8 image) of an image, or of each frame of a video.
 
@@ -64,7 +54,7 @@ def read_frames(file: Path) -> Iterator[tuple[str, np.ndarray]]:
         UserError: the file cannot be read.
     """
     if file.suffix.lower() not in VIDEOS:
-        yield file.stem, read_image(file)
+        yield file.stem, read_rgb(file)[:, :, ::-1]
         return
     video = cv2.VideoCapture(str(file))
     number = 0

@@ -77,10 +77,31 @@ class LabelSpace:
         Raises UserError for an unknown ontology, and if the channels do not fit below `IGNORE_LABEL`.
         """
         check_ontology(ontology)
-        num = self.num_stuff + {"full": self.num_things, "collapsed": 1, "stuff": 0}[ontology]
+        num = self._sizes()[ontology]
         if num > IGNORE_LABEL:
-            raise UserError(f"ontology {ontology!r} has {num} channels; at most {IGNORE_LABEL} are possible")
+            fitting = " or ".join(map(repr, self.fitting_ontologies()))
+            remedy = f"set MODEL.SEM_SEG_HEAD.ONTOLOGY to {fitting}" if fitting else "merge stuff classes"
+            raise UserError(
+                f"ontology {ontology!r} needs {num} channels for {self.num_things} thing and {self.num_stuff} stuff "
+                f"classes, but at most {IGNORE_LABEL} are possible; {remedy}"
+            )
         return num
+
+    def fitting_ontologies(self) -> tuple[str, ...]:
+        """Returns the ontologies whose channels fit below `IGNORE_LABEL` and that have at least one."""
+        return tuple(ontology for ontology, num in self._sizes().items() if 0 < num <= IGNORE_LABEL)
+
+    def _sizes(self) -> dict[str, int]:
+        """Number of channels of each ontology."""
+        return {"full": self.num_stuff + self.num_things, "collapsed": self.num_stuff + 1, "stuff": self.num_stuff}
+
+    def same_classes(self, other: LabelSpace) -> bool:
+        """Returns whether both have the same things and stuff, by id and name; colors do not matter."""
+        return all(
+            getattr(self, f"{kind}_{what}") == getattr(other, f"{kind}_{what}")
+            for kind in ("thing", "stuff")
+            for what in ("ids", "classes")
+        )
 
     def sem_seg_channel(self, category_id: int, isthing: bool, ontology: str) -> int:
         """The semantic channel of a class; `IGNORE_LABEL` for things in the ontology `stuff`.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, Instances
 
@@ -17,7 +16,10 @@ from ..errors import ConfigError
 from .annotation import bit_masks, decode_segmentation, label_extents, load_annotation, semantic_map
 from .coco_panoptic import label_space_of
 from .faults import DatasetError, Report, raise_fault
+from .image_file import decode_image
 from .label_space import LabelSpace, check_ontology
+
+DARK = 16  # of 256: the values of 12-bit data that were stored in 16 bits without scaling stay below
 
 
 class PanopticDatasetMapper:
@@ -49,6 +51,8 @@ class PanopticDatasetMapper:
         if is_train and label_space is None:
             raise ConfigError("PanopticDatasetMapper needs a label space for training")
         check_ontology(ontology)
+        if label_space is not None:
+            label_space.num_channels(ontology)  # more classes than it can hold are refused before anything is read
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
@@ -120,27 +124,52 @@ def common_label_space(names: Sequence[str]) -> LabelSpace:
         raise ConfigError("DATASETS.TRAIN is empty: name at least one registered data set")
     label_space = label_space_of(names[0])
     for name in names[1:]:
-        if label_space_of(name) != label_space:
+        if not label_space_of(name).same_classes(label_space):
             raise ConfigError(f"the data sets {names[0]!r} and {name!r} of DATASETS.TRAIN have different categories")
     return label_space
 
 
+@overload
+def read_image(record: Mapping[str, Any], image_format: str) -> np.ndarray: ...
+
+
+@overload
+def read_image(record: Mapping[str, Any], image_format: str, report: Report) -> np.ndarray | None: ...
+
+
 def read_image(record: Mapping[str, Any], image_format: str, report: Report = raise_fault) -> np.ndarray | None:
-    """Reads the image of a data set dict: (height, width, 3) uint8; None after a fault was reported."""
-    file = record["file_name"]
+    """Reads the image of a dataset dict by the rules of `image_file`.
+
+    Args:
+        record: dict with `file_name`, `height` and `width`.
+        image_format: "BGR" or "RGB".
+        report: called with each problem.
+
+    Returns:
+        (height, width, 3) uint8; None after a problem that leaves no image was reported.
+    """
+    file, size = record["file_name"], (record["height"], record["width"])
     try:
-        image = detection_utils.read_image(file, format=image_format)
-    except FileNotFoundError:
-        report(DatasetError("the image is missing", file, "missing image"))
+        image = decode_image(file, size)
+    except DatasetError as fault:
+        report(fault)
         return None
-    except Exception as error:  # the decoders raise OSError, SyntaxError, ValueError, struct.error and more
-        report(DatasetError(f"the image cannot be read ({type(error).__name__}: {error})", file, "corrupt image"))
-        return None
-    if image.shape[:2] != (record["height"], record["width"]):
-        size = f"{image.shape[1]}x{image.shape[0]}"
-        text = f"the image is {size}, by the json {record['width']}x{record['height']}"
+    height, width = image.pixels.shape[:2]
+    if (height, width) != size:
+        text = f"the image is {width}x{height}, by the json {record['width']}x{record['height']}"
         report(DatasetError(text, file, "wrong image size"))
-    return image
+    elif not image.upright:
+        text = (
+            f"EXIF orientation {image.orientation} is ignored: by their size, the labels lie in the stored orientation"
+        )
+        report(DatasetError(text, file, "stored orientation"))
+    elif image.orientation != 1 and (image.orientation < 5 or height == width):
+        text = f"EXIF orientation {image.orientation} is applied; make sure that the labels lie in that orientation"
+        report(DatasetError(text, file, "unclear orientation"))
+    if image.deep and image.pixels.max() < DARK:
+        text = f"no 16-bit value reaches {256 * DARK}, so the image is nearly black; rescale it to the full 16 bits"
+        report(DatasetError(text, file, "dark 16-bit image"))
+    return image.pixels if image_format == "RGB" else image.pixels[:, :, ::-1]
 
 
 def transform_labels(labels: np.ndarray, transforms: T.TransformList) -> np.ndarray:

@@ -59,7 +59,8 @@ def split_data(files: PanopticFiles, folder: str | os.PathLike, share: float = 0
     """Splits a data set into training and validation: the same images whenever it is called, on any machine.
 
     Those are for validation whose file name's SHA-1, as a number in [0, 1), is below `share`. So an image stays where
-    it is when others are added. A part that this leaves empty gets the image that is nearest to it.
+    it is when others are added. A part that this leaves empty gets the image that is nearest to it. Images without an
+    annotation go to training, where DATASETS.UNANNOTATED says what becomes of them.
 
     Args:
         files: the data set.
@@ -80,11 +81,15 @@ def split_data(files: PanopticFiles, folder: str | os.PathLike, share: float = 0
     content = json.loads(Path(files.panoptic_json).read_bytes())
     names = {image["id"]: str(image["file_name"]) for image in content["images"] if image["id"] in annotated}
     if len(names) < 2:
-        raise UserError(f"{files.panoptic_json} has {len(names)} annotated image: at least 2 are needed for a split")
+        raise UserError(
+            f"{files.panoptic_json} has {len(names)} annotated image, and a split needs at least 2; add images, or a "
+            "validation part of your own (it may hold the same image, if you only want to try it out)"
+        )
     places = {i: int(hashlib.sha1(name.encode()).hexdigest(), 16) / 16**40 for i, name in names.items()}
     order = sorted(places, key=places.get)
     count = min(max(sum(place < share for place in places.values()), 1), len(order) - 1)
-    parts = {"val": set(order[:count]), "train": set(order[count:])}
+    unannotated = {image["id"] for image in content["images"]} - names.keys()
+    parts = {"val": set(order[:count]), "train": set(order[count:]) | unannotated}
     result = {}
     for split in ("train", "val"):
         own = replace(files, panoptic_json=_write_part(files.panoptic_json, folder, f"panoptic_{split}", parts[split]))

@@ -3,6 +3,7 @@
 Those look at `annotations`, which an image has only from an instances json; here the things of its PNG stand in.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,20 +13,24 @@ from detectron2.data.build import filter_images_with_only_crowd_annotations, pri
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 
 from ..errors import ConfigError
-from .coco_panoptic import label_space_of
+from .coco_panoptic import label_space_of, unannotated_images
+
+logger = logging.getLogger(__name__)
 
 
 def training_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], RepeatFactorTrainingSampler | None]:
     """The dicts of `load_panoptic` of all data sets of DATASETS.TRAIN, some with an instances json or none, and the
     sampler of their indices.
 
-    DATALOADER.FILTER_EMPTY_ANNOTATIONS leaves out the images without a thing that is no crowd. The sampler is None
+    DATALOADER.FILTER_EMPTY_ANNOTATIONS leaves out the images without a thing that is no crowd. With
+    DATASETS.UNANNOTATED "negatives", images that the JSONs list without an annotation are added as images without
+    things; their pixels are void for the semantic loss. The sampler is None
     where detectron2's `build_detection_train_loader` makes that of DATALOADER.SAMPLER_TRAIN. A
     RepeatFactorTrainingSampler is made here, with a seed drawn as TrainingSampler's (detectron2 takes SEED itself, with
     which a training that goes on would repeat its order). In a job all processes call this.
 
     Raises:
-        ConfigError: the filter leaves no image.
+        ConfigError: the filter leaves no image, or all pixels of all images are void.
     """
     loader = cfg.DATALOADER
     records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
@@ -34,9 +39,16 @@ def training_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], RepeatFactorTrain
         views = filter_images_with_only_crowd_annotations(views)
     if not views:
         raise ConfigError("DATALOADER.FILTER_EMPTY_ANNOTATIONS True leaves no image of DATASETS.TRAIN: set it to False")
+    if not any(view["record"]["segments_info"] for view in views):
+        names = ", ".join(cfg.DATASETS.TRAIN)
+        raise ConfigError(f"DATASETS.TRAIN ({names}): no image has a segment, so there is nothing to learn")
+    if cfg.DATASETS.UNANNOTATED == "negatives":
+        negatives = [record for name in cfg.DATASETS.TRAIN for record in unannotated_images(name)]
+        views += [{"annotations": [], "record": record} for record in negatives]
     thing_classes = label_space_of(cfg.DATASETS.TRAIN[0]).thing_classes
     if thing_classes:
         print_instances_class_histogram(views, thing_classes)
+    logger.info("%d training images, %d of them with things", len(views), sum(bool(v["annotations"]) for v in views))
     sampler = None
     if loader.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(

@@ -3,6 +3,7 @@
 
 import logging
 import math
+from collections.abc import Collection, Mapping
 
 import torch
 from detectron2.config import CfgNode
@@ -12,36 +13,28 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from panoptic_fusion.errors import ConfigError
-from panoptic_fusion.networks.freeze import heads_of_loss
-
-BRANCHES = {
-    "instance": ({"proposal_generator"}, {"roi_heads"}),
-    "stuff": ({"sem_seg_head"},),
-}
+from panoptic_fusion.networks.losses import branch_losses
 
 
-# Losses of the stuff head that MODEL.SEM_SEG_HEAD.LOSS_WEIGHT is no factor of: UPSNet's RoI loss has its own.
-OTHER_WEIGHTS = {"loss_sem_seg_roi"}
-
-
-def branch_gradients(losses: dict[str, Tensor], feature: Tensor, *, scale: float = 1.0) -> dict[str, Tensor]:
+def branch_gradients(
+    losses: Mapping[str, Tensor], feature: Tensor, branches: Mapping[str, Collection[str]], *, scale: float = 1.0
+) -> dict[str, Tensor]:
     """The mean absolute gradient of the losses of each branch with respect to a feature map of the backbone.
 
     The graph stays: the training step's own backward pass comes afterwards, and no parameter's `grad` changes.
 
     Args:
-        losses: weighted losses by name (`heads_of_loss` says whose they are). Those of a fusion, which train both
-            branches, belong to neither, nor do `OTHER_WEIGHTS`.
+        losses: weighted losses by name.
         feature: of any shape.
+        branches: {branch: names of its losses}, see `branch_losses`; names that `losses` lacks are ignored.
         scale: factor of the losses in the backward pass, taken back in the result: for half precision.
 
     Returns:
-        {"instance", "stuff"} of float32 scalars without gradient; 0 where no loss of a branch reaches the map.
+        {branch: float32 scalar without gradient}; 0 where no loss of a branch reaches the map.
     """
     gradients = {}
-    for branch, heads in BRANCHES.items():
-        names = [name for name in losses if heads_of_loss(name) in heads and name not in OTHER_WEIGHTS]
-        own = [losses[name] for name in names if losses[name].requires_grad]
+    for branch, names in branches.items():
+        own = [loss for name, loss in losses.items() if name in names and loss.requires_grad]
         gradient = None
         if own:
             gradient = torch.autograd.grad(scale * sum(own), feature, retain_graph=True, allow_unused=True)[0]
@@ -58,7 +51,7 @@ class GradientBalance(HookBase):
 
     - `gradient_balance/instance`: of the losses of RPN and RoI heads together;
     - `gradient_balance/stuff`: of the losses of the stuff head, divided by MODEL.SEM_SEG_HEAD.LOSS_WEIGHT: the paper
-      compares at weight 1 (without UPSNet's RoI loss, which has a weight of its own);
+      compares at weight 1 (without losses that have a weight of their own, such as UPSNet's RoI loss);
     - `gradient_balance/equal_loss_weight`: their ratio, the MODEL.SEM_SEG_HEAD.LOSS_WEIGHT at which both are equal.
 
     The paper's figure is of the "mean gradient" in the last layer of the backbone, its text of that with respect to
@@ -167,5 +160,5 @@ class GradientBalance(HookBase):
         scaler = getattr(self.trainer._trainer, "grad_scaler", None)
         scale = scaler.get_scale() if scaler is not None else 1.0
         with torch.autocast(self._feature.device.type, enabled=False):
-            self._gradients = branch_gradients(losses, self._feature, scale=scale)
+            self._gradients = branch_gradients(losses, self._feature, branch_losses(module), scale=scale)
         self._feature = None

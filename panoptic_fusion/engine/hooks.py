@@ -1,25 +1,36 @@
-"""What training shows of itself: a bar on a terminal, and pictures of predictions in TensorBoard."""
+"""Hooks that show how training develops: progress on the console, and predictions in TensorBoard."""
 
+import datetime
+import logging
 import sys
+import time
 
 import cv2
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data import detection_utils as utils
 from detectron2.engine import HookBase
 from detectron2.utils.events import get_event_storage
 from tqdm import tqdm
 
-from panoptic_fusion.data.mapper import PanopticDatasetMapper
+from panoptic_fusion.data.mapper import PanopticDatasetMapper, read_image
 from panoptic_fusion.evaluation import only_needed_outputs
 from panoptic_fusion.visualization import draw_comparison, ground_truth_panoptic
+
+logger = logging.getLogger(__name__)
 
 MAX_HEIGHT = 512  # pixels of the pictures in TensorBoard
 
 
-class ProgressBar(HookBase):
-    """A bar with ETA and the total loss; only where stderr is a terminal (logs have detectron2's ETA lines)."""
+class Progress(HookBase):
+    """Shows iteration, total loss and ETA: as a bar on a terminal, else as a log line every few seconds."""
+
+    def __init__(self, interval: float = 10.0):
+        """
+        Args:
+            interval: seconds between two log lines.
+        """
+        self._interval = interval
 
     def before_train(self) -> None:
         """Opens the bar."""
@@ -31,18 +42,33 @@ class ProgressBar(HookBase):
             dynamic_ncols=True,
             disable=not sys.stderr.isatty(),
         )
+        self._start = self._last = time.monotonic()
 
     def after_step(self) -> None:
-        """Moves the bar."""
+        """Moves the bar, or writes a line if it is time."""
         self._bar.update()
-        if not self._bar.disable and self.trainer.iter % 20 == 0:
-            history = get_event_storage().histories().get("total_loss")
-            if history is not None:
-                self._bar.set_postfix(loss=f"{history.median(20):.3f}")
+        if not self._bar.disable:
+            if self.trainer.iter % 20 == 0 and (loss := self._loss()) is not None:
+                self._bar.set_postfix(loss=f"{loss:.3f}")
+            return
+        now, done = time.monotonic(), self.trainer.iter + 1
+        if now - self._last < self._interval and done < self.trainer.max_iter:
+            return
+        self._last = now
+        left = (now - self._start) / (done - self.trainer.start_iter) * (self.trainer.max_iter - done)
+        loss = self._loss()
+        logger.info(
+            "iteration %d of %d%s, ETA %s", done, self.trainer.max_iter, "" if loss is None else f", loss {loss:.3f}",
+            datetime.timedelta(seconds=round(left)),
+        )  # fmt: skip
 
     def after_train(self) -> None:
         """Closes the bar."""
         self._bar.close()
+
+    def _loss(self) -> float | None:
+        history = get_event_storage().histories().get("total_loss")
+        return None if history is None else history.median(20)
 
 
 class VisualizePredictions(HookBase):
@@ -76,7 +102,7 @@ class VisualizePredictions(HookBase):
             for i, dataset_dict in enumerate(self._dicts):
                 with torch.no_grad(), only_needed_outputs(model, ["panoptic"]):
                     output = model([self._mapper(dataset_dict)])[0]
-                image = utils.read_image(dataset_dict["file_name"], "RGB")
+                image = read_image(dataset_dict, "RGB")
                 panel = draw_comparison(
                     image, ground_truth_panoptic(dataset_dict), output["panoptic_seg"], self._metadata
                 )

@@ -1,7 +1,10 @@
 """Starts a training or an evaluation: checks first, then one process per GPU."""
 
+import contextlib
+import logging
 import os
 import re
+import sys
 
 from detectron2.config import CfgNode
 from detectron2.engine import launch
@@ -12,8 +15,10 @@ from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.config import resolve_config, with_values
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.evaluation.results import write_results
+from panoptic_fusion.locks import locked_folder
 from panoptic_fusion.modeling.backbone.timm_config import NO_PRETRAINING
 
+from .console import run_table
 from .preflight import check_before_start, check_processes, goes_on
 from .setup import set_up, write_config
 from .trainer import PanopticTrainer
@@ -43,9 +48,13 @@ def launch_job(
     """
     if num_machines > 1 and dist_url == "auto":
         raise UserError(f"--num-machines {num_machines} needs --dist-url: tcp://HOST:PORT of machine 0")
-    check_processes(cfg, num_gpus, num_machines)
+    check_processes(cfg, num_gpus, num_machines, eval_only=eval_only)
     check_before_start(cfg, resume=resume, eval_only=eval_only)
     where = {"num_machines": num_machines, "machine_rank": machine_rank, "dist_url": dist_url}
+    if num_machines > 1:
+        print(
+            f"machine {machine_rank} of {num_machines}: waits at {dist_url} for the others", file=sys.stderr, flush=True
+        )
     try:
         launch(train_or_evaluate, num_gpus, **where, args=(cfg, resume, eval_only))
     except ProcessRaisedException as error:  # its text ends with the child's traceback
@@ -58,17 +67,27 @@ def launch_job(
 def train_or_evaluate(cfg: CfgNode, resume: bool, eval_only: bool) -> None:
     """What each process runs; for the arguments see `launch_job`."""
     cfg = resolve_config(cfg)  # which registers the data sets in a process that was started for this job
+    with contextlib.ExitStack() as stack:
+        if comm.is_main_process() and not eval_only:
+            os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+            stack.enter_context(locked_folder(cfg.OUTPUT_DIR, f"OUTPUT_DIR {cfg.OUTPUT_DIR}"))
+        results = _train_or_evaluate(cfg, resume, eval_only)
+        if comm.is_main_process() and results:
+            write_results(results, os.path.join(cfg.OUTPUT_DIR, "results"))
+
+
+def _train_or_evaluate(cfg: CfgNode, resume: bool, eval_only: bool) -> dict | None:
     set_up(cfg, resume=resume, eval_only=eval_only)
     if eval_only:
         model = PanopticTrainer.build_model(cfg)
         checkpointer = AtomicCheckpointer.from_config(cfg, model, cfg.OUTPUT_DIR, require_complete=True)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         write_config(cfg, eval_only=True)
-        results = PanopticTrainer.test(cfg, model)
-    else:
-        trainer = PanopticTrainer(with_values(cfg, NO_PRETRAINING) if goes_on(cfg, resume) else cfg)
-        trainer.resume_or_load(resume=resume)
-        write_config(cfg, eval_only=False)
-        results = trainer.train()
-    if comm.is_main_process() and results:
-        write_results(results, os.path.join(cfg.OUTPUT_DIR, "results"))
+        return PanopticTrainer.test(cfg, model)
+    trainer = PanopticTrainer(with_values(cfg, NO_PRETRAINING) if goes_on(cfg, resume) else cfg)
+    trainer.resume_or_load(resume=resume)
+    write_config(cfg, eval_only=False)
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    table = run_table(cfg, parameters=parameters, processes=comm.get_world_size())
+    logging.getLogger(__name__).info("this run:\n%s", table)
+    return trainer.train()

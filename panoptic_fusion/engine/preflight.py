@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -83,8 +84,8 @@ def goes_on(cfg: CfgNode, resume: bool) -> bool:
     return resume and named_checkpoint(cfg.OUTPUT_DIR) is not None
 
 
-def check_processes(cfg: CfgNode, num_gpus: int, num_machines: int) -> None:
-    """Checks --num-gpus and --num-machines against the machine and the batch size.
+def check_processes(cfg: CfgNode, num_gpus: int, num_machines: int, *, eval_only: bool = False) -> None:
+    """Checks --num-gpus and --num-machines against the machine and, for training, the batch size.
 
     Raises:
         UserError: there are fewer GPUs, or the batch cannot be shared equally.
@@ -94,7 +95,7 @@ def check_processes(cfg: CfgNode, num_gpus: int, num_machines: int) -> None:
     if torch.cuda.is_available() and num_gpus > torch.cuda.device_count():
         raise UserError(f"--num-gpus {num_gpus}: this machine has {torch.cuda.device_count()}")
     processes = num_gpus * num_machines
-    if cfg.SOLVER.REFERENCE_WORLD_SIZE == 0 and cfg.SOLVER.IMS_PER_BATCH % processes:
+    if not eval_only and cfg.SOLVER.REFERENCE_WORLD_SIZE == 0 and cfg.SOLVER.IMS_PER_BATCH % processes:
         raise ConfigError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}: {processes} processes cannot share it equally"
         )
@@ -131,14 +132,20 @@ def _check_mixed_precision(dtype: str, device: str) -> None:
 
 
 def check_writable(folder: str, key: str = "OUTPUT_DIR") -> None:
-    """Makes the folder and tries to write into it; `key` names in the error where the folder was given.
+    """Checks that a folder can be written to, or made; leaves nothing behind, so a refused start makes no folder.
+
+    Args:
+        folder: need not exist.
+        key: names in the error where the folder was given.
 
     Raises:
         ConfigError: it cannot be made or written to.
     """
+    existing = Path(folder).absolute()
+    while not os.path.lexists(existing):
+        existing = existing.parent
     try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise ConfigError(f"{key}: cannot write to {folder} ({error.strerror}): choose another folder") from error

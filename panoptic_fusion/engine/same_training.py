@@ -13,8 +13,10 @@ from panoptic_fusion.config.check import PARTS, value_of
 from panoptic_fusion.config.read import leaves, read_config
 from panoptic_fusion.data.coco_json import read_panoptic_json
 from panoptic_fusion.data.coco_panoptic import PanopticFiles
+from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.files import write_json
+from panoptic_fusion.modeling.fusion import fill_in_thresholds
 
 ORIGIN = "origin.json"  # beside config.yaml, which has the paths of a data set but not its images
 COMPARED = ("MODEL", "INPUT")  # a training may go on with another SOLVER: longer, or with a smaller batch
@@ -28,7 +30,10 @@ def check_same_classes(folder: str, categories: list[dict]) -> None:
         UserError: it has others.
     """
     before = _trained(folder)
-    if before is not None and before.MODEL.CATEGORIES != categories:
+    if before is None:
+        return
+    classes, now = (LabelSpace.from_categories(c) for c in (before.MODEL.CATEGORIES, categories))
+    if not classes.same_classes(now):
         _refuse(folder, "of other classes")
 
 
@@ -73,6 +78,8 @@ def check_same_network(folder: str, cfg: CfgNode) -> None:
     before = _trained(folder)
     if before is None:
         return
+    check_same_parts(folder, cfg)
+    before, cfg = fill_in_thresholds(before), fill_in_thresholds(cfg)
     for section in COMPARED:
         there, here = dict(leaves(before[section], f"{section}.")), dict(leaves(cfg[section], f"{section}."))
         for key, value in here.items():

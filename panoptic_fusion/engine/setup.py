@@ -17,6 +17,8 @@ from panoptic_fusion.checkpoint import last_checkpoint
 from panoptic_fusion.errors import UserError, one_line
 from panoptic_fusion.files import write_atomically
 
+from .console import shorten_console
+
 
 def set_up(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     """detectron2's `default_setup` for this project; each process of a job calls it.
@@ -37,6 +39,7 @@ def set_up(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="panoptic_fusion", abbrev_name="pf")
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
     _log_user_errors_without_traceback()
+    shorten_console()
     logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
     logger.info("Environment info:\n%s", collect_env_info())
     logger.info("Command line: %s", shlex.join(sys.argv))

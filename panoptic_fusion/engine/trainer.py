@@ -1,5 +1,6 @@
 """The trainer: detectron2's DefaultTrainer on the project's data, checkpoints and evaluators."""
 
+import contextlib
 import logging
 import os
 import weakref
@@ -20,11 +21,12 @@ from panoptic_fusion.data.training_data import training_data
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.evaluation import build_evaluators, only_needed_outputs
 from panoptic_fusion.layers import freeze_norm_parameters
+from panoptic_fusion.locks import locked_folder
 from panoptic_fusion.networks.freeze import freeze_parts
 
 from .best_checkpoint import BestCheckpoint
 from .gradient_balance import GradientBalance
-from .hooks import ProgressBar, VisualizePredictions
+from .hooks import Progress, VisualizePredictions
 from .initial_weights import training_checkpointer
 from .mixed_precision import DTYPES, MixedPrecisionTrainer
 from .schedule import build_scheduler, warn_of_low_rate
@@ -59,12 +61,12 @@ class PanopticTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list:
-        """detectron2's hooks, those of this project that the config asks for, and a bar where stderr is a terminal."""
+        """detectron2's hooks, those of this project that the config asks for, and one that shows progress."""
         hooks = super().build_hooks()
         if self.cfg.SOLVER.GRADIENT_BALANCE_PERIOD:
             hooks.insert(0, GradientBalance.from_config(self.cfg))  # in all processes at the same place
         if comm.is_main_process():
-            extra = [ProgressBar()]
+            extra = [Progress()]
             if self.cfg.VIS_PERIOD > 0 and "panoptic_seg" in self.cfg.MODEL.PANOPTIC_FUSION.OUTPUTS:
                 extra.append(VisualizePredictions(self.cfg))
             if self.cfg.TEST.BEST_METRIC:
@@ -120,7 +122,13 @@ class PanopticTrainer(DefaultTrainer):
                 torch.distributed.broadcast(buffer, 0)
         if evaluators is not None:
             return super().test(cfg, model, evaluators)
-        with only_needed_outputs(model, cfg.TEST.EVALUATORS):
+        with contextlib.ExitStack() as stack:
+            if comm.is_main_process():
+                for name in dict.fromkeys(cfg.DATASETS.TEST):
+                    folder = evaluation_folder(cfg, name)
+                    os.makedirs(folder, exist_ok=True)
+                    stack.enter_context(locked_folder(folder, f"the evaluation in {folder}"))
+            stack.enter_context(only_needed_outputs(model, cfg.TEST.EVALUATORS))
             return super().test(cfg, model)
 
     @classmethod
@@ -155,8 +163,7 @@ class PanopticTrainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
         """The evaluators that the data set's metadata and TEST.EVALUATORS call for."""
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        return build_evaluators(cfg, dataset_name, folder)
+        return build_evaluators(cfg, dataset_name, evaluation_folder(cfg, dataset_name))
 
     def train(self) -> OrderedDict | None:
         """Trains from the current to the last iteration.
@@ -166,6 +173,11 @@ class PanopticTrainer(DefaultTrainer):
         """
         super().train()
         return getattr(self, "_last_eval_results", None)
+
+
+def evaluation_folder(cfg: CfgNode, dataset_name: str) -> str:
+    """Returns the folder of what an evaluation on a dataset writes."""
+    return os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
 
 
 def check_same_start(mine: tuple[str, int] | None) -> None:

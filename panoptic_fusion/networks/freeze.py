@@ -6,16 +6,9 @@ from torch import nn
 
 from panoptic_fusion.errors import ConfigError
 
-# Which heads a loss trains, by the start of its name; the other losses of the fusions train both heads that they join.
-LOSS_HEADS = {
-    "loss_rpn": ("proposal_generator",),
-    "loss_sem_seg": ("sem_seg_head",),
-    "loss_cls": ("roi_heads",),
-    "loss_box_reg": ("roi_heads",),
-    "loss_mask": ("roi_heads",),
-    "loss_srm": ("fusion",),
-}
-FUSION_HEADS = ("sem_seg_head", "roi_heads")
+from .losses import trained_parts
+
+HEADS = ("proposal_generator", "roi_heads", "sem_seg_head")
 
 
 def freeze_parts(model: nn.Module, parts: Iterable[str]) -> None:
@@ -23,8 +16,8 @@ def freeze_parts(model: nn.Module, parts: Iterable[str]) -> None:
 
     Their parameters get no gradient and their norm layers keep their statistics. The losses of a head that is frozen
     as a whole ("proposal_generator", "sem_seg_head", "roi_heads", "fusion") are left out of what the model returns in
-    training, so that an untrained head does not disturb the backbone; a fusion's losses are left out when either head
-    is frozen, but for one that trains nothing but the fusion ("loss_srm").
+    training, so that an untrained head does not disturb the backbone. A loss that trains several parts is left out when
+    one of them is frozen as a whole; what a loss trains is declared by the part that returns it (`losses.py`).
     The frozen head's forward still runs, its backward does not; where only a fusion is left that learns from the ground
     truth alone, the network does not run at all. Weights trained in one stage are the MODEL.WEIGHTS of the next.
 
@@ -49,12 +42,13 @@ def freeze_parts(model: nn.Module, parts: Iterable[str]) -> None:
         for parameter in parameters:
             parameter.requires_grad_(False)
     learning = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
-    heads_left = {"proposal_generator", *FUSION_HEADS, *({"fusion"} & learning)} - set(parts)
+    heads_left = {*HEADS, *({"fusion"} & learning)} - set(parts)
     if not heads_left or not learning:
         raise ConfigError(f"MODEL.FREEZE is {list(parts)}: no head, or no parameter at all, is left to train")
 
     frozen = [module for name, module in model.named_modules() if any(_is_in(name, part) for part in parts)]
     norms = [module for module in frozen if hasattr(module, "running_mean")]
+    left_out = {name for name, trained in trained_parts(model).items() if trained & set(parts)}
 
     def keep_statistics(module: nn.Module, args) -> None:
         for norm in norms:
@@ -63,18 +57,10 @@ def freeze_parts(model: nn.Module, parts: Iterable[str]) -> None:
     def drop_losses(module: nn.Module, args, result):
         if not module.training or not isinstance(result, dict):
             return result
-        return {name: loss for name, loss in result.items() if not heads_of_loss(name) & set(parts)}
+        return {name: loss for name, loss in result.items() if name not in left_out}
 
     model.register_forward_pre_hook(keep_statistics)
     model.register_forward_hook(drop_losses)
-
-
-def heads_of_loss(name: str) -> set[str]:
-    """The heads that a loss trains."""
-    for start, heads in LOSS_HEADS.items():
-        if name.startswith(start):
-            return set(heads)
-    return set(FUSION_HEADS)
 
 
 def _is_in(name: str, part: str) -> bool:

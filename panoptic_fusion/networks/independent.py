@@ -12,7 +12,7 @@ from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.config import read_config, resolve_config
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import ConfigError
-from panoptic_fusion.modeling.fusion import build_panoptic_fusion
+from panoptic_fusion.modeling.fusion import build_panoptic_fusion, fill_in_thresholds
 
 from .inference import image_outputs, output_size_of, run_heads
 from .trained import load_trained
@@ -70,7 +70,7 @@ class IndependentPanoptic(nn.Module):
             "semantic_network": semantic_network,
             "fusion": build_panoptic_fusion(cfg),
             "outputs": tuple(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS),
-            "fuse_at_input_resolution": cfg.MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION,
+            "fuse_at_input_resolution": fill_in_thresholds(cfg).MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION,
             "loaded_parts": tuple(part for key, part in PARTS.items() if os.path.isdir(cfg.MODEL.INDEPENDENT[key])),
         }
 

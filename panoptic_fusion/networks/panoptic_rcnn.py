@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from panoptic_fusion.config import resolve_config
 from panoptic_fusion.modeling.backbone.branches import add_stuff_branch
-from panoptic_fusion.modeling.fusion import FusionTrainingInputs, build_panoptic_fusion
+from panoptic_fusion.modeling.fusion import FusionTrainingInputs, build_panoptic_fusion, fill_in_thresholds
 from panoptic_fusion.modeling.things.roi_heads import select_class
 
 from .inference import image_outputs, output_size_of, run_heads
+from .losses import merge_losses
 
 
 @META_ARCH_REGISTRY.register()
@@ -27,6 +28,7 @@ class PanopticRCNN(GeneralizedRCNN):
     """
 
     has_two_branches = True  # MODEL.SHARING
+    without_things = "SemanticNetwork"  # MODEL.META_ARCHITECTURE for a dataset without thing classes
 
     @configurable
     def __init__(
@@ -65,7 +67,7 @@ class PanopticRCNN(GeneralizedRCNN):
             "sem_seg_head": build_sem_seg_head(cfg, shape),
             "fusion": build_panoptic_fusion(cfg),
             "outputs": tuple(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS),
-            "fuse_at_input_resolution": cfg.MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION,
+            "fuse_at_input_resolution": fill_in_thresholds(cfg).MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION,
             "vis_period": 0,  # pictures come from engine.hooks.VisualizePredictions, not from inside the model
         }
 
@@ -77,6 +79,9 @@ class PanopticRCNN(GeneralizedRCNN):
 
         Returns:
             The losses in training, else a list of dicts with the outputs.
+
+        Raises:
+            ConfigError: a part returns a loss that it does not declare (see `losses.py`).
         """
         if not self.training:
             return self.inference(batched_inputs)
@@ -89,16 +94,15 @@ class PanopticRCNN(GeneralizedRCNN):
         ).tensor
         if not self.fusion.needs_network and not self._network_learns():
             sizes = [x.image_size for x in gt_instances]
-            return self.fusion.losses(FusionTrainingInputs(None, gt_sem_seg, gt_instances, None, sizes, None))
+            inputs = FusionTrainingInputs(None, gt_sem_seg, gt_instances, None, sizes, None)
+            return merge_losses(self, {"fusion": self.fusion.losses(inputs)})
 
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         sem_seg_logits = self.sem_seg_head(features)
-        losses = self.sem_seg_head.losses(sem_seg_logits, gt_sem_seg, gt_instances)
+        sem_seg_losses = self.sem_seg_head.losses(sem_seg_logits, gt_sem_seg, gt_instances)
         proposals, proposal_losses = self.proposal_generator(images, features, gt_instances)
         foreground, detector_losses = self.roi_heads(images, features, proposals, gt_instances)
-        losses.update(proposal_losses)
-        losses.update(detector_losses)
 
         def mask_logits_of(boxes: list[Boxes], classes: list[Tensor]) -> list[Tensor]:
             return select_class(self.roi_heads.mask_logits(features, boxes), classes)
@@ -111,8 +115,13 @@ class PanopticRCNN(GeneralizedRCNN):
             image_sizes=images.image_sizes,
             mask_logits_of=mask_logits_of,
         )
-        losses.update(self.fusion.losses(inputs))
-        return losses
+        losses = {
+            "sem_seg_head": sem_seg_losses,
+            "proposal_generator": proposal_losses,
+            "roi_heads": detector_losses,
+            "fusion": self.fusion.losses(inputs),
+        }
+        return merge_losses(self, losses)
 
     def _network_learns(self) -> bool:
         """Whether any part but the fusion has a parameter that is trained."""

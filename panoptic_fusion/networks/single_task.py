@@ -15,6 +15,7 @@ from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.modeling.fusion import SemSegLogits
 
 from .inference import output_instances, output_size_of, run_heads, visible_instances
+from .losses import merge_losses
 
 
 @META_ARCH_REGISTRY.register()
@@ -51,6 +52,7 @@ class SemanticNetwork(nn.Module):
     """
 
     possible_outputs = ("sem_seg", "panoptic_seg")
+    without_things = "SemanticNetwork"
 
     @configurable
     def __init__(
@@ -112,7 +114,7 @@ class SemanticNetwork(nn.Module):
         labels = self._batch([x["sem_seg"].to(self.device) for x in batched_inputs], self.sem_seg_head.ignore_value)
         gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
         logits = self.sem_seg_head(self.backbone(self.preprocess_image(batched_inputs).tensor))
-        return self.sem_seg_head.losses(logits, labels.tensor, gt_instances)
+        return merge_losses(self, {"sem_seg_head": self.sem_seg_head.losses(logits, labels.tensor, gt_instances)})
 
     def inference(self, batched_inputs: list[dict]) -> list[dict]:
         """See the class."""

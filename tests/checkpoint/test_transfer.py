@@ -3,7 +3,6 @@
 import logging
 import pickle
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -377,7 +376,7 @@ def test_fine_tuning_from_a_file_of_the_zoo(own_data_removed, tiny_data, tmp_pat
     """A file in detectron2's layout with COCO's classes, under another name; the log has a table of the toy classes."""
     opts = as_opts({**TINY_NETWORK, "SOLVER.MAX_ITER": 1, "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32})
     opts += ["MODEL.BACKBONE.BOTTOM_UP", "build_narrow_resnet_backbone", "MODEL.BACKBONE.FREEZE_AT", "0"]
-    monkeypatch.setattr(child, "start", lambda *words: SimpleNamespace(wait=lambda: run_script(*words)[0]))
+    monkeypatch.setattr(child, "run", lambda *words: run_script(*words)[0])
     coco = read_config("own/panoptic_fpn_r50_coco.yaml", [*opts, "MODEL.DEVICE", "cpu"])
     coco.MODEL.CATEGORIES = COCO.label_space().to_categories()
     torch.manual_seed(1)

@@ -21,14 +21,10 @@ def test_pictures_and_contact_sheet(run_script, trained, tmp_path):
 
 
 def test_unknown_data_set(run_script, trained, tmp_path):
-    code, _, err = run_script(
-        "compare", "--model", trained, "--dataset", "no_such", "--output", tmp_path
-    )
+    code, _, err = run_script("compare", "--model", trained, "--dataset", "no_such", "--output", tmp_path)
     assert code == 2 and "no_such" in err and "tiny_val" in err and "Traceback" not in err
 
 
 def test_not_a_model(run_script, tmp_path):
-    code, _, err = run_script(
-        "compare", "--model", tmp_path, "--dataset", "tiny_val", "--output", tmp_path / "out"
-    )
+    code, _, err = run_script("compare", "--model", tmp_path, "--dataset", "tiny_val", "--output", tmp_path / "out")
     assert code == 2 and "config.yaml" in err

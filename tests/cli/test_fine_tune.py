@@ -45,9 +45,7 @@ def data_folder(tiny_data, root: Path) -> Path:
 
 def test_from_a_folder_to_pictures(tiny_data, tmp_path, run_script, toy_config, in_this_process):
     data, output = data_folder(tiny_data, tmp_path / "mine"), tmp_path / "out"
-    code, out, err = run_script(
-        "fine-tune", "--data", data, "--output", output, "--config-file", toy_config, *SHORT
-    )
+    code, out, err = run_script("fine-tune", "--data", data, "--output", output, "--config-file", toy_config, *SHORT)
     assert code == 0, err
     assert in_this_process == ["train"]
     assert "== 4/4 results" in out and "| all " in out and "6 images" in out
@@ -154,9 +152,7 @@ def test_minor_faults_do_not_stop_it(tiny_data, tmp_path, run_script, toy_config
         content["annotations"].pop()  # an image without annotation
         path.unlink()
         path.write_text(json.dumps(content))
-    code, out, err = run_script(
-        "fine-tune", "--data", data, "--output", output, "--config-file", toy_config, *SHORT
-    )
+    code, out, err = run_script("fine-tune", "--data", data, "--output", output, "--config-file", toy_config, *SHORT)
     assert code == 0, err
     kinds = ("image without annotation", "several stuff segments of a class", "area mismatch", "bbox mismatch")
     assert all(out.count(f"warning: 1 x {kind}, the first: {data}") == 2 for kind in kinds), out

@@ -4,8 +4,10 @@ import pytest
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
 from panoptic_fusion import resolve_config
+from panoptic_fusion.config.check import REPLACED_BACKBONES
 from panoptic_fusion.config.read import read_config
 from panoptic_fusion.errors import ConfigError
+from panoptic_fusion.modeling.backbone.pyramid import PYRAMIDS
 from panoptic_fusion.modeling.stuff_heads.tasc import TASCSemSegHead
 from panoptic_fusion.networks import PanopticRCNN
 
@@ -64,11 +66,9 @@ def test_registered_parts_that_cannot_work(resolve, key: str, value: str, instea
 
 def test_a_bottom_up_that_would_be_ignored(resolve):
     bottom_up = ["MODEL.BACKBONE.BOTTOM_UP", "build_narrow_resnet_backbone"]
-    for name in ("build_resnet_fpn_backbone", "build_resnet_gap_fpn_backbone"):
-        with pytest.raises(ConfigError, match=f"MODEL.BACKBONE.NAME is '{name}'.*BOTTOM_UP"):
-            resolve("MODEL.BACKBONE.NAME", name, *bottom_up)
+    with pytest.raises(ConfigError, match="MODEL.BACKBONE.NAME is 'build_resnet_fpn_backbone'.*BOTTOM_UP"):
+        resolve("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", *bottom_up)
     resolve("MODEL.BACKBONE.NAME", "build_fpn_backbone", *bottom_up)
-    resolve("MODEL.BACKBONE.NAME", "build_narrow_resnet_fpn_backbone", *bottom_up)  # its own
     resolve("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.BACKBONE.BOTTOM_UP", "build_resnet_backbone")
 
 
@@ -104,3 +104,13 @@ def test_a_gpu_where_there_is_none(resolve, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert resolve().MODEL.DEVICE == "cuda"
     assert resolve("MODEL.DEVICE", "cuda:1").MODEL.DEVICE == "cuda:1"
+
+
+@pytest.mark.parametrize("name", REPLACED_BACKBONES)
+def test_former_backbone_names_tell_their_replacement(resolve, name: str):
+    """Of configs before dcb73d8. The replacement exists."""
+    pyramid, network = REPLACED_BACKBONES[name]
+    assert name not in BACKBONE_REGISTRY and pyramid in PYRAMIDS and network in BACKBONE_REGISTRY
+    with pytest.raises(ConfigError) as error:
+        resolve("MODEL.BACKBONE.NAME", name)
+    assert f"set MODEL.BACKBONE.NAME {pyramid} and MODEL.BACKBONE.BOTTOM_UP {network}" in str(error.value)

@@ -95,7 +95,7 @@ def test_names_do_not_clash_with_detectron2s():
     assert NAMES == [
         "coco_panoptic_2017_train", "coco_panoptic_2017_val",
         "cityscapes_fine_train", "cityscapes_fine_val", "cityscapes_fine_test",
-        "vistas_train", "vistas_val", "idd_train", "idd_val",
+        "vistas_train", "vistas_val", "vistas_v2_train", "vistas_v2_val", "idd_train", "idd_val",
     ]  # fmt: skip
     # Registering them raises for a name that is taken (see below), so detectron2's are as they were.
     for name in ("coco_2017_train", "coco_2017_train_panoptic", "cityscapes_fine_panoptic_train"):
@@ -111,7 +111,7 @@ def test_root_is_detectron2s(monkeypatch):
     assert datasets_root() == "datasets"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if "vistas_v2" not in name])
 def test_missing_data_set_costs_nothing_until_it_is_asked_for(name, tmp_path, monkeypatch):
     opened = []
     monkeypatch.setattr("builtins.open", lambda *a, **k: opened.append(a) or (_ for _ in ()).throw(AssertionError(a)))
@@ -131,6 +131,17 @@ def test_missing_data_set_costs_nothing_until_it_is_asked_for(name, tmp_path, mo
     assert "expected in" in message and not (tmp_path / "nowhere").exists()
 
 
+def test_missing_data_set_without_a_class_table_says_the_same(tmp_path):
+    """Vistas v2.0 has its classes from the JSON: asking for them says what is missing and what to do."""
+    register_all(str(tmp_path))
+    for ask in (label_space_of, DatasetCatalog.get, lambda name: MetadataCatalog.get(name).thing_classes):
+        with pytest.raises((UserError, FileNotFoundError)) as error:
+            ask("vistas_v2_val")
+        message = str(error.value)
+        assert "\n" not in message and f"{tmp_path}/vistas/validation/" in message and "config_v2.0.json" in message
+        assert f"panoptic-fusion prepare vistas_v2 {tmp_path}/vistas" in message
+
+
 def test_name_of_other_code_is_not_taken_over():
     DatasetCatalog.remove("idd_val")
     MetadataCatalog.remove("idd_val")
@@ -147,8 +158,9 @@ def test_name_of_other_code_is_not_taken_over():
 
 @pytest.mark.parametrize("key", list(BUILTIN))
 def test_prepare_check_load(key, tmp_path):
-    MAKE[key](tmp_path / key, np.random.default_rng(5))
-    prepare(key, tmp_path / key, workers=1, progress=False)
+    folder = tmp_path / (BUILTIN[key].folder or key)
+    MAKE[key](folder, np.random.default_rng(5))
+    prepare(key, folder, workers=1, progress=False)
     register_all(str(tmp_path))
     crowds = 0
     for split in ("train", "val"):
@@ -164,7 +176,7 @@ def test_prepare_check_load(key, tmp_path):
                 assert 0 <= segment["category_id"] < (space.num_things if segment["isthing"] else space.num_stuff)
         crowds += sum(segment["iscrowd"] for record in dicts for segment in record["segments_info"])
         assert all("annotations" in record for record in dicts) == (key == "coco")
-    assert (crowds > 0) == (key != "vistas")  # v1.2 has no group class
+    assert (crowds > 0) == ("vistas" not in key)  # v1.2 has no group class, and in v2.0 groups are not evaluated
 
 
 def test_coco_instances_overlap(tmp_path):

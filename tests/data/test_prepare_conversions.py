@@ -7,8 +7,12 @@ import dataset_trees
 import numpy as np
 import pytest
 from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
+from detectron2.data import DatasetCatalog
 from PIL import Image, ImageDraw
 
+from panoptic_fusion.data import label_space_of
+from panoptic_fusion.data.datasets import register_all
+from panoptic_fusion.data.datasets.coco import coco_files
 from panoptic_fusion.data.datasets.idd import idd_labels
 from panoptic_fusion.data.datasets.vistas import vistas_categories
 from panoptic_fusion.data.prepare import idd, prepare, vistas
@@ -226,9 +230,80 @@ def test_vistas_faults_of_one_image_are_named_and_the_others_done(tmp_path):
 
 def test_vistas_table_of_group_classes(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(dataset_trees.vistas_config(("human--person--person-group",))))
-    table = vistas.class_table(tmp_path / "config.json")
+    table = vistas.read_labels(tmp_path / "config.json").table
     person = next(c["id"] for c in vistas_categories() if c["name"] == "Person")
     assert table[-1] == (person, 1) and table[65] == (0, 0) and table[:3] == ((1, 0), (2, 0), (3, 0))
+
+
+@pytest.mark.parametrize("folders", [("training", "validation"), ("train", "val")])
+def test_vistas_of_release_2(folders, tmp_path):
+    """Both versions of one download, against loops over pixels; v1.2 has the 65 classes, v2.0 those of its config."""
+    root = tmp_path / "vistas"
+    dataset_trees.make_vistas_v2(root, np.random.default_rng(3), folders)
+    names = {name: i for i, (name, *_) in enumerate(dataset_trees.VISTAS_V2_LABELS)}
+    expected_ids = {names[n]: i for i, n in enumerate(
+        ("animal--bird", "construction--flat--road", "human--person--individual", "nature--sky",
+         "object--vehicle--car"), start=1)}  # fmt: skip
+    for key, version, file in (("vistas", "v1.2", "panoptic_2018.json"), ("vistas_v2", "v2.0", "panoptic_2020.json")):
+        summaries = prepare(key, root, workers=1, progress=False)
+        assert [s.converted for s in summaries] == [3, 1]
+        assert [s.converted for s in prepare(key, root, workers=1, progress=False)] == [0, 0]
+        for folder in folders:
+            data = json.loads((root / folder / version / "panoptic" / file).read_text())
+            if key == "vistas":
+                assert data["categories"] == vistas_categories()
+                continue
+            assert [(c["id"], c["name"], c["isthing"]) for c in data["categories"]] == [
+                (1, "Bird", 1), (2, "Road", 0), (3, "Person", 1), (4, "Sky", 0), (5, "Car", 1)
+            ]  # fmt: skip
+            for annotation in data["annotations"]:
+                values = np.asarray(Image.open(root / folder / version / "instances" / annotation["file_name"]))
+                ids = read_ids(root / folder / version / "panoptic" / annotation["file_name"])
+                category = {s["id"]: s["category_id"] for s in annotation["segments_info"]} | {0: None}
+                pairs = set()
+                for value, segment_id in zip(values.ravel().tolist(), ids.ravel().tolist(), strict=True):
+                    assert category[segment_id] == expected_ids.get(value // 256)
+                    if segment_id:
+                        instance = value % 256 if value // 256 in (0, 3, 6) else -1
+                        pairs.add((value // 256, instance, segment_id))
+                assert len(pairs) == len({p[:2] for p in pairs}) == len({p[2] for p in pairs})
+    register_all(str(tmp_path))
+    try:
+        assert label_space_of("vistas_v2_val").thing_classes == ("Bird", "Person", "Car")
+        assert label_space_of("vistas_val").num_things == 37
+        for name, number in (("vistas_train", 3), ("vistas_v2_train", 3), ("vistas_val", 1)):
+            dicts = DatasetCatalog.get(name)
+            assert len(dicts) == number and all(Path(d["file_name"]).is_file() for d in dicts)
+    finally:
+        register_all()
+
+
+def test_vistas_release_2_official_panoptic_folder_is_used(tmp_path):
+    """The download brings panoptic_2020.json: nothing is converted and nothing is replaced."""
+    dataset_trees.make_vistas_v2(tmp_path, np.random.default_rng(3))
+    prepare("vistas_v2", tmp_path, workers=1, progress=False)
+    path = tmp_path / "validation" / "v2.0" / "panoptic" / "panoptic_2020.json"
+    content = json.loads(path.read_text())
+    content["info"] = {"description": "as it comes"}
+    path.write_text(json.dumps(content))
+    before = path.read_bytes()
+    summary = prepare("vistas_v2", tmp_path, ["val"], workers=1, force=True, progress=False)[0]
+    assert summary.converted == 0 and "own panoptic" in str(summary) and path.read_bytes() == before
+
+
+def test_vistas_release_2_faults(tmp_path):
+    dataset_trees.make_vistas_v2(tmp_path, np.random.default_rng(3))
+    (tmp_path / "config_v2.0.json").rename(tmp_path / "kept.json")
+    with pytest.raises(UserError, match="config_v2.0.json is missing"):
+        prepare("vistas_v2", tmp_path, workers=1, progress=False)
+    (tmp_path / "config_v2.0.json").write_text('{"labels": [{"name": "x"}]}')
+    with pytest.raises(UserError, match="config_v2.0.json is not the config"):
+        prepare("vistas_v2", tmp_path, workers=1, progress=False)
+    (tmp_path / "config_v1.2.json").write_bytes((tmp_path / "kept.json").read_bytes())
+    with pytest.raises(UserError, match="5 evaluated classes are not the 65"):
+        prepare("vistas", tmp_path, workers=1, progress=False)
+    with pytest.raises(FileNotFoundError, match="v2.0 and .*v2.0 not found; expected in"):
+        prepare("vistas_v2", tmp_path / "nowhere", workers=1, progress=False)
 
 
 # -- IDD -------------------------------------------------------------------------------------------------------------
@@ -328,6 +403,18 @@ def test_idd_faults_are_named(tmp_path):
 
 
 # -- COCO ------------------------------------------------------------------------------------------------------------
+
+
+def test_coco_pngs_where_their_zip_is_unpacked(tmp_path):
+    """annotations/panoptic_{split}2017, as panoptic-deeplab and mmdetection expect them; detectron2's place wins."""
+    dataset_trees.make_coco(tmp_path, np.random.default_rng(0), zipped=False)
+    for split in ("train", "val"):
+        (tmp_path / f"panoptic_{split}2017").rename(tmp_path / "annotations" / f"panoptic_{split}2017")
+    summaries = prepare("coco", tmp_path, progress=False)
+    assert [s.images for s in summaries] == [3, 2] and "0 PNGs unpacked" in str(summaries[0])
+    assert coco_files(str(tmp_path), "val").panoptic_root == str(tmp_path / "annotations" / "panoptic_val2017")
+    (tmp_path / "panoptic_val2017").mkdir()
+    assert coco_files(str(tmp_path), "val").panoptic_root == str(tmp_path / "panoptic_val2017")
 
 
 def test_coco_unpacks_its_pngs_once(tmp_path):

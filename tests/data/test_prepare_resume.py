@@ -12,6 +12,7 @@ import dataset_trees
 import numpy as np
 import pytest
 
+from panoptic_fusion.data import journal as journal_module
 from panoptic_fusion.data.prepare import idd, prepare, runner
 from panoptic_fusion.data.prepare.runner import run_split
 from panoptic_fusion.errors import UserError
@@ -68,7 +69,7 @@ def test_killed_again_and_again(tmp_path, monkeypatch, whole_group):
         (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
         process.join()
         if not whole_group:  # the workers notice, finish nothing new, and let go of the lock
-            with runner._locked(journal):
+            with journal_module.locked(journal):
                 pass
         started = log.read_text().split()
         done = journal_ids(journal)
@@ -156,9 +157,9 @@ def test_other_json_in_the_place_is_not_overwritten(tree):
 
 
 def test_two_runs_of_a_split_exclude_each_other(tree, monkeypatch):
-    monkeypatch.setattr(runner, "LOCK_PATIENCE_S", 0.3)
+    monkeypatch.setattr(journal_module, "LOCK_PATIENCE_S", 0.3)
     plan = idd.plan_split(tree, "train")
-    with runner._locked(plan.journal), pytest.raises(UserError, match="another run"):
+    with journal_module.locked(plan.journal), pytest.raises(UserError, match="another run"):
         run_split(plan, workers=1, progress=False)
     assert run_split(plan, workers=1, progress=False).converted == 8
 

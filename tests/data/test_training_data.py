@@ -89,6 +89,53 @@ def test_images_without_a_thing_are_left_out(names, kind):
     assert drawn_images(config(names[kind], FILTER_EMPTY_ANNOTATIONS=True), 8) == {0: 4, 2: 4}
 
 
+@pytest.mark.parametrize("kind", ["instances", "png"])
+@pytest.mark.parametrize("filtered", [False, True])
+def test_images_without_annotation_as_negatives(tmp_path, kind, filtered):
+    """Left out by default; with "negatives" they are images without things, whose pixels the semantic loss ignores."""
+    files = make_tiny(tmp_path / "data", seed=6, num_images=4, instances=kind == "instances")
+    content = json.loads(Path(files.panoptic_json).read_text())
+    content["annotations"] = content["annotations"][:2]
+    Path(files.panoptic_json).write_text(json.dumps(content))
+    name = f"negatives_{kind}_{filtered}"
+    register_panoptic(name, **asdict(files))
+    cfg = config(name, FILTER_EMPTY_ANNOTATIONS=filtered)
+    assert drawn_images(cfg, 8) == {0: 4, 1: 4}
+    cfg.DATASETS.UNANNOTATED = "negatives"
+    assert drawn_images(cfg, 8) == {0: 2, 1: 2, 2: 2, 3: 2}
+    for batch in itertools.islice(PanopticTrainer.build_train_loader(cfg), 8):
+        image = batch[0]
+        negative = image["image_id"] > 15
+        assert (len(image["instances"]) == 0) == negative and bool((image["sem_seg"] == 255).all()) == negative
+        assert image["sem_seg"].shape == image["image"].shape[1:]
+
+
+def test_only_void_is_refused(tmp_path):
+    files = make_tiny(tmp_path / "data", seed=1, instances=False)
+    content = json.loads(Path(files.panoptic_json).read_text())
+    for annotation in content["annotations"]:
+        annotation["segments_info"] = []
+    Path(files.panoptic_json).write_text(json.dumps(content))
+    register_panoptic("only_void_to_train", **asdict(files))
+    with pytest.raises(ConfigError, match="no image has a segment"):
+        PanopticTrainer.build_train_loader(config("only_void_to_train"))
+
+
+def test_other_colors_are_no_other_classes(tmp_path):
+    """Two data sets whose jsons differ in colors alone are trained together; another name is another class."""
+    found = []
+    for index, change in enumerate(({}, {"color": [9, 9, 9]}, {"name": "bicycle"})):
+        files = make_tiny(tmp_path / str(index), seed=index, instances=False)
+        content = json.loads(Path(files.panoptic_json).read_text())
+        content["categories"][-1].update(change)
+        Path(files.panoptic_json).write_text(json.dumps(content))
+        found.append(f"colors_{index}")
+        register_panoptic(found[-1], **asdict(files))
+    assert len({file for _, file, _ in draw(PanopticTrainer.build_train_loader(config(*found[:2])), 6)}) == 6
+    with pytest.raises(ConfigError, match="different categories"):
+        PanopticTrainer.build_train_loader(config(found[0], found[2]))
+
+
 def test_no_image_is_left(tmp_path):
     files = make_tiny(tmp_path / "data", seed=1, instances=False)
     content = json.loads(Path(files.panoptic_json).read_text())

@@ -18,6 +18,7 @@ from panoptic_fusion.engine.gradient_balance import GradientBalance, branch_grad
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.networks.freeze import freeze_parts
 
+BRANCHES = {"instance": {"loss_rpn_cls", "loss_cls", "loss_mask"}, "stuff": {"loss_sem_seg"}}
 NAMES = {"gradient_balance/instance", "gradient_balance/stuff", "gradient_balance/equal_loss_weight"}
 
 
@@ -43,7 +44,7 @@ def test_by_hand(scale):
         "loss_sem_seg_roi": 100 * feature.sum(),  # has another weight
         "loss_tasc": 1000 * feature.sum(),  # of neither branch
     }
-    found = branch_gradients(losses, feature, scale=scale)
+    found = branch_gradients(losses, feature, BRANCHES, scale=scale)
     assert {k: v.item() for k, v in found.items()} == {"instance": 7 / 4, "stuff": 5 / 4}
     assert weight.grad is None and feature.grad is None
     sum(losses.values()).backward()  # the graph is still there
@@ -54,8 +55,8 @@ def test_losses_that_do_not_reach_the_map():
     feature = torch.ones(3, requires_grad=True)
     other = torch.ones(3, requires_grad=True)
     losses = {"loss_sem_seg": other.sum(), "loss_cls": torch.tensor(2.0)}
-    assert branch_gradients(losses, feature) == {"instance": 0, "stuff": 0}
-    assert branch_gradients({}, feature) == {"instance": 0, "stuff": 0}
+    assert branch_gradients(losses, feature, BRANCHES) == {"instance": 0, "stuff": 0}
+    assert branch_gradients({}, feature, BRANCHES) == {"instance": 0, "stuff": 0}
 
 
 def batch(cfg, seed: int) -> list[dict]:

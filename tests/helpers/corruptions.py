@@ -481,3 +481,115 @@ def duplicate_instance(tree: Tree) -> Expected:
 def instances_without_annotations(tree: Tree) -> Expected:
     del tree.instances["annotations"]
     return Expected("missing list in json", "instances.json")
+
+
+# -- images and classes that are easily misread ----------------------------------------------------------------------
+
+
+def _oriented(tree: Tree, image: dict, orientation: int) -> None:
+    path, exif = tree.root / "images" / image["file_name"], Image.Exif()
+    exif[0x0112] = orientation
+    Image.open(path).copy().save(path, exif=exif)
+
+
+def _tall_or_wide(tree: Tree) -> list[dict]:
+    return [image for image in tree.panoptic["images"] if image["height"] != image["width"]]
+
+
+@corruption
+def stored_orientation(tree: Tree) -> Expected:
+    image = tree.pick(_tall_or_wide(tree))
+    _oriented(tree, image, tree.pick([5, 6, 7, 8]))
+    return Expected("stored orientation", image["file_name"], training=False)
+
+
+@corruption
+def unclear_orientation(tree: Tree) -> Expected:
+    image = tree.image()
+    _oriented(tree, image, tree.pick([2, 3, 4]))
+    return Expected("unclear orientation", image["file_name"], training=False)
+
+
+@corruption
+def mixed_orientation(tree: Tree) -> Expected:
+    sure = tree.pick(_tall_or_wide(tree))
+    unsure = tree.pick([image for image in tree.panoptic["images"] if image is not sure])
+    _oriented(tree, sure, 6)
+    _oriented(tree, unsure, 3)
+    also = {"stored orientation", "unclear orientation"}
+    return Expected("mixed orientation", unsure["file_name"], also, training=False)
+
+
+@corruption
+def image_of_floats(tree: Tree) -> Expected:
+    path = tree.root / "images" / tree.image()["file_name"]
+    gray = Image.open(path).convert("L")
+    gray.convert(tree.pick(["F", "I"])).save(path, format="TIFF")
+    return Expected("unsupported image", path.name)
+
+
+@corruption
+def dark_image(tree: Tree) -> Expected:
+    path = tree.root / "images" / tree.image()["file_name"]
+    gray = np.asarray(Image.open(path).convert("L"), np.uint16)
+    Image.fromarray(gray * 16).save(path, format=tree.pick(["PNG", "TIFF"]))
+    return Expected("dark 16-bit image", path.name, training=False)
+
+
+@corruption
+def no_images(tree: Tree) -> Expected:
+    tree.panoptic["images"] = []
+    tree.panoptic["annotations"] = []
+    return Expected("no image", "panoptic.json: the list of images is empty", {"instance without image"})
+
+
+@corruption
+def no_annotations(tree: Tree) -> Expected:
+    tree.panoptic["annotations"] = []
+    return Expected("no image", "panoptic.json: none of its 4 images", {"image without annotation"})
+
+
+@corruption
+def only_void(tree: Tree) -> Expected:
+    for annotation in tree.panoptic["annotations"]:
+        annotation["segments_info"] = []
+        Image.new("RGB", Image.open(tree.png(annotation)).size).save(tree.png(annotation))
+    return Expected("only void", "panoptic.json", training=False)
+
+
+@corruption
+def too_many_classes(tree: Tree) -> Expected:
+    more = [{"id": 100 + i, "name": f"stuff {i}", "isthing": 0} for i in range(256)]
+    tree.panoptic["categories"] = [*tree.panoptic["categories"], *more]
+    return Expected("too many classes", "merge stuff classes", training=False)
+
+
+@corruption
+def classes_for_another_ontology(tree: Tree) -> Expected:
+    """3 stuff and 2 things are there: as many more that `full` cannot hold them."""
+    things = int(tree.rng.integers(251, 300))
+    stuff = tree.pick([0, 251, 252])
+    more = [{"id": 100 + i, "name": f"thing {i}", "isthing": 1} for i in range(things)]
+    more += [{"id": 1000 + i, "name": f"stuff {i}", "isthing": 0} for i in range(stuff)]
+    tree.panoptic["categories"] = [*tree.panoptic["categories"], *more]
+    fitting = {0: "'collapsed' or 'stuff'", 251: "'collapsed' or 'stuff'", 252: "'stuff'"}[stuff]
+    return Expected("needs another ontology", f"ONTOLOGY to {fitting}", training=False)
+
+
+@corruption
+def two_images_of_one_stem(tree: Tree) -> Expected:
+    """stem.jpg and stem.png, whose PNGs have one name."""
+    first, second = tree.panoptic["annotations"][:2]
+    image = tree.image_of(first)
+    second["file_name"] = first["file_name"]
+    also = PNG_FAULTS | {"wrong PNG size"}
+    return Expected("shared PNG", f"images {image['file_name']!r} and", also)
+
+
+@corruption
+def image_listed_twice(tree: Tree) -> Expected:
+    annotation = tree.annotation()
+    image = {**tree.image_of(annotation), "id": 424242}
+    tree.panoptic["images"].append(image)
+    tree.panoptic["annotations"].append({**annotation, "image_id": 424242})
+    return Expected("image listed twice", image["file_name"], training=False)

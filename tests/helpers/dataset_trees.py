@@ -155,6 +155,42 @@ def _add_official_vistas(folder: Path, entries: dict, key: str, values: np.ndarr
     entries["annotations"].append({"image_id": key, "file_name": f"{key}.png", "segments_info": segments})
 
 
+VISTAS_V2_LABELS = (  # name, readable, instances, evaluate: labels of the official config in its order
+    ("animal--bird", "Bird", True, True),
+    ("construction--barrier--ambiguous", "Ambiguous Barrier", False, False),
+    ("construction--flat--road", "Road", False, True),
+    ("human--person--individual", "Person", True, True),
+    ("human--person--person-group", "Person Group", False, False),
+    ("nature--sky", "Sky", False, True),
+    ("object--vehicle--car", "Car", True, True),
+    ("void--unlabeled", "Unlabeled", False, False),
+)
+
+
+def make_vistas_v2(root: Path, rng: np.random.Generator, folders=("training", "validation")) -> None:
+    """A download of release 2.0: both configs, and per split images and the folders of both versions.
+
+    The v1.2 half is that of `make_vistas`, moved into its folder.
+    """
+    make_vistas(root, rng)
+    (root / "config.json").rename(root / "config_v1.2.json")
+    keys = ("name", "readable", "instances", "evaluate")
+    labels = [{**dict(zip(keys, row, strict=True)), "color": [9 * i, 5, 6]} for i, row in enumerate(VISTAS_V2_LABELS)]
+    (root / "config_v2.0.json").write_text(json.dumps({"labels": labels, "version": "2.0"}))
+    for official, folder in zip(("training", "validation"), folders, strict=True):
+        (root / official).rename(root / folder)
+        (root / folder / "v1.2").mkdir()
+        for kind in ("labels", "instances"):
+            (root / folder / kind).rename(root / folder / "v1.2" / kind)
+        (root / folder / "v2.0" / "instances").mkdir(parents=True)
+        for image in (root / folder / "images").iterdir():
+            width, height = Image.open(image).size
+            classes = rng.integers(0, len(labels), (height // 10, width // 10))
+            values = 256 * classes + rng.integers(0, 3, classes.shape)
+            values = values.repeat(10, 0).repeat(10, 1).astype(np.uint16)
+            Image.fromarray(values).save(root / folder / "v2.0" / "instances" / f"{image.stem}.png")
+
+
 # -- IDD -------------------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,6 @@ from detectron2.modeling import BACKBONE_REGISTRY
 
 from panoptic_fusion.config.read import read_config
 from panoptic_fusion.errors import ConfigError
-from panoptic_fusion.modeling.backbone.fixed_pairs import PAIRS
 from panoptic_fusion.modeling.backbone.pyramid import PYRAMIDS
 
 LEVELS = {"build_fpn_backbone": 5, "build_context_fpn_backbone": 6, "build_abn_fpn_backbone": 5}
@@ -59,19 +58,6 @@ def test_every_pyramid_on_every_network(name, bottom_up):
         maps = backbone(torch.randn(1, 3, 128, 64))
     for i, value in enumerate(maps.values()):
         assert value.shape == (1, 16, 128 // 2 ** (i + 2) or 1, 64 // 2 ** (i + 2) or 1)
-
-
-@pytest.mark.parametrize("name", PAIRS)
-def test_names_of_fixed_pairs(name):
-    opts = ["MODEL.RESNETS.NORM", "InPlaceABN", "MODEL.FPN.NORM", "BN"] if "abn" in name else []
-    if name == "build_abn_resnet_fpn_backbone":
-        opts += ["MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.WIDTH_PER_GROUP", 16, "MODEL.RESNETS.STRIDE_IN_1X1", False]
-    assert name not in PYRAMIDS
-    expected = build(*PAIRS[name], *opts)
-    assert same(build(name, "build_resnet_backbone", *opts), expected)  # the default
-    assert same(build(name, PAIRS[name][1], *opts), expected)
-    with pytest.raises(ConfigError, match=f"MODEL.BACKBONE.BOTTOM_UP build_timm_backbone goes with.* {PAIRS[name][0]}"):
-        build(name, "build_timm_backbone", *opts)
 
 
 @pytest.mark.parametrize("bottom_up", ["build_resnet_backbone", "build_narrow_resnet_backbone"])

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from panoptic_fusion import config_file, get_cfg, resolve_config
 from panoptic_fusion.layers import InPlaceABN
 from panoptic_fusion.layers.activated_norm import ActivatedGroupNorm
+from panoptic_fusion.modeling.fusion import fill_in_thresholds
 
 GROUP_NORM = ["MODEL.RPN.NORM", "GN", "MODEL.ROI_BOX_HEAD.NORM", "GN", "MODEL.ROI_MASK_HEAD.NORM", "GN"]
 
@@ -150,4 +151,4 @@ def test_schedules(dataset):
     mean, std = (0.41738699, 0.45732192, 0.46886091), (0.25685097, 0.26509955, 0.29067996)
     assert cfg.MODEL.PIXEL_MEAN == pytest.approx([255 * v for v in mean], abs=1e-4)
     assert cfg.MODEL.PIXEL_STD == pytest.approx([255 * v for v in std], abs=1e-4)
-    assert inputs.FORMAT == "RGB" and cfg.MODEL.PANOPTIC_FUSION.STUFF_AREA_LIMIT == 4096
+    assert inputs.FORMAT == "RGB" and fill_in_thresholds(cfg).MODEL.PANOPTIC_FUSION.STUFF_AREA_LIMIT == 4096

@@ -8,6 +8,7 @@ from torch import nn
 
 import panoptic_fusion.data.datasets  # noqa: F401  (registers Cityscapes and COCO)
 from panoptic_fusion import config_file, get_cfg
+from panoptic_fusion.modeling.fusion import fill_in_thresholds
 from panoptic_fusion.modeling.stuff_heads import DeformableSemSegHead
 
 
@@ -93,7 +94,7 @@ TABLE = {
 @pytest.mark.parametrize("name", TABLE)
 def test_settings_of_the_table(name):
     cfg = load(name)
-    head, fusion = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.PANOPTIC_FUSION
+    head, fusion = cfg.MODEL.SEM_SEG_HEAD, fill_in_thresholds(cfg).MODEL.PANOPTIC_FUSION
     found = [
         *(tuple(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
         *(cfg.SOLVER.MAX_ITER, tuple(cfg.SOLVER.STEPS), cfg.SOLVER.WARMUP_ITERS),
@@ -155,4 +156,4 @@ def test_networks_of_the_facts():
         assert block.conv1.stride == (2, 2) and tuple(block.conv2.stride) == (1, 1)
         cfg = load(name)
         assert cfg.MODEL.PIXEL_MEAN == [102.9801, 115.9465, 122.7717] and cfg.MODEL.PIXEL_STD == [1.0, 1.0, 1.0]
-        assert cfg.INPUT.FORMAT == "BGR" and cfg.MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION
+        assert cfg.INPUT.FORMAT == "BGR" and model.fuse_at_input_resolution

@@ -92,10 +92,14 @@ def test_train_and_backward(name):
 @pytest.mark.parametrize("fusion", sorted(name for name, _ in PANOPTIC_FUSION_REGISTRY))
 def test_the_same_network_twice_is_that_network(fusion):
     """IndependentPanoptic of one PanopticRCNN as both parts gives its outputs, with any fusion."""
-    cfg = resolve_config(small_cfg("", "MODEL.PANOPTIC_FUSION.NAME", fusion))
+    at_input = ["MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION", "True"]
+    cfg = resolve_config(small_cfg("", "MODEL.PANOPTIC_FUSION.NAME", fusion, *at_input))
     single = build(cfg).eval()
     pair = IndependentPanoptic(
-        instance_network=single, semantic_network=single, fusion=single.fusion, fuse_at_input_resolution=True
+        instance_network=single,
+        semantic_network=single,
+        fusion=single.fusion,
+        fuse_at_input_resolution=single.fuse_at_input_resolution,
     )
     inputs = [example(0), example(1, (50, 70))]
     for a, b in zip(run(single, inputs), run(pair, inputs), strict=True):

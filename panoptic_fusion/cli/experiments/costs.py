@@ -20,6 +20,7 @@ from detectron2.config import CfgNode
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from panoptic_fusion.data.mapper import read_image
 from panoptic_fusion.networks.trained import build_predictor, images_of, load_trained
 
 from .peak_memory import peak_bytes
@@ -103,8 +104,7 @@ def prepare(folder: str) -> tuple[nn.Module, CfgNode]:
 def inputs_of(cfg: CfgNode, size: Size) -> list[dict]:
     """The middle image of the validation set at `size`, as a batch of one."""
     dicts = images_of(cfg, cfg.DATASETS.TEST[0])
-    image = cv2.resize(cv2.imread(dicts[len(dicts) // 2]["file_name"]), size, interpolation=cv2.INTER_LINEAR)
-    image = image[:, :, ::-1] if cfg.INPUT.FORMAT == "RGB" else image
+    image = cv2.resize(read_image(dicts[len(dicts) // 2], cfg.INPUT.FORMAT), size, interpolation=cv2.INTER_LINEAR)
     return [{"image": torch.from_numpy(image.copy()).permute(2, 0, 1), "height": size[1], "width": size[0]}]
 
 

@@ -10,6 +10,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from panoptic_fusion.data.mapper import read_image
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.networks.trained import build_predictor, evenly_spread, images_of, load_trained
 from panoptic_fusion.visualization import draw_panoptic, ground_truth_panoptic
@@ -69,7 +70,7 @@ def draw_gallery(path: Path, models: dict[str, str], num_images: int, photos: bo
         chosen = evenly_spread(images_of(cfg, dataset), num_images)
         predictor = build_predictor(cfg)
         for dataset_dict in chosen:
-            image = cv2.imread(dataset_dict["file_name"])
+            image = read_image(dataset_dict, "BGR")
             cell = _cell(image[:, :, ::-1], cv2.INTER_AREA)
             found = {title: predictor(image)["panoptic_seg"]}
             if photos and len(columns.get("photo", ())) < len(chosen):

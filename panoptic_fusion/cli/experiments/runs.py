@@ -1,6 +1,5 @@
 """Runs the jobs of an ablation, one after the other, and keeps its table up to date."""
 
-import fcntl
 import shlex
 import statistics
 import subprocess
@@ -12,8 +11,8 @@ from pathlib import Path
 from panoptic_fusion.cli import child
 from panoptic_fusion.config import read_config
 from panoptic_fusion.engine.preflight import check_writable
-from panoptic_fusion.errors import UserError
 from panoptic_fusion.files import write_atomically, write_json
+from panoptic_fusion.locks import locked_folder
 
 from .check import check_runs
 from .spec import Job, check_unchanged, make_jobs, read_spec, settings_of
@@ -22,8 +21,8 @@ from .table import commit, last_iteration, make_table
 LOG_LINES = 15
 
 
-def start(job: Job, num_gpus: int, lock: int) -> subprocess.Popen:
-    """Starts a job; its output is appended to ablation.log. The child keeps the lock while it lives."""
+def start(job: Job, num_gpus: int) -> subprocess.Popen:
+    """Starts a job; its output is appended to ablation.log."""
     job.folder.mkdir(parents=True, exist_ok=True)
     record = {"settings": settings_of(job), "commit": commit()}
     write_json(job.folder / "ablation.json", record, indent=1)
@@ -33,13 +32,13 @@ def start(job: Job, num_gpus: int, lock: int) -> subprocess.Popen:
     with open(job.folder / "ablation.log", "a") as log:
         log.write(f"\n$ {shlex.join(child.command_line(*words))}\n")
         log.flush()
-        return child.start(*words, stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock])
+        return child.start(*words, stdout=log, stderr=subprocess.STDOUT)
 
 
-def run_job(job: Job, num_gpus: int, lock: int, label: str) -> int:
+def run_job(job: Job, num_gpus: int, label: str) -> int:
     """Runs a job to its end and returns its exit code; on a terminal with the iteration it is at."""
     total = read_config(job.run.base, job.opts()).SOLVER.MAX_ITER
-    process = start(job, num_gpus, lock)
+    process = start(job, num_gpus)
     began, terminal = time.monotonic(), sys.stdout.isatty()
     try:
         while process.poll() is None:
@@ -57,7 +56,7 @@ def run_job(job: Job, num_gpus: int, lock: int, label: str) -> int:
     return process.returncode
 
 
-def run_all(jobs: list[Job], num_gpus: int, lock: int, after_each: Callable) -> list[Job]:
+def run_all(jobs: list[Job], num_gpus: int, after_each: Callable) -> list[Job]:
     """Runs what is not finished, one after the other; returns the jobs that failed."""
     failed, spent = [], {True: [], False: []}
     for number, job in enumerate(jobs):
@@ -71,7 +70,7 @@ def run_all(jobs: list[Job], num_gpus: int, lock: int, after_each: Callable) -> 
             continue
         print(f"{label}: {'evaluating' if job.source else 'training'} ...", flush=True)
         began = time.monotonic()
-        code = run_job(job, num_gpus, lock, label)
+        code = run_job(job, num_gpus, label)
         spent[job.source is None].append(time.monotonic() - began)
         left = [other for other in jobs[number + 1 :] if not other.is_finished()]
         if code or not job.is_finished():
@@ -127,12 +126,9 @@ def run_spec(spec_file: Path, output: Path, num_gpus: int, command: str) -> list
         write_json(output / "results.json", content, indent=1)
         return text
 
-    with open(output / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"{output} is in use: an ablation, or a training of one, still runs") from error
-        failed = run_all(jobs, num_gpus, lock.fileno(), write_table)
+    output.mkdir(parents=True, exist_ok=True)
+    with locked_folder(output, f"--output {output}"):
+        failed = run_all(jobs, num_gpus, write_table)
     print(f"\n{write_table()}\n{output / 'table.md'}, {output / 'results.json'}")
     if failed:
         print(f"{len(failed)} of {len(jobs)} runs failed: {'; '.join(map(str, failed))}", file=sys.stderr)

@@ -11,9 +11,9 @@ from .builtin import BuiltinDataset
 from .cityscapes import CITYSCAPES
 from .coco import COCO
 from .idd import IDD
-from .vistas import VISTAS
+from .vistas import VISTAS, VISTAS_V2
 
-BUILTIN: dict[str, BuiltinDataset] = {dataset.key: dataset for dataset in (COCO, CITYSCAPES, VISTAS, IDD)}
+BUILTIN: dict[str, BuiltinDataset] = {dataset.key: dataset for dataset in (COCO, CITYSCAPES, VISTAS, VISTAS_V2, IDD)}
 
 
 def datasets_root() -> str:
@@ -27,7 +27,11 @@ def register_all(root: str | None = None) -> list[str]:
     Called again with another root, it moves them.
     """
     root = datasets_root() if root is None else root
-    return [name for dataset in BUILTIN.values() for name in dataset.register(os.path.join(root, dataset.key))]
+    return [
+        name
+        for dataset in BUILTIN.values()
+        for name in dataset.register(os.path.join(root, dataset.folder or dataset.key))
+    ]
 
 
 register_all()

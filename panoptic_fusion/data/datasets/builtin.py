@@ -20,23 +20,26 @@ from ..label_space import LabelSpace
 class BuiltinDataset:
     """A data set whose classes and folders are known before it is there.
 
-    key: its name for `panoptic-fusion prepare`, and its folder under $DETECTRON2_DATASETS.
+    key: its name for `panoptic-fusion prepare`.
     names: split ("train", "val" ...) -> name in detectron2's catalogs.
     files: (root of the data set, split) -> where its files are.
-    categories: the COCO panoptic categories in the official order; needs no file of the data set.
+    categories: the COCO panoptic categories in the official order; needs no file of the data set. None if the classes
+        are the ones of the panoptic JSON, which is then read when they are first asked for.
     layout: the expected tree in one line, with {split}.
+    folder: its folder under $DETECTRON2_DATASETS, by default `key`.
     metadata: (root of the data set, split) -> further entries of detectron2's Metadata.
     """
 
     key: str
     names: Mapping[str, str]
     files: Callable[[str, str], PanopticFiles]
-    categories: Callable[[], Sequence[dict[str, Any]]]
+    categories: Callable[[], Sequence[dict[str, Any]]] | None
     layout: str
+    folder: str | None = None
     metadata: Callable[[str, str], dict[str, Any]] = field(default=lambda root, split: {})
 
     def label_space(self) -> LabelSpace:
-        """Its classes as the models see them."""
+        """Its classes as the models see them; of a dataset with `categories`."""
         return LabelSpace.from_categories(self.categories())
 
     def load(self, root: str, split: str) -> list[dict[str, Any]]:
@@ -46,15 +49,15 @@ class BuiltinDataset:
         classes.
         """
         files = self.files(root, split)
-        command = f"`panoptic-fusion prepare {self.key} {root}`"
+        command = self._command(root)
         for path in filter(None, asdict(files).values()):
             if not os.path.exists(path):
                 raise FileNotFoundError(
-                    f"data set {self.names[split]!r}: {path} is missing; expected in {root}: "
-                    f"{self.layout.format(split=split)}; prepare it with {command} (where to get the data: "
-                    "docs/datasets.md; another place: set DETECTRON2_DATASETS)"
+                    f"data set {self.names[split]!r}: {path} is missing; {self._remedy(root, split)}"
                 )
         found, dicts = coco_panoptic.load_panoptic(files)
+        if self.categories is None:
+            return dicts
         expected = self.label_space()
         if (found.thing_ids, found.stuff_ids) != (expected.thing_ids, expected.stuff_ids):
             raise UserError(
@@ -63,8 +66,17 @@ class BuiltinDataset:
             )
         return dicts
 
+    def _command(self, root: str) -> str:
+        return f"`panoptic-fusion prepare {self.key} {root}`"
+
+    def _remedy(self, root: str, split: str) -> str:
+        return (
+            f"expected in {root}: {self.layout.format(split=split)}; prepare it with {self._command(root)} (where to "
+            "get the data: docs/datasets.md; another place: set DETECTRON2_DATASETS)"
+        )
+
     def register(self, root: str) -> list[str]:
-        """Registers all splits under `root`, the data set's folder; returns their names. No file is looked at.
+        """Registers all splits under `root`, the data set's folder; returns their names. No file is opened.
 
         A name that this function has registered before moves to the new root. Raises ConfigError for a name that other
         code has registered.
@@ -76,9 +88,11 @@ class BuiltinDataset:
                 DatasetCatalog.remove(name)
                 MetadataCatalog.remove(name)
             coco_panoptic.register_panoptic(name, **asdict(self.files(root, split)))
-            # The classes are known: the json need not be read for them, and the load has more to say of missing files.
-            coco_panoptic._remember(name, self.label_space())
-            MetadataCatalog.get(name).set(builtin_key=self.key, **self.metadata(root, split))
+            if self.categories is not None:  # the JSON need not be read, and the load has more to say of missing files
+                coco_panoptic._remember(name, self.label_space())
+            MetadataCatalog.get(name).set(
+                builtin_key=self.key, missing_remedy=self._remedy(root, split), **self.metadata(root, split)
+            )
             DatasetCatalog.remove(name)
             DatasetCatalog.register(name, partial(self.load, root, split))
         return list(self.names.values())

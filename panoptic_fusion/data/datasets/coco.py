@@ -16,10 +16,15 @@ from .builtin import BuiltinDataset
 
 
 def coco_files(root: str, split: str) -> PanopticFiles:
-    """The official layout; `split` is train or val."""
+    """Returns the paths of a split, "train" or "val", in detectron2's layout.
+
+    The PNGs may also be in `annotations/panoptic_{split}2017`, where their zip leaves them and other projects expect
+    them.
+    """
+    pngs, where_unpacked = (os.path.join(root, *folders, f"panoptic_{split}2017") for folders in ((), ("annotations",)))
     return PanopticFiles(
         images=os.path.join(root, f"{split}2017"),
-        panoptic_root=os.path.join(root, f"panoptic_{split}2017"),
+        panoptic_root=where_unpacked if os.path.isdir(where_unpacked) and not os.path.isdir(pngs) else pngs,
         panoptic_json=os.path.join(root, "annotations", f"panoptic_{split}2017.json"),
         instances_json=os.path.join(root, "annotations", f"instances_{split}2017.json"),
     )
@@ -36,5 +41,5 @@ COCO = BuiltinDataset(
     files=coco_files,
     categories=coco_categories,
     layout="{split}2017/*.jpg, panoptic_{split}2017/*.png, annotations/panoptic_{split}2017.json, "
-    "annotations/instances_{split}2017.json",
+    "annotations/instances_{split}2017.json (the PNGs may be in annotations/panoptic_{split}2017)",
 )

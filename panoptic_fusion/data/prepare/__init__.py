@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 from ...errors import UserError
 from ..datasets import BUILTIN
 from . import cityscapes, coco, idd, vistas
-from .runner import SplitResult, run_split
+from .runner import SplitPlan, SplitResult, run_split
 from .summary import SplitSummary, summarize
 
-# Those with something to convert; each has annotation_folder(root, split) and plan_split(root, split).
-_CONVERTERS: dict[str, ModuleType] = {"cityscapes": cityscapes, "vistas": vistas, "idd": idd}
+
+@dataclass(frozen=True)
+class Converter:
+    """Functions of (root, split): the folder of the official annotations, and what to convert (None: nothing)."""
+
+    annotation_folder: Callable[[Path, str], Path]
+    plan_split: Callable[[Path, str], SplitPlan | None]
+
+
+# The datasets with something to convert.
+_CONVERTERS = {
+    "cityscapes": Converter(cityscapes.annotation_folder, cityscapes.plan_split),
+    "vistas": Converter(vistas.annotation_folder, vistas.plan_split),
+    "vistas_v2": Converter(
+        partial(vistas.annotation_folder, version="v2.0"), partial(vistas.plan_split, version="v2.0")
+    ),
+    "idd": Converter(idd.annotation_folder, idd.plan_split),
+}
 
 
 def prepare(
@@ -28,7 +45,7 @@ def prepare(
     """Prepares a data set and says what is in it. What an earlier run has finished is not done again.
 
     Args:
-        key: coco, cityscapes, vistas or idd.
+        key: coco, cityscapes, vistas, vistas_v2 or idd.
         root: the data set's folder.
         splits: default: those of train and val that are there.
         workers: processes; default: one a core.

@@ -2,24 +2,14 @@
 
 What is finished is in the journal, `<json>.journal`: a line of json for each image, appended by the worker after the
 image's PNG is in place. The final json is written from the journal when all images are in it, then the journal is
-removed. PNGs and jsons are written under another name and renamed, so that none is ever half there. A lock on the
-journal keeps a second run of the same split out, until the workers of a killed run are gone.
+removed. PNGs and jsons are written under another name and renamed, so that none is ever half there.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import multiprocessing
 import os
-import signal
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,9 +20,8 @@ from tqdm import tqdm
 
 from ...errors import UserError
 from ...files import write_json
+from ..journal import append_record, default_workers, locked, map_unordered, read_records
 from .segments import write_png
-
-LOCK_PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -81,11 +70,6 @@ class SplitResult:
     notes: dict[str, int]
 
 
-def default_workers() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run_split(plan: SplitPlan, workers: int | None = None, force: bool = False, progress: bool = True) -> SplitResult:
     """Converts what is not converted yet and writes the split's json.
 
@@ -100,7 +84,7 @@ def run_split(plan: SplitPlan, workers: int | None = None, force: bool = False, 
             to other categories, or another run is at work.
     """
     plan.panoptic_root.mkdir(parents=True, exist_ok=True)
-    with _locked(plan.journal):
+    with locked(plan.journal):
         if force:
             plan.panoptic_json.unlink(missing_ok=True)
             plan.journal.write_bytes(b"")
@@ -132,25 +116,16 @@ def run_split(plan: SplitPlan, workers: int | None = None, force: bool = False, 
 def _convert_all(plan: SplitPlan, todo: list[Source], before: int, workers: int, progress: bool) -> list[str]:
     """Converts all of `todo`; returns the errors, one text for each annotation that failed."""
     task = partial(_convert_one, plan.convert, str(plan.panoptic_root), str(plan.journal))
-    bar = partial(tqdm, desc=plan.panoptic_root.name, unit="image", total=before + len(todo), initial=before)
-    if workers <= 1 or len(todo) <= 1:
-        return [e for e in map(task, bar(todo, disable=not progress)) if e]
-    errors = []
-    # fork is quick and leaves the workers holding the journal's lock; elsewhere than on Linux it is not safe.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    executor = ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (os.getpid(),))
-    try:
-        futures = [executor.submit(task, source) for source in todo]
-        for future in bar(as_completed(futures), disable=not progress):
-            errors += filter(None, [future.result()])
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a worker process was killed, maybe for lack of memory: run the same command again, it goes on where it "
-            f"stopped (now: {workers} workers, see --workers)"
-        ) from error
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-    return errors
+    results = map_unordered(task, todo, workers)
+    bar = tqdm(
+        results,
+        desc=plan.panoptic_root.name,
+        unit="image",
+        total=before + len(todo),
+        initial=before,
+        disable=not progress,
+    )
+    return list(filter(None, bar))
 
 
 def _convert_one(
@@ -169,45 +144,11 @@ def _convert_one(
         "annotation": {**names, "segments_info": converted.segments},
         "notes": converted.notes,
     }
-    # One write, which O_APPEND puts at the end as a whole. The line feed comes first, so that a line which a kill has
-    # cut short does not spoil the next one.
-    with open(journal, "ab", buffering=0) as file:
-        file.write(b"\n" + json.dumps(record).encode())
+    append_record(journal, record)
     return None
 
 
-def _start_worker(parent: int) -> None:
-    """Lets a worker leave Ctrl-C to its parent, and end soon after a parent that was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 # -- what is finished ------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _locked(journal: Path) -> Iterator[None]:
-    """Holds the lock on the journal; waits a little for the workers of a killed run to end."""
-    deadline = time.monotonic() + LOCK_PATIENCE_S
-    while True:
-        with open(journal, "ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise UserError(f"{journal}: another run is converting this split; wait until it ends") from None
-                time.sleep(0.1)
-                continue
-            # The run that had the lock may have finished and removed the file meanwhile: then begin again.
-            if journal.exists() and os.path.samestat(os.fstat(file.fileno()), journal.stat()):
-                yield
-                return
 
 
 def _usable(plan: SplitPlan, records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -222,12 +163,7 @@ def _usable(plan: SplitPlan, records: dict[str, dict[str, Any]]) -> dict[str, di
 
 
 def _read_journal(plan: SplitPlan) -> dict[str, dict[str, Any]]:
-    records = {}
-    for line in plan.journal.read_bytes().split(b"\n"):
-        with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):  # empty, or cut short by a kill
-            record = json.loads(line)
-            records[record["annotation"]["image_id"]] = record
-    return records
+    return {record["annotation"]["image_id"]: record for record in read_records(plan.journal)}
 
 
 def _read_json(plan: SplitPlan) -> dict[str, Any]:

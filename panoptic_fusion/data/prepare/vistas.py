@@ -1,13 +1,15 @@
-"""Mapillary Vistas v1.2: its panoptic folder where it is there, else made from the instance maps.
+"""Mapillary Vistas, v1.2 and v2.0: its panoptic folder where it is there, else made from the instance maps.
 
-`instances/*.png` (16 bit) holds 256 * class + instance, class = index into the labels of config.json. Labels with
-`evaluate: false` are void; a group label ("...-group") is a crowd of its class. Category ids are 1..65, the position
-among the evaluated labels that are no groups; the segment id is 256 * (class + 1) + instance, which is never 0.
+`instances/*.png` (16 bit) holds 256 * class + instance, class = index into the labels of the version's config. Labels
+with `evaluate: false` are void; an evaluated group label ("...-group") is a crowd of its class. Category ids start at 1
+and are the position among the evaluated labels that are no groups; the segment id is 256 * (class + 1) + instance,
+which is never 0.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,71 +17,85 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from ..datasets.vistas import FOLDERS, vistas_categories, vistas_files
+from ..datasets.vistas import annotation_folder, config_file, vistas_categories, vistas_files
 from .runner import Converted, Source, SplitPlan
 from .segments import check_image, describe_segments, read_id_map
 
-INFO = {"description": "made from the instance maps of Mapillary Vistas v1.2 by panoptic_fusion"}
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a config.
+
+    categories: the COCO panoptic categories of the evaluated labels that are no groups, in the order of the config.
+    table: what each class index of the instance maps means: (category id, iscrowd), or (0, 0) for void.
+    """
+
+    categories: list[dict[str, Any]]
+    table: tuple[tuple[int, int], ...]
 
 
-def annotation_folder(root: Path, split: str) -> Path:
-    """Where the official annotations of a split are."""
-    return root / FOLDERS[split]
-
-
-def plan_split(root: Path, split: str) -> SplitPlan | None:
+def plan_split(root: Path, split: str, version: str = "v1.2") -> SplitPlan | None:
     """Lists what is to convert of a split; None if the data set's own panoptic json is there.
 
-    Raises UserError if config.json is not that of v1.2.
+    Raises UserError if the config is missing, is none, or of v1.2 has other classes than the 65.
     """
-    files = vistas_files(str(root), split)
+    files = vistas_files(str(root), split, version)
     panoptic_json = Path(files.panoptic_json)
-    if panoptic_json.is_file() and not _is_ours(panoptic_json):
+    info = {"description": f"made from the instance maps of Mapillary Vistas {version} by panoptic_fusion"}
+    if panoptic_json.is_file() and not _has_info(panoptic_json, info):
         return None
-    table = class_table(root / "config.json")
+    config = config_file(root, split, version)
+    labels = read_labels(config)
+    if version == "v1.2" and [c["name"] for c in labels.categories] != [c["name"] for c in vistas_categories()]:
+        raise UserError(
+            f"{config}: its {len(labels.categories)} evaluated classes are not the {len(vistas_categories())} of "
+            "Mapillary Vistas v1.2; use the v1.2 annotations and config of your release"
+        )
     sources = [
         Source(path.stem, f"{path.stem}.jpg", str(path), path.name)
-        for path in sorted((root / FOLDERS[split] / "instances").glob("*.png"))
+        for path in sorted((annotation_folder(root, split, version) / "instances").glob("*.png"))
     ]
-    convert = partial(convert_instances, table)
-    return SplitPlan(panoptic_json, Path(files.panoptic_root), vistas_categories(), sources, convert, INFO)
+    convert = partial(convert_instances, labels, files.images)
+    return SplitPlan(panoptic_json, Path(files.panoptic_root), labels.categories, sources, convert, info)
 
 
-def class_table(config: Path) -> tuple[tuple[int, int], ...]:
-    """What each class index of the instance maps means: (category id, iscrowd), or (0, 0) for void.
-
-    Raises UserError if the evaluated labels of config.json are not the 65 classes of v1.2 in their order.
-    """
+def read_labels(config: Path) -> Labels:
+    """Reads a config. Raises UserError if it is missing or not a config of Mapillary Vistas."""
     if not config.is_file():
         raise UserError(f"{config} is missing: it comes with the data set and says what the instance maps mean")
     try:
-        labels = json.loads(config.read_bytes())["labels"]
-        named = [(label["name"], label["readable"], bool(label["evaluate"])) for label in labels]
+        labels = [
+            (str(x["name"]), str(x["readable"]), bool(x["evaluate"]), int(bool(x["instances"])), list(x["color"]))
+            for x in json.loads(config.read_bytes())["labels"]
+        ]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{config} is not the config.json of Mapillary Vistas ({error!r})") from error
-    classes = [name for name, _, evaluated in named if evaluated and not _is_group(name)]
-    readable = [text for name, text, evaluated in named if evaluated and not _is_group(name)]
-    categories = vistas_categories()
-    if readable != [c["name"] for c in categories]:
-        raise UserError(
-            f"{config}: its {len(readable)} evaluated classes are not the {len(categories)} of Mapillary Vistas v1.2; "
-            "of a later release, use the v1.2 annotations and config"
+    categories = [
+        {"id": number, "name": readable, "supercategory": name, "isthing": isthing, "color": color}
+        for number, (name, readable, _, isthing, color) in enumerate(
+            (label for label in labels if label[2] and not _is_group(label[0])), start=1
         )
+    ]
+    classes = [c["supercategory"] for c in categories]
     things = {c["id"] for c in categories if c["isthing"]}
     table = []
-    for name, _, evaluated in named:
+    for name, _, evaluated, _, _ in labels:
         category_id = _category_of(name, classes) if evaluated else 0
         table.append((category_id, int(_is_group(name) and category_id in things)))
-    return tuple(table)
+    return Labels(categories, tuple(table))
 
 
-def convert_instances(table: tuple[tuple[int, int], ...], source: Source) -> Converted:
-    """Converts one instance map. Raises ValueError if it holds a class that config.json does not have."""
+def convert_instances(labels: Labels, images: str, source: Source) -> Converted:
+    """Converts one instance map; `images` is the folder of its image.
+
+    Raises ValueError if it holds a class that the config does not have.
+    """
+    table = labels.table
     id_map = read_id_map(source.path)
-    check_image(Path(source.path).parents[1] / "images" / source.image_name, id_map.shape, source.path)
+    check_image(Path(images, source.image_name), id_map.shape, source.path)
     if id_map.max() >= 256 * len(table):
-        raise ValueError(f"{source.path}: config.json has {len(table)} labels, no class {id_map.max() // 256}")
-    things = {c["id"] for c in vistas_categories() if c["isthing"]}
+        raise ValueError(f"{source.path}: the config has {len(table)} labels, no class {id_map.max() // 256}")
+    things = {c["id"] for c in labels.categories if c["isthing"]}
     # Things have one segment a value; stuff one a class, whatever the instance number, and so has a group class.
     lookup = np.arange(256 * len(table), dtype=np.int32) + 256
     categories = {}
@@ -93,15 +109,15 @@ def convert_instances(table: tuple[tuple[int, int], ...], source: Source) -> Con
     return Converted(pixels, segments)
 
 
-def _is_ours(panoptic_json: Path) -> bool:
+def _has_info(panoptic_json: Path, info: dict[str, str]) -> bool:
     try:
-        return json.loads(panoptic_json.read_bytes()).get("info") == INFO
+        return json.loads(panoptic_json.read_bytes()).get("info") == info
     except (ValueError, AttributeError) as error:
         raise UserError(f"{panoptic_json} is not a COCO panoptic json; get it again, or remove it") from error
 
 
-def _is_group(name: Any) -> bool:
-    return isinstance(name, str) and name.endswith("group")
+def _is_group(name: str) -> bool:
+    return name.endswith("group")
 
 
 def _category_of(name: str, classes: list[str]) -> int:

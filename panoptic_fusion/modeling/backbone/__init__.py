@@ -8,7 +8,6 @@ from . import (  # noqa: F401
     branches,
     context_fpn,
     deform_resnet,
-    fixed_pairs,
     gap_fpn,
     narrow_resnet,
     pyramid,

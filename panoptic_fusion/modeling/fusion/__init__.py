@@ -4,7 +4,14 @@ from panoptic_fusion.modeling.fusion.oanet.spatial_ranking import SpatialRanking
 from panoptic_fusion.modeling.fusion.tascnet.mask_guided import MaskGuidedFusion
 from panoptic_fusion.modeling.fusion.upsnet.fusion import UPSNetFusion
 
-from .base import OUTPUT_REGISTRY, PANOPTIC_FUSION_REGISTRY, FusionTrainingInputs, PanopticFusion, build_panoptic_fusion
+from .base import (
+    OUTPUT_REGISTRY,
+    PANOPTIC_FUSION_REGISTRY,
+    FusionTrainingInputs,
+    PanopticFusion,
+    build_panoptic_fusion,
+    fill_in_thresholds,
+)
 from .heuristic import HeuristicFusion
 from .seamless import SeamlessFusion
 from .sem_seg_logits import SemSegLogits
@@ -21,4 +28,5 @@ __all__ = [
     "SpatialRankingFusion",
     "UPSNetFusion",
     "build_panoptic_fusion",
+    "fill_in_thresholds",
 ]

@@ -6,11 +6,11 @@ things), T thing classes, S stuff classes, M side of a mask head's output, H x W
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.registry import Registry
 from torch import nn
@@ -72,9 +72,21 @@ class PanopticFusion(nn.Module):
     Attributes:
         needs_network: whether `losses` looks at what the network computes. Where it does not, and the network is frozen
             (MODEL.FREEZE), training the fusion alone need not run it.
+        trains: {loss: names of the network's parts that it trains}, of every loss that `losses` returns: some of
+            "proposal_generator", "roi_heads", "sem_seg_head" and "fusion" (itself, if it has parameters).
+        thresholds: {key of MODEL.PANOPTIC_FUSION: its value where the config has None}. A subclass names only those in
+            which it differs from its base class.
     """
 
     needs_network = True
+    trains: Mapping[str, Sequence[str]] = {}
+    thresholds: Mapping[str, float | bool] = {
+        "INSTANCES_CONFIDENCE_THRESH": 0.5,
+        "OVERLAP_THRESH": 0.5,
+        "STUFF_AREA_LIMIT": 4096,
+        "STUFF_CHANNELS_ONLY": False,
+        "AT_INPUT_RESOLUTION": False,
+    }
 
     @configurable
     def __init__(
@@ -114,8 +126,28 @@ class PanopticFusion(nn.Module):
         self.stuff_area_limit = int(stuff_area_limit)
 
     @classmethod
-    def from_config(cls, cfg) -> dict:
+    def fill_in(cls, cfg: CfgNode) -> CfgNode:
+        """Returns a copy of a config in which each threshold that is None has the value of this class.
+
+        Raises:
+            ConfigError: `thresholds` has a key that is not one of `PanopticFusion.thresholds`.
+        """
+        cfg = cfg.clone()
+        cfg.defrost()
         fusion = cfg.MODEL.PANOPTIC_FUSION
+        for base in cls.__mro__:  # this class first
+            for key, value in vars(base).get("thresholds", {}).items():
+                if key not in PanopticFusion.thresholds:
+                    known = ", ".join(PanopticFusion.thresholds)
+                    raise ConfigError(f"{base.__name__}.thresholds has the key {key!r}; available: {known}")
+                if fusion.get(key) is None:
+                    fusion[key] = value
+        cfg.freeze()
+        return cfg
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        fusion = cls.fill_in(cfg).MODEL.PANOPTIC_FUSION
         return {
             "label_space": LabelSpace.from_categories(cfg.MODEL.CATEGORIES),
             "ontology": cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY,
@@ -147,14 +179,22 @@ class PanopticFusion(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not define forward().")
 
 
-def build_panoptic_fusion(cfg) -> PanopticFusion:
-    """Build the fusion named in MODEL.PANOPTIC_FUSION.NAME.
+def fill_in_thresholds(cfg: CfgNode) -> CfgNode:
+    """Returns a copy of a config whose thresholds below MODEL.PANOPTIC_FUSION are all set.
+
+    Those that are None get the values of the fusion that MODEL.PANOPTIC_FUSION.NAME names. Configs and the config.yaml
+    of trained models keep None, so that another NAME brings its own thresholds.
 
     Raises:
-        ConfigError: if no fusion of this name is registered.
+        KeyError: no fusion of this name is registered (`resolve_config` checks the name).
     """
-    name = cfg.MODEL.PANOPTIC_FUSION.NAME
-    if name not in PANOPTIC_FUSION_REGISTRY:
-        known = ", ".join(sorted(key for key, _ in PANOPTIC_FUSION_REGISTRY))
-        raise ConfigError(f"MODEL.PANOPTIC_FUSION.NAME is {name!r}, which is not registered: use one of {known}")
-    return PANOPTIC_FUSION_REGISTRY.get(name)(cfg)
+    return PANOPTIC_FUSION_REGISTRY.get(cfg.MODEL.PANOPTIC_FUSION.NAME).fill_in(cfg)
+
+
+def build_panoptic_fusion(cfg: CfgNode) -> PanopticFusion:
+    """Builds the fusion named in MODEL.PANOPTIC_FUSION.NAME, with its own thresholds where the config has None.
+
+    Raises:
+        KeyError: no fusion of this name is registered (`resolve_config` checks the name).
+    """
+    return PANOPTIC_FUSION_REGISTRY.get(cfg.MODEL.PANOPTIC_FUSION.NAME)(fill_in_thresholds(cfg))

@@ -74,7 +74,8 @@ class GreedyFusion(PanopticFusion):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        return {**super().from_config(cfg), "stuff_channels_only": cfg.MODEL.PANOPTIC_FUSION.STUFF_CHANNELS_ONLY}
+        fusion = cls.fill_in(cfg).MODEL.PANOPTIC_FUSION
+        return {**super().from_config(cfg), "stuff_channels_only": fusion.STUFF_CHANNELS_ONLY}
 
     def order(self, scene: Scene) -> Sequence[int]:
         """The rows of the instances to paint, the first on top: `scene.kept` or a rearrangement of it."""

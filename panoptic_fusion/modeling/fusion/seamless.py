@@ -25,6 +25,13 @@ class SeamlessFusion(HeuristicFusion):
     implementation makes crowd segments of such pixels, which its evaluation counts as void.
     """
 
+    thresholds = {
+        "INSTANCES_CONFIDENCE_THRESH": 0.5,
+        "OVERLAP_THRESH": 0.5,
+        "STUFF_AREA_LIMIT": 4096,
+        "AT_INPUT_RESOLUTION": True,
+    }
+
     def order(self, scene: Scene) -> Sequence[int]:
         above = (scene.instances.scores > self.instances_confidence_thresh).tolist()
         return [row for row in scene.kept if above[row]]

@@ -4,7 +4,7 @@ Shape shorthand: N: images, C: semantic channels (of the ontology), H, W: size o
 the head's logits (4).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import fvcore.nn.weight_init as weight_init
 import torch
@@ -24,7 +24,15 @@ class StuffHead(nn.Module):
     """What the meta-architecture expects of a stuff head: `forward` and `losses`.
 
     A head sets its layers and implements `forward`; `losses` may be extended.
+
+    Attributes:
+        trains: {loss: names of the network's parts that it trains}, of every loss that `losses` returns. A subclass
+            declares only the losses that it adds.
+        weighted_losses: names of the losses that MODEL.SEM_SEG_HEAD.LOSS_WEIGHT is a factor of.
     """
+
+    trains: Mapping[str, Sequence[str]] = {"loss_sem_seg": ("sem_seg_head",)}
+    weighted_losses: Sequence[str] = ("loss_sem_seg",)
 
     @configurable
     def __init__(

@@ -46,6 +46,8 @@ class DeformableSemSegHead(StuffHead):
     `losses` adds `loss_sem_seg_roi`, the cross entropy inside the ground-truth boxes, see `sem_seg_roi_loss`.
     """
 
+    trains = {"loss_sem_seg_roi": ("sem_seg_head",)}  # with a weight of its own, so not in `weighted_losses`
+
     @configurable
     def __init__(
         self,

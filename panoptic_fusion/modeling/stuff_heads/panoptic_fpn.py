@@ -23,6 +23,9 @@ class PanopticFPNHead(SemSegFPNHead):
     "things" channel at 0.
     """
 
+    trains = StuffHead.trains
+    weighted_losses = StuffHead.weighted_losses
+
     @configurable
     def __init__(
         self,

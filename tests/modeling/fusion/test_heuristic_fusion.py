@@ -320,8 +320,6 @@ def test_build_from_config():
 
 
 def test_errors_name_the_key():
-    with pytest.raises(ValueError, match=r"MODEL.PANOPTIC_FUSION.NAME.*'Heuristics'.*HeuristicFusion"):
-        build_panoptic_fusion(config("Heuristics"))
     with pytest.raises(ValueError, match="OVERLAP_THRESH"):
         build_panoptic_fusion(config(OVERLAP_THRESH=50))
     with pytest.raises(ValueError, match="STUFF_AREA_LIMIT"):

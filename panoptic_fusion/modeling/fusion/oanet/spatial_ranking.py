@@ -53,6 +53,8 @@ class SpatialRankingFusion(HeuristicFusion):
     nothing (see `contested_labels`).
     """
 
+    trains = {"loss_srm": ("fusion",)}
+    thresholds = {"STUFF_AREA_LIMIT": 4900, "STUFF_CHANNELS_ONLY": True}
     needs_network = False
 
     @configurable

@@ -42,6 +42,9 @@ class MaskGuidedFusion(GreedyFusion):
     trained with it can be evaluated with another rule and the other way round.
     """
 
+    trains = {"loss_tasc": ("sem_seg_head", "roi_heads")}
+    thresholds = {"OVERLAP_THRESH": 0.4}
+
     @configurable
     def __init__(
         self,

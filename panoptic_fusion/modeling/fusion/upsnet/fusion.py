@@ -54,6 +54,8 @@ class UPSNetFusion(PanopticFusion):
             classes: the "instance class assignment" of the paper's table 6.
     """
 
+    trains = {"loss_panoptic": ("sem_seg_head", "roi_heads")}
+    thresholds = {"INSTANCES_CONFIDENCE_THRESH": 0.6, "OVERLAP_THRESH": 0.3, "AT_INPUT_RESOLUTION": True}
     trust_classes = False
 
     @configurable

@@ -1,0 +1,54 @@
+"""Child processes that end with their parent, however it ends."""
+
+import contextlib
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+PARENT_VARIABLE = "PANOPTIC_FUSION_PARENT"  # id of the process that a child must not outlive
+
+
+def start_child(command: Sequence[str], **options: Any) -> subprocess.Popen:
+    """Starts a command that ends with this process: a child that calls `end_with_parent` follows even a kill.
+
+    Args:
+        command: program and arguments.
+        options: forwarded to `subprocess.Popen`; `env` defaults to the environment of this process.
+    """
+    env = {**(options.pop("env", None) or os.environ), PARENT_VARIABLE: str(os.getpid())}
+    return subprocess.Popen(command, env=env, **options)
+
+
+def run_child(command: Sequence[str], **options: Any) -> int:
+    """Runs a command as `start_child` does, and returns its exit code; an exception here ends the child first."""
+    process = start_child(command, **options)
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        process.kill()
+        process.wait()
+        raise
+
+
+def end_with_parent() -> None:
+    """Ends this process when the one that started it by `start_child` is gone; does nothing in other processes."""
+    parent = os.environ.pop(PARENT_VARIABLE, "")
+    if parent.isdigit():
+        exit_with(int(parent))
+
+
+def exit_with(parent: int, interval: float = 0.2) -> None:
+    """Starts a thread that ends this process as soon as its parent is another one than `parent`."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(interval)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

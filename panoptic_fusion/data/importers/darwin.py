@@ -1,0 +1,112 @@
+"""V7 Darwin JSON 2.0: one file per image. Polygons have paths, of which inner ones are holes; drawn with OpenCV.
+
+A raster layer holds the masks of other annotations as values in runs along the rows. Lines, keypoints, skeletons and
+tags have no area. Later annotations lie in front, as in
+the tool's own masks.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from ..faults import DatasetError
+from .encodings import decode_value_runs
+from .labelme import _label
+from .masks import box_ring, check_points, check_size, ellipse_ring
+from .pixels import mask_shape
+from .shapes import Dataset, ImageAnnotation, Polygon, Shape
+from .tree import Tree, read_json, split_of
+
+NAME = "darwin"
+NO_AREA = ("line", "keypoint", "skeleton", "tag", "cuboid", "string", "graph", "table", "eye", "simple_table")
+
+
+def is_darwin(content: Any) -> bool:
+    """Returns whether a parsed json is Darwin's, version 2."""
+    return (
+        isinstance(content, dict)
+        and isinstance(content.get("item"), dict)
+        and "slots" in content["item"]
+        and isinstance(content.get("annotations"), list)
+    )
+
+
+def recognize(tree: Tree) -> bool:
+    return any(map(is_darwin, tree.samples(".json").values()))
+
+
+def open_dataset(tree: Tree) -> Dataset:
+    items = {file: (str(tree.path(file)), split_of(os.path.dirname(file))) for file in tree.having(".json")}
+    return Dataset(NAME, items, read)
+
+
+def read(item: tuple[str, str]) -> ImageAnnotation:
+    """Reads one file."""
+    file, split = item
+    content = read_json(file)
+    if not is_darwin(content):
+        raise DatasetError("not a Darwin json (no item with slots). Move it away.", file, "other json")
+    slots = content["item"]["slots"]
+    if len(slots) != 1 or slots[0].get("type", "image") != "image":
+        raise DatasetError("it is not of a single image: videos and several slots are not read", file, "other json")
+    size = None
+    if slots[0].get("width") and slots[0].get("height"):
+        size = check_size(slots[0]["height"], slots[0]["width"])
+    name = str(content["item"].get("name", os.path.splitext(os.path.basename(file))[0]))
+    folder = str(content["item"].get("path") or "").strip("/")
+    names = [f"{folder}/{name}", name] if folder else [name]
+    annotation = ImageAnnotation(file, names, size, split=split)
+    labels: dict[str, str] = {}
+    for index, entry in enumerate(content["annotations"]):
+        where = f"annotations[{index}]"
+        with annotation.guard(where):
+            label = _label(entry["name"])
+            if "raster_layer" in entry or entry.get("mask") == {}:
+                labels[str(entry["id"])] = label
+                continue
+            without = [kind for kind in NO_AREA if kind in entry]
+            if without:
+                annotation.notes[f"shapes without an area left out ({without[0]})"] += 1
+                continue
+            isbox = "polygon" not in entry and "ellipse" not in entry
+            annotation.shapes.append(Shape(label, _geometry(entry), f"{where} ({label})", isbox=isbox))
+    for index, entry in enumerate(content["annotations"]):
+        if isinstance(entry, dict) and "raster_layer" in entry:
+            with annotation.guard(f"annotations[{index}]"):
+                annotation.shapes = (
+                    _raster(entry["raster_layer"], labels, size, f"annotations[{index}]") + annotation.shapes
+                )
+    return annotation
+
+
+def _geometry(entry: dict[str, Any]) -> Polygon:
+    if "polygon" in entry:
+        polygon = entry["polygon"]
+        paths = polygon["paths"] if "paths" in polygon else [polygon["path"], *polygon.get("additional_paths", ())]
+        return Polygon([[check_points([[p["x"], p["y"]] for p in path], 3) for path in paths]], "opencv")
+    if "ellipse" in entry:
+        center, radius = entry["ellipse"]["center"], entry["ellipse"]["radius"]
+        degrees = float(np.rad2deg(entry["ellipse"].get("angle", 0)))
+        ring = ellipse_ring(center["x"], center["y"], radius["x"], radius["y"], degrees)
+        return Polygon([[check_points(ring)]])
+    if "bounding_box" in entry:
+        box = entry["bounding_box"]
+        return Polygon([[check_points(box_ring(box["x"], box["y"], box["x"] + box["w"], box["y"] + box["h"]))]])
+    raise ValueError("it has no polygon, ellipse, bounding_box or mask")
+
+
+def _raster(layer: dict[str, Any], labels: dict[str, str], size: tuple[int, int] | None, name: str) -> list[Shape]:
+    """The masks of a raster layer, one for each annotation that it maps to a value."""
+    if size is None:
+        raise ValueError("the size of the image is missing in item.slots")
+    values = decode_value_runs(layer["dense_rle"], *size)
+    shapes = []
+    for identity, value in layer["mask_annotation_ids_mapping"].items():
+        if identity not in labels:
+            raise ValueError(f"its mask {identity!r} is not an annotation of the file")
+        label = labels[identity]
+        shapes.append(mask_shape(values == value, label, f"{name}, mask {value} ({label})"))
+    return shapes

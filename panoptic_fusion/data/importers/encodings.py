@@ -1,0 +1,95 @@
+"""Decodes the run-length encodings of annotation tools: COCO's, CVAT's, Darwin's and Label Studio's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_api
+
+from ..coco_json import rle_pixels
+from .masks import Crop, empty_crop
+
+
+def decode_coco_rle(rle: Any, height: int, width: int) -> Crop:
+    """Decodes COCO's RLE (down the columns), counts as a list or compressed.
+
+    Raises ValueError if its size is not (height, width) or its counts do not add up to that.
+    """
+    size, counts = rle["size"], rle["counts"]
+    if list(size) != [height, width]:
+        raise ValueError(f"its RLE is for an image of {size[1]}x{size[0]}, the image is {width}x{height}")
+    if isinstance(counts, list):
+        _check_counts(counts, height * width)
+        rle = mask_api.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    elif not isinstance(counts, str) or rle_pixels(counts) != height * width:
+        raise ValueError(f"the counts of its RLE do not add up to {height * width} pixels")
+    x, y, w, h = (int(v) for v in mask_api.toBbox(rle))
+    if not w or not h:
+        return empty_crop()
+    return Crop(mask_api.decode(rle)[y : y + h, x : x + w].astype(bool), y, x)
+
+
+def decode_row_runs(counts: Sequence[int], height: int, width: int) -> np.ndarray:
+    """Decodes runs along the rows, background first (CVAT): a mask (height, width) bool. Raises ValueError."""
+    _check_counts(counts, height * width)
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)
+
+
+def decode_value_runs(pairs: Sequence[int], height: int, width: int) -> np.ndarray:
+    """Decodes value, count, value, count ... along the rows (Darwin): (height, width) int64. Raises ValueError."""
+    if len(pairs) % 2:
+        raise ValueError("its run-length encoding has a value without a count")
+    _check_counts(pairs[1::2], height * width)
+    return np.repeat(np.array(pairs[0::2], np.int64), pairs[1::2]).reshape(height, width)
+
+
+def _check_counts(counts: Any, pixels: int) -> None:
+    if not all(isinstance(c, int) and not isinstance(c, bool) and c >= 0 for c in counts) or sum(counts) != pixels:
+        raise ValueError(f"the counts of its run-length encoding do not add up to {pixels} pixels")
+
+
+def decode_brush(data: Any, height: int, width: int) -> np.ndarray:
+    """Decodes Label Studio's brush RLE: a mask (height, width) bool.
+
+    The bytes are a stream of bits: the number of values (32 bits), the bits of a value less 1 (5), four lengths of
+    counts, each less 1 (4 bits each). Then runs: 1 bit says whether the values are all the same, 2 bits which length
+    the count (less 1) has, the count, and one value or as many as counted. Values are R, G, B, A of each pixel, along
+    the rows; A is the mask. Raises ValueError if this does not give four values per pixel.
+    """
+    array = np.asarray(data)
+    if array.ndim != 1 or array.dtype.kind not in "iu" or array.size and not 0 <= array.min() <= array.max() <= 255:
+        raise ValueError("its brush RLE is not a list of bytes")
+    bits = np.unpackbits(array.astype(np.uint8))
+    text = (bits + ord("0")).astype(np.uint8).tobytes().decode()
+    position = 53
+
+    def take(length: int) -> int:
+        nonlocal position
+        position += length
+        if position > len(text):
+            raise ValueError("its brush RLE is cut off")
+        return int(text[position - length : position], 2)
+
+    if len(text) < position or int(text[:32], 2) != 4 * height * width:
+        raise ValueError(f"its brush RLE is not for an image of {width}x{height}")
+    word = int(text[32:37], 2) + 1
+    lengths = [int(text[37 + 4 * k : 41 + 4 * k], 2) + 1 for k in range(4)]
+    values = np.zeros(4 * height * width, bool)
+    start = 0
+    while start < len(values):
+        same = take(1)
+        end = start + take(lengths[take(2)]) + 1
+        if end > len(values):
+            raise ValueError("its brush RLE has more pixels than the image")
+        if same:
+            values[start:end] = take(word) > 0
+        else:
+            stop = position + word * (end - start)
+            if stop > len(bits):
+                raise ValueError("its brush RLE is cut off")
+            values[start:end] = bits[position:stop].reshape(-1, word).any(1)
+            position = stop
+        start = end
+    return values.reshape(height, width, 4)[..., 3]

@@ -1,0 +1,162 @@
+"""The result of an import: what it reports, and the jsons, written from the journal one record at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+from ...files import write_atomically
+from ..faults import DatasetError
+from ..journal import read_records
+from .classes import Category
+from .work import Job
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass
+class ImportResult:
+    """What an import did.
+
+    Attributes:
+        format: the format that was read.
+        output: folder of the result.
+        categories: classes, with why they are things or stuff.
+        images: split -> number of images; the split is "" for a data set that is not divided.
+        segments: category id -> number of segments in the panoptic maps.
+        order: how overlaps were resolved.
+        painted: number of images painted by this run; the others were finished before.
+        faults: everything that was left out, with file and remedy.
+        notes: counts of what the user should know.
+    """
+
+    format: str
+    output: str
+    categories: list[Category]
+    order: str
+    images: Counter = field(default_factory=Counter)
+    segments: Counter = field(default_factory=Counter)
+    crowds: int = 0
+    painted: int = 0
+    faults: list[DatasetError] = field(default_factory=list)
+    notes: Counter = field(default_factory=Counter)
+
+
+def finished(journal: Path, jobs: Mapping[str, Job]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The records of the jobs that are done: painted with the same files and rules, and still in place."""
+    seen: set[str] = set()
+    for record in read_records(journal):
+        job = jobs.get(record.get("key")) if isinstance(record, dict) else None
+        if job is None or record["fingerprint"] != job.fingerprint or job.key in seen:
+            continue
+        if record["image"] is not None and not os.path.isfile(job.png_target):
+            continue
+        if record["image"] is not None and job.image is not None and not os.path.isfile(job.image_target):
+            continue
+        seen.add(job.key)
+        yield job.key, record
+
+
+def write_result(journal: Path, jobs: Mapping[str, Job], amodal: bool, result: ImportResult) -> None:
+    """Writes the jsons of every split from the journal, one record at a time."""
+    output = Path(result.output)
+    places = {}
+    with open(journal, "rb") as file:
+        offset = 0
+        for line in file:
+            try:
+                record = json.loads(line)
+                job = jobs[record["key"]]
+                if record["fingerprint"] == job.fingerprint:
+                    places[job.key] = offset
+            except (ValueError, KeyError, TypeError):
+                pass  # empty, cut short by a kill, or of an item that is gone
+            offset += len(line)
+        splits: dict[str, list[str]] = {}
+        for key, job in jobs.items():
+            folder = os.path.relpath(os.path.dirname(os.path.dirname(job.png_target)), output)
+            splits.setdefault("" if folder == "." else folder, []).append(key)
+        for folder in ("", *SPLITS):
+            for name in ("panoptic.json", "instances.json"):
+                if folder not in splits:
+                    (output / folder / name).unlink(missing_ok=True)
+
+        def records(keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+            for key in keys:
+                if key in places:
+                    file.seek(places[key])
+                    yield json.loads(file.readline())
+
+        for split, keys in splits.items():
+            for record in records(keys):
+                _summarize(record, split, result)
+        if not result.images:
+            first = f": {result.faults[0]}" if result.faults else f" ({'; '.join(result.notes)})"
+            raise UserError(f"no image of {result.output} has a shape that can be painted{first}")
+        for split in set(splits) - set(result.images):
+            text = f"no image of the {split} split could be imported. Correct them, or import the other split alone."
+            result.faults.append(DatasetError(text, str(output / split), "empty split"))
+        for split, keys in splits.items():
+            ids = {key: number for number, key in enumerate(keys, start=1)}
+            entries = [category.entry() for category in result.categories]
+            things = [category.entry() for category in result.categories if category.isthing]
+            _write_json(output / split / "panoptic.json", entries, records, ids, jobs, _annotation)
+            target = output / split / "instances.json"
+            if amodal and things:
+                _write_json(target, things, records, ids, jobs, _instances)
+            else:
+                target.unlink(missing_ok=True)
+
+
+def _summarize(record: dict[str, Any], split: str, result: ImportResult) -> None:
+    for text, file, kind in record["faults"]:
+        fault = DatasetError(text)
+        fault.file, fault.kind = file, kind
+        result.faults.append(fault)
+    result.notes.update(record["notes"])
+    if record["image"] is not None:
+        result.images[split] += 1
+        result.segments.update(segment["category_id"] for segment in record["segments"])
+        result.crowds += sum(segment["iscrowd"] for segment in record["segments"])
+
+
+def _annotation(record: dict[str, Any], image_id: int, job: Job) -> Iterator[dict[str, Any]]:
+    yield {"image_id": image_id, "file_name": os.path.basename(job.png_target), "segments_info": record["segments"]}
+
+
+def _instances(record: dict[str, Any], image_id: int, job: Job) -> Iterator[dict[str, Any]]:
+    for instance in record["instances"]:
+        yield {"image_id": image_id, **instance}
+
+
+def _write_json(path: Path, categories: list, records: Any, ids: Mapping, jobs: Mapping, entries: Any) -> None:
+    """Writes a COCO json as a stream: `entries` makes the annotations of a record."""
+
+    def write(file: Any) -> None:
+        file.write(b'{"images": [')
+        comma = b"\n"
+        for record in records(ids):
+            if record["image"] is not None:
+                name = os.path.basename(jobs[record["key"]].image_target)
+                image = {"id": ids[record["key"]], "file_name": name, **record["image"]}
+                file.write(comma + json.dumps(image).encode())
+                comma = b",\n"
+        file.write(b'],\n"annotations": [')
+        comma, number = b"\n", 0
+        for record in records(ids):
+            if record["image"] is not None:
+                for entry in entries(record, ids[record["key"]], jobs[record["key"]]):
+                    number += 1
+                    entry = {**entry, "id": number} if "segmentation" in entry else entry
+                    file.write(comma + json.dumps(entry).encode())
+                    comma = b",\n"
+        file.write(b'],\n"categories": ' + json.dumps(categories).encode() + b"}\n")
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, write)

@@ -1,0 +1,208 @@
+"""Imports a folder of annotations: recognizes it, looks at every item, decides the classes, and paints.
+
+The result has the layout that `own_folder.find_data` accepts. Work is kept in a journal, `.import/journal`: an item
+whose files and rules are unchanged is not painted again, so a killed import resumes, and changed files are imported
+alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ...errors import UserError
+from ...files import unused_name, write_json
+from ..faults import DatasetError
+from ..journal import default_workers, locked, map_unordered
+from . import work
+from .classes import Category, ClassCount, make_categories
+from .formats import open_dataset
+from .painting import PaintRules
+from .result import ImportResult, finished, write_result
+from .shapes import ORDERS, Dataset
+from .tree import ImageIndex, Tree
+
+MARKER = "import.json"
+
+
+def import_annotations(
+    path: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    format: str | None = None,
+    things: Sequence[str] | None = None,
+    stuff: Sequence[str] | None = None,
+    order: str | None = None,
+    boxes: str | None = None,
+    unlabeled: str | None = None,
+    images_root: str | os.PathLike | None = None,
+    copy_images: bool = False,
+    keep_missing: bool = False,
+    workers: int | None = None,
+    progress: bool = False,
+) -> ImportResult:
+    """Imports annotations of any supported tool as a COCO panoptic data set.
+
+    Args:
+        path: folder or file of annotations. Nothing in it is changed.
+        output: folder of the result; new, empty, or of an earlier import of the same path.
+        format: name of the format; recognized by default.
+        things, stuff: names of classes. With one of the two alone, all other classes are of the other kind.
+        order: how overlaps are resolved, one of `ORDERS`; by default what suits the format.
+        boxes: "mask" paints boxes, "skip" leaves them out; by default what suits the format.
+        unlabeled: name of a stuff class for pixels without a label; void by default.
+        images_root: another folder to search for images.
+        copy_images: copies the images instead of linking them.
+        keep_missing: imports annotations without an image, if they hold its size.
+        workers: number of processes; by default one per core.
+        progress: shows bars with the time left.
+
+    Raises:
+        UserError: if nothing can be imported; single bad files are in the result's `faults`.
+    """
+    for option, value, known in (("--overlaps", order, ORDERS), ("--boxes", boxes, ("mask", "skip"))):
+        if value is not None and value not in known:
+            raise UserError(f"{option} is {value!r}; available: {', '.join(known)}")
+    output = Path(output).expanduser().absolute()
+    tree, index, dataset = _open(path, output, format, images_root)
+    marker = {"source": str(tree.root / (tree.single or "")), "format": dataset.format}
+    _claim(output, marker)
+    workers = workers or default_workers()
+    common = work.Work(dataset, index, keep_missing)
+    bar = _bar("looking", len(dataset.keys), progress)
+    seen = _in_order(dataset.keys, bar(map_unordered(work.look_at, dataset.keys, workers, work.start, (common,))))
+    good, faults = _usable(seen)
+    if not good:
+        first = f": {faults[0]}" if faults else ""
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise UserError(f"{tree.root}: no image of these {dataset.format} files can be imported{first}{more}")
+    try:
+        categories = make_categories(dataset, _count(good), things, stuff, unlabeled)
+    except UserError as error:
+        if not faults:
+            raise
+        raise UserError(f"{error}. {len(faults)} files could not be read, the first: {faults[0]}") from None
+    rules = PaintRules(
+        frozenset(c.name for c in categories if c.isthing),
+        order or dataset.order,
+        (boxes or dataset.boxes) == "mask",
+        unlabeled,
+    )
+    result = ImportResult(dataset.format, str(output), categories, rules.order, faults=dataset.faults + faults)
+    result.notes.update(dataset.notes)
+    journal = output / ".import" / "journal"
+    common = replace(
+        common, rules=rules, category_ids={c.name: c.id for c in categories}, journal=str(journal), copy=copy_images
+    )
+    jobs = _jobs(good, output, common, categories)
+    with locked(journal):
+        done = {key for key, _ in finished(journal, jobs)}
+        todo = [job for job in jobs.values() if job.key not in done]
+        bar = _bar("painting", len(jobs), progress, len(done))
+        for _ in bar(map_unordered(work.paint_item, todo, workers, work.start, (common,))):
+            pass
+        result.painted = len(todo)
+        write_result(journal, jobs, dataset.amodal, result)
+    write_json(output / MARKER, {**marker, "things": [c.name for c in categories if c.isthing], "complete": True})
+    return result
+
+
+def _open(
+    path: str | os.PathLike, output: Path, format: str | None, images_root: str | os.PathLike | None
+) -> tuple[Tree, ImageIndex, Dataset]:
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise UserError(f"{path} does not exist; name the folder or file of the annotations")
+    if images_root is not None and not Path(images_root).expanduser().is_dir():
+        raise UserError(f"--images-root {images_root} is not a folder")
+    if path.is_dir() and output == path.absolute():
+        raise UserError(f"--output {output} is the folder of the annotations; choose a different one")
+    tree = Tree(path, leave_out=output)
+    dataset = open_dataset(tree, format)
+    if not dataset.items:
+        reason = f": {dataset.faults[0]}" if dataset.faults else ""
+        raise UserError(f"{path}: no annotation was found in these {dataset.format} files{reason}")
+    return tree, ImageIndex(tree, images_root), dataset
+
+
+def _claim(output: Path, marker: Mapping[str, Any]) -> None:
+    """Makes the output folder, or checks that it is of an earlier import of the same files."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is a file; choose a folder")
+    path = output / MARKER
+    if path.is_file():
+        try:
+            before = json.loads(path.read_bytes())
+            same = before["source"] == marker["source"]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path} is damaged; remove {output} or choose a different --output") from None
+        if not same:
+            raise UserError(f"{output} holds an import of {before['source']}; choose a different --output")
+    elif output.is_dir() and any(output.iterdir()):
+        raise UserError(f"{output} is not empty and holds no import; choose a new folder")
+    (output / ".import").mkdir(parents=True, exist_ok=True)
+    write_json(path, {**marker, "complete": False})
+
+
+def _bar(text: str, total: int, progress: bool, initial: int = 0) -> Any:
+    def wrap(results: Iterator[Any]) -> Iterator[Any]:
+        return tqdm(results, desc=text, total=total, initial=initial, unit="image", disable=not progress)
+
+    return wrap
+
+
+def _in_order(keys: Sequence[str], seen: Iterator[work.Seen]) -> list[work.Seen]:
+    by_key = {found.key: found for found in seen}
+    return [by_key[key] for key in keys]
+
+
+def _usable(seen: Sequence[work.Seen]) -> tuple[list[work.Seen], list[DatasetError]]:
+    """The items that can be painted, one per image, and the faults of the others."""
+    good, faults, first = [], [], {}
+    for found in seen:
+        if found.fault is not None:
+            faults.append(found.fault)
+        elif found.image is not None and first.setdefault(found.image, found.key) != found.key:
+            text = f"{first[found.image]} and {found.key} annotate the same image. Merge them or remove one."
+            faults.append(DatasetError(text, found.image, "duplicate annotation"))
+        else:
+            good.append(found)
+    return good, faults
+
+
+def _count(seen: Sequence[work.Seen]) -> dict[str, ClassCount]:
+    counts: dict[str, ClassCount] = {}
+    for found in seen:
+        for label, entry in found.counts.items():
+            counts.setdefault(label, ClassCount(semantic=True)).add(*entry)
+    return counts
+
+
+def _jobs(
+    seen: Sequence[work.Seen], output: Path, common: work.Work, categories: Sequence[Category]
+) -> dict[str, work.Job]:
+    """What to paint, and where: below the splits if the source has a training split and another one."""
+    splits = {found.split for found in seen}
+    divided = bool(splits & {"val", "test"}) and bool(splits & {"train", ""})
+    rules = repr((work.VERSION, common.rules.order, common.rules.boxes, common.rules.unlabeled, common.copy))
+    rules += repr(sorted(common.rules.things)) + repr([(c.id, c.name) for c in categories])
+    used: dict[str, set[str]] = {}
+    jobs = {}
+    for found in seen:
+        split = (found.split or "train") if divided else ""
+        taken = used.setdefault(split, set())
+        stem, suffix = os.path.splitext(found.name)
+        stem = unused_name(stem, taken)
+        folder = output / split
+        targets = str(folder / "images" / (stem + suffix)), str(folder / "panoptic" / f"{stem}.png")
+        text = json.dumps([rules, found.state, *targets])
+        fingerprint = hashlib.sha1(text.encode(errors="surrogateescape")).hexdigest()
+        jobs[found.key] = work.Job(found.key, found.image, *targets, fingerprint)
+    return jobs

@@ -1,0 +1,128 @@
+"""Supervisely: meta.json, and below each data set `ann/<image>.json` next to `img/<image>`.
+
+A bitmap is a zlib-packed PNG at its origin. Polygons have inner rings and are drawn with OpenCV, a rectangle is its
+two corners, both included. Points, lines, graphs and cuboids have no area. Later objects lie in front.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import zlib
+from functools import partial
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..faults import DatasetError
+from .labelme import _label
+from .masks import MAX_PIXELS, Crop, box_ring, check_points, check_size
+from .shapes import ClassInfo, Dataset, ImageAnnotation, Mask, Polygon, Shape
+from .tree import Tree, hex_color, read_json, split_of
+
+NAME = "supervisely"
+NO_AREA = frozenset({"point", "line", "graph", "cuboid", "cuboid_3d", "multichannelBitmap", "point_cloud"})
+
+
+def is_supervisely(content: Any) -> bool:
+    """Returns whether a parsed json is an annotation of Supervisely."""
+    return (
+        isinstance(content, dict)
+        and isinstance(content.get("size"), dict)
+        and isinstance(content.get("objects"), list)
+        and "info" not in content
+    )
+
+
+def recognize(tree: Tree) -> bool:
+    return any(map(is_supervisely, tree.samples(".json").values()))
+
+
+def open_dataset(tree: Tree) -> Dataset:
+    files = tree.having(".json")
+    dataset = Dataset(NAME, {}, read)
+    for file in files:
+        name = os.path.basename(file)
+        if name in ("meta.json", "obj_class_to_machine_color.json", "key_id_map.json"):
+            if name == "meta.json":
+                dataset.classes += _classes(read_json(str(tree.path(file))), str(tree.path(file)))
+        else:
+            dataset.items[file] = (str(tree.path(file)), split_of(os.path.dirname(file)))
+    dataset.classes = list({info.name: info for info in dataset.classes}.values())
+    return dataset
+
+
+def _classes(meta: Any, file: str) -> list[ClassInfo]:
+    entries = meta.get("classes") if isinstance(meta, dict) else None
+    if not isinstance(entries, list):
+        raise DatasetError("meta.json has no list of classes. Export the project again.", file, "bad category")
+    infos = []
+    for entry in entries:
+        if isinstance(entry, dict) and isinstance(entry.get("title"), str) and entry.get("shape") not in NO_AREA:
+            infos.append(ClassInfo(entry["title"], color=hex_color(entry.get("color"))))
+    return infos
+
+
+def read(item: tuple[str, str]) -> ImageAnnotation:
+    """Reads one file."""
+    file, split = item
+    content = read_json(file)
+    if not is_supervisely(content):
+        raise DatasetError("not an annotation of Supervisely (no size and objects). Move it away.", file, "other json")
+    size = check_size(content["size"].get("height"), content["size"].get("width"))
+    name = os.path.basename(file).removesuffix(".json")
+    annotation = ImageAnnotation(file, [f"../img/{name}", name], size, split=split)
+    for index, entry in enumerate(content["objects"]):
+        where = f"objects[{index}]"
+        with annotation.guard(where):
+            kind = entry.get("geometryType") or ("bitmap" if entry.get("bitmap") else "polygon")
+            if kind in NO_AREA:
+                annotation.notes[f"shapes without an area left out ({kind})"] += 1
+                continue
+            label = _label(entry["classTitle"])
+            shape = Shape(label, _geometry(kind, entry), f"{where} ({label})", isbox=kind == "rectangle")
+            annotation.shapes.append(shape)
+    return annotation
+
+
+def _geometry(kind: str, entry: dict[str, Any]) -> Polygon | Mask:
+    if kind in ("bitmap", "alpha_mask"):
+        return Mask(partial(_decode, entry["bitmap"]["data"], check_points(entry["bitmap"]["origin"])))
+    exterior = check_points(entry["points"]["exterior"])
+    if kind == "rectangle":
+        return Polygon([[box_ring(*exterior.min(0), *exterior.max(0))]], "opencv")
+    if kind != "polygon":
+        raise ValueError(f"the geometry type {kind!r} is not known")
+    holes = [check_points(ring, 3) for ring in entry["points"].get("interior") or ()]
+    return HoledPolygon([[check_points(exterior, 3), *holes]], "opencv")
+
+
+class HoledPolygon(Polygon):
+    """A polygon drawn with its outline, whose holes are cut out with theirs."""
+
+    def crop(self, height: int, width: int) -> Crop:
+        exterior, *holes = self.parts[0]
+        whole = Polygon([[exterior]], self.fill).crop(height, width)
+        mask = whole.mask.copy()
+        for ring in holes:
+            hole = Polygon([[ring]], self.fill).crop(height, width)
+            full = np.zeros((height, width), bool)
+            full[hole.top : hole.top + hole.mask.shape[0], hole.left : hole.left + hole.mask.shape[1]] = hole.mask
+            mask &= ~full[whole.top : whole.top + mask.shape[0], whole.left : whole.left + mask.shape[1]]
+        return Crop(mask, whole.top, whole.left)
+
+
+def _decode(data: str, origin: np.ndarray, *_: int) -> Crop:
+    packed = zlib.decompressobj()
+    png = packed.decompress(base64.b64decode(data, validate=True), MAX_PIXELS)
+    if packed.unconsumed_tail or not packed.eof:
+        raise ValueError("its bitmap is cut off or too large")
+    with Image.open(io.BytesIO(png)) as image:
+        if image.mode == "P":
+            image = image.convert("RGBA" if "transparency" in image.info else "L")
+        pixels = np.asarray(image)
+    mask = pixels > 0 if pixels.ndim == 2 else pixels[..., -1] > 0 if pixels.shape[2] in (2, 4) else pixels.any(-1)
+    left, top = origin[0].astype(int).tolist()
+    return Crop(mask, top, left)

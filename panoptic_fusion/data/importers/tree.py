@@ -1,0 +1,210 @@
+"""Access to a folder of annotations: its files, parsed contents, images by name, and splits by folder names."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Collection
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import yaml
+
+from ..faults import DatasetError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jfif", ".jpe", ".ppm", ".pgm"})
+SPLITS = {
+    **dict.fromkeys(("train", "training", "trn", "trainset"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "valset"), "val"),
+    **dict.fromkeys(("test", "testing", "tst", "testset"), "test"),
+}
+_MAP_FOLDER = re.compile(
+    r"masks?|annotations?|labels?|instances?|semantics?|panoptic\w*|segmentation(?:class|object)?|\w*annot|semantic_\w+"
+    r"|instance_\w+|stuffthingmaps"
+)
+_SPLIT_TOKEN = re.compile(r"(?<![a-z])(?:" + "|".join(sorted(SPLITS, key=len, reverse=True)) + r")(?![a-z])")
+
+
+class Tree:
+    """The files below a folder, listed once.
+
+    Attributes:
+        root: absolute path of the folder.
+        files: sorted paths relative to `root`, with /.
+        single: the file, if the path is one: then only it is an annotation, and images are searched next to it.
+    """
+
+    def __init__(self, path: str | os.PathLike, leave_out: str | os.PathLike | None = None) -> None:
+        path = Path(path).expanduser().absolute()
+        self.single = path.name if path.is_file() else None
+        self.root = path.parent if self.single else path
+        left_out = os.path.abspath(leave_out) if leave_out is not None else None
+        self.files: list[str] = []
+        for folder, folders, names in os.walk(self.root, followlinks=True):
+            folders[:] = sorted(
+                f for f in folders if not f.startswith((".", "__MACOSX")) and os.path.join(folder, f) != left_out
+            )
+            base = os.path.relpath(folder, self.root)
+            self.files += [n if base == "." else f"{base}/{n}" for n in sorted(names) if not n.startswith(".")]
+
+    def path(self, file: str) -> Path:
+        return self.root / file
+
+    def having(self, *suffixes: str) -> list[str]:
+        """The annotation files that end so, in any case."""
+        if self.single:
+            return [self.single] if self.single.lower().endswith(suffixes) else []
+        return [file for file in self.files if file.lower().endswith(suffixes)]
+
+    def images(self) -> list[str]:
+        """The files with a suffix of an image."""
+        return [file for file in self.files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]
+
+    def samples(self, suffix: str, count: int = 3) -> dict[str, Any]:
+        """The parsed content of the first readable files of each folder with a suffix: .json, or .xml's root."""
+        read = read_json if suffix == ".json" else read_xml
+        found: dict[str, Any] = {}
+        per_folder: dict[str, int] = defaultdict(int)
+        for file in self.having(suffix):
+            folder = os.path.dirname(file)
+            if per_folder[folder] >= count:
+                continue
+            try:
+                found[file] = read(str(self.path(file)))
+            except DatasetError:
+                pass
+            per_folder[folder] += 1
+        return found
+
+
+class ImageIndex:
+    """Finds images by the names that annotation files give, which often hold folders of other machines."""
+
+    def __init__(self, tree: Tree, extra_root: str | os.PathLike | None = None) -> None:
+        self.roots = [str(tree.root)]
+        self._inside = {os.path.join(tree.root, file): file for file in tree.images()}  # path -> path below its root
+        if extra_root is not None:
+            extra = Tree(extra_root)
+            self.roots.insert(0, str(extra.root))
+            self._inside |= {os.path.join(extra.root, file): file for file in extra.images()}
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        self._by_stem: dict[str, list[str]] = defaultdict(list)
+        for file in sorted(self._inside):
+            name = os.path.basename(file).lower()
+            self._by_name[name].append(file)
+            self._by_stem[os.path.splitext(name)[0]].append(file)
+
+    def find(self, names: list[str], near: str, split: str = "", but: Collection[str] = ()) -> str | None:
+        """Returns the path of the first of `names` that is an image, or None.
+
+        A name is tried below the folder `near` and the roots, then by its last parts anywhere, then without its suffix.
+        Of several images of that name the one whose path shares most with the name and `near` is taken; never one in a
+        folder of another split than `split`, a map (a PNG in a folder of masks), or one of the paths `but`.
+        """
+        for name in names:
+            name = name.replace("\\", "/")
+            for root in (near, *self.roots):
+                path = os.path.normpath(os.path.join(root, name))
+                if os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES and path not in but and os.path.isfile(path):
+                    return path
+
+        def fits(path: str) -> bool:
+            folder = os.path.dirname(self._inside[path])
+            other = split_of(folder)
+            return path not in but and not _is_map(self._inside[path]) and (not split or other in ("", split))
+
+        for name in names:
+            last = name.replace("\\", "/").rsplit("/", 1)[-1].lower()
+            candidates = (
+                self._by_name.get(last) or self._by_stem.get(os.path.splitext(last)[0]) or self._by_stem.get(last)
+            )
+            fitting = list(filter(fits, candidates or ()))
+            if fitting:
+                return max(fitting, key=lambda path: _closeness(path, name, near))
+        return None
+
+
+def _is_map(file: str) -> bool:
+    """Returns whether a path below the root is a PNG in a folder of masks."""
+    folder = os.path.basename(os.path.dirname(file)).lower()
+    return file.lower().endswith((".png", ".bmp")) and _MAP_FOLDER.fullmatch(folder) is not None
+
+
+def _closeness(path: str, name: str, near: str) -> tuple[int, int, int, str]:
+    """How well a path fits a name: its last folders equal the name's, it lies near, and no mask folder is in it."""
+    wanted, parts = name.replace("\\", "/").lower().split("/")[:-1], path.lower().split(os.sep)
+    equal = 0
+    while equal < len(wanted) and wanted[-1 - equal] == parts[-2 - equal]:
+        equal += 1
+    common = len(os.path.commonpath([path, near])) if os.path.isabs(near) else 0
+    maps = sum(
+        bool(re.search(r"mask|annot|label|segm|panoptic|semantic|instance|gt|expected", p)) for p in parts[-3:-1]
+    )
+    return equal, -maps, common, path
+
+
+def split_of(*names: str) -> str:
+    """Returns "train", "val" or "test" by the last part of a path that says so, "" if none does."""
+    for name in names:
+        for part in reversed(name.replace("\\", "/").lower().split("/")):
+            found = _SPLIT_TOKEN.findall(os.path.splitext(part)[0] if "." in part else part)
+            if found:
+                return SPLITS[found[-1]]
+    return ""
+
+
+def read_json(path: str) -> Any:
+    """Parses a json file; the last ones are remembered. Raises DatasetError with the place of the error."""
+    try:
+        state = os.stat(path)
+        return _parse_json(path, state.st_mtime_ns, state.st_size)
+    except FileNotFoundError:
+        raise DatasetError("the file is missing", path, "missing file") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DatasetError(f"not a readable json ({error}). Export it again.", path, "corrupt json") from None
+
+
+@lru_cache(maxsize=4)
+def _parse_json(path: str, _modified: int, _size: int) -> Any:
+    with open(path, encoding="utf-8-sig") as file:
+        return json.load(file)
+
+
+def read_xml(path: str) -> ElementTree.Element:
+    """Parses an xml file. Raises DatasetError with the place of the error."""
+    try:
+        return ElementTree.parse(path).getroot()
+    except FileNotFoundError:
+        raise DatasetError("the file is missing", path, "missing file") from None
+    except (OSError, ValueError, LookupError, ElementTree.ParseError, RecursionError) as error:
+        raise DatasetError(f"not a readable xml ({error}). Export it again.", path, "corrupt xml") from None
+
+
+def read_text(path: str) -> str:
+    """Reads a text file, also of tools on Windows. Raises DatasetError."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DatasetError(f"cannot be read ({error.strerror})", path, "missing file") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DatasetError("not a text in UTF-8. Save it as UTF-8.", path, "corrupt text") from None
+
+
+def read_yaml(path: str) -> Any:
+    """Parses a yaml file; tags that would make objects are refused. Raises DatasetError."""
+    try:
+        return yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise DatasetError(f"not a readable yaml ({error})", path, "corrupt yaml") from None
+
+
+def hex_color(text: Any) -> tuple[int, int, int] | None:
+    """Returns the color of "#rrggbb", or None."""
+    match = re.fullmatch(r"#?([0-9a-fA-F]{6})(?:[0-9a-fA-F]{2})?", text) if isinstance(text, str) else None
+    return tuple(bytes.fromhex(match[1])) if match else None

@@ -1,0 +1,142 @@
+"""VGG Image Annotator 2 (json project, json or csv export) and 1.
+
+The class is the region attribute called label, labels, class, type, name or category, else the only one. Equal regions
+of an image are taken once. Rectangles, circles, ellipses and polygons have an area. Later regions lie in front.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from ..faults import DatasetError
+from .masks import box_ring, check_points, ellipse_ring
+from .shapes import Dataset, ImageAnnotation, Polygon, Shape
+from .tree import Tree, read_json, read_text, split_of
+
+NAME = "via"
+NO_AREA = frozenset({"polyline", "point"})
+CLASS_KEYS = ("label", "labels", "class", "type", "name", "category", "object", "object_name")
+CSV_COLUMNS = {"filename", "region_shape_attributes", "region_attributes"}
+
+
+def images_of(content: Any) -> dict[str, dict[str, Any]]:
+    """Returns the images of a parsed json by their keys; empty if it is not VIA's."""
+    if isinstance(content, dict) and isinstance(content.get("_via_img_metadata"), dict):
+        content = content["_via_img_metadata"]
+    if not isinstance(content, dict):
+        return {}
+    found = {key: image for key, image in content.items() if isinstance(image, dict) and "regions" in image}
+    return {key: image for key, image in found.items() if "filename" in image}
+
+
+def recognize(tree: Tree) -> bool:
+    return any(map(images_of, tree.samples(".json").values())) or any(_is_csv(tree, f) for f in tree.having(".csv"))
+
+
+def open_dataset(tree: Tree) -> Dataset:
+    dataset = Dataset(NAME, {}, read)
+    files = [file for file in tree.having(".json") if images_of(_readable(tree, file, dataset))]
+    if not files:
+        files = [file for file in tree.having(".csv") if _is_csv(tree, file)]
+    for file in files:
+        path = str(tree.path(file))
+        images = images_of(read_json(path)) if file.lower().endswith(".json") else _from_csv(path)
+        for key, image in images.items():
+            if image["regions"]:
+                split = split_of(os.path.basename(file), os.path.dirname(file))
+                dataset.items[f"{file}: {key}"] = {"file": path, "image": image, "split": split}
+    return dataset
+
+
+def read(item: dict[str, Any]) -> ImageAnnotation:
+    """Reads the regions of one image."""
+    image, file = item["image"], item["file"]
+    annotation = ImageAnnotation(file, [str(image["filename"])], None, split=item["split"])
+    regions = image["regions"]
+    seen = set()
+    for index, region in enumerate(regions.values() if isinstance(regions, dict) else regions):
+        where = f"{image['filename']}, region {index}"
+        with annotation.guard(where):
+            shape, attributes = region["shape_attributes"], region["region_attributes"]
+            if shape["name"] in NO_AREA:
+                annotation.notes[f"shapes without an area left out ({shape['name']})"] += 1
+                continue
+            label = _label(attributes)
+            key = json.dumps([shape, label], sort_keys=True)
+            if key in seen:
+                annotation.notes["equal regions taken once"] += 1
+                continue
+            seen.add(key)
+            isbox = shape["name"] == "rect"
+            annotation.shapes.append(Shape(label, _geometry(shape), f"{where} ({label})", isbox=isbox))
+    return annotation
+
+
+def _geometry(shape: dict[str, Any]) -> Polygon:
+    kind = shape["name"]
+    if kind == "rect":
+        x, y, w, h = (float(shape[key]) for key in ("x", "y", "width", "height"))
+        return Polygon([[check_points(box_ring(x, y, x + w, y + h))]])
+    if kind == "circle":
+        x, y, r = (float(shape[key]) for key in ("cx", "cy", "r"))
+        return Polygon([[check_points(ellipse_ring(x, y, r, r))]])
+    if kind == "ellipse":
+        x, y, rx, ry = (float(shape[key]) for key in ("cx", "cy", "rx", "ry"))
+        return Polygon([[check_points(ellipse_ring(x, y, rx, ry, float(np.rad2deg(shape.get("theta", 0)))))]])
+    if kind not in ("polygon", "polyline"):
+        raise ValueError(f"the shape {kind!r} is not known")
+    if len(shape["all_points_x"]) != len(shape["all_points_y"]):
+        raise ValueError("all_points_x and all_points_y have different lengths")
+    return Polygon([[check_points(list(zip(shape["all_points_x"], shape["all_points_y"], strict=True)), 3)]])
+
+
+def _label(attributes: Any) -> str:
+    """The class in region attributes; a checkbox attribute holds {class: true}."""
+    if not isinstance(attributes, dict) or not attributes:
+        raise ValueError("it has no region attribute with its class")
+    known = [key for key in CLASS_KEYS if key in attributes]
+    if not known and len(attributes) > 1:
+        raise ValueError(f"it has the attributes {', '.join(attributes)}: call the one of the class 'label'")
+    value = attributes[known[0] if known else next(iter(attributes))]
+    if isinstance(value, dict):
+        value = next((key for key, chosen in value.items() if chosen), "")
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("its class is empty")
+    return value.strip()
+
+
+def _readable(tree: Tree, file: str, dataset: Dataset) -> Any:
+    try:
+        return read_json(str(tree.path(file)))
+    except DatasetError as error:
+        dataset.faults.append(error)
+        return None
+
+
+def _is_csv(tree: Tree, file: str) -> bool:
+    try:
+        return CSV_COLUMNS <= set(read_text(str(tree.path(file))).splitlines()[0].replace("#", "").split(","))
+    except (DatasetError, IndexError):
+        return False
+
+
+def _from_csv(path: str) -> dict[str, dict[str, Any]]:
+    images: dict[str, dict[str, Any]] = {}
+    text = read_text(path).lstrip("#")
+    for row in csv.DictReader(io.StringIO(text)):
+        name = row.get("filename") or ""
+        region = {}
+        for key, column in (("shape_attributes", "region_shape_attributes"), ("region_attributes",) * 2):
+            try:
+                region[key] = json.loads(row.get(column) or "{}")
+            except ValueError:
+                region[key] = None
+        if region["shape_attributes"] != {}:
+            images.setdefault(name, {"filename": name, "regions": []})["regions"].append(region)
+    return images

@@ -1,0 +1,125 @@
+"""YOLO segmentation: a text per image with `class x y x y ...` in parts of width and height, and data.yaml.
+
+Also CVAT's and Label Studio's exports (classes.txt). A line of five numbers is a box, which is not a mask. Text files
+lie in `labels`, images in `images`, below or above the splits. Order: smaller in front, since the format has none.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..faults import DatasetError
+from .masks import check_points
+from .shapes import ClassInfo, Dataset, ImageAnnotation, Polygon, Shape
+from .tree import IMAGE_SUFFIXES, ImageIndex, Tree, read_text, read_yaml, split_of
+
+NAME = "yolo"
+TABLES = ("classes.txt", "obj.names", "labels.txt")
+
+
+def recognize(tree: Tree) -> bool:
+    return _names_file(tree) is not None and bool(_texts(tree))
+
+
+def open_dataset(tree: Tree) -> Dataset:
+    file = _names_file(tree)
+    if file is None:
+        text = "data.yaml with names, or classes.txt, is missing. Export it with the labels."
+        raise DatasetError(text, str(tree.root), "missing file")
+    names = _read_names(str(tree.path(file)))
+    items = {
+        text: {"file": str(tree.path(text)), "names": names, "split": split_of(os.path.dirname(text)), "index": None}
+        for text in _texts(tree)
+    }
+    index = ImageIndex(tree)
+    for item in items.values():
+        item["image"] = _image(item["file"], index)
+    classes = [ClassInfo(name) for name in dict.fromkeys(names.values())]
+    return Dataset(NAME, items, read, classes, order="smaller-in-front", boxes="skip", objects="likely")
+
+
+def read(item: dict[str, Any], size: tuple[int, int] | None = None) -> ImageAnnotation:
+    """Reads one text file; its coordinates are scaled to the image when it is painted."""
+    file, names = item["file"], item["names"]
+    stem = os.path.splitext(os.path.basename(file))[0]
+    annotation = ImageAnnotation(file, [item["image"] or stem], None, split=item["split"])
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        if not line.strip():
+            continue
+        name = f"line {number}"
+        with annotation.guard(name):
+            values = [float(value) for value in line.split()]
+            if values[0] not in names:
+                raise ValueError(f"the class {line.split()[0]} is not in the list of names")
+            label = names[int(values[0])]
+            if len(values) == 5:
+                x, y, w, h = values[1:]
+                values[1:] = [x - w / 2, y - h / 2, x + w / 2, y - h / 2, x + w / 2, y + h / 2, x - w / 2, y + h / 2]
+            points = check_points(values[1:], 3)
+            if abs(points).max() > 2:
+                raise ValueError("its coordinates are not parts of width and height (0..1)")
+            shape = Shape(label, RelativePolygon([[points]]), f"{name} ({label})", isbox=len(line.split()) == 5)
+            annotation.shapes.append(shape)
+    return annotation
+
+
+class RelativePolygon(Polygon):
+    """A polygon in parts of the width and height of its image."""
+
+    def crop(self, height: int, width: int) -> Any:
+        return self._scaled(height, width).crop(height, width)
+
+    def bounds(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom."""
+        return self._scaled(height, width).bounds(height, width)
+
+    def _scaled(self, height: int, width: int) -> Polygon:
+        return Polygon([[ring * (width, height) for ring in rings] for rings in self.parts], self.fill)
+
+
+def _texts(tree: Tree) -> list[str]:
+    texts = [file for file in tree.having(".txt") if "labels" in file.lower().split("/")[:-1]]
+    if not texts and _names_file(tree) is not None:  # texts next to their images
+        images = {os.path.splitext(file)[0] for file in tree.images()}
+        texts = [file for file in tree.having(".txt") if os.path.splitext(file)[0] in images]
+    return [file for file in texts if os.path.basename(file).lower() not in TABLES]
+
+
+def _names_file(tree: Tree) -> str | None:
+    for file in tree.files:
+        if file.lower().endswith((".yaml", ".yml")):
+            try:
+                content = read_yaml(str(tree.path(file)))
+            except DatasetError:
+                continue
+            if isinstance(content, dict) and isinstance(content.get("names"), list | dict):
+                return file
+    return next((file for file in tree.files if os.path.basename(file).lower() in TABLES), None)
+
+
+def _read_names(file: str) -> dict[int, str]:
+    if not file.lower().endswith((".yaml", ".yml")):
+        return dict(enumerate(line.strip() for line in read_text(file).splitlines() if line.strip()))
+    content = read_yaml(file)["names"]
+    pairs = content.items() if isinstance(content, dict) else enumerate(content)
+    names = {}
+    for key, name in pairs:
+        if not str(key).isdigit() or not isinstance(name, str | int | float):
+            raise DatasetError(f"names has the entry {key!r}: {name!r}, not a number and a name", file, "bad category")
+        names[int(key)] = str(name)
+    return names
+
+
+def _image(text: str, index: ImageIndex) -> str | None:
+    """The image of a text file: in `images` in place of the last `labels`, or by its stem."""
+    stem = os.path.splitext(text)[0]
+    parts = stem.split(os.sep)
+    if "labels" in parts:
+        position = len(parts) - 1 - parts[::-1].index("labels")
+        parts[position] = "images"
+    for base in (os.sep.join(parts), stem):
+        for suffix in sorted(IMAGE_SUFFIXES) + sorted(s.upper() for s in IMAGE_SUFFIXES):
+            if os.path.isfile(base + suffix):
+                return base + suffix
+    return index.find([os.path.basename(stem)], os.path.dirname(text))

@@ -1,0 +1,124 @@
+"""Long work over many images: in several processes, journaled so that a killed run resumes, one run at a time.
+
+A journal is a file of json lines, one per finished image, appended by the worker that finished it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import UserError
+from ..processes import exit_with
+
+LOCK_PATIENCE_S = 10.0
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def default_workers() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_unordered(
+    function: Callable[[T], R],
+    tasks: Sequence[T],
+    workers: int,
+    start: Callable[..., None] | None = None,
+    arguments: tuple = (),
+) -> Iterator[R]:
+    """Yields `function(task)` for each task, as they finish.
+
+    Args:
+        function: a function of a module, or a partial of one, since it goes to other processes.
+        tasks: what to do; only a few are queued at a time.
+        workers: number of processes; 1 works in this one.
+        start: called with `arguments` in each process before its first task.
+
+    Raises:
+        UserError: a process was killed.
+    """
+    if workers <= 1 or len(tasks) <= 1:
+        if start is not None:
+            start(*arguments)
+        yield from map(function, tasks)
+        return
+    # fork is quick and leaves the workers holding the journal's lock; elsewhere than on Linux it is not safe.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    workers = min(workers, len(tasks))
+    executor = ProcessPoolExecutor(workers, context, _start_worker, (os.getpid(), start, arguments))
+    try:
+        pending, rest = set(), iter(tasks)
+        while True:
+            while len(pending) < 4 * workers and (task := next(rest, _END)) is not _END:
+                pending.add(executor.submit(function, task))
+            if not pending:
+                break
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process was killed, maybe for lack of memory: run the same command again to resume, with fewer "
+            f"--workers (now: {workers})"
+        ) from error
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+_END: Any = object()
+
+
+def append_record(journal: str | os.PathLike, record: Any) -> None:
+    """Appends one json line."""
+    # One write, which O_APPEND puts at the end as a whole. The line feed comes first, so that a line which a kill has
+    # cut short does not spoil the next one.
+    with open(journal, "ab", buffering=0) as file:
+        file.write(b"\n" + json.dumps(record).encode())
+
+
+def read_records(journal: str | os.PathLike) -> Iterator[Any]:
+    """Yields the records of a journal, without lines that a kill has cut short."""
+    with open(journal, "rb") as file:
+        for line in file:
+            with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
+                yield json.loads(line)
+
+
+@contextlib.contextmanager
+def locked(journal: Path) -> Iterator[None]:
+    """Holds the lock on the journal; waits a little for the workers of a killed run to end."""
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        with open(journal, "ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise UserError(f"{journal}: another run is at work; wait until it ends") from None
+                time.sleep(0.1)
+                continue
+            # The run that had the lock may have finished and removed the file meanwhile: then begin again.
+            if journal.exists() and os.path.samestat(os.fstat(file.fileno()), journal.stat()):
+                yield
+                return
+
+
+def _start_worker(parent: int, start: Callable[..., None] | None, arguments: tuple) -> None:
+    """Lets a worker leave Ctrl-C to its parent, and end soon after a parent that was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    exit_with(parent)
+    if start is not None:
+        start(*arguments)

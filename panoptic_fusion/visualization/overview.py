@@ -1,0 +1,74 @@
+"""Writes the overview of a checked dataset: statistics, and pictures of images that show most of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from detectron2.data.catalog import Metadata
+
+from panoptic_fusion.data.annotation import read_id_map
+from panoptic_fusion.data.checks import CheckResult
+from panoptic_fusion.data.coco_panoptic import PanopticFiles, load_panoptic
+from panoptic_fusion.data.mapper import read_image
+from panoptic_fusion.data.statistics import choose_images, dataset_statistics, format_statistics
+from panoptic_fusion.files import unused_name, write_atomically, write_json
+
+from .draw import draw_comparison
+
+MAX_SIDE = 800  # pixels of an image in a picture; larger ones are made smaller
+MIN_HEIGHT = 300  # pixels that small images are enlarged to, by a whole factor
+
+
+def write_overview(name: str, files: PanopticFiles, result: CheckResult, folder: Path, limit: int = 24) -> Path | None:
+    """Writes `overview.md`, `statistics.json` and `pictures/*.jpg` (image and ground truth side by side).
+
+    Args:
+        name: name of the dataset, for the headline.
+        files: where the dataset is.
+        result: of `check_dataset`; images that cannot be drawn because of its problems are left out.
+        folder: gets the files; it is made if it is missing.
+        limit: at most this many pictures.
+
+    Returns:
+        The path of overview.md; None if the dataset has no label space or no readable image, so there is nothing to
+        show.
+    """
+    if result.label_space is None or not any(image.annotated for image in result.images):
+        return None
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    statistics = dataset_statistics(result)
+    metadata = result.label_space.apply_to_metadata(Metadata())
+    records = {record["image_id"]: record for record in load_panoptic(files, lambda fault: None)[1]}
+    lines, used = [format_statistics(name, statistics), "## Images", ""], set()
+    for image, reasons in choose_images(result, limit):
+        picture = _picture(records[image.image_id], metadata)
+        if picture is None:
+            continue
+        path = f"pictures/{unused_name(Path(image.file_name).stem, used)}.jpg"
+        encoded = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
+        write_atomically(folder / path, lambda file, data=encoded: file.write(data))
+        size = f"{image.width}×{image.height}"
+        lines += [f"**{Path(image.file_name).name}** ({size}): {'; '.join(reasons)}", "", f"![](<{path}>)", ""]
+    write_json(folder / "statistics.json", statistics, indent=1)
+    text = "\n".join(lines).encode("utf-8", "backslashreplace")
+    write_atomically(folder / "overview.md", lambda file: file.write(text))
+    return folder / "overview.md"
+
+
+def _picture(record: Mapping[str, Any], metadata: Metadata) -> np.ndarray | None:
+    """Image and ground truth side by side, (h, w, 3) uint8 RGB; None if either cannot be read or they do not fit."""
+    image = read_image(record, "RGB", lambda fault: None)
+    ids = read_id_map(record["pan_seg_file_name"], lambda fault: None)
+    if image is None or ids is None or ids.shape != image.shape[:2]:
+        return None
+    factor = MAX_SIDE / max(ids.shape)
+    if factor < 1:
+        size = [max(1, round(factor * side)) for side in ids.shape[::-1]]
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)
+    scale = 1 if factor < 1 else max(1, min(-(-MIN_HEIGHT // ids.shape[0]), int(factor)))
+    return draw_comparison(image, None, (ids, record["segments_info"]), metadata, scale)

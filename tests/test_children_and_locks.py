@@ -1,0 +1,67 @@
+"""Locks of folders, and child processes that end with their parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from panoptic_fusion.children import run_child
+from panoptic_fusion.errors import UserError
+from panoptic_fusion.locks import locked_folder
+
+HOLD = "import sys, time; from panoptic_fusion.locks import locked_folder\n"
+HOLD += "with locked_folder(sys.argv[1], 'it'): print('held', flush=True); time.sleep(60)"
+CHILD = "import os, sys, time; from panoptic_fusion.children import end_with_parent\n"
+CHILD += "end_with_parent(); print(os.getpid(), flush=True); time.sleep(60)"
+PARENT = "import sys; from panoptic_fusion.children import run_child\n"
+PARENT += "run_child([sys.executable, '-c', sys.argv[1]])"
+
+
+def start(child_env, *arguments) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", *arguments], env=child_env, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_lock_is_held_by_one_process_and_released_when_it_is_killed(tmp_path, child_env):
+    with start(child_env, HOLD, str(tmp_path)) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="OUTPUT_DIR out is in use by another run"):
+            with locked_folder(tmp_path, "OUTPUT_DIR out", patience=0):
+                pass
+        holder.kill()
+        with locked_folder(tmp_path, "OUTPUT_DIR out"):
+            pass
+
+
+def test_a_lock_is_released_after_an_error(tmp_path):
+    with pytest.raises(KeyError), locked_folder(tmp_path, "it"):
+        raise KeyError
+    with locked_folder(tmp_path, "it", patience=0):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_child_ends_with_its_parent(child_env, number):
+    with start(child_env, PARENT, CHILD) as parent:
+        child = int(parent.stdout.readline())
+        parent.send_signal(number)
+        parent.wait(20)
+        deadline = time.monotonic() + 20
+        while alive(child) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not alive(child)
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_the_exit_code_of_a_child_is_returned_and_its_parent_is_not_inherited():
+    assert run_child([sys.executable, "-c", "raise SystemExit(7)"]) == 7
+    assert "PANOPTIC_FUSION_PARENT" not in os.environ
