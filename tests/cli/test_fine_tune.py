@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -20,13 +19,13 @@ def in_this_process(monkeypatch):
     """The commands that the tool starts run here; what was started."""
     started = []
 
-    def start(*words: str) -> SimpleNamespace:
+    def run(*words: str) -> int:
         started.append(words[0])
         with pytest.raises(SystemExit) as exit_info:
             main(words)
-        return SimpleNamespace(wait=lambda: exit_info.value.code)
+        return exit_info.value.code
 
-    monkeypatch.setattr(child, "start", start)
+    monkeypatch.setattr(child, "run", run)
     yield started
     for name in ("own_train", "own_val"):
         if name in DatasetCatalog:
