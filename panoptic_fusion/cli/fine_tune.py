@@ -190,7 +190,7 @@ def choose_sizes(files: PanopticFiles, cfg: CfgNode, opts: Sequence[str]) -> dic
     )
     if settings:
         print(
-            f"these sizes are chosen for a median image of {cfg.INPUT.MAX_PIXELS} pixels at most (INPUT.MAX_PIXELS; 0 "
+            f"these sizes are chosen for a median image of {cfg.INPUT.PIXEL_BUDGET} pixels at most (INPUT.PIXEL_BUDGET; 0 "
             f"keeps the config's short side of {cfg.INPUT.MIN_SIZE_TEST}, which is faster)"
         )
     return settings

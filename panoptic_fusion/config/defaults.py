@@ -32,7 +32,7 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     cfg.INPUT.SCALE_JITTER = []
     # `panoptic-fusion fine-tune` enlarges the sizes below INPUT for large images, until the median image has this many
     # pixels at most; 0: it leaves them as they are.
-    cfg.INPUT.MAX_PIXELS = 524288
+    cfg.INPUT.PIXEL_BUDGET = 524288
     # Images without a thing are trained on like all others; True leaves them out.
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
 

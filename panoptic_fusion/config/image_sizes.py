@@ -13,7 +13,7 @@ SIZE_KEYS = ("INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN", "INPUT.MIN_SIZE_TES
 def scaled_sizes(cfg: CfgNode, width: float, height: float) -> dict[str, Any]:
     """Returns the sizes below INPUT for large images: all of the config's sizes times one factor.
 
-    The factor is such that the median image keeps its own size, or has INPUT.MAX_PIXELS pixels if it is larger than
+    The factor is such that the median image keeps its own size, or has INPUT.PIXEL_BUDGET pixels if it is larger than
     that. It is never below 1: smaller images stay at the config's size.
 
     Args:
@@ -21,13 +21,13 @@ def scaled_sizes(cfg: CfgNode, width: float, height: float) -> dict[str, Any]:
         width, height: of the median image, in pixels.
 
     Returns:
-        {KEY: value}, empty if nothing changes: INPUT.MAX_PIXELS is 0, INPUT.MIN_SIZE_TEST is 0, or the factor is 1.
+        {KEY: value}, empty if nothing changes: INPUT.PIXEL_BUDGET is 0, INPUT.MIN_SIZE_TEST is 0, or the factor is 1.
     """
     data = cfg.INPUT
-    if not data.MAX_PIXELS or not data.MIN_SIZE_TEST:
+    if not data.PIXEL_BUDGET or not data.MIN_SIZE_TEST:
         return {}
     now = min(data.MIN_SIZE_TEST / min(width, height), data.MAX_SIZE_TEST / max(width, height))
-    factor = min(1.0, math.sqrt(data.MAX_PIXELS / (width * height))) / now
+    factor = min(1.0, math.sqrt(data.PIXEL_BUDGET / (width * height))) / now
     if factor <= 1:
         return {}
 

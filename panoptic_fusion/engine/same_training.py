@@ -21,7 +21,7 @@ from panoptic_fusion.modeling.fusion import fill_in_thresholds
 ORIGIN = "origin.json"  # beside config.yaml, which has the paths of a data set but not its images
 COMPARED = ("MODEL", "INPUT")  # a training may go on with another SOLVER: longer, or with a smaller batch
 # Keys that do not change the network or its input once a run has started.
-NOT_COMPARED = ("MODEL.DEVICE", "MODEL.TRANSFER", "MODEL.TRANSFER_SYNONYMS", "INPUT.MAX_PIXELS")
+NOT_COMPARED = ("MODEL.DEVICE", "MODEL.TRANSFER", "MODEL.TRANSFER_SYNONYMS", "INPUT.PIXEL_BUDGET")
 
 
 def check_same_classes(folder: str, categories: list[dict]) -> None:

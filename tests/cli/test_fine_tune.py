@@ -118,7 +118,7 @@ def test_the_output_of_another_training_is_refused(tiny_data, tmp_path, run_scri
     (tmp_path / "away").rename(data / "val")
 
     # A run of before MODEL.TRANSFER has "none"; the key only matters at the start.
-    code, _, err = call(*short, "SOLVER.MAX_ITER", "3", "MODEL.TRANSFER", "none", "INPUT.MAX_PIXELS", "9")
+    code, _, err = call(*short, "SOLVER.MAX_ITER", "3", "MODEL.TRANSFER", "none", "INPUT.PIXEL_BUDGET", "9")
     assert code == 0 and len(in_this_process) == started + 1, err
     assert read_config(output / "config.yaml").SOLVER.MAX_ITER == 3
 

@@ -21,7 +21,7 @@ def test_by_hand():
     # 1296 x 966 has 1251936 pixels; 524288 of them are a factor of 0.64713 for each side: 966 becomes 625.
     assert scaled_sizes(cfg, 1296, 966)["INPUT.MIN_SIZE_TEST"] == 625
     assert scaled_sizes(cfg, 966, 1296) == scaled_sizes(cfg, 1296, 966)
-    assert scaled_sizes(with_values(cfg, {"INPUT.MAX_PIXELS": 0}), 1296, 966) == {}
+    assert scaled_sizes(with_values(cfg, {"INPUT.PIXEL_BUDGET": 0}), 1296, 966) == {}
     assert scaled_sizes(with_values(cfg, {"INPUT.MIN_SIZE_TEST": 0}), 1296, 966) == {}
     assert "INPUT.CROP.SIZE" not in scaled_sizes(with_values(cfg, {"INPUT.CROP.ENABLED": False}), 600, 400)
 
@@ -48,8 +48,8 @@ def test_fine_tune_says_so_and_options_override(tiny_data, tmp_path, capsys):
     assert fine_tune.choose_sizes(files, cfg, [])["INPUT.MIN_SIZE_TRAIN"] == (625,)
     out = capsys.readouterr().out
     assert "median image: 1296 x 966; short side in training (INPUT.MIN_SIZE_TRAIN): (625,)" in out
-    assert "INPUT.MAX_PIXELS; 0 keeps the config's short side of 360" in out
-    for opts in (["INPUT.MIN_SIZE_TRAIN", "(360,)"], ["INPUT.CROP.SIZE", "[9, 9]"], ["INPUT.MAX_PIXELS", "0"]):
+    assert "INPUT.PIXEL_BUDGET; 0 keeps the config's short side of 360" in out
+    for opts in (["INPUT.MIN_SIZE_TRAIN", "(360,)"], ["INPUT.CROP.SIZE", "[9, 9]"], ["INPUT.PIXEL_BUDGET", "0"]):
         changed = read_config(fine_tune.CONFIG, opts)
         assert fine_tune.choose_sizes(files, changed, opts) == {}
         assert "(360,)" in capsys.readouterr().out
