@@ -18,8 +18,9 @@ help:
 	@echo "make setup   create $(VENV) and install the pinned requirements and detectron2 (about 6 GB, no compiler)"
 	@echo "make demo    make toy street scenes, train on them, evaluate, draw pictures (about 8 minutes on 2 cores)"
 	@echo "make demo-real DATA=FOLDER [OUT=output/real] [ITERATIONS=1000] [CONFIG=camvid/panoptic_fpn_lite0.yaml]"
-	@echo "             [OPTS='KEY VALUE ...']"
-	@echo "             fine-tune a pretrained light model on your own images (docs/your_own_data.md)"
+	@echo "             [WEIGHTS=FILE] [OPTS='KEY VALUE ...']"
+	@echo "             fine-tune a pretrained light model on your own images (docs/your_own_data.md), or with"
+	@echo "             CONFIG=own/panoptic_fpn_r50_coco.yaml a network trained on COCO (docs/fine_tuning.md)"
 	@echo "make test    run the tests; make test-slow runs those that take longer"
 	@echo "make lint    check the style and the layers (which part of the package imports which)"
 	@echo "make docs    build the documentation as a website in site/"
@@ -55,7 +56,7 @@ demo: setup
 demo-real: setup
 	@test -n "$(DATA)" || { echo "make demo-real needs DATA=FOLDER, images with annotations: see docs/your_own_data.md"; exit 2; }
 	@$(RUN) fine-tune --data "$(DATA)" --output "$(OUT)" --config-file "$(CONFIG)" \
-		$(if $(ITERATIONS),--iterations $(ITERATIONS)) $(OPTS_QUOTED)
+		$(if $(ITERATIONS),--iterations $(ITERATIONS)) $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(OPTS_QUOTED)
 
 test: setup
 	@$(PY) -m pytest -m "not slow and not gpu"

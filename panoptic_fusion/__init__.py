@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .cli.prepare import prepare
     from .cli.train import train
     from .config import add_panoptic_fusion_config, config_file, get_cfg, load_plugins, resolve_config
-    from .networks import load_trained
+    from .networks import load_trained, load_zoo
 
 __version__ = "0.2.0"
 
@@ -46,6 +46,7 @@ _EXPORTS = {
     "leaderboard": "cli.leaderboard",
     "load_plugins": "config",
     "load_trained": "networks",
+    "load_zoo": "networks",
     "oracle": "cli.oracle",
     "prepare": "cli.prepare",
     "resolve_config": "config",
@@ -66,6 +67,7 @@ __all__ = [
     "leaderboard",
     "load_plugins",
     "load_trained",
+    "load_zoo",
     "oracle",
     "prepare",
     "resolve_config",

@@ -1,18 +1,27 @@
 """Checkpoints of which a killed training never leaves a half-written one behind."""
 
 import os
-import pickle
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 
+from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import UserError, one_line
 from panoptic_fusion.files import write_atomically
 
 from .branch_names import has_branches, lost_branches, spread_over_branches
+from .class_rows import DETECTRON2, LAYOUTS, PANOPTIC_FUSION, ClassRows, has_semantic_predictor, take_rows
 from .finite import non_finite_tensors
+from .loaded_weights import MARK, LoadedWeights, load_weights, mark
+from .transfer import NameMatch, new_parts, transfer
+from .weights_file import read_weights_file
+
+BEST = "model_best"  # file name, without .pth, of the best checkpoint of a run with TEST.BEST_METRIC
 
 
 def check_weights_file(path: str) -> None:
@@ -33,11 +42,20 @@ class AtomicCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer that writes each file under another name, flushes it to the disk and renames it.
 
     So `last_checkpoint` always names a whole file. It also refuses weights that do not fit, where detectron2 logs a
-    warning and goes on with random tensors.
+    warning and goes on with random tensors. Files are read by `read_weights_file`, so nothing in them is executed.
     """
 
     def __init__(
-        self, model, save_dir: str = "", *, require_complete: bool = False, allow_shape_mismatch: bool = False, **kwargs
+        self,
+        model,
+        save_dir: str = "",
+        *,
+        require_complete: bool = False,
+        allow_shape_mismatch: bool = False,
+        rows: ClassRows | None = None,
+        weights_layout: str = "",
+        name_match: NameMatch | None = None,
+        **kwargs,
     ):
         """
         Args:
@@ -46,11 +64,29 @@ class AtomicCheckpointer(DetectionCheckpointer):
             save_dir: folder of the checkpoints.
             require_complete: refuse a file that lacks a tensor of the model, and to load none (for evaluation).
             allow_shape_mismatch: skip tensors of another shape instead of refusing them.
+            rows: the classes of the model. They are written beside the tensors, and the rows of a file in detectron2's
+                layout are brought into the model's order. None: rows are neither marked nor moved.
+            weights_layout: MODEL.WEIGHTS_LAYOUT, for files whose layout is not known.
+            name_match: take over the rows of the classes whose names agree, from a file of any classes; the rest starts
+                new. None, or with `require_complete`: the file must fit as it is.
             kwargs: see detectron2's DetectionCheckpointer.
         """
         super().__init__(model, save_dir, **kwargs)
         self.require_complete = require_complete
         self.allow_shape_mismatch = allow_shape_mismatch
+        self.rows = rows
+        self.weights_layout = weights_layout
+        self.name_match = name_match
+        self.left_over: list[str] = []  # tensors of the last loaded file that the model does not have
+        self._new_rows: dict[str, list[str]] = {}
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, model, save_dir: str = "", **kwargs) -> "AtomicCheckpointer":
+        """The checkpointer of the model of a resolved config; for `kwargs` see the class."""
+        rows = ClassRows(
+            PANOPTIC_FUSION, LabelSpace.from_categories(cfg.MODEL.CATEGORIES), cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY
+        )
+        return cls(model, save_dir, rows=rows, weights_layout=cfg.MODEL.WEIGHTS_LAYOUT, **kwargs)
 
     def save(self, name: str, **kwargs) -> None:
         """Saves `<save_dir>/<name>.pth` and names it in `last_checkpoint` (rank 0 only).
@@ -63,6 +99,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         data = {
             "model": self.model.state_dict(),
             **{k: v.state_dict() for k, v in self.checkpointables.items()},
+            **({MARK: mark(self.rows)} if self.rows else {}),
             **kwargs,
         }
         if broken := non_finite_tensors(data):
@@ -71,6 +108,22 @@ class AtomicCheckpointer(DetectionCheckpointer):
         self.logger.info("Saving checkpoint to %s", path)
         write_atomically(path, lambda file: torch.save(data, file))
         self.tag_last_checkpoint(f"{name}.pth")
+
+    def save_best(self, best: dict[str, Any]) -> None:
+        """Saves the network as `<save_dir>/model_best.pth`, with `best`; `last_checkpoint` stays (rank 0 only).
+
+        Args:
+            best: plain values: metric, value, iteration, results. `read_best` returns them.
+        """
+        data = {
+            "model": self.model.state_dict(),
+            **({MARK: mark(self.rows)} if self.rows else {}),
+            "iteration": best["iteration"],
+            "best": best,
+        }
+        path = os.path.join(self.save_dir, f"{BEST}.pth")
+        self.logger.info("Saving the best checkpoint so far (%s %.3f) to %s", best["metric"], best["value"], path)
+        write_atomically(path, lambda file: torch.save(data, file))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Names the last checkpoint in the file `last_checkpoint`."""
@@ -115,13 +168,49 @@ class AtomicCheckpointer(DetectionCheckpointer):
             for file in Path(self.save_dir).glob(pattern):
                 file.unlink(missing_ok=True)
 
+    @property
+    def _transfers(self) -> bool:
+        return self.name_match is not None and self.rows is not None and not self.require_complete
+
     def _needed(self, names: Iterable[str]) -> list[str]:
         """Of these tensors of the model those that it has not loaded itself."""
         loaded = getattr(self.model, "loaded_parts", ())
         return [name for name in names if name.partition(".")[0] not in loaded]
 
-    def _torch_load(self, f: str) -> dict:
-        return _read(f)
+    def _load_file(self, filename: str) -> dict:
+        """See `DetectionCheckpointer`; in the model's layout."""
+        expected = self.rows and self.rows.label_space
+        weights = load_weights(filename, layout=self.weights_layout, expected=expected)
+        checkpoint = {**weights.rest, "model": self._in_model_layout(weights)}
+        query = parse_qs(self._parsed_url_during_load.query)
+        if query.pop("matching_heuristics", None) == ["True"]:
+            checkpoint["matching_heuristics"] = True
+        if query:
+            raise UserError(f"MODEL.WEIGHTS: after ? only matching_heuristics=True is known, not {', '.join(query)}")
+        return checkpoint
+
+    def _in_model_layout(self, weights: LoadedWeights) -> dict[str, torch.Tensor]:
+        """The tensors with the rows of all heads in the model's order."""
+        self._new_rows = {}
+        if self.rows is None:
+            return weights.tensors
+        model = self.model.state_dict()
+        if weights.rows is None and has_semantic_predictor(weights.tensors) and has_semantic_predictor(model):
+            raise UserError(
+                f"{weights.path} does not say in which order its semantic channels are: set MODEL.WEIGHTS_LAYOUT to "
+                f"{' or '.join(LAYOUTS)}, the program that it was trained with"
+            )
+        if self._transfers:
+            source = weights.rows or ClassRows(PANOPTIC_FUSION, None)
+            tensors, table = transfer(weights.tensors, source, model, self.rows, self.name_match)
+            self.logger.info("MODEL.TRANSFER: what is taken over from %s by name\n%s", weights.path, table)
+            return tensors
+        if weights.rows is None or weights.rows.layout != DETECTRON2:
+            return weights.tensors
+        tensors, self._new_rows = take_rows(weights.tensors, weights.rows, model, self.rows)
+        for head, names in self._new_rows.items():
+            self.logger.warning("%s: rows that %s does not have start new: %s", head, weights.path, ", ".join(names))
+        return tensors
 
     def _load_model(self, checkpoint: dict):
         _refuse_non_finite(checkpoint.get("model"))
@@ -140,6 +229,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             incompatible = super()._load_model(checkpoint)
         except (ValueError, AttributeError) as error:
             raise UserError(f"the checkpoint does not hold the tensors of a model: {one_line(error)}") from error
+        self.left_over = list(incompatible.unexpected_keys)
         if incompatible.incorrect_shapes and not self.allow_shape_mismatch:
             name, theirs, ours = incompatible.incorrect_shapes[0]
             skip = ", or set MODEL.ALLOW_SHAPE_MISMATCH True to skip such tensors"
@@ -148,7 +238,15 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 f"first is {name}: {tuple(theirs)} in the file, {tuple(ours)} in the model. Check that it was made "
                 f"with this config{'' if self.require_complete else skip}"
             )
+        if self._new_rows and self.require_complete:
+            head, names = next(iter(self._new_rows.items()))
+            raise UserError(
+                f"the checkpoint does not fit: it has no rows of {head} for {', '.join(names[:3])}"
+                f"{f' and {len(names) - 3} more classes' if len(names) > 3 else ''}. Train the model first"
+            )
         missing = self._needed(incompatible.missing_keys)
+        if missing and self._transfers:
+            self.logger.info("MODEL.TRANSFER: not in the file, or of another shape, so new: %s", new_parts(missing))
         if missing and self.require_complete:
             raise UserError(
                 f"the checkpoint does not fit: it lacks {len(missing)} tensors of the model, the first is "
@@ -171,9 +269,34 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
 
 def named_checkpoint(folder: str | os.PathLike) -> Path | None:
-    """The file that `last_checkpoint` in a folder names, which may be gone; None if nothing is named."""
+    """The file that `last_checkpoint` in a folder names, which may be gone; None if nothing is named.
+
+    Raises:
+        UserError: it names something else than a `.pth` file of that folder. detectron2 executes what is in a `.pkl`.
+    """
     pointer = Path(folder, "last_checkpoint")
-    return Path(folder, pointer.read_text().strip()) if pointer.is_file() else None
+    if not pointer.is_file():
+        return None
+    name = pointer.read_text(encoding="utf-8", errors="replace").strip()
+    if Path(name).name != name or Path(name).suffix != ".pth" or not name.isprintable():
+        raise UserError(f"{pointer} names {ascii(name)[:80]}: write the name of a .pth file of that folder into it")
+    return Path(folder, name)
+
+
+def read_best(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """What `AtomicCheckpointer.save_best` wrote about the best checkpoint of a folder; None if there is none.
+
+    Raises:
+        UserError: the file cannot be read or is not such a checkpoint.
+    """
+    path = Path(folder, f"{BEST}.pth")
+    if not path.is_file():
+        return None
+    content = read_weights_file(path, mmap=True)
+    best = content.get("best") if isinstance(content, dict) else None
+    if not isinstance(best, dict) or not {"metric", "value", "iteration", "results"} <= set(best):
+        raise UserError(f"{path} does not say of which result it is the best")
+    return best
 
 
 def last_checkpoint(folder: str | os.PathLike) -> tuple[str, int] | None:
@@ -186,7 +309,11 @@ def last_checkpoint(folder: str | os.PathLike) -> tuple[str, int] | None:
     path = named_checkpoint(folder)
     if path is None or not path.is_file():
         return None
-    return path.name, int(_read(path, mmap=True).get("iteration", -1))
+    content = _read(path)
+    iteration = content.get("iteration", -1)
+    if type(iteration) is not int:
+        raise UserError(f"{path} is not a checkpoint of a training: its iteration is a {type(iteration).__name__}")
+    return path.name, iteration
 
 
 def check_finite_weights(path: str | os.PathLike) -> None:
@@ -196,7 +323,7 @@ def check_finite_weights(path: str | os.PathLike) -> None:
         UserError: it cannot be read, or a tensor of its model holds NaN or infinity.
     """
     try:
-        _refuse_non_finite(_read(path, mmap=True).get("model"))
+        _refuse_non_finite(_read(path).get("model"))
     except NonFiniteError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -213,14 +340,8 @@ def _refuse_non_finite(tensors: object) -> None:
         )
 
 
-def _read(path: str | os.PathLike, *, mmap: bool = False) -> dict:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # whatever a broken file makes zipfile, pickle and torch raise
-        reason = one_line(error)[:200]
-        if isinstance(error, pickle.UnpicklingError):  # torch advises to run the code in such a file
-            reason = "it is broken, or holds other objects than tensors"
-        raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}: {reason})") from error
+def _read(path: str | os.PathLike) -> dict:
+    content = read_weights_file(path, mmap=True)
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a checkpoint: it holds a {type(content).__name__}, no tensors by name")
     return content

@@ -22,7 +22,6 @@ from .published import (
     background_last,
     check_blocks,
     count,
-    load_file,
     norm,
     num_rows,
     only_tensors,
@@ -30,6 +29,7 @@ from .published import (
     resnet_convs,
     with_bias,
 )
+from .weights_file import read_weights_file
 
 PARTS = ("body", "rpn_head", "roi_head", "sem_head")
 PIXEL_MEAN, PIXEL_STD = (106.4337, 116.6171, 119.5595), (65.4970, 67.6004, 74.1234)
@@ -85,7 +85,7 @@ def read_file(path: str) -> tuple[dict[str, Tensor], str]:
 
     Errors as in `convert_seamseg`.
     """
-    content = load_file(path)
+    content = read_weights_file(path)
     states = content.get("state_dict") if isinstance(content, Mapping) else None
     if not isinstance(states, Mapping) or not all(isinstance(states.get(part), Mapping) for part in PARTS):
         raise UserError(f"{path} is no Seamless checkpoint: it needs a state_dict with {', '.join(PARTS)}")

@@ -28,7 +28,6 @@ from .published import (
     background_last,
     check_blocks,
     count,
-    load_file,
     norm,
     num_rows,
     only_tensors,
@@ -36,6 +35,7 @@ from .published import (
     resnet_convs,
     with_bias,
 )
+from .weights_file import read_weights_file
 
 # (stuff, thing classes) of the published models: their data set, and what of a category their order follows.
 CLASSES = {(53, 80): ("coco", "id"), (11, 8): ("cityscapes", "trainId")}
@@ -94,7 +94,7 @@ def convert_upsnet(path: str | os.PathLike) -> tuple[dict[str, Tensor], Layout]:
 
 def read_file(path: str) -> dict[str, Tensor]:
     """The tensors of the file, without the prefix that a model of several GPUs has. Errors as in `convert_upsnet`."""
-    content = load_file(path)
+    content = read_weights_file(path)
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         raise UserError(f"{path} is no UPSNet checkpoint: it must be a dict from names to tensors")
     tensors = {name.removeprefix("module."): value for name, value in content.items()}

@@ -1,6 +1,5 @@
-"""What the converters of published checkpoints share: reading a file of tensors, and renaming all of them or none."""
+"""What the converters of published checkpoints share: renaming all tensors of a file, or none."""
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from panoptic_fusion.errors import UserError, one_line
+from panoptic_fusion.errors import UserError
 
 DEPTHS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 Shape = tuple[int, ...]
@@ -23,22 +22,6 @@ class Entry:
     shape: Shape
     ours: str
     convert: Callable[[Tensor], Tensor] = lambda tensor: tensor
-
-
-def load_file(path: str) -> Any:
-    """The content of a file of `torch.save`. Nothing in it is executed.
-
-    Raises:
-        FileNotFoundError: no such file.
-        UserError: it cannot be read, or holds more than tensors and plain Python values.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"checkpoint {path} does not exist")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a broken or foreign file makes zipfile, pickle and torch raise
-        reason = one_line(error)[:200]
-        raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}: {reason})") from error
 
 
 def only_tensors(values: Mapping[str, Any], path: str) -> dict[str, Tensor]:

@@ -5,7 +5,9 @@ import os
 import torch
 from torch import Tensor, nn
 
-from panoptic_fusion.errors import ConfigError, UserError, one_line
+from panoptic_fusion.errors import ConfigError, UserError
+
+from .weights_file import read_weights_file
 
 LITE0, LITE0_NETWORK = "efficientnet-lite0", "tf_efficientnet_lite0"
 _OPTIONAL = "num_batches_tracked"  # a counter that old files lack and that inference does not use
@@ -54,15 +56,9 @@ def read_tensors(path: str) -> dict[str, Tensor]:
             f"MODEL.TIMM.WEIGHTS: {path} does not exist; give a .safetensors or .pth file, or {LITE0!r}"
         )
     try:
-        if path.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a broken file makes zipfile, pickle, torch and safetensors raise
-        reason = one_line(error)[:200]
-        raise UserError(f"MODEL.TIMM.WEIGHTS: {path} cannot be read ({type(error).__name__}: {reason})") from error
+        content = read_weights_file(path)
+    except UserError as error:
+        raise UserError(f"MODEL.TIMM.WEIGHTS: {error}") from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

@@ -5,8 +5,11 @@
 FOLDER holds a COCO panoptic data set: train/{images,panoptic,panoptic.json} and val/..., or images/{train,val} and
 annotations/panoptic_{train,val}{,.json}, or without a validation part images, panoptic and panoptic.json; then about
 20 % of the images are set apart, always the same ones. Annotations of other tools are imported first, see
-`panoptic-fusion import`. docs/your_own_data.md says more. Called again, it continues
-what was interrupted.
+`panoptic-fusion import`. docs/your_own_data.md says more. Called again, it continues what was interrupted. Warm-up,
+steps and image sizes follow from the length of the run and the images, and the best checkpoint is kept
+(docs/fine_tuning.md). With a network pretrained on COCO:
+
+    panoptic-fusion fine-tune --data FOLDER --output output/mine --config-file own/panoptic_fpn_r50_coco.yaml
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from panoptic_fusion.errors import UserError
 
@@ -28,8 +31,9 @@ if TYPE_CHECKING:
 
     from panoptic_fusion.data.coco_panoptic import PanopticFiles
 
-HELP = "fine-tune a pretrained light model on your own images"
+HELP = "fine-tune a pretrained model on your own images"
 CONFIG = "camvid/panoptic_fpn_lite0.yaml"
+EVALUATED_OFTEN = 200  # iterations from which a run is evaluated four times, not only at its end
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="folder of the data set")
     parser.add_argument("--output", required=True, help="folder for the model, the table and the pictures")
     parser.add_argument("--config-file", default=CONFIG, help="default: %(default)s")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="MODEL.WEIGHTS: where there is no network, or a trained model's"
+    )
     parser.add_argument("--iterations", type=int, help="length of the training; default: the config's")
     parser.add_argument("--val-share", type=float, default=0.2, help="share of images set apart if there is no val")
     parser.add_argument("--num-gpus", type=int, default=1, help="as in `panoptic-fusion train`")
@@ -50,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         args.data,
         args.output,
         config_file=args.config_file,
+        weights=args.weights,
         iterations=args.iterations,
         val_share=args.val_share,
         num_gpus=args.num_gpus,
@@ -63,6 +71,7 @@ def fine_tune(
     output: str | os.PathLike,
     *,
     config_file: str = CONFIG,
+    weights: str | os.PathLike | None = None,
     iterations: int | None = None,
     val_share: float = 0.2,
     num_gpus: int = 1,
@@ -75,7 +84,9 @@ def fine_tune(
         data: folder of the data set.
         output: folder for the model, results.json, results.md and pictures/.
         config_file: a yaml file, or the name of one of the project's configs.
-        iterations: length of the training; default: the config's.
+        weights: a file of weights to start from; default: MODEL.WEIGHTS of the config, which is downloaded if it is a
+            URL. The rows of classes of the same names are taken over (MODEL.TRANSFER).
+        iterations: length of the training; default: the config's. The schedule is scaled to it.
         val_share: share of the images, in (0, 1), that are set apart where the data set has no validation part.
         num_gpus: processes of the training; without a GPU they run on the CPU.
         opts: KEY, VALUE, KEY, VALUE, ... that change the config.
@@ -89,8 +100,10 @@ def fine_tune(
     """
     check_at_least_one(iterations, "--iterations")
 
+    from panoptic_fusion.checkpoint import named_checkpoint
     from panoptic_fusion.config import read_config, resolve_config
     from panoptic_fusion.data.own_folder import registration, split_data
+    from panoptic_fusion.engine.initial_weights import name_match_of
     from panoptic_fusion.engine.preflight import check_writable
     from panoptic_fusion.engine.same_training import check_same_data, check_same_network
     from panoptic_fusion.networks.downloads import check_downloads
@@ -98,15 +111,24 @@ def fine_tune(
     from .compare import compare
 
     data, output = os.fspath(data), os.fspath(output)
+    if weights is not None:
+        opts = ["MODEL.WEIGHTS", os.fspath(weights), *opts]
+    opts = ["MODEL.TRANSFER", "names", "TEST.BEST_METRIC", "panoptic_seg/PQ", *opts]
     cfg = read_config(config_file, opts)
     check_downloads(cfg, allow_download=allow_download)
+    name_match_of(cfg)
     check_writable(output, "--output")
+    if named_checkpoint(output) is None:
+        fetch_weights(cfg.MODEL.WEIGHTS)
     say("1/4 reading the data set through")
     splits = find_or_import(data, output)
     if not has_no_grave_fault(splits):
         print("nothing was trained: correct these faults first, or leave the images at fault out of the jsons")
         return 1
-    print(sizes(splits["train"], cfg))
+    settings = {
+        **choose_sizes(splits["train"], cfg, opts),
+        **choose_schedule(read_config(config_file), cfg.SOLVER.MAX_ITER if "SOLVER.MAX_ITER" in opts else iterations),
+    }
     os.makedirs(output, exist_ok=True)
     check_same_data(output, splits, val_share)
     if "val" not in splits:
@@ -116,9 +138,7 @@ def fine_tune(
         print(f"are set apart, see {output}/data; give a val where images of one video would be on both sides")
     entries = [registration(f"own_{split}", files) for split, files in splits.items()]
     words = ["DATASETS.REGISTER", str(entries), "DATASETS.TRAIN", "('own_train',)", "DATASETS.TEST", "('own_val',)"]
-    if iterations is not None:
-        period = max(1, min(cfg.SOLVER.CHECKPOINT_PERIOD, iterations // 4))
-        words += ["SOLVER.MAX_ITER", str(iterations), "SOLVER.CHECKPOINT_PERIOD", str(period)]
+    words += [str(word) for pair in settings.items() for word in pair]
     words += [*opts, "OUTPUT_DIR", output]
     check_same_network(output, resolve_config(read_config(config_file, words)))
     say(f"2/4 training and evaluation -> {output}")
@@ -132,7 +152,7 @@ def fine_tune(
     compare(output, "own_val", pictures)
     say("4/4 results")
     print(Path(output, "results.md").read_text())
-    print(f"model: {output} (try: panoptic-fusion demo --model {output} --input IMAGE --output FOLDER)")
+    print(f"best model: {output} (try: panoptic-fusion demo --model {output} --input IMAGE --output FOLDER)")
     return 0
 
 
@@ -170,18 +190,56 @@ def has_no_grave_fault(data: dict[str, PanopticFiles]) -> bool:
     return all(result.can_be_trained() for result in results.values())
 
 
-def sizes(files: PanopticFiles, cfg: CfgNode) -> str:
-    """The median size of the images and what the config makes of it."""
+def fetch_weights(weights: str) -> None:
+    """Downloads MODEL.WEIGHTS if it is a URL, before long work starts.
+
+    Raises:
+        UserError, FileNotFoundError: it cannot be downloaded, or is no file.
+    """
+    from panoptic_fusion.checkpoint import check_weights_file
+    from panoptic_fusion.checkpoint.model_zoo import URL, ZOO
+    from panoptic_fusion.networks.zoo import download
+
+    check_weights_file(weights)
+    if "://" in weights:
+        url = weights.partition("?")[0].replace("detectron2://", URL)
+        download(url, next((model.md5_prefix for model in ZOO.values() if model.url == url), ""))
+
+
+def choose_sizes(files: PanopticFiles, cfg: CfgNode, opts: Sequence[str]) -> dict[str, Any]:
+    """Prints the median size of the images and what training makes of it; the settings {KEY: value} for that."""
+    from panoptic_fusion.config import with_values
+    from panoptic_fusion.config.image_sizes import SIZE_KEYS, scaled_sizes
     from panoptic_fusion.data.coco_json import read_panoptic_json
 
     images = read_panoptic_json(files.panoptic_json).images.values()
     width, height = (round(median(image[key] for image in images)) for key in ("width", "height"))
-    crop = cfg.INPUT.CROP
-    cut = f", crops of {crop.SIZE} ({crop.TYPE}; height, width)" if crop.ENABLED else ""
-    return (
-        f"median image: {width} x {height}; short side in training (INPUT.MIN_SIZE_TRAIN): {cfg.INPUT.MIN_SIZE_TRAIN}"
-        f"{cut}; in evaluation (INPUT.MIN_SIZE_TEST): {cfg.INPUT.MIN_SIZE_TEST}"
+    settings = {} if set(SIZE_KEYS) & set(opts) else scaled_sizes(cfg, width, height)
+    now = with_values(cfg, settings).INPUT
+    cut = f", crops of {now.CROP.SIZE} ({now.CROP.TYPE}; height, width)" if now.CROP.ENABLED else ""
+    print(
+        f"median image: {width} x {height}; short side in training (INPUT.MIN_SIZE_TRAIN): {now.MIN_SIZE_TRAIN}"
+        f"{cut}; in evaluation (INPUT.MIN_SIZE_TEST): {now.MIN_SIZE_TEST}"
     )
+    if settings:
+        print(
+            f"these sizes give the median image at most {cfg.INPUT.PIXEL_BUDGET} pixels (INPUT.PIXEL_BUDGET; 0 "
+            f"keeps the config's short side of {cfg.INPUT.MIN_SIZE_TEST}, which is faster)"
+        )
+    return settings
+
+
+def choose_schedule(base: CfgNode, iterations: int | None) -> dict[str, Any]:
+    """The settings {KEY: value} of a run of `iterations` (None: the config's), with its evaluations and checkpoints."""
+    from panoptic_fusion.engine.schedule import scaled_schedule
+
+    length = base.SOLVER.MAX_ITER if iterations is None else iterations
+    settings = {} if length == base.SOLVER.MAX_ITER else scaled_schedule(base, length)
+    return {
+        **settings,
+        "SOLVER.CHECKPOINT_PERIOD": max(1, min(base.SOLVER.CHECKPOINT_PERIOD, length // 4)),
+        "TEST.EVAL_PERIOD": length // 4 if length >= EVALUATED_OFTEN else 0,
+    }
 
 
 def say(text: str) -> None:

@@ -33,6 +33,9 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # Images and PNGs of more pixels are refused by their header, before they are decoded: a few kilobytes can hold
     # billions of pixels.
     cfg.INPUT.MAX_PIXELS = 2**28
+    # `panoptic-fusion fine-tune` enlarges the sizes below INPUT for large images, until the median image has this many
+    # pixels at most; 0: it leaves them as they are.
+    cfg.INPUT.PIXEL_BUDGET = 524288
     # Images without a thing are trained on like all others; True leaves them out.
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
 
@@ -53,7 +56,16 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # Leave the weights and biases of all norms as they are; their statistics are still used and updated.
     model.FREEZE_NORMS = False
     # Accept MODEL.WEIGHTS in which some tensors have another shape (fine-tuning on other classes): they are skipped.
+    # MODEL.TRANSFER "names" keeps more of them.
     model.ALLOW_SHAPE_MISMATCH = False
+    # What is taken over from MODEL.WEIGHTS of other classes: "none" or "names" (the rows of each class whose name
+    # agrees; the rest starts new, and a table in the log says which). See `panoptic_fusion.checkpoint.transfer`.
+    model.TRANSFER = "none"
+    # With "names": a yaml file, or one of the project's, of names that mean the same, {name: [other names]}.
+    model.TRANSFER_SYNONYMS = ""
+    # In which order the semantic channels of MODEL.WEIGHTS are, if the file does not say it: "panoptic_fusion" (stuff,
+    # then things) or "detectron2" (all things, then stuff).
+    model.WEIGHTS_LAYOUT = ""
 
     # Builder of the network under the pyramid that MODEL.BACKBONE.NAME names: "build_resnet_backbone" (detectron2's),
     # "build_deformable_resnet_backbone" (the same, with RESNETS.DEFORM_ON_PER_STAGE), "build_abn_resnet_backbone",
@@ -176,6 +188,9 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # cityscapesscripts, on data sets whose metadata say that they are Cityscapes), "residual" (between TASCNet's two
     # masks, the output "things_masks").
     cfg.TEST.EVALUATORS = ["panoptic", "instances", "cityscapes"]
+    # Keep the checkpoint for which this result is highest, such as "panoptic_seg/PQ", as model_best.pth, which
+    # inference then uses; measured every TEST.EVAL_PERIOD iterations and at the end. Empty: the last one is used.
+    cfg.TEST.BEST_METRIC = ""
     # Also write the predictions as submission servers take them into OUTPUT_DIR/inference/<data set>.
     cfg.TEST.WRITE_PREDICTIONS = False
 

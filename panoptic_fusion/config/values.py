@@ -5,6 +5,8 @@ Ranges have an upper end where a greater value could only exhaust the machine.
 
 from fnmatch import fnmatchcase
 
+from panoptic_fusion.checkpoint.class_rows import LAYOUTS
+from panoptic_fusion.checkpoint.transfer import TRANSFERS
 from panoptic_fusion.data.label_space import IGNORE_LABEL, ONTOLOGIES
 from panoptic_fusion.layers.activated_norm import ACTIVATED_NAMES
 from panoptic_fusion.modeling.backbone.branches import SHARING_MODES
@@ -51,6 +53,8 @@ VALUES: dict[str, Rule] = {
     "MODEL.DEVICE": DEVICE,
     "MODEL.SEM_SEG_HEAD.ONTOLOGY": choice(*ONTOLOGIES),
     "MODEL.SHARING": choice(*SHARING_MODES),
+    "MODEL.WEIGHTS_LAYOUT": choice("", *LAYOUTS),
+    "MODEL.TRANSFER": choice(*TRANSFERS),
     "MODEL.FPN.FUSE_TYPE": choice("sum", "avg"),
     "*.BBOX_REG_LOSS_TYPE": BOX_LOSS,
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE": choice("ROIAlignV2", "ROIAlign", "ROIPool"),
@@ -150,6 +154,7 @@ VALUES: dict[str, Rule] = {
     "INPUT.MIN_SIZE_TEST": whole(0, 2**16, "; 0 for the size of the image"),
     "INPUT.MAX_SIZE_TEST": whole(32, 2**16),
     "INPUT.MAX_PIXELS": COUNT,
+    "INPUT.PIXEL_BUDGET": whole(0, note="; 0 keeps the sizes"),
     "DATALOADER.NUM_WORKERS": whole(0, 256),
     "DATALOADER.REPEAT_THRESHOLD": SHARE,
     # training

@@ -83,7 +83,7 @@ def _train_or_evaluate(cfg: CfgNode, resume: bool, eval_only: bool) -> dict | No
     set_up(cfg, resume=resume, eval_only=eval_only)
     if eval_only:
         model = PanopticTrainer.build_model(cfg)
-        checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, require_complete=True)
+        checkpointer = AtomicCheckpointer.from_config(cfg, model, cfg.OUTPUT_DIR, require_complete=True)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         write_config(cfg, eval_only=True)
         return PanopticTrainer.test(cfg, model)

@@ -8,7 +8,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
-from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.solver import build_optimizer
 
 from panoptic_fusion.checkpoint import (
     AtomicCheckpointer,
@@ -25,8 +25,10 @@ from panoptic_fusion.evaluation import check_evaluators
 from panoptic_fusion.modeling.backbone.timm_config import check_trainable
 from panoptic_fusion.networks.trained import loads_its_own_weights
 
+from .initial_weights import name_match_of, training_checkpointer
 from .mixed_precision import DTYPES
 from .same_training import check_same_classes, check_same_parts
+from .schedule import build_scheduler
 
 
 def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
@@ -72,6 +74,7 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         return
     if not eval_only:
         check_trainable(cfg)
+        name_match_of(cfg)
     weights = cfg.MODEL.WEIGHTS
     if eval_only and not weights and not loads_its_own_weights(cfg):
         raise ConfigError("MODEL.WEIGHTS is empty: name the checkpoint to evaluate (or use --resume)")
@@ -79,12 +82,11 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     if loads_its_own_weights(cfg) and not weights.endswith(".pth"):
         return
     model = build_on_trial(cfg, eval_only=eval_only)
-    if weights.endswith(".pth"):
-        AtomicCheckpointer(
-            model,
-            require_complete=eval_only,
-            allow_shape_mismatch=cfg.MODEL.ALLOW_SHAPE_MISMATCH and not eval_only,
-        ).load(weights)
+    if weights and "://" not in weights:  # the others are downloaded first
+        if eval_only:
+            AtomicCheckpointer.from_config(cfg, model, require_complete=True).load(weights)
+        else:
+            training_checkpointer(cfg, model).load(weights)
 
 
 def build_on_trial(cfg: CfgNode, *, eval_only: bool) -> torch.nn.Module:
@@ -106,7 +108,7 @@ def build_on_trial(cfg: CfgNode, *, eval_only: bool) -> torch.nn.Module:
             what = "optimizer"
             optimizer = build_optimizer(cfg, model)
             what = "learning rate schedule"
-            build_lr_scheduler(cfg, optimizer)
+            build_scheduler(cfg, optimizer)
             what = "augmentation"
             build_augmentations(cfg, is_train=True)
         return model

@@ -20,7 +20,8 @@ from panoptic_fusion.modeling.fusion import fill_in_thresholds
 
 ORIGIN = "origin.json"  # beside config.yaml, which has the paths of a data set but not its images
 COMPARED = ("MODEL", "INPUT")  # a training may go on with another SOLVER: longer, or with a smaller batch
-NOT_COMPARED = ("MODEL.DEVICE",)
+# Keys that do not change the network or its input once a run has started.
+NOT_COMPARED = ("MODEL.DEVICE", "MODEL.TRANSFER", "MODEL.TRANSFER_SYNONYMS", "INPUT.PIXEL_BUDGET")
 
 
 def check_same_classes(folder: str, categories: list[dict]) -> None:
@@ -73,7 +74,7 @@ def check_same_network(folder: str, cfg: CfgNode) -> None:
         cfg: a resolved config.
 
     Raises:
-        UserError: a key below MODEL or INPUT has another value, MODEL.DEVICE aside; the message names the first.
+        UserError: a key below MODEL or INPUT has another value (except `NOT_COMPARED`); the message names the first.
     """
     before = _trained(folder)
     if before is None:

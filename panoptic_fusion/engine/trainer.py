@@ -14,7 +14,7 @@ from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
-from panoptic_fusion.checkpoint import AtomicCheckpointer, last_checkpoint
+from panoptic_fusion.checkpoint import last_checkpoint
 from panoptic_fusion.config import with_values
 from panoptic_fusion.data.mapper import PanopticDatasetMapper
 from panoptic_fusion.data.training_data import training_data
@@ -25,10 +25,13 @@ from panoptic_fusion.layers import freeze_norm_parameters
 from panoptic_fusion.locks import locked_folder
 from panoptic_fusion.networks.freeze import freeze_parts
 
+from .best_checkpoint import BestCheckpoint
 from .divergence import RecordLosses, StopOnDivergence
 from .gradient_balance import GradientBalance
 from .hooks import Progress, VisualizePredictions
+from .initial_weights import training_checkpointer
 from .mixed_precision import DTYPES, MixedPrecisionTrainer
+from .schedule import build_scheduler, warn_of_low_rate
 
 
 class FullPrecisionTrainer(RecordLosses, SimpleTrainer):
@@ -56,12 +59,8 @@ class PanopticTrainer(DefaultTrainer):
         else:
             self._trainer = FullPrecisionTrainer(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = AtomicCheckpointer(
-            model,
-            cfg.OUTPUT_DIR,
-            allow_shape_mismatch=cfg.MODEL.ALLOW_SHAPE_MISMATCH,
-            trainer=weakref.proxy(self),
-        )
+        warn_of_low_rate(cfg)
+        self.checkpointer = training_checkpointer(cfg, model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -77,6 +76,8 @@ class PanopticTrainer(DefaultTrainer):
             extra = [Progress()]
             if self.cfg.VIS_PERIOD > 0 and "panoptic_seg" in self.cfg.MODEL.PANOPTIC_FUSION.OUTPUTS:
                 extra.append(VisualizePredictions(self.cfg))
+            if self.cfg.TEST.BEST_METRIC:
+                extra.insert(0, BestCheckpoint(self.checkpointer, self.cfg.TEST.BEST_METRIC))
             hooks[-1:-1] = extra  # before the writers, which come last
         return hooks
 
@@ -162,6 +163,11 @@ class PanopticTrainer(DefaultTrainer):
         return model
 
     @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
+        """See `build_scheduler`."""
+        return build_scheduler(cfg, optimizer)
+
+    @classmethod
     def build_train_loader(cls, cfg: CfgNode):
         """Batches of `PanopticDatasetMapper`'s dicts of the images of `training_data`."""
         mapper = PanopticDatasetMapper(cfg, is_train=True)
@@ -179,7 +185,11 @@ class PanopticTrainer(DefaultTrainer):
         return build_evaluators(cfg, dataset_name, evaluation_folder(cfg, dataset_name))
 
     def train(self) -> OrderedDict | None:
-        """Trains from the current to the last iteration; returns the results of the last evaluation, if any."""
+        """Trains from the current to the last iteration.
+
+        Returns:
+            The results of the last evaluation, if any; with TEST.BEST_METRIC of the best one.
+        """
         super().train()
         return getattr(self, "_last_eval_results", None)
 

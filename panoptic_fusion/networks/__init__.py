@@ -4,6 +4,7 @@ from .independent import IndependentPanoptic
 from .panoptic_rcnn import PanopticRCNN
 from .single_task import InstanceNetwork, SemanticNetwork
 from .trained import build_predictor, load_trained
+from .zoo import load_zoo
 
 __all__ = [
     "IndependentPanoptic",
@@ -12,4 +13,5 @@ __all__ = [
     "SemanticNetwork",
     "build_predictor",
     "load_trained",
+    "load_zoo",
 ]

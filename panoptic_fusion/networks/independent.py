@@ -128,5 +128,5 @@ def _load_network(cfg: CfgNode, key: str, part: str) -> tuple[nn.Module, CfgNode
     if getattr(network, part, None) is None:
         raise ConfigError(f"MODEL.INDEPENDENT.{key}: {path} is a {own.MODEL.META_ARCHITECTURE}, which has no {part}")
     if os.path.isdir(path):
-        AtomicCheckpointer(network, require_complete=True).load(own.MODEL.WEIGHTS)
+        AtomicCheckpointer.from_config(own, network, require_complete=True).load(own.MODEL.WEIGHTS)
     return network, own

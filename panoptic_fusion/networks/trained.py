@@ -12,6 +12,7 @@ from detectron2.engine import DefaultPredictor
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from panoptic_fusion.checkpoint import AtomicCheckpointer, check_finite_weights, named_checkpoint
+from panoptic_fusion.checkpoint.checkpointer import BEST
 from panoptic_fusion.config import merge_opts, read_config, resolve_config, with_values
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.data.registered import check_data_set
@@ -30,7 +31,8 @@ def load_trained(model_dir: str | os.PathLike, opts: Sequence[str] = (), *, allo
         allow_download: download weights from any address that the config names, see `check_downloads`.
 
     Returns:
-        A resolved config whose MODEL.WEIGHTS is the last checkpoint of `model_dir`: ready for `DefaultPredictor`. An
+        A resolved config whose MODEL.WEIGHTS is a checkpoint of `model_dir`: ready for `DefaultPredictor`. It is
+        `model_best.pth` if the run kept its best checkpoint (TEST.BEST_METRIC, as in fine-tune), else the last one. An
         evaluated `IndependentPanoptic` loads the checkpoints of its two networks; its MODEL.WEIGHTS stays the
         checkpoint of its fusion, or empty.
         MODEL.DEVICE is the one of the training run; "cpu" where there is no GPU.
@@ -42,8 +44,11 @@ def load_trained(model_dir: str | os.PathLike, opts: Sequence[str] = (), *, allo
     model_dir = Path(model_dir)
     if not (model_dir / "config.yaml").is_file():
         raise FileNotFoundError(f"{model_dir} has no config.yaml: give the OUTPUT_DIR of a training run")
-    weights = named_checkpoint(model_dir) or model_dir / "model_final.pth"
     cfg = read_config(model_dir / "config.yaml")
+    weights = named_checkpoint(model_dir) or model_dir / "model_final.pth"
+    best = model_dir / f"{BEST}.pth"
+    if cfg.TEST.BEST_METRIC and best.is_file():
+        weights = best
     forget_pretraining(cfg)
     if not loads_its_own_weights(cfg):
         cfg.MODEL.WEIGHTS = str(weights)
@@ -100,7 +105,7 @@ def build_predictor(cfg: CfgNode) -> DefaultPredictor:
     """
     predictor = DefaultPredictor(with_values(cfg, {"MODEL.WEIGHTS": ""}))
     predictor.metadata = LabelSpace.from_categories(cfg.MODEL.CATEGORIES).apply_to_metadata(Metadata())
-    AtomicCheckpointer(predictor.model, require_complete=True).load(cfg.MODEL.WEIGHTS)
+    AtomicCheckpointer.from_config(cfg, predictor.model, require_complete=True).load(cfg.MODEL.WEIGHTS)
     return predictor
 
 

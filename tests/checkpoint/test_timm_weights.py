@@ -162,7 +162,7 @@ def test_a_file_of_other_shapes(tmp_path):
 @pytest.mark.parametrize("file", ["net.safetensors", "net.pth"])
 def test_a_broken_file(file, content, tmp_path):
     (tmp_path / file).write_bytes(content)
-    with pytest.raises(UserError, match=f"{file} cannot be read"):
+    with pytest.raises(UserError, match=f"{file} is not a readable checkpoint"):
         TimmBackbone("test_resnet", weights=str(tmp_path / file))
 
 
@@ -177,7 +177,7 @@ class Code:
 
 def test_no_code_of_a_file_is_run(tmp_path):
     torch.save({"weight": Code()}, tmp_path / "net.pth")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is not a readable checkpoint"):
         TimmBackbone("test_resnet", weights=str(tmp_path / "net.pth"))
     assert not Code.ran
 

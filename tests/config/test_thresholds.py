@@ -18,7 +18,9 @@ from panoptic_fusion.modeling.fusion import (
 )
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-FILES = [p for p in sorted(CONFIGS.glob("*/*.yaml")) if p.parent.name != "ablations"] + sorted(CONFIGS.glob("Base-*"))
+FILES = [p for p in sorted(CONFIGS.glob("*/*.yaml")) if p.parent.name not in ("ablations", "own", "zoo")] + sorted(
+    CONFIGS.glob("Base-*")
+)
 PREFIX = "MODEL.PANOPTIC_FUSION."
 KEYS = (
     "INSTANCES_CONFIDENCE_THRESH",

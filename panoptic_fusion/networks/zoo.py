@@ -1,0 +1,135 @@
+"""detectron2's published models as models of this project: downloaded, checked, in this project's layout.
+
+    from detectron2.engine import DefaultPredictor
+    from panoptic_fusion import load_zoo
+    predictor = DefaultPredictor(load_zoo("panoptic_fpn_r50_coco"))
+
+The weights are kept where detectron2 keeps its downloads ($FVCORE_CACHE, else ~/.torch/iopath_cache). A copy in this
+project's layout is kept beside them, so that any program that loads it, detectron2's `DefaultPredictor` too, needs
+neither the pickle nor the order of detectron2's channels.
+"""
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.utils.file_io import PathManager
+from iopath.common.file_io import get_cache_dir
+
+from panoptic_fusion.checkpoint import AtomicCheckpointer
+from panoptic_fusion.checkpoint.loaded_weights import MARK, mark
+from panoptic_fusion.checkpoint.model_zoo import ZOO, md5_of
+from panoptic_fusion.config import config_file, read_config, resolve_config
+from panoptic_fusion.errors import UserError, one_line
+from panoptic_fusion.files import write_atomically
+
+TIMEOUT = 30.0  # seconds without an answer or a byte
+# Buffers of detectron2's models of 2019 that are no parameters; they follow from the config.
+CONFIGURED = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.cell_anchors")
+
+
+def load_zoo(name: str, opts: Sequence[str] = (), weights: str | os.PathLike | None = None) -> CfgNode:
+    """Returns the config of a model of detectron2's zoo, with its weights in place.
+
+    Args:
+        name: a key of `ZOO`, such as "panoptic_fpn_r50_coco".
+        opts: KEY, VALUE, KEY, VALUE, ... that change the config, such as MODEL.PANOPTIC_FUSION.NAME.
+        weights: a file to use instead of the download, for machines without a network.
+
+    Returns:
+        A resolved config whose MODEL.WEIGHTS is a local `.pth` file in this project's layout.
+
+    Raises:
+        UserError: there is no such model, the file cannot be downloaded or read, or its tensors are not the model's.
+        ConfigError: an option cannot work.
+        FileNotFoundError: `weights` does not exist.
+    """
+    if name not in ZOO:
+        raise UserError(f"there is no model {name!r} in the zoo; there are: {', '.join(ZOO)}")
+    cfg = resolve_config(read_config(config_file(ZOO[name].config), opts))
+    source = Path(weights) if weights else download(ZOO[name].url, ZOO[name].md5_prefix)
+    if not source.is_file():
+        raise FileNotFoundError(f"the weights {source} do not exist")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = str(converted(cfg, source))
+    cfg.freeze()
+    return cfg
+
+
+def download(url: str, md5_prefix: str) -> Path:
+    """Returns the local file of a URL, downloaded with a progress bar unless detectron2's cache has it.
+
+    Raises:
+        UserError: it cannot be downloaded, or its MD5 checksum does not start with `md5_prefix`.
+    """
+    try:
+        with _timeout():
+            path = Path(PathManager.get_local_path(url))
+    except (OSError, HTTPException) as error:
+        raise UserError(
+            f"{url} cannot be downloaded ({one_line(error)}). Without a network, download it elsewhere and give the "
+            "file: --weights FILE"
+        ) from error
+    if not md5_of(path).startswith(md5_prefix):
+        path.unlink()
+        raise UserError(f"the download of {url} was damaged and has been removed from the cache: try again")
+    return path
+
+
+def converted(cfg: CfgNode, source: Path) -> Path:
+    """Returns the copy of a file of weights in this project's layout, which is made the first time.
+
+    Args:
+        cfg: the resolved config of the model.
+        source: a file in detectron2's layout, or of this project.
+
+    Raises:
+        UserError: a tensor is missing, left over or of another shape, or the order of the channels is not known.
+    """
+    on_meta = cfg.clone()
+    on_meta.defrost()
+    on_meta.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        shapes = {key: tuple(value.shape) for key, value in build_model(on_meta).state_dict().items()}
+    settings = (cfg.MODEL.CATEGORIES, cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY, cfg.MODEL.WEIGHTS_LAYOUT, shapes)
+    key = hashlib.sha1(json.dumps([md5_of(source), *settings]).encode()).hexdigest()[:16]
+    target = Path(get_cache_dir(), "panoptic_fusion", f"{source.stem}-{key}.pth")
+    if target.is_file():
+        return target
+    on_cpu = cfg.clone()
+    on_cpu.defrost()
+    on_cpu.MODEL.DEVICE = "cpu"
+    model = build_model(on_cpu)
+    checkpointer = AtomicCheckpointer.from_config(cfg, model, require_complete=True)
+    try:
+        checkpointer.load(str(source))
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    left_over = [name for name in checkpointer.left_over if not name.startswith(CONFIGURED)]
+    if left_over:
+        raise UserError(
+            f"{source} is of another network: {len(left_over)} of its tensors are left over, such as {left_over[0]}"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    content = {"model": model.state_dict(), MARK: mark(checkpointer.rows)}
+    write_atomically(target, lambda file: torch.save(content, file))
+    return target
+
+
+@contextmanager
+def _timeout() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
