@@ -30,7 +30,10 @@ def main() -> None:
     parser.add_argument("--polygons", type=int, default=15)
     parser.add_argument("--size", type=int, nargs=2, default=(720, 1280), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: only shows that everything runs")
     args = parser.parse_args()
+    if args.quick:
+        args.images, args.polygons, args.size = [2], 3, (48, 64)
     print("format    images  seconds  s/image  peak MiB  minutes for 5,000")
     for kind, write in (("labelme", write_labelme), ("coco", write_coco)):
         for count in args.images:

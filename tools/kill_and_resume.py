@@ -215,6 +215,7 @@ def main() -> int:
         raise UserError(f"--kills {args.kills}: must be at least 0")
     if args.output is not None:
         check_writable(str(args.output), "--output")
+        args.output.mkdir(parents=True, exist_ok=True)
         if any(args.output.iterdir()):
             raise UserError(f"--output {args.output} is not empty: name a new folder")
     folder = args.output or Path(tempfile.mkdtemp(prefix="kill_and_resume_"))

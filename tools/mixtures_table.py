@@ -104,6 +104,7 @@ def main() -> int:
     if not args.weights.is_file():
         raise FileNotFoundError(f"--weights {args.weights} does not exist: train a baseline first")
     check_writable(str(args.output), "--output")
+    args.output.mkdir(parents=True, exist_ok=True)
     heads, fusions = registered()
     spec = make_spec(heads, fusions, args)
     text = yaml.safe_dump(spec, sort_keys=False)

@@ -145,6 +145,7 @@ def main() -> None:
     check_writable(args.output, "--output")
     cfg = load_trained(args.model, [*args.opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"])
     predictor = build_predictor(cfg)
+    os.makedirs(args.output, exist_ok=True)
     fusion = predictor.model.fusion
     if not isinstance(fusion, SpatialRankingFusion):
         raise ConfigError(

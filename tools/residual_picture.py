@@ -75,6 +75,7 @@ def main() -> None:
     cfg = load_trained(args.model, [*args.opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['things_masks']"])
     dicts = images_of(cfg, args.dataset)
     model = build_predictor(cfg).model
+    os.makedirs(args.output, exist_ok=True)
     mapper = PanopticDatasetMapper(cfg, is_train=False)
     drawn = set(np.linspace(0, len(dicts) - 1, min(args.num_images, len(dicts))).round().astype(int).tolist())
 

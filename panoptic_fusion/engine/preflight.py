@@ -22,7 +22,7 @@ from panoptic_fusion.data.mapper import build_augmentations
 from panoptic_fusion.data.registered import check_data_set
 from panoptic_fusion.errors import ConfigError, UserError, one_line
 from panoptic_fusion.evaluation import check_evaluators
-from panoptic_fusion.modeling.backbone.timm_config import check_trainable
+from panoptic_fusion.modeling.backbone.timm_config import NO_PRETRAINING, check_trainable
 from panoptic_fusion.networks.trained import loads_its_own_weights
 
 from .initial_weights import name_match_of, training_checkpointer
@@ -66,11 +66,11 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     if cfg.SOLVER.AMP.ENABLED and not eval_only:
         _check_mixed_precision(cfg.SOLVER.AMP.DTYPE, cfg.MODEL.DEVICE)
     if goes_on(cfg, resume):
-        build_on_trial(cfg, eval_only=eval_only)
         _check_last_checkpoint(cfg.OUTPUT_DIR)
         check_same_classes(cfg.OUTPUT_DIR, cfg.MODEL.CATEGORIES)  # as many others would fit the checkpoint
         if not eval_only:
             check_same_parts(cfg.OUTPUT_DIR, cfg)
+        build_on_trial(with_values(cfg, NO_PRETRAINING), eval_only=eval_only)
         return
     if not eval_only:
         check_trainable(cfg)

@@ -30,7 +30,8 @@ EXPECTED = {"cityscapes": (8, 11, 3), "vistas": (37, 28, 1), "idd": (9, 17, 3), 
 SHRUNK = {
     **TINY_NETWORK,
     "MODEL.WEIGHTS": "",
-    "MODEL.BACKBONE.NAME": "build_narrow_resnet_fpn_backbone",
+    "MODEL.BACKBONE.NAME": "build_fpn_backbone",
+    "MODEL.BACKBONE.BOTTOM_UP": "build_narrow_resnet_backbone",
     "MODEL.BACKBONE.FREEZE_AT": 0,
     "MODEL.RESNETS.DEPTH": 18,
     "MODEL.RESNETS.NORM": "BN",
@@ -39,6 +40,7 @@ SHRUNK = {
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
     "MODEL.PANOPTIC_FUSION.INSTANCES_CONFIDENCE_THRESH": 0.0,  # so that an untrained network has things
     "MODEL.PANOPTIC_FUSION.STUFF_AREA_LIMIT": 1,
+    "INPUT.CROP.TYPE": "absolute",
     "INPUT.CROP.SIZE": [48, 64],
     "SOLVER.STEPS": [],
     "SOLVER.MAX_ITER": 2,

@@ -202,7 +202,7 @@ def test_memory_for_backward():
 
 def config():
     cfg = get_cfg()
-    cfg.MODEL.BACKBONE.NAME = "build_abn_resnet_fpn_backbone"
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.BOTTOM_UP = "build_abn_fpn_backbone", "build_abn_resnet_backbone"
     cfg.MODEL.RESNETS.NORM = cfg.MODEL.FPN.NORM = "InPlaceABN"
     cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
     cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = FEATURES

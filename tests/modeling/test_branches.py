@@ -186,7 +186,7 @@ def test_names_of_the_feature_maps_follow_the_mode():
 
 
 def test_bad_settings_are_named():
-    with pytest.raises(ConfigError, match="MODEL.SHARING is 'all'; there are: skip, backbone, none"):
+    with pytest.raises(ConfigError, match="MODEL.SHARING is 'all': use one of 'skip', 'backbone', 'none'"):
         resolve_config(small_cfg(MODEL__SHARING="all"))
     for kind in ("InstanceNetwork", "SemanticNetwork", "IndependentPanoptic"):
         with pytest.raises(ConfigError, match=f"MODEL.SHARING is 'none'.*{kind}"):

@@ -14,11 +14,12 @@ from panoptic_fusion import get_cfg
 from panoptic_fusion.errors import ConfigError
 
 
-def build(name="build_narrow_resnet_gap_fpn_backbone", **resnets):
+def build(bottom_up="build_narrow_resnet_backbone", **resnets):
     cfg = get_cfg()
-    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.FREEZE_AT = name, 0
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.BOTTOM_UP = "build_gap_fpn_backbone", bottom_up
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
-    if "narrow" in name:
+    if "narrow" in bottom_up:
         cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 8
     cfg.MODEL.FPN.OUT_CHANNELS = 16
     for key, value in resnets.items():
@@ -86,14 +87,14 @@ def test_a_copy_has_its_own_context(duplicate):
 
 def test_on_a_resnet_with_deformable_stages():
     with torch.device("meta"):
-        plain = build("build_resnet_gap_fpn_backbone", DEPTH=50)
-        deformable = build("build_resnet_gap_fpn_backbone", DEPTH=50, DEFORM_ON_PER_STAGE=[False, True, True, True])
+        plain = build("build_deformable_resnet_backbone", DEPTH=50)
+        deformable = build("build_deformable_resnet_backbone", DEPTH=50, DEFORM_ON_PER_STAGE=[False, True, True, True])
     added = set(deformable.state_dict()) - set(plain.state_dict())
     blocks = [f"res{stage}.{block}" for stage, num in ((3, 4), (4, 6), (5, 3)) for block in range(num)]
     assert added == {f"bottom_up.{block}.conv2_offset.{kind}" for block in blocks for kind in ("weight", "bias")}
     assert set(plain.state_dict()) < set(deformable.state_dict())
     assert plain.fpn_gap.in_features == deformable.fpn_gap.in_features == 2048
     with pytest.raises(ConfigError, match="DEFORM_MODULATED is True"):
-        build("build_resnet_gap_fpn_backbone", DEFORM_ON_PER_STAGE=[False, False, False, True], DEFORM_MODULATED=True)
+        build("build_deformable_resnet_backbone", DEFORM_ON_PER_STAGE=[False] * 3 + [True], DEFORM_MODULATED=True)
     with pytest.raises(ConfigError, match="DEPTH is 18"):
-        build("build_resnet_gap_fpn_backbone", DEFORM_ON_PER_STAGE=[False, False, False, True], DEPTH=18)
+        build("build_deformable_resnet_backbone", DEFORM_ON_PER_STAGE=[False, False, False, True], DEPTH=18)

@@ -83,7 +83,7 @@ def test_norms_of_the_heads(head, norm):
     [
         ("MODEL.SEM_SEG_HEAD.NORM", "XX", "'FrozenBN', 'GN'"),
         ("MODEL.SEM_SEG_HEAD.IN_FEATURES", ["p2", "p9"], "p2, p3, p4, p5, p6"),
-        ("MODEL.SEM_SEG_HEAD.IN_FEATURES", [], "p2, p3, p4, p5, p6"),
+        ("MODEL.SEM_SEG_HEAD.IN_FEATURES", [], "a list of one or more names"),
     ],
 )
 def test_what_a_head_cannot_have(head, key, value, known):
@@ -94,7 +94,7 @@ def test_what_a_head_cannot_have(head, key, value, known):
 
 @pytest.mark.parametrize("key", ["RESNETS", "FPN", "RPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD"])
 def test_unknown_norms_of_seamless(key):
-    with pytest.raises(ConfigError, match=rf"^MODEL.{key}.NORM is 'XX': use one of 'InPlaceABN', .*'GN'"):
+    with pytest.raises(ConfigError, match=rf"^MODEL.{key}.NORM is 'XX': use one of .*'InPlaceABN', .*'GN'"):
         build_model(seamless_cfg(f"MODEL.{key}.NORM", "XX"))
 
 

@@ -92,7 +92,7 @@ def test_pretrained_weights_want_their_normalization(start, key, value, hint):
         ([*TIMM, "MODEL.TIMM.DROP_PATH", 1.0], "MODEL.TIMM.DROP_PATH is 1.0"),
         (
             [*TIMM, "MODEL.BACKBONE.NAME", "build_narrow_resnet_fpn_backbone"],
-            "MODEL.BACKBONE.NAME.*a network of its own",
+            "MODEL.BACKBONE.NAME.*which no longer exists: set MODEL.BACKBONE.NAME build_fpn_backbone",
         ),
         ([*TIMM, "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"], "goes with .*build_fpn_backbone"),
         (["MODEL.BACKBONE.BOTTOM_UP", "build_nothing"], "MODEL.BACKBONE.BOTTOM_UP is 'build_nothing'"),
