@@ -65,12 +65,16 @@ def test_a_video_that_breaks_off(tmp_path: Path, monkeypatch):
     video = tmp_path / "cut.avi"
     write_video(video, 12)
 
-    class Broken(cv2.VideoCapture):
-        left = 5
+    open_video = cv2.VideoCapture
+
+    class Broken:  # not a subclass: OpenCV frees those in a way that corrupts Python's memory
+        def __init__(self, path):
+            self.video, self.left = open_video(path), 5
+            self.get, self.release = self.video.get, self.video.release
 
         def read(self):
             self.left -= 1
-            return super().read() if self.left >= 0 else (False, None)
+            return self.video.read() if self.left >= 0 else (False, None)
 
     monkeypatch.setattr(frames.cv2, "VideoCapture", Broken)
     skipped: list[str] = []
