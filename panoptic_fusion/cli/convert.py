@@ -66,29 +66,35 @@ def convert(
 
     import torch
 
+    from panoptic_fusion.checkpoint.class_rows import PANOPTIC_FUSION, ClassRows
+    from panoptic_fusion.checkpoint.loaded_weights import MARK, mark
     from panoptic_fusion.config.defaults import config_root
+    from panoptic_fusion.data.datasets import BUILTIN
     from panoptic_fusion.engine.preflight import check_writable
     from panoptic_fusion.files import write_atomically
 
     for path in (output, *([Path(config)] if config else [])):
         check_writable(str(path.resolve().parent), f"{path}")
-    tensors, text = _read(format, Path(input))
+    tensors, text, dataset = _read(format, Path(input))
     text = text.replace('_BASE_: "configs/', f'_BASE_: "{config_root()}/')
     text = text.replace("MODEL:\n", f'MODEL:\n  WEIGHTS: "{output.resolve()}"\n', 1)
-    write_atomically(output, lambda file: torch.save({"model": tensors}, file))
+    rows = ClassRows(PANOPTIC_FUSION, BUILTIN[dataset].label_space() if dataset else None, "full")
+    write_atomically(output, lambda file: torch.save({"model": tensors, MARK: mark(rows)}, file))
     if config:
         write_atomically(config, lambda file: file.write(text.encode()))
     return len(tensors), text
 
 
-def _read(format: str, path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a published file by this project's names, and a yaml whose _BASE_ is "configs/..."."""
+def _read(format: str, path: Path) -> tuple[dict[str, Tensor], str, str | None]:
+    """Returns the tensors by this project's names, a yaml whose _BASE_ is "configs/...", and the
+    dataset whose classes they have, if it is known."""
     from panoptic_fusion.checkpoint import convert_seamseg, convert_upsnet
 
     if format == "seamseg":
         tensors, layout, settings = convert_seamseg.convert_seamseg(path)
-        return tensors, convert_seamseg.describe(layout, settings)
+        dataset = convert_seamseg.CONFIGS.get((layout.num_stuff, layout.num_things))
+        return tensors, convert_seamseg.describe(layout, settings), dataset
     if format == "upsnet":
         tensors, upsnet_layout = convert_upsnet.convert_upsnet(path)
-        return tensors, convert_upsnet.describe(upsnet_layout)
+        return tensors, convert_upsnet.describe(upsnet_layout), upsnet_layout.dataset
     raise UserError(f"format {format!r} is unknown; there are: {', '.join(FORMATS)}")

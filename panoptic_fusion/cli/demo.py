@@ -29,6 +29,8 @@ HELP = "segment images and videos with a trained model"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the model, the images and the folder."""
     add_model(parser)
+    parser.add_argument("--zoo", metavar="NAME", help="instead of --model: a model of detectron2's zoo (downloaded)")
+    parser.add_argument("--weights", metavar="FILE", help="with --zoo: a file to use instead of the download")
     parser.add_argument("--input", nargs="+", required=True, help="images, folders, globs or videos")
     parser.add_argument("--output", required=True, help="folder for the results")
     parser.add_argument("--alpha", type=float, default=0.6, help="opacity of the segments in the pictures, 0 to 1")
@@ -40,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     found = demo(
         args.model,
         args.config_file,
+        zoo=args.zoo,
+        weights=args.weights,
         inputs=args.input,
         output=args.output,
         alpha=args.alpha,
@@ -56,6 +60,8 @@ def demo(
     model: str | None = None,
     config_file: str | None = None,
     *,
+    zoo: str | None = None,
+    weights: str | os.PathLike | None = None,
     inputs: Iterable[str | os.PathLike],
     output: str | os.PathLike,
     alpha: float = 0.6,
@@ -67,6 +73,8 @@ def demo(
     Args:
         model: OUTPUT_DIR of a training.
         config_file: instead of `model`: a config whose MODEL.WEIGHTS is used.
+        zoo: instead of `model`: a model of detectron2's zoo, such as "panoptic_fpn_r50_coco" (docs/zoo.md).
+        weights: with `zoo`: a file to use instead of the download.
         inputs: images, folders, globs or videos.
         output: folder for the results, another than those of the inputs.
         alpha: opacity of the segments in the pictures, in [0, 1].
@@ -80,7 +88,12 @@ def demo(
     Raises:
         UserError, FileNotFoundError: nothing was segmented; the message names what is wrong.
     """
-    check_model(model, config_file)
+    if zoo and (model or config_file):
+        raise UserError("--zoo is a model of its own: leave out --model and --config-file")
+    if weights and not zoo:
+        raise UserError("--weights needs --zoo NAME; with --config-file, give the file as --opts MODEL.WEIGHTS FILE")
+    if not zoo:
+        check_model(model, config_file)
     if not 0 <= alpha <= 1:
         raise UserError(f"--alpha is {alpha}: use a number from 0 to 1")
 
@@ -90,6 +103,7 @@ def demo(
     from panoptic_fusion.engine.preflight import check_writable
     from panoptic_fusion.files import remove_partial_files, safe_name, unused_name
     from panoptic_fusion.growing_json import GrowingJson
+    from panoptic_fusion.networks import load_zoo
     from panoptic_fusion.networks.trained import build_predictor, config_of
 
     output = os.fspath(output)
@@ -99,7 +113,15 @@ def demo(
             raise UserError(f"--output {output} holds the input {file.name}: choose another folder")
     check_writable(output, "--output")
     words = [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
-    cfg = config_of(model, config_file, words, allow_download=allow_download)
+    if zoo:
+        cfg = load_zoo(zoo, words, weights)
+    else:
+        cfg = config_of(model, config_file, words, allow_download=allow_download)
+    if not cfg.MODEL.PANOPTIC_FUSION.OUTPUTS:
+        raise UserError(
+            f"{zoo or model or config_file} is a {cfg.MODEL.META_ARCHITECTURE}, which has no panoptic output: choose a "
+            "panoptic model"
+        )
     predictor = build_predictor(cfg)
 
     os.makedirs(output, exist_ok=True)

@@ -117,7 +117,8 @@ def converted(cfg: CfgNode, source: Path) -> Path:
     left_over = [name for name in checkpointer.left_over if not name.startswith(CONFIGURED)]
     if left_over:
         raise UserError(
-            f"{source} is of another network: {len(left_over)} of its tensors are left over, such as {left_over[0]}"
+            f"{source} belongs to another network: {len(left_over)} of its tensors are left over, the first is "
+            f"{left_over[0]}"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     content = {"model": model.state_dict(), MARK: mark(checkpointer.rows)}

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from panoptic_fusion import config_file, get_cfg
 from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.checkpoint.convert_seamseg import convert_seamseg, describe
+from panoptic_fusion.data.datasets import BUILTIN
 from panoptic_fusion.errors import UserError
 
 GROUP_NORM = ["MODEL.RPN.NORM", "GN", "MODEL.ROI_BOX_HEAD.NORM", "GN", "MODEL.ROI_MASK_HEAD.NORM", "GN"]
@@ -400,7 +401,9 @@ def test_command_line(run_script, tmp_path):
     cfg = get_cfg()
     cfg.merge_from_file(str(tmp_path / "c.yaml"))
     assert cfg.MODEL.WEIGHTS == str(tmp_path / "out.pth") and cfg.DATASETS.TEST == ("cityscapes_fine_val",)
-    assert len(torch.load(cfg.MODEL.WEIGHTS, weights_only=True)["model"]) == 410
+    content = torch.load(cfg.MODEL.WEIGHTS, weights_only=True)
+    assert len(content["model"]) == 410
+    assert content["panoptic_fusion"]["categories"] == BUILTIN["cityscapes"].label_space().to_categories()
     (tmp_path / "out.pth").unlink()
     for arguments, message in (
         (("seamseg", tmp_path / "no.tar", tmp_path / "out.pth"), "no.tar does not exist"),

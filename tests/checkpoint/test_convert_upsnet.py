@@ -591,7 +591,9 @@ def test_command_line(run_script, tmp_path):
     cfg = get_cfg()
     cfg.merge_from_file(str(tmp_path / "c.yaml"))
     assert cfg.MODEL.WEIGHTS == str(tmp_path / "out.pth") and cfg.DATASETS.TEST == ("cityscapes_fine_val",)
-    assert len(torch.load(cfg.MODEL.WEIGHTS, weights_only=True)["model"]) == 317
+    content = torch.load(cfg.MODEL.WEIGHTS, weights_only=True)
+    assert len(content["model"]) == 317
+    assert content["panoptic_fusion"]["categories"] == BUILTIN["cityscapes"].label_space().to_categories()
     (tmp_path / "out.pth").unlink()
     code, out, err = run_script("convert", *arguments[:3])
     assert code == 0 and "11 stuff and 8 thing classes" in out and "NUM_CONVS: 2" in out

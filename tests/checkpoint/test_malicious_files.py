@@ -115,11 +115,11 @@ def test_command_lines(kind, marker, tmp_path, run_script, toy_config, tiny_opts
     (tmp_path / "a.jpg").write_bytes(b"")
     weights = ("MODEL.WEIGHTS", path)
     calls = [
-        ("train_net", "--config-file", toy_config, *tiny_opts, "OUTPUT_DIR", tmp_path / "out", *weights),
-        ("train_net", "--eval-only", "--config-file", toy_config, *tiny_opts, "OUTPUT_DIR", tmp_path / "out", *weights),
+        ("train", "--config-file", toy_config, *tiny_opts, "OUTPUT_DIR", tmp_path / "out", *weights),
+        ("train", "--eval-only", "--config-file", toy_config, *tiny_opts, "OUTPUT_DIR", tmp_path / "out", *weights),
         ("demo", "--input", tmp_path / "a.jpg", "--output", tmp_path / "out", "--model", trained, "--opts", *weights),
-        ("tools/convert_checkpoint", "seamseg", path, tmp_path / "converted.pth"),
-        ("tools/convert_checkpoint", "upsnet", path, tmp_path / "converted.pth"),
+        ("convert", "seamseg", path, tmp_path / "converted.pth"),
+        ("convert", "upsnet", path, tmp_path / "converted.pth"),
     ]
     for call in calls:
         code, _, err = run_script(*call)
