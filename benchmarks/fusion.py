@@ -182,7 +182,7 @@ def main() -> int:
 
     pairs = {
         "masks": (
-            lambda: fusion(label_map, with_masks),
+            lambda: fusion.combine(label_map, with_masks, None),
             lambda: combine_semantic_and_instance_outputs(with_masks, their_labels, OVERLAP, STUFF_AREA, SCORE),
         ),
         "model": (lambda: fusion(sem_seg, with_logits), their_model_path),

@@ -83,8 +83,9 @@ def parser_of(name: str, module: ModuleType) -> argparse.ArgumentParser:
 
 def _run(module: ModuleType, args: argparse.Namespace) -> int | None:
     try:
-        if getattr(args, "plugin", None):
-            panoptic_fusion.load_plugins(args.plugin)
+        plugins = vars(args).pop("plugin", None)  # the command knows nothing of them
+        if plugins:
+            panoptic_fusion.load_plugins(plugins)
         return module.run(args)
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "detectron2":

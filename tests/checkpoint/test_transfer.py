@@ -410,7 +410,7 @@ def test_fine_tuning_from_a_file_of_the_zoo(own_data_removed, tiny_data, tmp_pat
     words[-1] = tmp_path / "refused"
     for options, message in (
         (["--weights", tmp_path / "no.pkl", *opts], "no.pkl does not exist"),
-        ([*opts, "MODEL.WEIGHTS", "http://127.0.0.1:9/x.pkl"], "--weights FILE"),
+        (["--allow-download", *opts, "MODEL.WEIGHTS", "http://127.0.0.1:9/x.pkl"], "--weights FILE"),
         (["--weights", weights, *opts, "MODEL.TRANSFER_SYNONYMS", "no.yaml"], "MODEL.TRANSFER_SYNONYMS: "),
     ):
         code, out, err = run_script("fine-tune", *words, *options)

@@ -199,7 +199,6 @@ def test_trained_model_where_its_data_set_is_not(assert_refused, trained, tmp_pa
     ("name", "spoil", "says"),
     [
         ("no_categories", lambda d: d.pop("categories"), "categories"),
-        ("no_things", lambda d: [c.update(isthing=0) for c in d["categories"]], "no thing class"),
         ("no_images", lambda d: (d["images"].clear(), d["annotations"].clear()), "image"),
         ("no_annotations", lambda d: d.pop("annotations"), "annotations"),
     ],

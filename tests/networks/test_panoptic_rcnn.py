@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from detectron2.utils.visualizer import Visualizer
-from small_networks import CATEGORIES, example, small_cfg
+from small_networks import example, small_cfg
 
 from panoptic_fusion import get_cfg, resolve_config
 from panoptic_fusion.errors import UserError
@@ -187,7 +187,6 @@ def test_nan_in_the_image_is_no_crash():
         ("MODEL.PANOPTIC_FUSION.OUTPUTS", ["masks"], "panoptic_seg"),
         ("MODEL.KEYPOINT_ON", True, "False"),
         ("TEST.AUG.ENABLED", True, "False"),
-        ("MODEL.CATEGORIES", [CATEGORIES[0]], "thing"),
     ],
 )
 def test_config_errors_name_the_key_and_the_choices(key, value, words):
