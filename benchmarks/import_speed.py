@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes: only shows that everything runs")
     args = parser.parse_args()
     if args.quick:
-        args.images, args.polygons, args.size = [2], 3, (48, 64)
+        args.images, args.polygons, args.size = [2], 3, (128, 192)
     print("format    images  seconds  s/image  peak MiB  minutes for 5,000")
     for kind, write in (("labelme", write_labelme), ("coco", write_coco)):
         for count in args.images:
