@@ -65,7 +65,7 @@ def open_dataset(tree: Tree, format: str | None = None) -> Dataset:
     """
     if format is not None and format not in FORMATS:
         raise UserError(f"--format is {format!r}; available: {', '.join(FORMATS)}")
-    found = [r for r in READERS if r.NAME == format] if format else [r for r in READERS if r.recognize(tree)]
+    found = [r for r in READERS if format == r.NAME] if format else [r for r in READERS if r.recognize(tree)]
     if not found:
         packed = [file for file in tree.files if file.lower().endswith((".zip", ".tar", ".gz", ".tgz"))]
         if packed and len(packed) == len(tree.files) or (tree.single or "").lower().endswith(".zip"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -79,10 +80,8 @@ class Tree:
             folder = os.path.dirname(file)
             if per_folder[folder] >= count:
                 continue
-            try:
+            with contextlib.suppress(DatasetError):
                 found[file] = read(str(self.path(file)))
-            except DatasetError:
-                pass
             per_folder[folder] += 1
         return found
 

@@ -121,7 +121,7 @@ def _readable(tree: Tree, file: str, dataset: Dataset) -> Any:
 
 def _is_csv(tree: Tree, file: str) -> bool:
     try:
-        return CSV_COLUMNS <= set(read_text(str(tree.path(file))).splitlines()[0].replace("#", "").split(","))
+        return set(read_text(str(tree.path(file))).splitlines()[0].replace("#", "").split(",")) >= CSV_COLUMNS
     except (DatasetError, IndexError):
         return False
 
