@@ -1,4 +1,4 @@
-"""Data sets: the label space, registering and reading COCO panoptic data, the training mapper, the checker."""
+"""Datasets: label space, registration and reading of COCO panoptic data, the training mapper, and the checker."""
 
 from .coco_panoptic import (
     derive_instances_json,

@@ -1,8 +1,8 @@
-"""One panoptic annotation, a PNG of segment ids + its segments_info, turned into semantic map, boxes and bit masks.
+"""Converts a panoptic annotation (PNG of segment ids and segments_info) to a semantic map, boxes, and bit masks.
 
 H, W: image size; N: number of segments; label k > 0 stands for segments_info[k - 1], label 0 for void.
-Pure functions on numpy arrays. They work on runs (stretches of equal values in a row), of which an annotation has far
-fewer than pixels, so that hundreds of segments cost little more than one.
+All functions are pure functions on numpy arrays. They work on runs (stretches of equal values in a row). An annotation
+has far fewer runs than pixels, so hundreds of segments cost little more than one.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _PNG_COLORS = {0: "grayscale", 2: "RGB", 3: "palette", 4: "grayscale with alpha"
 def read_id_map(path: str, report: Report = raise_fault, max_pixels: int = MAX_PIXELS) -> np.ndarray | None:
     """Reads a panoptic PNG of at most `max_pixels` pixels (INPUT.MAX_PIXELS).
 
-    Returns the segment ids (H, W) int32, R + 256 G + 65536 B, 0 = void; None after a fault was reported.
-    Only RGB PNGs of 8 bits a channel are accepted. The checksums of the file are verified, so that a damaged one is a
-    DatasetError and never a wrong label.
+    Returns the segment ids (H, W) int32, R + 256 G + 65536 B, 0 = void; None after an error was reported.
+    Only RGB PNGs with 8 bits per channel are accepted. The checksums of the file are verified, so a damaged file is
+    a DatasetError and never a wrong label.
     """
     try:
         check_regular_file(path, "missing PNG")
@@ -65,12 +65,12 @@ def read_id_map(path: str, report: Report = raise_fault, max_pixels: int = MAX_P
     if fault is not None:
         report(DatasetError(f"the PNG is corrupt: {fault}", path, "corrupt PNG"))
         return None
-    # As little-endian integers the bytes R, G, B, 255 are the id plus the alpha byte on top.
+    # Read as little-endian integers, the bytes R, G, B, 255 are the id with the alpha byte on top.
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA).view("<i4")[..., 0] & 0xFFFFFF
 
 
 def _png_fault(data: bytes) -> str | None:
-    """What is wrong with the chunks of a PNG (cut off, checksum ...), or None."""
+    """Returns what is wrong with the chunks of a PNG (truncated, bad checksum ...), or None."""
     if data[:8] != _PNG_SIGNATURE:
         return "it is no PNG" if data else "it is empty"
     position, kind = 8, b""
@@ -90,7 +90,7 @@ def _png_fault(data: bytes) -> str | None:
 
 
 def check_map_size(id_map: np.ndarray, height: int, width: int, file: str, report: Report = raise_fault) -> bool:
-    """Whether a PNG has its image's size; if not, it is reported."""
+    """Returns whether a PNG has the size of its image; reports a mismatch."""
     if id_map.shape == (height, width):
         return True
     size = f"{id_map.shape[1]}x{id_map.shape[0]}"
@@ -103,9 +103,9 @@ def label_map(
 ) -> np.ndarray:
     """Replaces segment ids by labels.
 
-    `id_map` (H, W) int32 as `read_id_map` gives it; `segments_info` N dicts with distinct `id` > 0. Returns labels
-    (H, W) int32 in 0..N. Reports ids of the PNG that have no segment (their pixels become void), and segments without a
-    pixel.
+    `id_map` (H, W) int32 is the output of `read_id_map`; `segments_info` holds N dicts with distinct `id` > 0. Returns
+    labels (H, W) int32 in 0..N. Reports ids of the PNG that have no segment (their pixels become void), and segments
+    without pixels.
     """
     starts, lengths, run_ids = _runs(id_map)
     ids = np.array([0] + [s["id"] for s in segments_info], dtype=np.int64)
@@ -126,7 +126,7 @@ def label_map(
 
 
 def _runs(array: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Runs of equal values within the rows of a 2D array: start (flat index), length, value; each of shape (runs,)."""
+    """Returns the runs of equal values in the rows of a 2D array: start (flat index), length, value; each (runs,)."""
     change = np.ones(array.shape, dtype=bool)
     np.not_equal(array[:, 1:], array[:, :-1], out=change[:, 1:])
     starts = np.flatnonzero(change)
@@ -134,7 +134,7 @@ def _runs(array: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def label_extents(labels: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bounding boxes and areas of the labels 1..num of a map (H, W) of integers in 0..num.
+    """Returns bounding boxes and areas of the labels 1..num of a map (H, W) of integers in 0..num.
 
     Returns boxes (num, 4) int64 as x0, y0, x1, y1 in pixels, x1 and y1 exclusive, all 0 for a label that does not
     occur, and areas (num,) int64 in pixels.
@@ -155,7 +155,7 @@ def label_extents(labels: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]
 def semantic_map(
     labels: np.ndarray, segments_info: Sequence[Mapping[str, Any]], label_space: LabelSpace, ontology: str
 ) -> np.ndarray:
-    """The semantic map (H, W) uint8 of a label map: channels of `ontology`, `IGNORE_LABEL` where void.
+    """Returns the semantic map (H, W) uint8 of a label map: channels of `ontology`, `IGNORE_LABEL` where void.
 
     Crowds keep the channel of their class. `segments_info` has contiguous `category_id` and `isthing`.
     """
@@ -165,7 +165,7 @@ def semantic_map(
 
 
 def bit_masks(labels: np.ndarray, wanted: Sequence[int], boxes: np.ndarray) -> np.ndarray:
-    """Bit masks (M, H, W) bool of M labels, `wanted`, of a label map; `boxes` (M, 4) as of `label_extents`."""
+    """Returns bit masks (M, H, W) bool of the M labels `wanted`; `boxes` (M, 4) are from `label_extents`."""
     masks = np.zeros((len(wanted), *labels.shape), dtype=bool)
     for mask, label, (x0, y0, x1, y1) in zip(masks, wanted, boxes.tolist(), strict=True):
         np.equal(labels[y0:y1, x0:x1], label, out=mask[y0:y1, x0:x1])
@@ -173,7 +173,7 @@ def bit_masks(labels: np.ndarray, wanted: Sequence[int], boxes: np.ndarray) -> n
 
 
 def decode_segmentation(segmentation: dict | list, height: int, width: int) -> np.ndarray:
-    """The mask (H, W) uint8, 0 or 1, of an RLE or of polygons in COCO's format."""
+    """Decodes an RLE or polygons in COCO format to a mask (H, W) uint8, 0 or 1."""
     if isinstance(segmentation, list) or isinstance(segmentation["counts"], list):
         segmentation = mask_api.frPyObjects(segmentation, height, width)
     return mask_api.decode(mask_api.merge(segmentation) if isinstance(segmentation, list) else segmentation)
@@ -182,12 +182,12 @@ def decode_segmentation(segmentation: dict | list, height: int, width: int) -> n
 def load_annotation(
     record: Mapping[str, Any], report: Report = raise_fault, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray | None:
-    """Returns the label map (H, W) int32 of one dataset dict; None if a reported problem leaves none.
+    """Returns the label map (H, W) int32 of one dataset dict; None if a reported problem prevents it.
 
     Args:
-        record: a dict of `load_panoptic`, or of `unannotated_images`, without `pan_seg_file_name`: all void.
+        record: a dict from `load_panoptic`, or one from `unannotated_images`, without `pan_seg_file_name`: all void.
         report: called with each problem.
-        max_pixels: largest number of pixels that is decoded.
+        max_pixels: maximum number of pixels to decode.
     """
     if "pan_seg_file_name" not in record:
         return np.zeros((record["height"], record["width"]), np.int32)

@@ -1,4 +1,4 @@
-"""Reading a data set through, image by image, and collecting every fault: what `panoptic-fusion check` does."""
+"""Implements `panoptic-fusion check`: reads a dataset image by image and collects all errors."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from .faults import KINDS, MINOR_KINDS, DatasetError, Report
 from .label_space import LabelSpace
 from .mapper import read_image
 
-BOX_TOLERANCE = 1  # pixels by which a bbox in a json may differ: some tools count the last row and column, some do not
+BOX_TOLERANCE = 1  # pixels; tolerance for a bbox in a JSON: only some tools count the last row and column
 
 
 @dataclass(frozen=True)
 class ImageSummary:
-    """What the check has read of one image.
+    """Summary of one checked image.
 
-    segments: (category id, iscrowd, area in pixels) per segment that has a pixel.
-    void_fraction: share of void pixels, 0 to 1.
-    annotated: whether image and PNG could be read.
+    segments: (category id, iscrowd, area in pixels) of each segment that has at least one pixel.
+    void_fraction: fraction of void pixels, 0 to 1.
+    annotated: whether both the image and its PNG could be read.
     kinds: kinds of the problems of this image.
     """
 
@@ -50,26 +50,26 @@ class ImageSummary:
 
 @dataclass
 class CheckResult:
-    """What the check of a data set found; the counts are of the images that could be read."""
+    """Result of checking a dataset; the counts cover the images that could be read."""
 
     faults: list[DatasetError] = field(default_factory=list)
     label_space: LabelSpace | None = None
     num_images: int = 0
-    segments: Counter = field(default_factory=Counter)  # by category id of the json
+    segments: Counter = field(default_factory=Counter)  # keyed by category id of the JSON
     num_crowds: int = 0
     pixels: int = 0
     void_pixels: int = 0
     images: list[ImageSummary] = field(default_factory=list)
 
     def can_be_trained(self) -> bool:
-        """Whether all faults are of `MINOR_KINDS`."""
+        """Returns whether all errors are of `MINOR_KINDS`."""
         return all(fault.kind in MINOR_KINDS for fault in self.faults)
 
 
 def check_dataset(files: PanopticFiles, num_workers: int | None = None, show_progress: bool = False) -> CheckResult:
-    """Checks all of a data set; never raises for what is in its files.
+    """Checks a whole dataset; never raises because of the content of its files.
 
-    `num_workers`: processes, by default one a core; 0 checks in this process.
+    `num_workers`: number of processes, by default one per core; 0 checks in this process.
     """
     result = CheckResult()
     panoptic = read_panoptic_json(files.panoptic_json, result.faults.append)
@@ -83,7 +83,7 @@ def check_dataset(files: PanopticFiles, num_workers: int | None = None, show_pro
         )
     num_before = len(result.faults)
     files.check_folders(result.faults.append)
-    if len(result.faults) > num_before:  # else every single file would be reported as missing
+    if len(result.faults) > num_before:  # otherwise every single file would be reported as missing
         return result
     tasks = _tasks(files, panoptic, instances)
     checked = _map(check_image, tasks, os.cpu_count() if num_workers is None else num_workers)
@@ -101,7 +101,7 @@ def check_dataset(files: PanopticFiles, num_workers: int | None = None, show_pro
 
 
 def check_image(task: Mapping[str, Any]) -> CheckResult:
-    """Checks one image, its PNG (if it has an annotation) and its instances: the part that needs pixels."""
+    """Checks one image, its PNG (if it has an annotation), and its instances: all checks that need pixels."""
     result = CheckResult(num_images=1)
     report = result.faults.append
     segments, readable = [], False
@@ -113,7 +113,7 @@ def check_image(task: Mapping[str, Any]) -> CheckResult:
         is_right = readable and image.shape[:2] == (task["height"], task["width"])
         for instance in task["instances"] if is_right else ():  # masks are decoded at the size in the JSON
             _check_instance(task, instance, report)
-    except Exception as error:  # a fault that no check foresees must not hide the others
+    except Exception as error:  # an unforeseen error must not hide the others
         report(DatasetError(f"{type(error).__name__}: {error}", task["file_name"], "unexpected error"))
     image = ImageSummary(
         task["image_id"],
@@ -130,7 +130,7 @@ def check_image(task: Mapping[str, Any]) -> CheckResult:
 
 
 def format_result(name: str, result: CheckResult) -> str:
-    """Returns the report as text: all faults by kind with their number; of a trainable dataset also its contents."""
+    """Returns the report as text: all errors by kind, with counts; for a trainable dataset also its contents."""
     if result.can_be_trained():
         lines = [_headline(name, result), *_class_lines(result)]
     else:
@@ -142,7 +142,7 @@ def format_result(name: str, result: CheckResult) -> str:
 
 
 def format_summary(name: str, result: CheckResult) -> str:
-    """What is in a data set that `can_be_trained`: images, segments of each class, a line for each kind of fault."""
+    """Summarizes a dataset that `can_be_trained`: images, segments per class, one line per kind of error."""
     warnings = [f"  warning: {len(f)} x {kind}, the first: {f[0]}" for kind, f in _by_kind(result).items()]
     return "\n".join([_headline(name, result), *warnings, *_class_lines(result)])
 
@@ -165,7 +165,7 @@ def _class_lines(result: CheckResult) -> list[str]:
 
 
 def _by_kind(result: CheckResult) -> dict[str, list[DatasetError]]:
-    """The faults of each kind that has any, in the order of `KINDS`."""
+    """Groups the errors by kind, in the order of `KINDS`; kinds without errors are left out."""
     found = {kind: [fault for fault in result.faults if fault.kind == kind] for kind in KINDS}
     return {kind: faults for kind, faults in found.items() if faults}
 
@@ -200,13 +200,13 @@ def _check_classes(space: LabelSpace, path: str, report: Report) -> None:
     if "full" not in ontologies:
         try:
             space.num_channels("full")
-        except UserError as error:  # its text names the ontologies that can hold the classes
+        except UserError as error:  # its message lists the ontologies that can hold the classes
             kind = "needs another ontology" if ontologies else "too many classes"
             report(DatasetError(str(error), path, kind))
 
 
 def _check_orientations(result: CheckResult) -> None:
-    """Reports each image whose orientation its size cannot tell, if others have their labels in the stored one."""
+    """Reports images whose size does not determine the orientation, if other images have labels in the stored one."""
     if not any(fault.kind == "stored orientation" for fault in result.faults):
         return
     for fault in [fault for fault in result.faults if fault.kind == "unclear orientation"]:
@@ -218,7 +218,7 @@ def _check_orientations(result: CheckResult) -> None:
 
 
 def _check_annotation(task: Mapping[str, Any], result: CheckResult) -> list[tuple[int, int, int]]:
-    """Checks and counts the segments of one image; returns those of `ImageSummary`."""
+    """Checks and counts the segments of one image; returns them in the format of `ImageSummary.segments`."""
     file, segments = task["pan_seg_file_name"], task["segments_info"]
     report = result.faults.append
     _check_stuff(file, segments, task["stuff_ids"], report)
@@ -231,7 +231,7 @@ def _check_annotation(task: Mapping[str, Any], result: CheckResult) -> list[tupl
         result.segments[segment["category_id"]] += 1
         result.num_crowds += segment.get("iscrowd", 0)
         if area == 0:
-            continue  # reported as "segment without pixel"
+            continue  # already reported as "segment without pixel"
         found.append((segment["category_id"], segment.get("iscrowd", 0), area))
         if segment.get("area", area) != area:
             text = f"segment id {segment['id']} has {area} pixels, by the json {segment['area']}"
@@ -262,7 +262,7 @@ def _check_instance(task: Mapping[str, Any], instance: Mapping[str, Any], report
     mask = decode_segmentation(instance["segmentation"], task["height"], task["width"])
     if not mask.any():
         report(DatasetError(f"{name} has no pixel", task["files"].instances_json, "instance without pixel"))
-    elif isinstance(instance["segmentation"], dict) and "bbox" in instance:  # boxes of polygons are no pixel boxes
+    elif isinstance(instance["segmentation"], dict) and "bbox" in instance:  # boxes of polygons are not pixel boxes
         box = mask_api.toBbox(mask_api.encode(mask)).tolist()
         if not _boxes_agree(instance["bbox"], box):
             text = f"{name} has bbox {[int(v) for v in box]}, by the json {instance['bbox']}"
@@ -274,7 +274,7 @@ def _boxes_agree(box: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def _map(function: Any, tasks: Sequence[Any], num_workers: int) -> Iterator[CheckResult]:
-    """`map(function, tasks)` over processes, in order."""
+    """Runs `map(function, tasks)` over several processes, in order."""
     if num_workers <= 1 or len(tasks) < 2:
         yield from map(function, tasks)
         return
@@ -302,7 +302,7 @@ def _add(result: CheckResult, found: CheckResult) -> None:
 
 
 def _progress(results: Iterable[CheckResult], total: int) -> Iterator[CheckResult]:
-    """Passes the results on; shows a bar on a terminal, else a line with the remaining time every 30 seconds."""
+    """Passes the results through; shows a bar on a terminal, else logs the remaining time every 30 seconds."""
     if sys.stderr.isatty():
         yield from tqdm(results, total=total, desc="checking", unit="image", dynamic_ncols=True)
         return

@@ -1,4 +1,4 @@
-"""Reading the two jsons of a data set, COCO panoptic and COCO instances, with every check that needs no pixel."""
+"""Reads the two JSON files of a dataset, COCO panoptic and COCO instances, with all checks that need no pixels."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .image_header import check_regular_file
 from .label_space import LabelSpace
 
 MAX_SEGMENT_ID = 256**3 - 1
-MAX_COORDINATE = 2**20  # pixels; pycocotools works on fixed-size integers and crashes on much larger ones
+MAX_COORDINATE = 2**20  # pixels; pycocotools uses fixed-size integers and crashes on much larger values
 
 
 @dataclass(frozen=True)
 class PanopticJson:
-    """The content of a COCO panoptic json.
+    """Content of a COCO panoptic JSON.
 
     `images`: image id -> its entry (file_name, height, width ...). `annotations`: image id -> its entry (file_name,
-    segments_info with ids and category ids as in the json). In both, entries with a fault are left out.
+    segments_info with ids and category ids as in the JSON). Invalid entries are left out of both.
     """
 
     label_space: LabelSpace | None
@@ -31,7 +31,7 @@ class PanopticJson:
 
 
 def read_json(path: str, lists: tuple[str, ...], report: Report = raise_fault) -> dict[str, list]:
-    """Reads a json whose top level is an object with the given lists; one that is missing is reported."""
+    """Reads a JSON whose top level is an object with the given lists; reports each missing list."""
     try:
         check_regular_file(path, "missing file")
         with open(path, encoding="utf-8") as file:
@@ -58,10 +58,11 @@ def read_json(path: str, lists: tuple[str, ...], report: Report = raise_fault) -
 
 
 def read_panoptic_json(path: str, report: Report = raise_fault) -> PanopticJson:
-    """Reads and checks a COCO panoptic json; raises (or reports) DatasetError.
+    """Reads and checks a COCO panoptic JSON; raises (or reports) DatasetError.
 
-    An image whose segments_info is empty is fine: all of it is void. One without an annotation is reported, which by
-    default does nothing; it is in `images` and not in `annotations`. A JSON without any annotated image is a fault.
+    An image with an empty segments_info is valid: it is entirely void. An image without an annotation is reported,
+    which does nothing by default; it is in `images` but not in `annotations`. A JSON without any annotated image is an
+    error.
     """
     data = read_json(path, ("categories", "images", "annotations"), report)
     label_space = None
@@ -104,13 +105,13 @@ def read_panoptic_json(path: str, report: Report = raise_fault) -> PanopticJson:
 
 
 def read_predictions_json(path: str, category_ids: set[int], report: Report = raise_fault) -> dict[Any, dict[str, Any]]:
-    """Reads and checks the predictions of a model in COCO panoptic format, of which only `annotations` is needed.
+    """Reads and checks a model's predictions in COCO panoptic format; only `annotations` is required.
 
     Returns image id -> its entry (file_name of the PNG, segments_info with id and category_id). Invalid entries are
-    left out, and so are segments whose category is not one of `category_ids`.
+    left out, as are segments whose category is not in `category_ids`.
 
     Raises:
-        DatasetError: the file is not a JSON with a list `annotations`; or, by default, at the first fault in an entry.
+        DatasetError: the file is not a JSON with a list `annotations`; or, by default, at the first invalid entry.
     """
     found: dict[Any, dict[str, Any]] = {}
     for index, entry in enumerate(read_json(path, ("annotations",))["annotations"]):
@@ -129,9 +130,9 @@ def read_predictions_json(path: str, category_ids: set[int], report: Report = ra
 def read_instances_json(
     path: str, images: Mapping[Any, Mapping[str, Any]], label_space: LabelSpace, report: Report = raise_fault
 ) -> dict[Any, list[dict[str, Any]]]:
-    """Reads and checks a COCO instances json against the images and the thing classes of the panoptic one.
+    """Reads and checks a COCO instances JSON against the images and the thing classes of the panoptic JSON.
 
-    Returns image id -> list of its entries as in the json (category ids included); entries with a fault are left out.
+    Returns image id -> list of its entries as in the JSON (category ids included); invalid entries are left out.
     """
     data = read_json(path, ("annotations",), report)
     thing_ids = set(label_space.thing_ids)
@@ -168,7 +169,7 @@ def _ids(entries: list, key: str = "id") -> set:
 
 
 def is_integer(value: Any) -> bool:
-    """Whether a json value is an integer; 3.0 and true are not."""
+    """Returns whether a JSON value is an integer; 3.0 and true are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -200,7 +201,7 @@ def _check_images(entries: list, path: str, report: Report) -> dict[Any, dict[st
 def _check_shared_files(
     images: Mapping[Any, Mapping[str, Any]], annotations: Mapping[Any, Mapping[str, Any]], path: str, report: Report
 ) -> None:
-    """Reports images that are listed twice, and different images that share one PNG (such as a.jpg and a.png)."""
+    """Reports images that are listed twice, and distinct images that share one PNG (such as a.jpg and a.png)."""
     first_image: dict[str, Any] = {}
     first_png: dict[str, str] = {}
     for image_id, image in images.items():
@@ -257,7 +258,7 @@ def _segment_fault(segment: Any) -> str | None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a json value is a number that fits into 64 bits; true, NaN and infinity are not."""
+    """Returns whether a JSON value is a number that fits into 64 bits; true, NaN, and infinity do not count."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -1e15 <= value <= 1e15
 
 
@@ -268,7 +269,7 @@ def _is_box(value: Any) -> bool:
 def _check_segments(
     entry: dict[str, Any], label_space: LabelSpace | None, category_ids: set[int] | None, path: str, report: Report
 ) -> list[dict[str, Any]]:
-    """The segments of one annotation that can be used; each of the others is reported."""
+    """Returns the valid segments of one annotation; reports all others."""
     segments: list[dict[str, Any]] = []
     seen: set[int] = set()
     for index, segment in enumerate(entry["segments_info"]):
@@ -327,7 +328,7 @@ def _segmentation_fault(value: Any) -> str | None:
 
 
 def _rle_size(segmentation: Any) -> tuple[int, int] | None:
-    """(height, width) of an RLE; None for polygons and for what is no RLE."""
+    """Returns (height, width) of an RLE; None for polygons and for anything that is not an RLE."""
     size = segmentation.get("size") if isinstance(segmentation, dict) else None
     if not isinstance(size, list) or len(size) != 2 or not all(is_integer(v) and v > 0 for v in size):
         return None
@@ -335,11 +336,11 @@ def _rle_size(segmentation: Any) -> tuple[int, int] | None:
 
 
 def rle_pixels(counts: str) -> int:
-    """The number of pixels that a compressed RLE describes; -1 if it is not one.
+    """Returns the number of pixels that a compressed RLE describes; -1 if it is not a compressed RLE.
 
-    pycocotools reads and writes out of bounds when this is not height x width, so check before decoding. Each count is
-    given in 5-bit groups of characters 48..111, low group first; from the fourth count on as the difference to the
-    count two before.
+    pycocotools reads and writes out of bounds if this is not height x width, so check before decoding. Each count is
+    stored in 5-bit groups as characters 48..111, low group first. From the fourth count on, the stored value is the
+    difference to the count two positions before.
     """
     lengths: list[int] = []
     value = shift = 0

@@ -1,6 +1,6 @@
-"""Registering data sets in COCO panoptic format: one call, or one entry of DATASETS.REGISTER in a yaml.
+"""Registers datasets in COCO panoptic format, with one call or one entry of DATASETS.REGISTER in a YAML file.
 
-Nothing is read at registration. The json is read when the data set, its label space or its metadata is first asked for.
+Registration reads nothing. The JSON is read on first access to the dataset, its label space, or its metadata.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PanopticFiles:
-    """Where a data set is: folder of images, folder of PNGs, COCO panoptic json, and maybe a COCO instances json.
+    """Paths of a dataset: image folder, PNG folder, COCO panoptic JSON, and optionally a COCO instances JSON.
 
-    ~ and $VARIABLES in the paths are expanded. The instances json gives masks that may overlap; its image ids and
-    category ids are those of the panoptic json.
+    ~ and $VARIABLES in the paths are expanded. The instances JSON provides masks that may overlap. Its image ids and
+    category ids must match the panoptic JSON.
     """
 
     images: str
@@ -47,7 +47,7 @@ class PanopticFiles:
                 object.__setattr__(self, field.name, os.path.expanduser(os.path.expandvars(os.fspath(path))))
 
     def check_folders(self, report: Report = raise_fault) -> None:
-        """Reports a folder that is missing."""
+        """Reports missing folders."""
         for what, folder in (("images", self.images), ("panoptic_root", self.panoptic_root)):
             if not os.path.isdir(folder):
                 report(DatasetError(f"the folder is missing ({what})", folder, "missing file"))
@@ -60,11 +60,11 @@ _LABEL_SPACES: dict[str, LabelSpace] = {}
 def register_panoptic(
     name: str, images: str, panoptic_root: str, panoptic_json: str, instances_json: str | None = None
 ) -> None:
-    """Registers a data set in detectron2's DatasetCatalog and MetadataCatalog under `name`, without reading it.
+    """Registers a dataset in detectron2's DatasetCatalog and MetadataCatalog under `name`, without reading it.
 
-    The other arguments are those of `PanopticFiles`. A second call with the same arguments does nothing; with others,
-    or with a name that something else has registered, it raises ConfigError. Only the name of a known data set (see
-    `panoptic_fusion.data.datasets`) can be moved to other files.
+    The other arguments are the fields of `PanopticFiles`. A second call with the same arguments does nothing. A call
+    with different arguments, or with a name that other code has registered, raises ConfigError. Only the names of
+    built-in datasets (see `panoptic_fusion.data.datasets`) can be moved to other files.
     """
     files = PanopticFiles(images, panoptic_root, panoptic_json, instances_json)
     if _REGISTERED.get(name) == files and name in DatasetCatalog:
@@ -78,7 +78,7 @@ def register_panoptic(
         before = f"with other arguments: {asdict(_REGISTERED[name])}" if name in _REGISTERED else "by other code"
         raise ConfigError(f"data set {name!r} is registered already, {before}; choose another name")
     present = MetadataCatalog[name].as_dict() if name in MetadataCatalog else {}
-    # Without a data set, classes under this name are those of a trained model whose data was not there.
+    # Without a dataset, classes under this name come from a trained model whose data was not available.
     present = {key: value for key, value in present.items() if key not in _LazyMetadata._LAZY}
     metadata = _LazyMetadata(**{**present, "name": name})
     metadata.set(image_root=files.images, panoptic_root=files.panoptic_root, panoptic_json=files.panoptic_json)
@@ -92,9 +92,9 @@ def register_panoptic(
 
 
 def register_from_config(entries: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Registers each entry of `cfg.DATASETS.REGISTER`: a mapping of keyword arguments of `register_panoptic`.
+    """Registers each entry of `cfg.DATASETS.REGISTER`: a mapping of keyword arguments for `register_panoptic`.
 
-    Returns the names. Raises ConfigError naming the entry and the key that is unknown, missing or no text.
+    Returns the names. Raises ConfigError naming the entry and the key that is unknown, missing, or not a string.
     """
     required = ("name", "images", "panoptic_root", "panoptic_json")
     known = (*required, "instances_json")
@@ -117,7 +117,7 @@ def register_from_config(entries: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def panoptic_files(name: str) -> PanopticFiles:
-    """The paths of a registered data set in COCO panoptic format. Raises ConfigError for any other name."""
+    """Returns the paths of a registered dataset in COCO panoptic format. Raises ConfigError for any other name."""
     if name in _REGISTERED:
         return _REGISTERED[name]
     metadata = MetadataCatalog[name] if name in DatasetCatalog and name in MetadataCatalog else None
@@ -129,9 +129,9 @@ def panoptic_files(name: str) -> PanopticFiles:
 
 
 def label_space_of(name: str) -> LabelSpace:
-    """The label space of a registered data set; reads its json the first time, and fills its metadata.
+    """Returns the label space of a registered dataset; the first call reads its JSON and fills its metadata.
 
-    Raises ConfigError if the name is unknown and DatasetError if the json is missing or at fault.
+    Raises ConfigError if the name is unknown and DatasetError if the JSON is missing or invalid.
     """
     if name not in _LABEL_SPACES:
         if name not in _REGISTERED and MetadataCatalog.get(name).get("stuff_classes") is not None:
@@ -143,16 +143,16 @@ def label_space_of(name: str) -> LabelSpace:
 
 
 def load_panoptic(files: PanopticFiles, report: Report = raise_fault) -> tuple[LabelSpace | None, list[dict[str, Any]]]:
-    """Reads the jsons of a data set; no image is opened.
+    """Reads the JSON files of a dataset; opens no image.
 
-    Returns its label space and one dict per image, in the order of the json's images:
+    Returns its label space and one dict per image, in the order of the JSON's images:
     `file_name`, `image_id`, `height`, `width`, `pan_seg_file_name`, and
     `segments_info`, a list of {id, category_id (contiguous thing id if isthing, else stuff id), isthing (bool), iscrowd
-    (0 or 1), and if the json has them area, bbox}; with an instances json also
+    (0 or 1), and, if present in the JSON, area and bbox}; with an instances JSON also
     `annotations`, a list of {bbox (XYWH), bbox_mode, segmentation (RLE or polygons), category_id (contiguous thing id),
-    iscrowd, and if the json has it area}.
-    Each fault goes to `report`, by default a DatasetError raised. Images without an annotation are left out, which is
-    logged with their number.
+    iscrowd, and, if present in the JSON, area}.
+    Each error is passed to `report`, which by default raises it as a DatasetError. Images without an annotation are
+    left out; their number is logged.
     """
     panoptic = read_panoptic_json(files.panoptic_json, report)
     left_out = len(panoptic.images.keys() - panoptic.annotations.keys())
@@ -169,7 +169,7 @@ def load_panoptic(files: PanopticFiles, report: Report = raise_fault) -> tuple[L
 def dataset_dicts(
     files: PanopticFiles, panoptic: PanopticJson, instances: Mapping[Any, list[dict[str, Any]]] | None
 ) -> list[dict[str, Any]]:
-    """The dicts that `load_panoptic` describes, of the images that have an annotation."""
+    """Returns the dicts described in `load_panoptic` for all images that have an annotation."""
     if panoptic.label_space is None:
         return []
     contiguous = panoptic.label_space.contiguous_ids()
@@ -198,7 +198,7 @@ def dataset_dicts(
 def unannotated_images(name: str) -> list[dict[str, Any]]:
     """Returns the images of a registered dataset that have no annotation, as dicts of all-void images.
 
-    They are as in `load_panoptic`, with an empty `segments_info` and without `pan_seg_file_name`.
+    The format is as in `load_panoptic`, with an empty `segments_info` and without `pan_seg_file_name`.
     """
     files = panoptic_files(name)
     panoptic = read_panoptic_json(files.panoptic_json)
@@ -209,13 +209,13 @@ def unannotated_images(name: str) -> list[dict[str, Any]]:
 
 
 def derive_instances_json(name: str, path: str, max_pixels: int = MAX_PIXELS) -> None:
-    """Writes the things of a registered data set as a COCO instances json, see `write_instances_json`."""
+    """Writes the things of a registered dataset as a COCO instances JSON, see `write_instances_json`."""
     dicts, files = DatasetCatalog.get(name), panoptic_files(name)
     write_instances_json(dicts, label_space_of(name), files.images, path, max_pixels)
 
 
 class _LazyMetadata(Metadata):
-    """Metadata that reads the data set's json when classes, colours or id tables are first asked for."""
+    """Metadata that reads the dataset's JSON when classes, colors, or id tables are first accessed."""
 
     _LAZY = (
         "thing_classes",
@@ -242,11 +242,11 @@ def _remember(name: str, label_space: LabelSpace) -> None:
 
 
 def _check_there(name: str, path: str) -> None:
-    """That the json of a data set is there; the message helps where a relative path starts from another folder."""
+    """Checks that the dataset's JSON file exists; the message helps if a relative path starts in another folder."""
     if os.path.isfile(path):
         return
     where = "" if os.path.isabs(path) else f", relative to the working folder: {os.path.abspath(path)}"
-    remedy = MetadataCatalog.get(name).get("missing_remedy")  # of the datasets that are known by name
+    remedy = MetadataCatalog.get(name).get("missing_remedy")  # set for the built-in datasets
     if path.startswith("datasets/toy/"):
         remedy = "`panoptic-fusion prepare toy` makes it"
     make = f"; {remedy}" if remedy else ""

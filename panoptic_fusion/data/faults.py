@@ -1,7 +1,8 @@
-"""What can be wrong with a data set: one error class, raised in training and collected by `panoptic-fusion check`.
+"""Errors of datasets: one class, raised in training and collected by `panoptic-fusion check`.
 
-Everything that reads a data set takes a `report`, called with each fault found. The default, `raise_fault`, stops at
-the first one that matters; the checker passes a function that collects, after which reading goes on with what is left.
+All code that reads a dataset takes a `report` function, called with each error found. The default, `raise_fault`, stops
+at the first error that matters. The checker passes a function that collects errors, and reading continues with the
+remaining data.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable
 
 from ..errors import UserError
 
-# Every kind of fault, in the order of a report.
+# All kinds of errors, in the order of a report.
 KINDS = (
     "missing file",
     "corrupt json",
@@ -61,9 +62,9 @@ KINDS = (
     "unexpected error",
 )
 
-# Those with which a dataset can be trained and evaluated: areas and boxes are recomputed, several segments of a stuff
-# class are one label in training (and each counts in evaluation), images without an annotation are left out or serve
-# as negatives, an image that is listed twice counts twice, and without thing classes a semantic network is trained.
+# Kinds that do not prevent training and evaluation: areas and boxes are recomputed, several segments of a stuff class
+# are one label in training (and each counts in evaluation), images without an annotation are left out or serve as
+# negatives, an image that is listed twice counts twice, and without thing classes a semantic network is trained.
 MINOR_KINDS = frozenset(
     {
         "no thing class",
@@ -81,11 +82,11 @@ MINOR_KINDS = frozenset(
 
 
 class DatasetError(UserError):
-    """A fault of a data set: `kind` is one of `KINDS`, `file` the file at fault; the message names file and fault."""
+    """Error of a dataset: `kind` is one of `KINDS`, `file` the affected file; the message names file and problem."""
 
     def __init__(self, message: str, file: str = "", kind: str = "") -> None:
-        # A DataLoader worker's error is made anew in the main process from one text that holds the worker's traceback:
-        # keep the last line, the message.
+        # The DataLoader re-raises a worker's exception with the formatted traceback as its message; keep only the last
+        # line, the original message.
         message = message.rsplit(f"{__name__}.DatasetError: ", 1)[-1].rsplit("\nDatasetError: ", 1)[-1].strip()
         super().__init__(f"{file}: {message}" if file else message)
         self.file = file
@@ -105,6 +106,6 @@ Report = Callable[[DatasetError], None]
 
 
 def raise_fault(error: DatasetError) -> None:
-    """The default `report`: raises the fault, unless it is one of `MINOR_KINDS`."""
+    """Raises the error, unless it is one of `MINOR_KINDS`; the default `report`."""
     if error.kind not in MINOR_KINDS:
         raise error

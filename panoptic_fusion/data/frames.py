@@ -1,4 +1,4 @@
-"""The images and video frames of a list of files, folders and globs."""
+"""Finds and reads the images and video frames of a list of files, folders, and globs."""
 
 import glob
 import os
@@ -18,17 +18,17 @@ VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
 
 
 def find_files(inputs: Iterable[str | os.PathLike]) -> list[Path]:
-    """The image and video files that the arguments name.
+    """Returns the image and video files that the arguments name.
 
     Raises:
-        UserError: an argument names nothing; the message says which.
+        UserError: an argument matches nothing; the message says which.
     """
     files = []
     for text in inputs:
         path, text = Path(text), str(text)
         if os.path.isdir(path):
             found = sorted(p for p in path.iterdir() if _is_named_like_image(p))
-        elif os.path.lexists(path):  # also a pipe or a link to itself: read_frames says what is wrong with it
+        elif os.path.lexists(path):  # includes pipes and links to themselves: read_frames reports the problem
             found = [path]
         else:
             found = [p for p in map(Path, sorted(glob.glob(text, recursive=True))) if _may_be_read(p)]
@@ -48,7 +48,7 @@ def _may_be_read(path: Path) -> bool:
 
 
 def count_frames(file: Path) -> int:
-    """Number of frames of a video as its header says, 1 for an image."""
+    """Returns the number of frames of a video according to its header, 1 for an image."""
     if file.suffix.lower() not in VIDEOS or not os.path.isfile(file):
         return 1
     video = cv2.VideoCapture(str(file))
@@ -58,11 +58,11 @@ def count_frames(file: Path) -> int:
 
 
 def read_frames(file: Path, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, BGR uint8 image) of an image, or of each frame of a video.
+    """Yields (name, BGR uint8 image) of an image, or of each frame of a video.
 
     Raises:
-        UserError: the file cannot be read or has more than `max_pixels` pixels; also after the frames of a video that
-            has two or more frames less than its header says.
+        UserError: the file cannot be read or has more than `max_pixels` pixels; also raised after the frames of a video
+            that has at least two frames fewer than its header says.
         OSError, ...: whatever the decoders raise.
     """
     if file.suffix.lower() not in VIDEOS:
@@ -91,7 +91,7 @@ def read_frames(file: Path, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[str,
 def frames_of(
     files: list[Path], unreadable: list[str], max_pixels: int = MAX_PIXELS
 ) -> Iterator[tuple[Path, str, np.ndarray]]:
-    """(file, name, BGR uint8 image) of all frames; messages on unreadable files are appended to `unreadable`."""
+    """Yields (file, name, BGR uint8 image) of all frames; appends messages on unreadable files to `unreadable`."""
     for file in files:
         try:
             for name, image in read_frames(file, max_pixels):

@@ -5,7 +5,7 @@ The rules, so that every tool sees the same pixels or gives the same refusal:
 - 8 bits: gray, palette, CMYK, YCbCr, and 1- to 4-bit images become RGB as Pillow converts them. Alpha is dropped.
 - 16 bits: the high byte of each sample, for gray and color alike. 12-bit TIFF: the high 8 of the 12 bits. The scale is
   fixed by the file format and never by an image's own brightest pixel, so images of one dataset stay comparable.
-- Float, 32-bit, and signed integers have no defined white: they are refused.
+- Float, 32-bit, and signed integers have no defined white and are rejected.
 - EXIF orientation is applied, unless the expected size shows that the labels lie in the stored orientation.
 - Only the first frame of an animation or a multi-page file is read.
 """
@@ -24,7 +24,7 @@ from .image_header import MAX_PIXELS, open_image
 _ORIENTATION = 0x0112  # the EXIF and TIFF tag
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 _WHITE_IS_ZERO = 0
-# EXIF orientation -> the transposition that turns the stored pixels upright, and the one that takes it back.
+# EXIF orientation -> the transposition that turns the stored pixels upright, and its inverse.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -43,7 +43,7 @@ class DecodedImage:
 
     pixels: (H, W, 3) uint8 RGB, C-contiguous.
     orientation: EXIF orientation of the file, 1 (none) to 8.
-    upright: whether `pixels` are turned as the orientation says; False if they are in the stored orientation.
+    upright: whether `pixels` are rotated according to the orientation; False if they are in the stored orientation.
     deep: whether the file has more than 8 bits per sample.
     """
 
@@ -73,7 +73,7 @@ def decode_image(
         path: path to the file.
         size: expected (height, width), as in a dataset's JSON. If only the stored orientation of the image has this
             size, its labels lie in that orientation, and so do the returned pixels.
-        max_pixels: largest number of pixels that is decoded; the header is checked first.
+        max_pixels: maximum number of pixels to decode; the header is checked first.
 
     Raises:
         DatasetError: as `read_rgb`; `kind` is "missing image", "corrupt image" or "unsupported image".
@@ -105,11 +105,11 @@ def decode_image(
 
 
 class _Unsupported(Exception):
-    """The pixels have no defined way to 8-bit RGB."""
+    """Raised for pixels that have no defined conversion to 8-bit RGB."""
 
 
 def _orientation(image: Image.Image) -> int:
-    """The orientation tag, 1 to 8; 1 if there is none or the EXIF block is damaged."""
+    """Returns the orientation tag, 1 to 8; 1 if it is missing or the EXIF block is damaged."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF raises SyntaxError, struct.error, KeyError ...; the pixels may be fine
@@ -118,14 +118,14 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether the file has more than 8 bits per sample, also where Pillow's mode hides it ("RGB")."""
+    """Returns whether the file has more than 8 bits per sample, even if Pillow's mode hides it ("RGB")."""
     arguments = image.tile[0].args if image.tile else ""
     raw_mode = arguments if isinstance(arguments, str) else next(iter(arguments or ()), "")
     return image.mode.startswith("I") or ";16" in str(raw_mode)
 
 
 def _to_rgb(image: Image.Image, tags: dict) -> Image.Image:
-    """The pixels as 8-bit RGB, in the orientation they are in; `tags`: of a TIFF, else empty."""
+    """Converts the pixels to 8-bit RGB in their current orientation; `tags`: TIFF tags, empty for other formats."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         bits = 12 if tags.get(_BITS_PER_SAMPLE) == (12,) else 16
         gray = Image.fromarray((np.asarray(image).astype(np.uint16) >> (bits - 8)).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Looks at an image file before it is decoded: a pipe would block forever, and few bytes can hold a billion pixels."""
+"""Checks an image file before it is decoded: a pipe would block forever, and few bytes can hold a billion pixels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PILLOW_LIMIT = threading.Lock()
 
 
 def open_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Opens an image file and reads its header; its pixels are decoded when they are first asked for.
+    """Opens an image file and reads its header; the pixels are decoded on first access.
 
     Pillow's own limit, which is lower, does not apply.
 
@@ -24,7 +24,7 @@ def open_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Image.I
         max_pixels: largest width x height to accept, see INPUT.MAX_PIXELS.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         DatasetError: the path is not a regular file, or the image is too large.
         OSError, ValueError, SyntaxError, ...: whatever Pillow raises for a file that is not an image.
     """
@@ -51,9 +51,9 @@ def check_regular_file(path: str | os.PathLike, kind: str = "missing image") -> 
         kind: kind of the error.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         OSError: the path cannot be followed, such as a link to itself.
-        DatasetError: the path is something else.
+        DatasetError: the path is not a regular file.
     """
     mode = os.stat(path).st_mode
     if stat.S_ISREG(mode):
@@ -67,7 +67,7 @@ def check_regular_file(path: str | os.PathLike, kind: str = "missing image") -> 
 
 
 def check_pixels(width: int, height: int, path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> None:
-    """Checks the size that the header of an image tells.
+    """Checks the image size that a header declares.
 
     Raises:
         DatasetError: the image has more than `max_pixels` pixels.

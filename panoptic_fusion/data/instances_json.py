@@ -1,4 +1,4 @@
-"""Writing the things of a data set as a COCO instances json, the ground truth of detectron2's COCOEvaluator."""
+"""Writes the things of a dataset as a COCO instances JSON, the ground truth of detectron2's COCOEvaluator."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def write_instances_json(
     path: str,
     max_pixels: int = MAX_PIXELS,
 ) -> None:
-    """Writes the things of data set dicts (of `load_panoptic`), crowds included, to `path`.
+    """Writes the things of dataset dicts (from `load_panoptic`), crowds included, to `path`.
 
-    The masks are those of the dicts' `annotations` if they have them, with their bbox and area, else those of the PNGs.
-    Every annotation has an RLE, bbox (XYWH), area (pixels), iscrowd, and an id from 1 on; category ids are
-    those of the data set's json. The file appears under its name only when it is complete. Raises DatasetError for a
-    fault of the data set, also for a PNG of more than `max_pixels` pixels.
+    The masks, with their bbox and area, come from the dicts' `annotations` if present, else from the PNGs.
+    Every annotation has an RLE, bbox (XYWH), area (pixels), iscrowd, and an id, counted from 1; category ids are the
+    same as in the dataset's JSON. The file appears under its name only when it is complete. Raises DatasetError if the
+    dataset is invalid, including PNGs with more than `max_pixels` pixels.
     """
     images, annotations = [], []
     for record in tqdm(dicts, desc="instances json", unit="image", disable=not sys.stderr.isatty()):
@@ -56,8 +56,10 @@ def write_instances_json(
 
 
 def _things(record: Mapping[str, Any], max_pixels: int) -> Iterator[dict[str, Any]]:
-    """Each thing of a data set dict, crowds included: contiguous category_id, iscrowd, segmentation (RLE), and what its
-    `annotations` have of bbox and area."""
+    """Yields each thing of a dataset dict, crowds included.
+
+    Each has a contiguous category_id, iscrowd, segmentation (RLE), and bbox and area if its `annotations` have them.
+    """
     if "annotations" in record:
         for annotation in record["annotations"]:
             rle = annotation["segmentation"]

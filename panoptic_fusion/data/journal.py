@@ -1,6 +1,6 @@
-"""Long work over many images: in several processes, journaled so that a killed run resumes, one run at a time.
+"""Processes many images in several processes, with a journal so that an interrupted run resumes; one run at a time.
 
-A journal is a file of json lines, one per finished image, appended by the worker that finished it.
+A journal is a file of JSON lines, one per finished image, appended by the worker that finished it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 
 def default_workers() -> int:
-    """The number of cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -42,9 +42,9 @@ def map_unordered(
     """Yields `function(task)` for each task, as they finish.
 
     Args:
-        function: a function of a module, or a partial of one, since it goes to other processes.
-        tasks: what to do; only a few are queued at a time.
-        workers: number of processes; 1 works in this one.
+        function: a module-level function, or a partial of one, because it is sent to other processes.
+        tasks: arguments of `function`; only a few are queued at a time.
+        workers: number of processes; 1 runs in the current process.
         start: called with `arguments` in each process before its first task.
 
     Raises:
@@ -55,7 +55,7 @@ def map_unordered(
             start(*arguments)
         yield from map(function, tasks)
         return
-    # fork is quick and leaves the workers holding the journal's lock; elsewhere than on Linux it is not safe.
+    # fork is fast and lets the workers keep the journal's lock; on systems other than Linux it is not safe.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     workers = min(workers, len(tasks))
     executor = ProcessPoolExecutor(workers, context, _start_worker, (os.getpid(), start, arguments))
@@ -82,15 +82,15 @@ _END: Any = object()
 
 
 def append_record(journal: str | os.PathLike, record: Any) -> None:
-    """Appends one json line."""
-    # One write, which O_APPEND puts at the end as a whole. The line feed comes first, so that a line which a kill has
-    # cut short does not spoil the next one.
+    """Appends one JSON line."""
+    # A single write, which O_APPEND places at the end as a whole. The line feed comes first, so that a line truncated
+    # by a kill does not corrupt the next one.
     with open(journal, "ab", buffering=0) as file:
         file.write(b"\n" + json.dumps(record).encode())
 
 
 def read_records(journal: str | os.PathLike) -> Iterator[Any]:
-    """Yields the records of a journal, without lines that a kill has cut short."""
+    """Yields the records of a journal, without lines that were truncated by a kill."""
     with open(journal, "rb") as file:
         for line in file:
             with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
@@ -99,7 +99,7 @@ def read_records(journal: str | os.PathLike) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def locked(journal: Path) -> Iterator[None]:
-    """Holds the lock on the journal; waits a little for the workers of a killed run to end."""
+    """Holds the lock on the journal; waits briefly for the workers of a killed run to end."""
     deadline = time.monotonic() + LOCK_PATIENCE_S
     while True:
         with open(journal, "ab") as file:
@@ -110,14 +110,14 @@ def locked(journal: Path) -> Iterator[None]:
                     raise UserError(f"{journal}: another run is at work; wait until it ends") from None
                 time.sleep(0.1)
                 continue
-            # The run that had the lock may have finished and removed the file meanwhile: then begin again.
+            # The run that held the lock may have finished and removed the file in the meantime: then start over.
             if journal.exists() and os.path.samestat(os.fstat(file.fileno()), journal.stat()):
                 yield
                 return
 
 
 def _start_worker(parent: int, start: Callable[..., None] | None, arguments: tuple) -> None:
-    """Lets a worker leave Ctrl-C to its parent, and end soon after a parent that was killed."""
+    """Makes a worker leave Ctrl-C to its parent, and exit soon after the parent was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     exit_with(parent)
     if start is not None:

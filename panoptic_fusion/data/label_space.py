@@ -1,9 +1,9 @@
-"""The label space: which classes are things and stuff, and which semantic channel each of them has.
+"""The label space: which classes are things and stuff, and the semantic channel of each class.
 
-Things are numbered 0..T-1, stuff 0..S-1, both in ascending order of the category id in the data set's json, so that
-two jsons which list the same categories in another order give the same numbers.
+Things are numbered 0..T-1, stuff 0..S-1, both in ascending order of the category id in the dataset's JSON. Two JSON
+files that list the same categories in a different order therefore give the same numbers.
 Semantic channels are stuff first, then things: stuff s has channel s; thing t has channel S+t in the ontology `full`,
-S in `collapsed` (one channel for all things), and none (`IGNORE_LABEL`) in `stuff`.
+channel S in `collapsed` (one channel for all things), and no channel (`IGNORE_LABEL`) in `stuff`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def check_ontology(ontology: str) -> None:
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """The classes of a data set.
+    """The classes of a dataset.
 
-    `thing_ids` and `stuff_ids` are the category ids in the data set's json, ascending; the colours are RGB in 0..255.
-    A space without things or without stuff is allowed; one without any class is not. Raises UserError if the tuples
-    do not fit each other, or if an id or a name occurs twice.
+    `thing_ids` and `stuff_ids` are the category ids in the dataset's JSON, ascending; the colors are RGB in 0..255.
+    A space without things or without stuff is allowed; a space without any class is not. Raises UserError if the tuples
+    are inconsistent, or if an id or a name occurs twice.
     """
 
     thing_classes: tuple[str, ...]
@@ -63,16 +63,16 @@ class LabelSpace:
 
     @property
     def num_things(self) -> int:
-        """T, the number of thing classes."""
+        """Returns T, the number of thing classes."""
         return len(self.thing_classes)
 
     @property
     def num_stuff(self) -> int:
-        """S, the number of stuff classes."""
+        """Returns S, the number of stuff classes."""
         return len(self.stuff_classes)
 
     def num_channels(self, ontology: str) -> int:
-        """The number C of semantic channels: S+T (`full`), S+1 (`collapsed`), S (`stuff`).
+        """Returns the number C of semantic channels: S+T (`full`), S+1 (`collapsed`), S (`stuff`).
 
         Raises UserError for an unknown ontology, and if the channels do not fit below `IGNORE_LABEL`.
         """
@@ -92,7 +92,7 @@ class LabelSpace:
         return tuple(ontology for ontology, num in self._sizes().items() if 0 < num <= IGNORE_LABEL)
 
     def _sizes(self) -> dict[str, int]:
-        """Number of channels of each ontology."""
+        """Returns the number of channels of each ontology."""
         return {"full": self.num_stuff + self.num_things, "collapsed": self.num_stuff + 1, "stuff": self.num_stuff}
 
     def same_classes(self, other: LabelSpace) -> bool:
@@ -104,9 +104,9 @@ class LabelSpace:
         )
 
     def sem_seg_channel(self, category_id: int, isthing: bool, ontology: str) -> int:
-        """The semantic channel of a class; `IGNORE_LABEL` for things in the ontology `stuff`.
+        """Returns the semantic channel of a class; `IGNORE_LABEL` for things in the ontology `stuff`.
 
-        `category_id` is contiguous: 0..T-1 if `isthing`, else 0..S-1. Raises UserError outside of that range.
+        `category_id` is contiguous: 0..T-1 if `isthing`, else 0..S-1. Raises UserError outside this range.
         """
         check_ontology(ontology)
         num = self.num_things if isthing else self.num_stuff
@@ -117,7 +117,7 @@ class LabelSpace:
         return {"full": self.num_stuff + int(category_id), "collapsed": self.num_stuff, "stuff": IGNORE_LABEL}[ontology]
 
     def contiguous_ids(self) -> dict[int, tuple[bool, int]]:
-        """Category id in the json -> (isthing, contiguous id)."""
+        """Returns the table from category id in the JSON to (isthing, contiguous id)."""
         table = {i: (True, t) for t, i in enumerate(self.thing_ids)}
         table.update({i: (False, s) for s, i in enumerate(self.stuff_ids)})
         return table
@@ -125,7 +125,7 @@ class LabelSpace:
     # -- requirements of models --------------------------------------------------------------------------------------
 
     def require_things(self, where: str = "the data set") -> None:
-        """Raises UserError if there is no thing class: a network with RoI heads cannot be trained on that."""
+        """Raises UserError if there is no thing class: a network with RoI heads cannot be trained without one."""
         if not self.thing_classes:
             raise UserError(
                 f"{where} has no thing class: set isthing to 1 for at least one of its categories "
@@ -133,7 +133,7 @@ class LabelSpace:
             )
 
     def require_stuff(self, where: str = "the data set") -> None:
-        """Raises UserError if there is no stuff class: a network with a stuff head cannot be trained on that."""
+        """Raises UserError if there is no stuff class: a network with a stuff head cannot be trained without one."""
         if not self.stuff_classes:
             raise UserError(
                 f"{where} has no stuff class: set isthing to 0 for at least one of its categories "
@@ -144,10 +144,10 @@ class LabelSpace:
 
     @classmethod
     def from_categories(cls, categories: Sequence[Mapping[str, Any]]) -> LabelSpace:
-        """Makes the label space of the `categories` of a COCO panoptic json.
+        """Builds the label space from the `categories` of a COCO panoptic JSON.
 
-        Each category has `id` (int >= 0), `name`, `isthing` (0, 1, or bool) and maybe `color` (RGB in 0..255); missing
-        colours are made up, the same ones every time. Raises UserError that names the category at fault.
+        Each category has `id` (int >= 0), `name`, `isthing` (0, 1, or bool), and optionally `color` (RGB in 0..255).
+        Missing colors are generated deterministically. Raises UserError naming the invalid category.
         """
         if not isinstance(categories, Sequence) or isinstance(categories, str) or not categories:
             raise UserError("no categories: a COCO panoptic json needs a list `categories` with id, name and isthing")
@@ -161,7 +161,7 @@ class LabelSpace:
         return cls(thing_classes, stuff_classes, thing_colors, stuff_colors, thing_ids, stuff_ids)
 
     def to_categories(self) -> list[dict[str, Any]]:
-        """The categories as plain Python for yaml and json, ascending by id; the inverse of `from_categories`."""
+        """Returns the categories as plain Python for YAML and JSON, ascending by id; inverts `from_categories`."""
         rows = [
             {"id": int(i), "name": str(name), "isthing": isthing, "color": [int(v) for v in color]}
             for isthing, ids, names, colors in (
@@ -174,7 +174,7 @@ class LabelSpace:
 
     @classmethod
     def from_metadata(cls, meta: Any) -> LabelSpace:
-        """Reads the label space from detectron2's `Metadata` as `apply_to_metadata` has written it.
+        """Reads the label space from detectron2's `Metadata` as written by `apply_to_metadata`.
 
         Raises UserError if an entry is missing.
         """
@@ -208,9 +208,9 @@ class LabelSpace:
         )
 
     def apply_to_metadata(self, meta: Any) -> Any:
-        """Writes classes, colours, id tables and `ignore_label` to detectron2's `Metadata`; returns it.
+        """Writes classes, colors, id tables, and `ignore_label` to detectron2's `Metadata`; returns it.
 
-        Raises UserError if `meta` holds other values already.
+        Raises UserError if `meta` already holds other values.
         """
         values = {
             "thing_classes": list(self.thing_classes),
@@ -229,7 +229,7 @@ class LabelSpace:
 
 
 def _parse_category(category: Any) -> tuple[int, str, bool, Color | None]:
-    """One entry of `categories` -> (id, name, isthing, colour or None); ValueError names what is wrong."""
+    """Parses one entry of `categories` to (id, name, isthing, color or None); ValueError names the problem."""
     if not isinstance(category, Mapping):
         raise UserError(f"a category must be a mapping with id, name and isthing, not {category!r}")
     for key in ("id", "name", "isthing"):
@@ -255,7 +255,7 @@ def _parse_category(category: Any) -> tuple[int, str, bool, Color | None]:
 
 
 def _fill_colors(colors: Sequence[Sequence[int] | None]) -> list[Color]:
-    """Replaces each None by a colour that no other class has: hues in golden-ratio steps, the same ones every time."""
+    """Replaces each None by a color that no other class has: hues in golden-ratio steps, deterministically."""
     filled = [None if c is None else tuple(int(v) for v in c) for c in colors]
     taken = {c for c in filled if c is not None} | {(0, 0, 0)}
     step = 0

@@ -1,4 +1,4 @@
-"""The mapper: a data set dict in, the network's input (and ground truth) out, with detectron2's augmentations."""
+"""The dataset mapper: converts a dataset dict to network input (and ground truth), with detectron2's augmentations."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from .image_file import decode_image
 from .image_header import MAX_PIXELS
 from .label_space import LabelSpace, check_ontology
 
-DARK = 16  # of 256: the values of 12-bit data that were stored in 16 bits without scaling stay below
+DARK = 16  # of 256: 12-bit data stored in 16 bits without scaling stays below this value
 
 
 class PanopticDatasetMapper:
-    """Maps one dict of `load_panoptic` to the input of PanopticRCNN.
+    """Mapper from one dict of `load_panoptic` to the input of PanopticRCNN.
 
     Returns a dict with `image` (3, h, w) uint8, `height` and `width` (of the original image, not of `image`),
     `image_id`, `file_name`, and in training
     `sem_seg` (h, w) int64: channels of the ontology, 255 where ignored; crowds keep the channel of their class;
-    `instances`: Instances with `gt_boxes`, `gt_classes` (contiguous thing ids) and `gt_masks` (BitMasks) of the things
-    that are no crowds and still have a pixel after augmentation. They come from the dict's `annotations` (an instances
-    json, whose masks may overlap) if it has that, else from the PNG.
-    Labels are resampled as detectron2 does it (nearest), boxes are computed from the masks after it.
+    `instances`: Instances with `gt_boxes`, `gt_classes` (contiguous thing ids), and `gt_masks` (BitMasks) of the
+    non-crowd things that still have a pixel after augmentation. They come from the dict's `annotations` (from an
+    instances JSON, whose masks may overlap) if present, else from the PNG.
+    Labels are resampled as in detectron2 (nearest); boxes are computed from the resampled masks.
 
-    A fault of the data set raises the DatasetError that `panoptic-fusion check` reports. Areas and boxes in the json
-    are not compared: nothing in training uses them.
+    Invalid data raises the same DatasetError that `panoptic-fusion check` reports. Areas and boxes in the JSON are not
+    compared, because training does not use them.
     """
 
     @configurable
@@ -49,13 +49,18 @@ class PanopticDatasetMapper:
         ontology: str = "full",
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        """`image_format`: "BGR" or "RGB"; `label_space` and `ontology` are needed in training only; images and PNGs of
-        more than `max_pixels` pixels are refused."""
+        """Initializes the mapper.
+
+        Args:
+            image_format: "BGR" or "RGB".
+            label_space, ontology: needed in training only.
+            max_pixels: images and PNGs with more pixels are rejected.
+        """
         if is_train and label_space is None:
             raise ConfigError("PanopticDatasetMapper needs a label space for training")
         check_ontology(ontology)
         if label_space is not None:
-            label_space.num_channels(ontology)  # more classes than it can hold are refused before anything is read
+            label_space.num_channels(ontology)  # rejects too many classes for the ontology before anything is read
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
@@ -97,12 +102,12 @@ class PanopticDatasetMapper:
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """The augmentations of INPUT.*: resize (aspect kept), then in training maybe crop (INPUT.CROP) and flip.
+    """Builds the augmentations of INPUT.*: resize (keeping the aspect ratio), in training optionally crop and flip.
 
-    With INPUT.SCALE_JITTER = [low, high] the short side is drawn from low..high times MIN_SIZE_TRAIN[0], with
-    MAX_SIZE_TRAIN as the limit of the long side; without it MIN_SIZE_TRAIN and MIN_SIZE_TRAIN_SAMPLING decide as in
-    detectron2. Unlike in detectron2's mapper the crop comes after the resize, so that an absolute crop size bounds the
-    size of the network's input. Raises ConfigError for a SCALE_JITTER that is not two factors, 0 < low <= high.
+    With INPUT.SCALE_JITTER = [low, high], the short side is drawn from low..high times MIN_SIZE_TRAIN[0], with
+    MAX_SIZE_TRAIN as the limit of the long side. Without it, MIN_SIZE_TRAIN and MIN_SIZE_TRAIN_SAMPLING are used as in
+    detectron2. The crop is INPUT.CROP. Unlike in detectron2's mapper, it comes after the resize, so that an absolute
+    crop size bounds the network's input size. Raises ConfigError unless SCALE_JITTER is two factors, 0 < low <= high.
     """
     if not is_train:
         return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
@@ -124,7 +129,7 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
 
 
 def common_label_space(names: Sequence[str]) -> LabelSpace:
-    """The label space of DATASETS.TRAIN. Raises ConfigError if there is none, or if the data sets do not share one."""
+    """Returns the label space of DATASETS.TRAIN; raises ConfigError if there is none or if the datasets differ."""
     if not names:
         raise ConfigError("DATASETS.TRAIN is empty: name at least one registered data set")
     label_space = label_space_of(names[0])
@@ -153,10 +158,10 @@ def read_image(
         record: dict with `file_name`, `height` and `width`.
         image_format: "BGR" or "RGB".
         report: called with each problem.
-        max_pixels: largest number of pixels that is decoded.
+        max_pixels: maximum number of pixels to decode.
 
     Returns:
-        (height, width, 3) uint8; None after a problem that leaves no image was reported.
+        (height, width, 3) uint8; None if a reported problem prevents reading the image.
     """
     file, size = record["file_name"], (record["height"], record["width"])
     try:
@@ -185,8 +190,8 @@ def read_image(
 def transform_labels(labels: np.ndarray, transforms: T.TransformList) -> np.ndarray:
     """Applies an augmentation to a label map (H, W); returns (h, w) uint8 or int32.
 
-    detectron2 resizes uint8 maps and other maps by different rules, of which the one for uint8 is aligned with the
-    image; so labels above 255 are transformed as two planes of bytes.
+    detectron2 resizes uint8 maps and other maps by different rules. Only the rule for uint8 is aligned with the image,
+    so labels above 255 are transformed as two byte planes.
     """
     low = transforms.apply_segmentation((labels & 255).astype(np.uint8))
     if labels.size == 0 or labels.max() < 256:
@@ -196,7 +201,7 @@ def transform_labels(labels: np.ndarray, transforms: T.TransformList) -> np.ndar
 
 
 def instances_of_labels(labels: np.ndarray, segments_info: Sequence[Mapping[str, Any]]) -> Instances:
-    """The things of a label map (h, w) that are no crowds and have a pixel, as training Instances."""
+    """Returns the non-crowd things of a label map (h, w) that have at least one pixel, as training Instances."""
     boxes, areas = label_extents(labels, len(segments_info))
     wanted = [k for k, s in enumerate(segments_info) if s["isthing"] and not s["iscrowd"] and areas[k] > 0]
     masks = bit_masks(labels, [k + 1 for k in wanted], boxes[wanted])
@@ -209,7 +214,7 @@ def instances_of_annotations(
     transforms: T.TransformList,
     transformed_size: tuple[int, int],
 ) -> Instances:
-    """The same from `annotations` of an image of `size` (H, W); their masks may overlap, each is transformed alone."""
+    """Returns the same from the `annotations` of an image of `size` (H, W); masks are transformed separately."""
     masks, boxes, classes = [], [], []
     for annotation in annotations:
         if annotation["iscrowd"]:
@@ -225,7 +230,7 @@ def instances_of_annotations(
 
 
 def _instances(masks: np.ndarray, boxes: np.ndarray, classes: Sequence[int]) -> Instances:
-    """`masks` (M, h, w) bool, `boxes` (M, 4) as x0, y0, x1, y1, `classes` M contiguous thing ids."""
+    """Builds Instances from masks (M, h, w) bool, boxes (M, 4) as x0, y0, x1, y1, and M contiguous thing ids."""
     instances = Instances(masks.shape[1:])
     instances.gt_boxes = Boxes(torch.from_numpy(boxes.astype(np.float32)))
     instances.gt_classes = torch.tensor(classes, dtype=torch.int64)

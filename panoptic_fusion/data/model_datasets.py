@@ -1,7 +1,7 @@
-"""Datasets of a trained model's config: their names belong to that config, not to the process.
+"""Registers the datasets of a trained model's config; their names belong to that config, not to the process.
 
-detectron2's catalogs know one dataset per name. Two trained models may use one name for different data (fine-tuning
-always writes `own_train` and `own_val`), so the second gets the name with a suffix that its files and classes decide.
+detectron2's catalogs hold one dataset per name. Two trained models may use one name for different data (fine-tuning
+always writes `own_train` and `own_val`). The second dataset then gets a suffix derived from its files and classes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .label_space import LabelSpace
 def register_for_model(
     entries: Sequence[Mapping[str, Any]], names: Sequence[str], label_space: LabelSpace
 ) -> dict[str, str]:
-    """Registers the datasets of a trained model that this machine has, and gives the others the model's classes.
+    """Registers the datasets of a trained model that exist on this machine; the others get the model's classes.
 
     Args:
         entries: DATASETS.REGISTER of the model's config.
@@ -30,7 +30,7 @@ def register_for_model(
         label_space: the classes of the model.
 
     Returns:
-        From name to the name in the catalogs, for those that differ: where the name stands for another dataset.
+        Mapping from name to catalog name, only for names that already stand for another dataset.
 
     Raises:
         ConfigError: an entry is invalid.
@@ -60,7 +60,7 @@ def _is_present(entry: Mapping[str, Any]) -> bool:
 
 
 def _is_taken(entry: Mapping[str, Any]) -> bool:
-    """Whether the name of an entry is registered for other files."""
+    """Returns whether the name of an entry is registered for other files."""
     name = entry.get("name") if isinstance(entry, Mapping) else None
     if name not in DatasetCatalog:
         return False
@@ -71,7 +71,7 @@ def _is_taken(entry: Mapping[str, Any]) -> bool:
 
 
 def _accepts(name: str, label_space: LabelSpace) -> bool:
-    """Whether the metadata of a name that has no dataset is empty or has these classes."""
+    """Returns whether the metadata of a name that has no dataset is empty or has these classes."""
     present = MetadataCatalog.get(name).as_dict() if name in MetadataCatalog else {}
     if "thing_classes" not in present:
         return True

@@ -1,4 +1,4 @@
-"""A user's own data set: finding its files in a folder, and splitting it where it has no validation part."""
+"""Custom datasets: finds the files in a folder, and splits a dataset that has no validation part."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..files import write_json
 from .coco_json import read_panoptic_json
 from .coco_panoptic import PanopticFiles
 
-# Where images, PNGs, panoptic json and (optional) instances json may be; {split} is "train" or "val".
+# Possible locations of images, PNGs, panoptic JSON, and (optional) instances JSON; {split} is "train" or "val".
 LAYOUTS = (
     ("{split}/images", "{split}/panoptic", "{split}/panoptic.json", "{split}/instances.json"),
     (
@@ -27,20 +27,20 @@ UNDIVIDED = ("images", "panoptic", "panoptic.json", "instances.json")
 
 
 def holds_data(folder: str | os.PathLike) -> bool:
-    """Returns whether a folder holds a panoptic json by the names in `LAYOUTS` or `UNDIVIDED`."""
+    """Returns whether a folder holds a panoptic JSON under one of the names in `LAYOUTS` or `UNDIVIDED`."""
     names = [name.format(split=split) for _, _, name, _ in LAYOUTS for split in ("train", "val")]
     return any((Path(folder).expanduser() / name).is_file() for name in (*names, UNDIVIDED[2]))
 
 
 def find_data(folder: str | os.PathLike) -> dict[str, PanopticFiles]:
-    """The files of a data set by the names in `LAYOUTS`, or in `UNDIVIDED`.
+    """Finds the files of a dataset by the names in `LAYOUTS` or `UNDIVIDED`.
 
     Returns:
-        {"train": ..., "val": ...}, or {"train": ...} alone where there is no validation part.
+        {"train": ..., "val": ...}, or only {"train": ...} if there is no validation part.
 
     Raises:
-        UserError: the folder holds none of the layouts, and the message lists them; or there are images for validation
-            without their json.
+        UserError: the folder matches none of the layouts (the message lists them), or there are validation images
+            without their JSON.
     """
     folder = Path(folder).expanduser().resolve()
     for layout in LAYOUTS:
@@ -62,24 +62,25 @@ def find_data(folder: str | os.PathLike) -> dict[str, PanopticFiles]:
 
 
 def split_data(files: PanopticFiles, folder: str | os.PathLike, share: float = 0.2) -> dict[str, PanopticFiles]:
-    """Splits a data set into training and validation: the same images whenever it is called, on any machine.
+    """Splits a dataset into training and validation parts; the split is the same on every call and every machine.
 
-    Those are for validation whose file name's SHA-1, as a number in [0, 1), is below `share`. So an image stays where
-    it is when others are added. A part that this leaves empty gets the image that is nearest to it. Images without an
-    annotation go to training, where DATASETS.UNANNOTATED says what becomes of them.
+    An image goes to the validation split if the SHA-1 hash of its file name, scaled to [0, 1), is below `share`. The
+    assignment therefore does not change when images are added. If a part would be empty, it gets the image nearest to
+    it. Images without an annotation go to training, where DATASETS.UNANNOTATED determines how they are used.
 
     Args:
-        files: the data set.
-        folder: an existing folder; it gets `panoptic_train.json`, `panoptic_val.json` and, if the data set has an
-            instances json, `instances_train.json` and `instances_val.json`. Images and PNGs stay where they are.
-        share: of the images that go to validation, in (0, 1), on average.
+        files: the dataset.
+        folder: an existing folder; `panoptic_train.json`, `panoptic_val.json`, and, if the dataset has an instances
+            JSON, `instances_train.json` and `instances_val.json` are written to it. Images and PNGs stay where they
+            are.
+        share: average fraction of the images that go to validation, in (0, 1).
 
     Returns:
         {"train": ..., "val": ...}.
 
     Raises:
         UserError: `share` is out of range, or there is only one image.
-        DatasetError: the json is missing or at fault.
+        DatasetError: the JSON is missing or invalid.
     """
     if not 0 < share < 1:
         raise UserError(f"--val-share is {share}: use a number in (0, 1)")
@@ -107,7 +108,7 @@ def split_data(files: PanopticFiles, folder: str | os.PathLike, share: float = 0
 
 
 def registration(name: str, files: PanopticFiles) -> dict[str, str]:
-    """An entry of DATASETS.REGISTER."""
+    """Returns an entry of DATASETS.REGISTER."""
     return {"name": name, **{key: value for key, value in asdict(files).items() if value is not None}}
 
 
@@ -121,7 +122,7 @@ def _files(folder: Path, names: list[str] | tuple[str, ...]) -> PanopticFiles | 
 
 def _write_part(path: str, folder: str | os.PathLike, name: str, image_ids: set) -> str:
     content = json.loads(Path(path).read_bytes())
-    if "images" in content:  # an instances json may do without
+    if "images" in content:  # optional in an instances JSON
         content["images"] = [image for image in content["images"] if image["id"] in image_ids]
     content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in image_ids]
     part = os.path.join(folder, f"{name}.json")

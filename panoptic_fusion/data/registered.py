@@ -1,4 +1,4 @@
-"""Checks a registered data set before it is used with a model."""
+"""Checks a registered dataset before it is used with a model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .label_space import LabelSpace
 
 
 def check_data_set(name: str, model: LabelSpace) -> None:
-    """Checks that a registered data set has the classes of a model, and that its files are there.
+    """Checks that a registered dataset has the classes of a model and that its files exist.
 
     Raises:
-        ConfigError: otherwise, or if it has no image.
+        ConfigError: the classes differ, a file is missing, or the dataset has no image.
     """
     data = label_space_of(name)
     if (data.thing_classes, data.stuff_classes) != (model.thing_classes, model.stuff_classes):
@@ -31,7 +31,7 @@ def check_data_set(name: str, model: LabelSpace) -> None:
 
 
 def _check_files(name: str, dicts: list[dict]) -> None:
-    """That all images and PNGs are there: each folder is listed once, nothing is opened."""
+    """Checks that all images and PNGs exist; lists each folder once and opens no file."""
     listed = {}
     for key in ("file_name", "pan_seg_file_name"):
         missing = []

@@ -1,4 +1,4 @@
-"""Class and size statistics of a checked dataset, and the images that show most of it."""
+"""Class and size statistics of a checked dataset, and a selection of representative images."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy as np
 from .checks import CheckResult, ImageSummary
 from .label_space import LabelSpace
 
-SAMPLES = 6  # images that are chosen for no other reason than their position in the JSON
-SMALL, LARGE = 32**2, 96**2  # pixels: COCO's limits of small and large objects
+SAMPLES = 6  # images chosen only by their position in the JSON
+SMALL, LARGE = 32**2, 96**2  # pixels; COCO's limits for small and large objects
 
 
 def dataset_statistics(result: CheckResult) -> dict[str, Any]:
-    """Computes the statistics of a checked dataset; of the images that could be read.
+    """Computes the statistics of a checked dataset over the images that could be read.
 
     Args:
-        result: of `check_dataset`, with a label space.
+        result: output of `check_dataset`, with a label space.
 
     Returns:
-        Plain Python for a JSON. `images`: their number; `width`, `height`, `segments_per_image`, `void` (fraction of
-        the image): `{"min", "median", "max"}`; `problems`: number of each kind; `classes`: per class in the order of
-        the label space (things first) `id`, `name`, `isthing`, `images`, `segments` and `crowds` (numbers), `pixels`
-        (fraction of all pixels), `area` (pixels per segment, `{"min", "median", "max"}`), `small`, `medium` and
-        `large` (numbers of segments by COCO's limits).
+        Plain Python for a JSON. `images`: number of images; `width`, `height`, `segments_per_image`, `void` (fraction
+        of the image): `{"min", "median", "max"}`; `problems`: count per kind; `classes`: for each class, in the order
+        of the label space (things first), `id`, `name`, `isthing`, `images`, `segments`, and `crowds` (counts),
+        `pixels` (fraction of all pixels), `area` (pixels per segment, `{"min", "median", "max"}`), `small`, `medium`,
+        and `large` (segment counts by COCO's limits).
     """
     space, images = result.label_space, [image for image in result.images if image.annotated]
     areas: dict[int, list[int]] = {}
@@ -68,22 +68,22 @@ def dataset_statistics(result: CheckResult) -> dict[str, Any]:
 
 
 def choose_images(result: CheckResult, limit: int = 24) -> list[tuple[ImageSummary, list[str]]]:
-    """Chooses images that show every class, the extremes of size, and what looks suspicious.
+    """Chooses images that show every class, the extremes of size, and suspicious annotations.
 
     Args:
-        result: of `check_dataset`, with a label space.
-        limit: at most this many images.
+        result: output of `check_dataset`, with a label space.
+        limit: maximum number of images.
 
     Returns:
-        Images with the reasons for each, in the order of choice: the largest, the smallest, the one with most void and
-        the one with most segments; the first of each kind of problem; then as few as possible that show all classes, by
-        greedy cover; then samples spread evenly over the dataset. Ties go to the first image of the JSON, so the choice
-        is always the same.
+        Images with the reasons for each, in the order of choice: the largest, the smallest, the one with most void, and
+        the one with most segments; the first of each kind of problem; then a small set that covers all classes (greedy
+        set cover); then samples spread evenly over the dataset. Ties go to the first image of the JSON, so the choice
+        is deterministic.
     """
     images = [image for image in result.images if image.annotated]
     if not images:
         return []
-    reasons: dict[int, list[str]] = {}  # by position in `images`
+    reasons: dict[int, list[str]] = {}  # keyed by position in `images`
 
     def choose(position: int, reason: str) -> None:
         if position in reasons or len(reasons) < limit:
@@ -159,13 +159,13 @@ def _cell(text: str) -> str:
 
 
 def _classes(space: LabelSpace) -> Iterable[tuple[int, int, str]]:
-    """(isthing, category id, name) of all classes, things first."""
+    """Returns (isthing, category id, name) of all classes, things first."""
     yield from ((1, i, name) for i, name in zip(space.thing_ids, space.thing_classes, strict=True))
     yield from ((0, i, name) for i, name in zip(space.stuff_ids, space.stuff_classes, strict=True))
 
 
 def _spread(values: Sequence[float] | np.ndarray) -> dict[str, float] | None:
-    """Minimum, median and maximum; None without values."""
+    """Returns minimum, median, and maximum; None without values."""
     if len(values) == 0:
         return None
     return {"min": float(np.min(values)), "median": float(np.median(values)), "max": float(np.max(values))}

@@ -1,6 +1,7 @@
-"""The images of DATASETS.TRAIN and how often each is drawn, by detectron2's filter and samplers.
+"""Selects the images of DATASETS.TRAIN and their sampling frequency, with detectron2's filter and samplers.
 
-Those look at `annotations`, which an image has only from an instances json; here the things of its PNG stand in.
+detectron2 reads `annotations`, which exist only with an instances JSON; otherwise the things in the panoptic PNG are
+used.
 """
 
 import logging
@@ -19,15 +20,14 @@ logger = logging.getLogger(__name__)
 
 
 def training_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], RepeatFactorTrainingSampler | None]:
-    """The dicts of `load_panoptic` of all data sets of DATASETS.TRAIN, some with an instances json or none, and the
-    sampler of their indices.
+    """Returns the `load_panoptic` dicts of all datasets of DATASETS.TRAIN, and the sampler of their indices.
 
-    DATALOADER.FILTER_EMPTY_ANNOTATIONS leaves out the images without a thing that is no crowd. With
-    DATASETS.UNANNOTATED "negatives", images that the JSONs list without an annotation are added as images without
-    things; their pixels are void for the semantic loss. The sampler is None
-    where detectron2's `build_detection_train_loader` makes that of DATALOADER.SAMPLER_TRAIN. A
-    RepeatFactorTrainingSampler is made here, with a seed drawn as TrainingSampler's (detectron2 takes SEED itself, with
-    which a training that goes on would repeat its order). In a job all processes call this.
+    The datasets may have an instances JSON or not, also mixed. DATALOADER.FILTER_EMPTY_ANNOTATIONS leaves out images
+    without a non-crowd thing. With DATASETS.UNANNOTATED "negatives", images that the JSON files list without an
+    annotation are added as images without things; their pixels are void for the semantic loss. The sampler is None if
+    detectron2's `build_detection_train_loader` should build the one of DATALOADER.SAMPLER_TRAIN. Only a
+    RepeatFactorTrainingSampler is built by this function, with a seed drawn as in TrainingSampler (detectron2 passes
+    SEED itself, so a resumed run would repeat its order). In a distributed job, all processes must call this.
 
     Raises:
         ConfigError: the filter leaves no image, or all pixels of all images are void.
@@ -59,7 +59,7 @@ def training_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], RepeatFactorTrain
 
 
 def things(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The things of a dict of `load_panoptic`, crowds too, with `category_id` and `iscrowd`."""
+    """Returns the things of a `load_panoptic` dict, crowds included, with `category_id` and `iscrowd`."""
     if "annotations" in record:
         return record["annotations"]
     return [segment for segment in record["segments_info"] if segment["isthing"]]

@@ -1,4 +1,4 @@
-"""COCO, Cityscapes, Mapillary Vistas, IDD, CamVid: importing this package registers them, and looks for no file.
+"""Registers COCO, Cityscapes, Mapillary Vistas, IDD, and CamVid when this package is imported, without opening files.
 
 They are expected in $DETECTRON2_DATASETS/{coco,cityscapes,vistas,idd,camvid} (default: ./datasets); see
 docs/datasets.md.
@@ -21,14 +21,14 @@ BUILTIN: dict[str, BuiltinDataset] = {
 
 
 def datasets_root() -> str:
-    """$DETECTRON2_DATASETS, or ./datasets, as in detectron2."""
+    """Returns $DETECTRON2_DATASETS, or ./datasets, as in detectron2."""
     return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 
 
 def register_all(root: str | None = None) -> list[str]:
-    """Registers every split of these data sets under `root` (default: `datasets_root()`); returns their names.
+    """Registers every split of these datasets under `root` (default: `datasets_root()`); returns their names.
 
-    Called again with another root, it moves them.
+    A second call with a different root moves them.
     """
     root = datasets_root() if root is None else root
     return [

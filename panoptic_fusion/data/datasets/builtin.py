@@ -1,4 +1,4 @@
-"""Registering a known data set: classes at once, files only when they are asked for."""
+"""Registers a built-in dataset: classes immediately, files only when they are accessed."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ..label_space import LabelSpace
 
 @dataclass(frozen=True)
 class BuiltinDataset:
-    """A data set whose classes and folders are known before it is there.
+    """A dataset whose classes and folders are known before it is downloaded.
 
     key: its name for `panoptic-fusion prepare`.
     names: split ("train", "val" ...) -> name in detectron2's catalogs.
-    files: (root of the data set, split) -> where its files are.
-    categories: the COCO panoptic categories in the official order; needs no file of the data set. None if the classes
-        are the ones of the panoptic JSON, which is then read when they are first asked for.
-    layout: the expected tree in one line, with {split}.
+    files: (root of the dataset, split) -> the paths of its files.
+    categories: the COCO panoptic categories in the official order; needs no file of the dataset. None if the classes
+        come from the panoptic JSON, which is then read on first access.
+    layout: the expected folder layout in one line, with {split}.
     folder: its folder under $DETECTRON2_DATASETS, by default `key`.
-    metadata: (root of the data set, split) -> further entries of detectron2's Metadata.
+    metadata: (root of the dataset, split) -> additional entries of detectron2's Metadata.
     """
 
     key: str
@@ -39,14 +39,14 @@ class BuiltinDataset:
     metadata: Callable[[str, str], dict[str, Any]] = field(default=lambda root, split: {})
 
     def label_space(self) -> LabelSpace:
-        """Its classes as the models see them; of a dataset with `categories`."""
+        """Returns the classes as the models see them; requires `categories`."""
         return LabelSpace.from_categories(self.categories())
 
     def load(self, root: str, split: str) -> list[dict[str, Any]]:
-        """The dicts of `load_panoptic` for one split.
+        """Returns the `load_panoptic` dicts of one split.
 
-        Raises FileNotFoundError, in one line, if it is not there or not prepared, and UserError if its json has other
-        classes.
+        Raises FileNotFoundError, in one line, if the split is missing or not prepared, and UserError if its JSON has
+        other classes.
         """
         files = self.files(root, split)
         command = self._command(root)
@@ -76,10 +76,10 @@ class BuiltinDataset:
         )
 
     def register(self, root: str) -> list[str]:
-        """Registers all splits under `root`, the data set's folder; returns their names. No file is opened.
+        """Registers all splits under `root`, the dataset's folder; returns their names. Opens no file.
 
-        A name that this function has registered before moves to the new root. Raises ConfigError for a name that other
-        code has registered.
+        A name that this function registered before moves to the new root. Raises ConfigError for a name that other code
+        has registered.
         """
         for split, name in self.names.items():
             if name in DatasetCatalog:
@@ -88,7 +88,7 @@ class BuiltinDataset:
                 DatasetCatalog.remove(name)
                 MetadataCatalog.remove(name)
             coco_panoptic.register_panoptic(name, **asdict(self.files(root, split)))
-            if self.categories is not None:  # the JSON need not be read, and the load has more to say of missing files
+            if self.categories is not None:  # the JSON need not be read, and `load` reports missing files in detail
                 coco_panoptic._remember(name, self.label_space())
             MetadataCatalog.get(name).set(
                 builtin_key=self.key, missing_remedy=self._remedy(root, split), **self.metadata(root, split)

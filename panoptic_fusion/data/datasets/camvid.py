@@ -1,4 +1,4 @@
-"""CamVid with 11 classes (3 things, 8 stuff), as it was grouped for SegNet: names, order and colors are SegNet's."""
+"""CamVid with 11 classes (3 things, 8 stuff), as grouped for SegNet; names, order, and colors are SegNet's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from ..coco_panoptic import PanopticFiles
 from .builtin import BuiltinDataset
 
-# name, supercategory, is a thing, color; the category id is the position, from 1.
+# name, supercategory, isthing, color; the category id is the position, from 1.
 _CLASSES = (
     ("sky", "nature", 0, (128, 128, 128)),
     ("building", "construction", 0, (128, 0, 0)),
@@ -25,7 +25,7 @@ _CLASSES = (
 
 
 def camvid_files(root: str, split: str) -> PanopticFiles:
-    """Returns the paths that `prepare` writes; `split` is train, val or test."""
+    """Returns the paths that `prepare` writes; `split` is train, val, or test."""
     return PanopticFiles(
         images=os.path.join(root, "images", split),
         panoptic_root=os.path.join(root, "annotations", f"panoptic_{split}"),

@@ -1,7 +1,7 @@
 """Cityscapes fine: 19 classes (8 things, 11 stuff), in the official order.
 
-The list is detectron2's; it is that of cityscapesscripts (a test compares them), which is needed for preparing and for
-the official measures only.
+The list is detectron2's. It matches the list of cityscapesscripts (a test compares them), which is only required for
+preparing the dataset and for the official metrics.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .builtin import BuiltinDataset
 
 
 def cityscapes_files(root: str, split: str) -> PanopticFiles:
-    """The layout that cityscapesscripts and detectron2 expect; `split` is train, val or test."""
+    """Returns the paths that cityscapesscripts and detectron2 expect; `split` is train, val, or test."""
     return PanopticFiles(
         images=os.path.join(root, "leftImg8bit", split),
         panoptic_root=os.path.join(root, "gtFine", f"cityscapes_panoptic_{split}"),
@@ -25,12 +25,12 @@ def cityscapes_files(root: str, split: str) -> PanopticFiles:
 
 
 def cityscapes_categories() -> list[dict[str, Any]]:
-    """The classes that count in evaluation; their ids are the label ids, 7 to 33."""
+    """Returns the classes that count in evaluation; their ids are the label ids, 7 to 33."""
     return CITYSCAPES_CATEGORIES
 
 
 def _metadata(root: str, split: str) -> dict[str, Any]:
-    # For panoptic_fusion.evaluation.cityscapes: the official instanceIds and labelIds, which the test split lacks.
+    # Used by panoptic_fusion.evaluation.cityscapes: the official instanceIds and labelIds, which the test split lacks.
     return {} if split == "test" else {"cityscapes_gt_dir": os.path.join(os.path.expanduser(root), "gtFine", split)}
 
 

@@ -1,7 +1,7 @@
-"""COCO panoptic 2017: 133 classes (80 things, 53 stuff), with the instances json whose masks overlap.
+"""COCO panoptic 2017: 133 classes (80 things, 53 stuff), with the instances JSON, whose masks overlap.
 
-detectron2 has registered `coco_2017_train` (instances only) and `coco_2017_train_panoptic` (another label space)
-already, so the names here are `coco_panoptic_2017_train` and `coco_panoptic_2017_val`.
+detectron2 already registers `coco_2017_train` (instances only) and `coco_2017_train_panoptic` (a different label
+space), so this module uses the names `coco_panoptic_2017_train` and `coco_panoptic_2017_val`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .builtin import BuiltinDataset
 def coco_files(root: str, split: str) -> PanopticFiles:
     """Returns the paths of a split, "train" or "val", in detectron2's layout.
 
-    The PNGs may also be in `annotations/panoptic_{split}2017`, where their zip leaves them and other projects expect
+    The PNGs may also be in `annotations/panoptic_{split}2017`, where their zip extracts them and other projects expect
     them.
     """
     pngs, where_unpacked = (os.path.join(root, *folders, f"panoptic_{split}2017") for folders in ((), ("annotations",)))
@@ -31,7 +31,7 @@ def coco_files(root: str, split: str) -> PanopticFiles:
 
 
 def coco_categories() -> list[dict[str, Any]]:
-    """detectron2's list, which is the official one."""
+    """Returns detectron2's list of categories, which is the official list."""
     return COCO_CATEGORIES
 
 

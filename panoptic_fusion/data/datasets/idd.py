@@ -1,7 +1,7 @@
 """India Driving Dataset (IDD) at level 3: 26 classes (9 things, 17 stuff), from its label table (idd_labels.csv).
 
-Several labels share a level 3 id; such a class is called by all of them ("bridge/tunnel") and has the colour of the
-first one that counts in the benchmark's evaluation.
+Several labels share a level 3 id. Such a class is named after all of them ("bridge/tunnel") and has the color of the
+first label that counts in the benchmark's evaluation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ VOID_LEVEL3 = 255
 
 @dataclass(frozen=True)
 class IddLabel:
-    """A row of the table: `level3_id` is the class (255: void), `color` RGB."""
+    """A row of the label table: `level3_id` is the class (255: void), `color` RGB."""
 
     name: str
     level3_id: int
@@ -33,7 +33,7 @@ class IddLabel:
 
 @cache
 def idd_labels() -> dict[str, IddLabel]:
-    """Name of a label in the polygon jsons -> its row, in the official order."""
+    """Returns a mapping from label name in the polygon JSON files to its row, in the official order."""
     with (resources.files(__package__) / "idd_labels.csv").open(encoding="utf-8", newline="") as file:
         return {
             row["name"]: IddLabel(
@@ -49,7 +49,7 @@ def idd_labels() -> dict[str, IddLabel]:
 
 
 def idd_categories() -> list[dict[str, Any]]:
-    """One category for each level 3 id, which is its id."""
+    """Returns one category per level 3 id; the category id is the level 3 id."""
     levels: dict[int, list[IddLabel]] = {}
     for label in idd_labels().values():
         if label.level3_id != VOID_LEVEL3:
@@ -67,7 +67,7 @@ def idd_categories() -> list[dict[str, Any]]:
 
 
 def idd_files(root: str, split: str) -> PanopticFiles:
-    """The official folders, and our json and PNGs beside them as Cityscapes has them; `split` is train or val."""
+    """Returns the official folders, with the converted JSON and PNGs next to them; `split` is train or val."""
     return PanopticFiles(
         images=os.path.join(root, "leftImg8bit", split),
         panoptic_root=os.path.join(root, "gtFine", f"idd_panoptic_{split}"),

@@ -1,8 +1,8 @@
 """Mapillary Vistas: v1.2 with 65 classes (37 things, 28 stuff), and v2.0 with the classes of its own annotations.
 
 A download of release 2.0 holds both: `config_v1.2.json`, `config_v2.0.json`, `{training,validation}/images`, and the
-annotations in `{training,validation}/{v1.2,v2.0}`. Release 1.2 had `config.json` and the annotations beside `images`.
-Copies whose split folders are called train and val are found, too.
+annotations in `{training,validation}/{v1.2,v2.0}`. Release 1.2 had `config.json`, and the annotations next to `images`.
+Copies with split folders named train and val are also found.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PANOPTIC_JSON = {"v1.2": "panoptic_2018.json", "v2.0": "panoptic_2020.json"}
 
 
 def split_folder(root: Path, split: str) -> Path:
-    """Returns the folder of a split; the official name unless only the other one exists."""
+    """Returns the folder of a split; uses the official name unless only the other one exists."""
     official, other = (root / name for name in FOLDERS[split])
     return other if other.is_dir() and not official.is_dir() else official
 
@@ -39,14 +39,14 @@ def config_file(root: Path, split: str, version: str = "v1.2") -> Path:
 
 
 def vistas_files(root: str, split: str, version: str = "v1.2") -> PanopticFiles:
-    """Returns the paths of a split, "train" or "val", in the layout that is found; of release 2.0 if none is."""
+    """Returns the paths of a split, "train" or "val", in the layout found on disk, by default that of release 2.0."""
     panoptic = annotation_folder(Path(root), split, version) / "panoptic"
     images = split_folder(Path(root), split) / "images"
     return PanopticFiles(str(images), str(panoptic), str(panoptic / PANOPTIC_JSON[version]))
 
 
 def vistas_categories() -> list[dict[str, Any]]:
-    """The categories of the official panoptic json of v1.2: ids 1..65 in the order of its config."""
+    """Returns the categories of the official panoptic JSON of v1.2: ids 1..65 in the order of its config."""
     with (resources.files(__package__) / "vistas_classes.csv").open(encoding="utf-8", newline="") as file:
         return [
             {

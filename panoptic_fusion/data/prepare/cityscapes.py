@@ -1,10 +1,11 @@
-"""Cityscapes: instanceIds PNGs to COCO panoptic, with the result of cityscapesscripts' createPanopticImgs.
+"""Converts Cityscapes instanceIds PNGs to COCO panoptic, with the same result as cityscapesscripts' createPanopticImgs.
 
-cityscapesscripts' own function converts a split in one process and keeps nothing of a run that was stopped, so the
-rule is stated here again (`convert`); tests compare the two. An id below 1000 is a label id: for a class with instances
-a group, which is a crowd; from 1000 on it is label id * 1000 + instance. Labels that evaluation ignores are void. The
-segment id is the instance id, the category id the label id. One entry differs: an image's `file_name` is its path below
-leftImg8bit/{split}, where createPanopticImgs writes a name that no file has ("..._gtFine_leftImg8bit.png").
+The function in cityscapesscripts converts a split in one process and keeps nothing when interrupted, so the rule is
+reimplemented in `convert`; tests compare the two. An id below 1000 is a label id: for a class with instances it marks a
+group, which is a crowd. From 1000 on it is label id * 1000 + instance. Labels that evaluation ignores are void. The
+segment id is the instance id, the category id the label id. One entry differs: an image's `file_name` is its path
+below leftImg8bit/{split}, while createPanopticImgs writes a name that matches no file
+("..._gtFine_leftImg8bit.png").
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ SUFFIX = "_gtFine_instanceIds.png"
 
 
 def annotation_folder(root: Path, split: str) -> Path:
-    """Where the official annotations of a split are."""
+    """Returns the folder of the official annotations of a split."""
     return root / "gtFine" / split
 
 
 def plan_split(root: Path, split: str) -> SplitPlan:
-    """Lists what is to convert of a split. Raises UserError if cityscapesscripts is not installed."""
+    """Lists the annotations of a split to convert. Raises UserError if cityscapesscripts is not installed."""
     files = cityscapes_files(str(root), split)
     sources = []
     for path in sorted(annotation_folder(root, split).glob(f"*/*{SUFFIX}")):
@@ -40,7 +41,7 @@ def plan_split(root: Path, split: str) -> SplitPlan:
 
 
 def convert(source: Source) -> Converted:
-    """Converts one instanceIds PNG. Raises ValueError if it holds an id that is none of Cityscapes'."""
+    """Converts one instanceIds PNG. Raises ValueError if it holds an id that Cityscapes does not define."""
     id2label = _labels().id2label
     id_map = read_id_map(source.path)
     categories = {}
@@ -55,7 +56,7 @@ def convert(source: Source) -> Converted:
 
 
 def _labels() -> ModuleType:
-    """The label table of cityscapesscripts."""
+    """Returns the label table of cityscapesscripts."""
     try:
         from cityscapesscripts.helpers import labels
     except ImportError as error:
@@ -64,7 +65,7 @@ def _labels() -> ModuleType:
 
 
 def _categories() -> list[dict[str, Any]]:
-    """The json's categories as createPanopticImgs writes them."""
+    """Returns the JSON's categories as createPanopticImgs writes them."""
     return [
         {
             "id": label.id,

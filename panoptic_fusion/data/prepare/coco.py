@@ -1,4 +1,4 @@
-"""COCO: nothing to convert; the PNGs come as a zip inside of the annotations' zip, which is unpacked here."""
+"""Prepares COCO: needs no conversion, but unpacks the PNGs, which come as a zip inside the annotations zip."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..datasets.coco import coco_files
 
 
 def annotation_folder(root: Path, split: str) -> Path:
-    """Where the official annotations of a split are: its json."""
+    """Returns the path of the official annotations of a split: its JSON."""
     return Path(coco_files(str(root), split).panoptic_json)
 
 
 def unpack_pngs(root: Path, split: str, progress: bool = True) -> int:
-    """Unpacks annotations/panoptic_{split}2017.zip to panoptic_{split}2017; returns how many PNGs were not there yet.
+    """Unpacks annotations/panoptic_{split}2017.zip to panoptic_{split}2017; returns the number of PNGs it added.
 
-    Without the zip nothing is done. Raises UserError if it is damaged.
+    Does nothing if the zip does not exist. Raises UserError if it is damaged.
     """
     target = Path(coco_files(str(root), split).panoptic_root)
     archive = root / "annotations" / f"{target.name}.zip"

@@ -1,8 +1,8 @@
-"""IDD: polygon jsons to COCO panoptic at level 3.
+"""Converts IDD's polygon JSON files to COCO panoptic at level 3.
 
-Polygons are painted in the order of the list, later ones over earlier ones, with PIL's polygon fill, as the data set's
-own tool does. What no polygon covers is void, and so is what a polygon of a void label covers. A thing class has one
-segment for each object; its groups ("cargroup") are one crowd segment; a stuff class has one segment an image.
+Polygons are painted in list order, later ones over earlier ones, with PIL's polygon fill, as in the dataset's own tool.
+Pixels that no polygon or a polygon of a void label covers are void. Each object of a thing class is one segment; groups
+("cargroup") are merged into one crowd segment; a stuff class has one segment per image.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ GROUP = "group"
 
 
 def annotation_folder(root: Path, split: str) -> Path:
-    """Where the official annotations of a split are."""
+    """Returns the folder of the official annotations of a split."""
     return root / "gtFine" / split
 
 
 def plan_split(root: Path, split: str) -> SplitPlan:
-    """Lists what is to convert of a split. Drives use the same frame numbers: the id of an image is {drive}_{frame}."""
+    """Lists the annotations of a split to convert. Drives share frame numbers, so image ids are {drive}_{frame}."""
     files = idd_files(str(root), split)
     sources = []
     for path in sorted(annotation_folder(root, split).glob(f"*/*{SUFFIX}")):
@@ -42,9 +42,9 @@ def plan_split(root: Path, split: str) -> SplitPlan:
 
 
 def convert(images: str, source: Source) -> Converted:
-    """Converts one polygon json; `images` is the folder that its image's name is relative to.
+    """Converts one polygon JSON; `images` is the folder that its image's name is relative to.
 
-    Raises ValueError for a json that is no annotation or an image of another size, FileNotFoundError for no image.
+    Raises ValueError if the JSON is not an annotation or the image size differs, FileNotFoundError without the image.
     """
     annotation = _read(source.path)
     width, height = annotation["imgWidth"], annotation["imgHeight"]
@@ -53,7 +53,7 @@ def convert(images: str, source: Source) -> Converted:
     canvas = Image.new("I", (width, height), 0)
     draw = ImageDraw.Draw(canvas)
     categories: dict[int, tuple[int, int]] = {}
-    merged: dict[tuple[int, int], int] = {}  # segments of several polygons: (category id, iscrowd) -> id
+    merged: dict[tuple[int, int], int] = {}  # segments made of several polygons: (category id, iscrowd) -> id
     notes: Counter[str] = Counter()
     for entry in annotation["objects"]:
         label, is_group = _label_of(entry.get("label"))
@@ -77,7 +77,7 @@ def convert(images: str, source: Source) -> Converted:
 
 
 def _label_of(name: Any) -> tuple[IddLabel | None, bool]:
-    """The label, and whether the name means a group of it; a known name that ends so ("polegroup") means none."""
+    """Returns the label and whether the name means a group; a known name with that ending ("polegroup") does not."""
     labels = idd_labels()
     if name in labels:
         return labels[name], False
@@ -98,6 +98,6 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _image_name(annotation: Path, images: Path) -> str:
-    """The image's path below leftImg8bit/{split}: a PNG, in part II of the data set a JPEG."""
+    """Returns the image's path below leftImg8bit/{split}: a PNG, or a JPEG in part II of the dataset."""
     stem = f"{annotation.parent.name}/{annotation.name.removesuffix(SUFFIX)}_leftImg8bit"
     return f"{stem}.jpg" if (images / f"{stem}.jpg").is_file() else f"{stem}.png"

@@ -1,8 +1,8 @@
-"""Converting one split: parallel over the cores, resumable after a kill at any moment, nothing done twice.
+"""Converts one split: in parallel, resumable after an interruption at any point, without repeating finished work.
 
-What is finished is in the journal, `<json>.journal`: a line of json for each image, appended by the worker after the
-image's PNG is in place. The final json is written from the journal when all images are in it, then the journal is
-removed. PNGs and jsons are written under another name and renamed, so that none is ever half there.
+Finished images are recorded in the journal, `<json>.journal`: one JSON line per image, appended by the worker after the
+image's PNG is in place. When the journal covers all images, the final JSON is written from it and the journal is
+removed. PNGs and JSON files are written under a temporary name and renamed, so that none is ever incomplete.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .segments import write_png
 
 @dataclass(frozen=True)
 class Source:
-    """One annotation to convert: id and file_name of its image in the json, its own path, the PNG's name."""
+    """One annotation to convert: id and file_name of its image in the JSON, its own path, and the PNG's name."""
 
     image_id: str
     image_name: str
@@ -36,8 +36,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Converted:
-    """What the conversion of one annotation gives: `pixels` (H, W, 3) uint8 and `segments` as of `describe_segments`;
-    `notes` counts what the user should know of (text -> how often)."""
+    """Result of converting one annotation.
+
+    pixels: (H, W, 3) uint8.
+    segments: as returned by `describe_segments`.
+    notes: counts of what the user should know (text -> number of occurrences).
+    """
 
     pixels: np.ndarray
     segments: list[dict[str, Any]]
@@ -46,8 +50,11 @@ class Converted:
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """All that one split needs: `convert` is a function of a module (it goes to other processes) or a partial of one;
-    `info`, if not None, becomes the json's entry `info`."""
+    """Everything needed to convert one split.
+
+    `convert` is a module-level function (it is sent to other processes) or a partial of one; `info`, if not None,
+    becomes the entry `info` of the JSON.
+    """
 
     panoptic_json: Path
     panoptic_root: Path
@@ -63,7 +70,7 @@ class SplitPlan:
 
 @dataclass(frozen=True)
 class SplitResult:
-    """`converted`: images converted by this run; `kept`: finished by earlier runs; `notes`: of all (text -> count)."""
+    """`converted`: images converted by this run; `kept`: by earlier runs; `notes`: of all images (text -> count)."""
 
     converted: int
     kept: int
@@ -71,17 +78,17 @@ class SplitResult:
 
 
 def run_split(plan: SplitPlan, workers: int | None = None, force: bool = False, progress: bool = True) -> SplitResult:
-    """Converts what is not converted yet and writes the split's json.
+    """Converts the remaining annotations of a split and writes its JSON.
 
     Args:
         plan: the split.
-        workers: processes; default: one a core.
-        force: forget what earlier runs have done.
-        progress: show a bar with the time left.
+        workers: number of processes; default: one per core.
+        force: discard the results of earlier runs.
+        progress: show a bar with the remaining time.
 
     Raises:
-        UserError: annotations could not be converted (the others are done and stay done), the folder holds a conversion
-            to other categories, or another run is at work.
+        UserError: annotations could not be converted (all others are converted and kept), the folder holds a conversion
+            to other categories, or another run is active.
     """
     plan.panoptic_root.mkdir(parents=True, exist_ok=True)
     with locked(plan.journal):
@@ -114,7 +121,7 @@ def run_split(plan: SplitPlan, workers: int | None = None, force: bool = False, 
 
 
 def _convert_all(plan: SplitPlan, todo: list[Source], before: int, workers: int, progress: bool) -> list[str]:
-    """Converts all of `todo`; returns the errors, one text for each annotation that failed."""
+    """Converts all of `todo`; returns one error text per failed annotation."""
     task = partial(_convert_one, plan.convert, str(plan.panoptic_root), str(plan.journal))
     results = map_unordered(task, todo, workers)
     bar = tqdm(
@@ -131,7 +138,7 @@ def _convert_all(plan: SplitPlan, todo: list[Source], before: int, workers: int,
 def _convert_one(
     convert: Callable[[Source], Converted], panoptic_root: str, journal: str, source: Source
 ) -> str | None:
-    """Converts one annotation, its PNG first, then its line in the journal; returns the error, if there is one."""
+    """Converts one annotation: writes its PNG, then its journal line; returns the error, if any."""
     try:
         converted = convert(source)
     except (ValueError, FileNotFoundError) as error:
@@ -152,7 +159,7 @@ def _convert_one(
 
 
 def _usable(plan: SplitPlan, records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of the records, image id -> {image, annotation}, those that are of a source and whose PNG is there."""
+    """Returns the records (image id -> {image, annotation}) that belong to a source and whose PNG exists."""
     names = {source.image_id: source.png_name for source in plan.sources}
     pngs = set(os.listdir(plan.panoptic_root))
     return {
@@ -167,7 +174,7 @@ def _read_journal(plan: SplitPlan) -> dict[str, dict[str, Any]]:
 
 
 def _read_json(plan: SplitPlan) -> dict[str, Any]:
-    """The json that is there; raises UserError if it is none, or of other categories."""
+    """Returns the existing JSON; raises UserError if it is not a panoptic JSON or has other categories."""
     try:
         content = json.loads(plan.panoptic_json.read_bytes())
         found = {c["id"]: (c["name"], c["isthing"]) for c in content["categories"]}
@@ -180,7 +187,7 @@ def _read_json(plan: SplitPlan) -> dict[str, Any]:
 
 
 def _records(content: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """The records of a panoptic json, as the journal has them."""
+    """Returns the records of a panoptic JSON in the format of the journal."""
     if content is None:
         return {}
     images = {image["id"]: image for image in content["images"]}
@@ -188,7 +195,7 @@ def _records(content: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
 
 
 def _content(plan: SplitPlan, done: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The split's json, in the order of the sources."""
+    """Returns the split's JSON content, in the order of the sources."""
     images = [{**done[source.image_id]["image"], "file_name": source.image_name} for source in plan.sources]
     annotations = [done[source.image_id]["annotation"] for source in plan.sources]
     content = {"images": images, "annotations": annotations, "categories": plan.categories}

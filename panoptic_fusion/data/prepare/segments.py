@@ -1,6 +1,6 @@
-"""From a map of segment ids to what COCO panoptic stores of it: an RGB PNG and a list of segments.
+"""Converts a map of segment ids to COCO panoptic format: an RGB PNG and a list of segments.
 
-H, W: image size. An id map is (H, W), integers >= 0; an id that is not described is void (0 in the PNG).
+H, W: image size. An id map is (H, W), integers >= 0; ids without a description are void (0 in the PNG).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def describe_segments(id_map: np.ndarray, categories: Mapping[int, tuple[int, in
         categories: segment id -> (category id, iscrowd); ids without an entry, and 0, become void.
 
     Returns:
-        The PNG's pixels (H, W, 3) uint8, id = R + 256 G + 65536 B, and the segments that have a pixel, ascending by id:
-        id, category_id, iscrowd, area (pixels), bbox (x, y, width, height).
+        The PNG's pixels (H, W, 3) uint8, id = R + 256 G + 65536 B, and the segments that have at least one pixel,
+        ascending by id: id, category_id, iscrowd, area (pixels), bbox (x, y, width, height).
     """
     ids = np.flatnonzero(np.bincount(id_map.ravel()))
     label_of = np.zeros(ids[-1] + 1, np.int32)
@@ -46,7 +46,7 @@ def describe_segments(id_map: np.ndarray, categories: Mapping[int, tuple[int, in
 
 
 def write_png(pixels: np.ndarray, path: Path) -> None:
-    """Writes (H, W, 3) uint8 to `path`, which exists only once it is complete."""
+    """Writes (H, W, 3) uint8 to `path` atomically: the file exists only once it is complete."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     Image.fromarray(pixels).save(temporary, format="PNG")
     os.replace(temporary, path)
@@ -68,7 +68,7 @@ def read_id_map(path: str | Path) -> np.ndarray:
 
 
 def check_image(path: Path, size: tuple[int, int], annotation: str) -> None:
-    """Looks whether the image of an annotation is there in its size (H, W); reads its header only.
+    """Checks that the image of an annotation exists with the size (H, W); reads only its header.
 
     Raises FileNotFoundError or ValueError naming both files.
     """

@@ -1,4 +1,4 @@
-"""What a prepared split holds, from its json: images, segments of each class, share of void."""
+"""Summarizes a prepared split from its JSON: images, segments per class, fraction of void pixels."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from ...errors import UserError
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """`segments` and `crowds`: class name -> count (crowds are not in `segments`); `void_share`: 0..1 of all pixels;
-    `empty`: images without a segment; `converted`, `kept`: images done by this run and by earlier ones; `notes`: what
-    else there is to say."""
+    """Summary of a prepared split.
+
+    `segments` and `crowds`: class name -> count (crowds are not in `segments`); `void_share`: fraction of all pixels;
+    `empty`: images without a segment; `converted`, `kept`: images converted by this run and by earlier runs;
+    `notes`: further remarks.
+    """
 
     name: str
     images: int
@@ -46,7 +49,7 @@ class SplitSummary:
 def summarize(
     name: str, panoptic_json: Path, panoptic_root: Path, converted: int = 0, kept: int = 0, notes: Sequence[str] = ()
 ) -> SplitSummary:
-    """Summarises a split; opens no PNG. Raises UserError if the json cannot be used or one of its PNGs is missing."""
+    """Summarizes a split; opens no PNG. Raises UserError if the JSON is unusable or one of its PNGs is missing."""
     try:
         data = json.loads(panoptic_json.read_bytes())
         classes = {c["id"]: c["name"] for c in data["categories"]}

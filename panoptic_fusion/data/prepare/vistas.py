@@ -1,9 +1,9 @@
-"""Mapillary Vistas, v1.2 and v2.0: its panoptic folder where it is there, else made from the instance maps.
+"""Prepares Mapillary Vistas v1.2 and v2.0: uses its panoptic folder if present, else converts the instance maps.
 
 `instances/*.png` (16 bit) holds 256 * class + instance, class = index into the labels of the version's config. Labels
-with `evaluate: false` are void; an evaluated group label ("...-group") is a crowd of its class. Category ids start at 1
-and are the position among the evaluated labels that are no groups; the segment id is 256 * (class + 1) + instance,
-which is never 0.
+with `evaluate: false` are void; an evaluated group label ("...-group") is a crowd of its class. Category ids are the
+positions, counted from 1, among the evaluated labels that are not groups. The segment id is
+256 * (class + 1) + instance, which is never 0.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from .segments import check_image, describe_segments, read_id_map
 class Labels:
     """The labels of a config.
 
-    categories: the COCO panoptic categories of the evaluated labels that are no groups, in the order of the config.
-    table: what each class index of the instance maps means: (category id, iscrowd), or (0, 0) for void.
+    categories: the COCO panoptic categories of the evaluated labels that are not groups, in the order of the config.
+    table: for each class index of the instance maps, (category id, iscrowd), or (0, 0) for void.
     """
 
     categories: list[dict[str, Any]]
@@ -35,9 +35,9 @@ class Labels:
 
 
 def plan_split(root: Path, split: str, version: str = "v1.2") -> SplitPlan | None:
-    """Lists what is to convert of a split; None if the data set's own panoptic json is there.
+    """Lists the annotations of a split to convert; None if the dataset's own panoptic JSON exists.
 
-    Raises UserError if the config is missing, is none, or of v1.2 has other classes than the 65.
+    Raises UserError if the config is missing, is invalid, or, for v1.2, has other classes than the 65.
     """
     files = vistas_files(str(root), split, version)
     panoptic_json = Path(files.panoptic_json)
@@ -88,7 +88,7 @@ def read_labels(config: Path) -> Labels:
 def convert_instances(labels: Labels, images: str, source: Source) -> Converted:
     """Converts one instance map; `images` is the folder of its image.
 
-    Raises ValueError if it holds a class that the config does not have.
+    Raises ValueError if the map holds a class that is not in the config.
     """
     table = labels.table
     id_map = read_id_map(source.path)
@@ -96,7 +96,7 @@ def convert_instances(labels: Labels, images: str, source: Source) -> Converted:
     if id_map.max() >= 256 * len(table):
         raise ValueError(f"{source.path}: the config has {len(table)} labels, no class {id_map.max() // 256}")
     things = {c["id"] for c in labels.categories if c["isthing"]}
-    # Things have one segment a value; stuff one a class, whatever the instance number, and so has a group class.
+    # Things get one segment per value; stuff and group classes get one per class, whatever the instance number.
     lookup = np.arange(256 * len(table), dtype=np.int32) + 256
     categories = {}
     for index, (category_id, iscrowd) in enumerate(table):
@@ -121,7 +121,7 @@ def _is_group(name: str) -> bool:
 
 
 def _category_of(name: str, classes: list[str]) -> int:
-    """The category id of a label's name; a group has that of the class it is a group of, or of the one above it."""
+    """Returns the category id of a label's name; a group has the id of its class, or of the parent of its class."""
     if name in classes:
         return classes.index(name) + 1
     stem = name.removesuffix("group").rstrip("-_")

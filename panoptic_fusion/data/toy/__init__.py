@@ -1,1 +1,1 @@
-"""Toy street scenes, drawn by this package: the data set of the demo and the tests."""
+"""Synthetic toy street scenes: the dataset of the demo and the tests."""

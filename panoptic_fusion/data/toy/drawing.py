@@ -1,8 +1,8 @@
-"""The pictures that toy scenes are made of: a brush that draws colour and mask together, textures, stuff and things.
+"""Drawing primitives of the toy scenes: a brush that draws color and mask together, textures, stuff, and things.
 
-Everything is drawn on a canvas (Hc, Wc), uint8 RGB, in pixels (x to the right, y down). Functions that draw a thing
-take the ground point ``(x, y)`` below its centre and a scale ``ppm`` (pixels per metre), so that perspective is the
-caller's business.
+All shapes are drawn on a canvas (Hc, Wc), uint8 RGB, in pixels (x to the right, y down). Functions that draw a thing
+take the ground point ``(x, y)`` below its center and a scale ``ppm`` (pixels per meter), so that perspective is
+computed by the caller.
 """
 
 import cv2
@@ -68,7 +68,7 @@ class Brush:
         self.mask[y0:y1, x0:x1] |= area
 
     def roughen(self, rng: np.random.Generator, amount: float, cell: int) -> None:
-        """Adds smooth brightness noise (standard deviation ``amount``, in grey levels) of ``cell`` pixels."""
+        """Adds smooth brightness noise (standard deviation ``amount``, in gray levels) of ``cell`` pixels."""
         x, y, w, h = cv2.boundingRect(self.mask)
         if w and h:
             area = self.colour[y : y + h, x : x + w]
@@ -77,19 +77,19 @@ class Brush:
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cell: int) -> np.ndarray:
-    """(h, w) float32 noise of unit variance at grid points ``cell`` pixels apart, interpolated between them."""
+    """Returns (h, w) float32 noise of unit variance at grid points ``cell`` pixels apart, interpolated in between."""
     coarse = rng.standard_normal((shape[0] // cell + 2, shape[1] // cell + 2)).astype(np.float32)
     return cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
 
 
 def pick(rng: np.random.Generator, palette: tuple[Colour, ...], jitter: int = 14) -> Colour:
-    """One colour of ``palette``, each channel moved by up to ``jitter``."""
+    """Returns a random color of ``palette``, each channel shifted by up to ``jitter``."""
     colour = np.array(palette[int(rng.integers(len(palette)))]) + rng.integers(-jitter, jitter + 1, 3)
     return tuple(int(c) for c in np.clip(colour, 8, 247))
 
 
 def tint(colour: Colour, factor: float) -> Colour:
-    """``colour`` made darker (factor < 1) or lighter (factor > 1)."""
+    """Returns ``colour`` made darker (factor < 1) or lighter (factor > 1)."""
     return tuple(int(min(255, c * factor)) for c in colour)
 
 
@@ -97,7 +97,7 @@ def tint(colour: Colour, factor: float) -> Colour:
 
 
 def draw_sky(brush: Brush, rng: np.random.Generator, bottom: float) -> None:
-    """A vertical gradient with clouds, down to row ``bottom``."""
+    """Draws a vertical gradient with clouds, down to row ``bottom``."""
     tops = ((70, 130, 210), (110, 160, 220), (150, 170, 190), (120, 110, 160), (80, 150, 200))
     lows = ((190, 215, 240), (225, 232, 240), (205, 210, 214), (250, 190, 150), (230, 230, 215))
     choice = int(rng.integers(len(tops)))
@@ -113,7 +113,7 @@ def draw_sky(brush: Brush, rng: np.random.Generator, bottom: float) -> None:
 
 
 def facade(rng: np.random.Generator, floors: int, columns: int, cell: int = 20) -> np.ndarray:
-    """A wall with windows: (floors * cell, columns * cell, 3) uint8."""
+    """Returns a wall with windows: (floors * cell, columns * cell, 3) uint8."""
     wall = pick(rng, WALLS)
     image = np.empty((floors * cell, columns * cell, 3), np.uint8)
     image[:] = wall
@@ -141,7 +141,7 @@ def facade(rng: np.random.Generator, floors: int, columns: int, cell: int = 20) 
 
 
 def fence_panel(rng: np.random.Generator, columns: int) -> np.ndarray:
-    """A picket fence: (32, columns * 8, 3) uint8; the gaps belong to it."""
+    """Returns a picket fence: (32, columns * 8, 3) uint8; the gaps belong to it."""
     wood = pick(rng, ((240, 236, 226), (166, 116, 70), (206, 190, 160)))
     image = np.empty((32, columns * 8, 3), np.uint8)
     image[:] = tint(wood, 0.42)
@@ -152,7 +152,7 @@ def fence_panel(rng: np.random.Generator, columns: int) -> np.ndarray:
 
 
 def leaves(rng: np.random.Generator, brush: Brush, blobs: list[tuple[float, float, float, float]]) -> None:
-    """A crown or a bush: ``blobs`` (x, y, rx, ry) in greens, rough like leaves."""
+    """Draws a tree crown or a bush: ``blobs`` (x, y, rx, ry) in greens, with a leafy texture."""
     green = pick(rng, ((58, 116, 48), (84, 136, 52), (44, 92, 56), (112, 130, 50)))
     for x, y, rx, ry in blobs:
         brush.ellipse(x, y, rx, ry, tint(green, rng.uniform(0.8, 1.1)))
@@ -164,7 +164,7 @@ def leaves(rng: np.random.Generator, brush: Brush, blobs: list[tuple[float, floa
 
 
 def draw_tree(brush: Brush, rng: np.random.Generator, x: float, y: float, ppm: float) -> None:
-    """A tree of about 4 m: trunk and crown."""
+    """Draws a tree of about 4 m: trunk and crown."""
     top = y - rng.uniform(3.4, 4.6) * ppm
     brush.line((x, y), (x, top + 1.2 * ppm), 0.32 * ppm, pick(rng, ((104, 78, 56), (84, 66, 54))))
     crown = [(x, top + 0.95 * ppm, 1.1 * ppm, 1.0 * ppm)]
@@ -174,7 +174,7 @@ def draw_tree(brush: Brush, rng: np.random.Generator, x: float, y: float, ppm: f
 
 
 def draw_bush(brush: Brush, rng: np.random.Generator, x: float, y: float, ppm: float, length: float) -> None:
-    """A hedge of ``length`` metres, about 1 m high."""
+    """Draws a hedge of ``length`` meters, about 1 m high."""
     steps = max(2, round(length / 0.6))
     xs = x + np.linspace(-0.5, 0.5, steps) * length * ppm
     blobs = [(float(b), y - 0.5 * ppm, 0.6 * ppm, rng.uniform(0.5, 0.75) * ppm) for b in xs]
@@ -191,7 +191,7 @@ def draw_wheel(brush: Brush, x: float, y: float, radius: float) -> None:
 
 
 def draw_car_side(brush: Brush, rng: np.random.Generator, x: float, y: float, ppm: float) -> None:
-    """A car of 3.8 x 1.45 m seen from the side."""
+    """Draws a car of 3.8 x 1.45 m seen from the side."""
     paint, flip = pick(rng, PAINTS), 1 if rng.random() < 0.5 else -1
     boxy = rng.random() < 0.35
 
@@ -216,7 +216,7 @@ def draw_car_side(brush: Brush, rng: np.random.Generator, x: float, y: float, pp
 
 
 def draw_car_front(brush: Brush, rng: np.random.Generator, x: float, y: float, ppm: float) -> None:
-    """A car of 1.75 x 1.45 m seen from the front or from behind."""
+    """Draws a car of 1.75 x 1.45 m seen from the front or from behind."""
     paint, rear = pick(rng, PAINTS), rng.random() < 0.5
 
     def box(u0: float, v0: float, u1: float, v1: float, colour: Colour) -> None:
@@ -237,7 +237,7 @@ def draw_car_front(brush: Brush, rng: np.random.Generator, x: float, y: float, p
 
 
 def draw_bus_side(brush: Brush, rng: np.random.Generator, x: float, y: float, ppm: float) -> None:
-    """A bus of 7 x 2.9 m seen from the side."""
+    """Draws a bus of 7 x 2.9 m seen from the side."""
     paint, flip = pick(rng, PAINTS), 1 if rng.random() < 0.5 else -1
 
     def box(u0: float, v0: float, u1: float, v1: float, colour: Colour) -> None:
@@ -252,14 +252,14 @@ def draw_bus_side(brush: Brush, rng: np.random.Generator, x: float, y: float, pp
     box(2.0, 2.5, 2.75, 0.5, (40, 54, 70))
     box(2.95, 2.55, 3.5, 1.3, (70, 94, 116))
     box(3.35, 0.95, 3.5, 0.7, (255, 246, 190))
-    if rng.random() < 0.4:  # an advertisement: it is part of the bus, though it resembles a sign
+    if rng.random() < 0.4:  # an advertisement: part of the bus, although it resembles a sign
         box(-2.6, 1.06, -0.9, 0.6, pick(rng, PAINTS))
     for u in (-2.1, 2.0):
         draw_wheel(brush, x + flip * u * ppm, y - 0.42 * ppm, 0.46 * ppm)
 
 
 def draw_bus_front(brush: Brush, rng: np.random.Generator, x: float, y: float, ppm: float) -> None:
-    """A bus of 2.4 x 2.9 m seen from the front."""
+    """Draws a bus of 2.4 x 2.9 m seen from the front."""
     paint = pick(rng, PAINTS)
 
     def box(u0: float, v0: float, u1: float, v1: float, colour: Colour) -> None:
@@ -278,7 +278,7 @@ def draw_bus_front(brush: Brush, rng: np.random.Generator, x: float, y: float, p
 
 
 def draw_bicycle(brush: Brush, rng: np.random.Generator, x: float, y: float, ppm: float) -> None:
-    """A bicycle of 1.75 x 1.05 m seen from the side; the wheels are discs, spokes and gaps belong to them."""
+    """Draws a bicycle of 1.75 x 1.05 m seen from the side; the wheels are discs that include spokes and gaps."""
     paint, flip = pick(rng, PAINTS), 1 if rng.random() < 0.5 else -1
 
     def at(u: float, v: float) -> tuple[float, float]:
@@ -302,7 +302,7 @@ def draw_bicycle(brush: Brush, rng: np.random.Generator, x: float, y: float, ppm
 
 
 def draw_sign(brush: Brush, rng: np.random.Generator, x: float, y: float, ppm: float) -> None:
-    """A traffic sign on a post, 2.3 m high, the board 0.8 m wide; post and board are one thing."""
+    """Draws a traffic sign on a post, 2.3 m high, with a board 0.8 m wide; post and board are one thing."""
     brush.line((x, y), (x, y - 1.7 * ppm), 0.17 * ppm, (130, 134, 138))
     cx, cy, r, kind = x, y - 1.9 * ppm, 0.42 * ppm, int(rng.integers(5))
     red, white, blue = pick(rng, ((206, 28, 34),)), (246, 246, 242), pick(rng, ((28, 88, 190),))
@@ -331,7 +331,7 @@ def draw_sign(brush: Brush, rng: np.random.Generator, x: float, y: float, ppm: f
 
 
 def draw_person(brush: Brush, rng: np.random.Generator, x: float, y: float, ppm: float, dress: str = "plain") -> None:
-    """A person of 1.75 m, on foot or (``dress="rider"``) on a bicycle; ``dress="suit"`` is made for a tie."""
+    """Draws a person of 1.75 m, on foot or (``dress="rider"``) on a bicycle; use ``dress="suit"`` with a tie."""
     skin, hair = pick(rng, SKINS), pick(rng, HAIRS)
     suit = dress == "suit"
     coat, legs = (pick(rng, SUITS), ()) if suit else (pick(rng, PAINTS), pick(rng, TROUSERS))
@@ -363,7 +363,7 @@ def draw_person(brush: Brush, rng: np.random.Generator, x: float, y: float, ppm:
     brush.poly([at(*p) for p in body], coat)
     if suit:
         brush.poly([at(-0.19, 1.44), at(0.19, 1.44), at(0.07, 0.9), at(-0.07, 0.9)], (238, 238, 234))
-    elif dress == "plain" and rng.random() < 0.4:  # a stripe, a zip or a bag strap: like a tie, but none
+    elif dress == "plain" and rng.random() < 0.4:  # a stripe, a zip or a bag strap: resembles a tie but is not one
         brush.line(at(-0.12, 1.4), at(rng.uniform(-0.1, 0.15), 0.84), 0.08 * ppm, pick(rng, TIES))
     brush.rect(*at(lean - 0.07, shoulder + 0.12), *at(lean + 0.07, shoulder - 0.02), tint(skin, 0.85))
     brush.ellipse(*at(lean, shoulder + 0.2), 0.145 * ppm, 0.17 * ppm, skin)
@@ -374,7 +374,7 @@ def draw_person(brush: Brush, rng: np.random.Generator, x: float, y: float, ppm:
 
 
 def draw_tie(brush: Brush, rng: np.random.Generator, x: float, y: float, ppm: float) -> None:
-    """The tie of a person in a suit at the same ``(x, y, ppm)``: 0.26 m wide (as in a cartoon) and 0.55 m long."""
+    """Draws the tie of a person in a suit at the same ``(x, y, ppm)``: 0.26 m wide (cartoon style) and 0.55 m long."""
     colour = pick(rng, TIES)
 
     def at(u: float, v: float) -> tuple[float, float]:

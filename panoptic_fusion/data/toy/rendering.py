@@ -1,10 +1,10 @@
-"""One toy scene: a street in perspective, who is in it, and how it is photographed.
+"""Renders one toy scene: a street in perspective, the objects in it, and a simulated photograph of it.
 
-A scene is a list of layers from back to front, each with its amodal mask: its extent before anything in front hides it.
-Some are made for the case in which detection scores choose wrongly: a tie lies inside the mask of the person who wears
-it, a sign stands in front of a bus.
+A scene is a list of layers from back to front, each with its amodal mask (its extent before occlusion by the layers in
+front of it). Some scenes are designed so that ordering instances by detection score is wrong: a tie lies inside the
+mask of the person who wears it, and a sign stands in front of a bus.
 
-Shapes: H, W: height and width of the image in pixels; Hc, Wc = 2H, 2W: the canvas on which it is drawn.
+Shapes: H, W: height and width of the image in pixels; Hc, Wc = 2H, 2W: size of the canvas on which it is drawn.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ import numpy as np
 from panoptic_fusion.data.toy import drawing as draw
 from panoptic_fusion.data.toy.drawing import Brush
 
-# Ids start at 1, have gaps, and mix things with stuff, as those of real data sets do.
+# Ids start at 1, have gaps, and mix things with stuff, as in real datasets.
 CATEGORIES: tuple[dict, ...] = (
     {"id": 1, "name": "person", "isthing": 1, "color": [220, 20, 60]},
     {"id": 3, "name": "road", "isthing": 0, "color": [128, 64, 128]},
@@ -33,9 +33,9 @@ CATEGORIES: tuple[dict, ...] = (
 )
 CATEGORY_OF_NAME = {category["name"]: category for category in CATEGORIES}
 
-CAMERA_HEIGHT = 2.2  # metres; a point on the ground at p pixels per metre lies CAMERA_HEIGHT * p below the horizon
-MIN_VISIBLE_AREA = 40  # pixels; what shows less of itself is not drawn
-MIN_VISIBLE_SHARE = 0.15  # of the amodal mask
+CAMERA_HEIGHT = 2.2  # meters; a point on the ground at p pixels per meter lies CAMERA_HEIGHT * p below the horizon
+MIN_VISIBLE_AREA = 40  # pixels; objects with a smaller visible area are not drawn
+MIN_VISIBLE_SHARE = 0.15  # fraction of the amodal mask
 MAX_THINGS = 8
 SHARE_WITHOUT_THINGS = 0.05
 OVERSAMPLE = 2  # canvas pixels per image pixel, along each axis
@@ -43,12 +43,12 @@ OVERSAMPLE = 2  # canvas pixels per image pixel, along each axis
 
 @dataclass(frozen=True)
 class Layer:
-    """One drawn object. ``category`` None means void: it hides what is behind it and has no label."""
+    """One drawn object. ``category`` None means void: it occludes what is behind it and has no label."""
 
     category: str | None
     mask: np.ndarray  # (H, W) bool, amodal
     iscrowd: bool = False
-    parent: int | None = None  # index of the layer that this one is on (the person of a tie, the bus behind a sign)
+    parent: int | None = None  # index of the layer this one lies on (the person for a tie, the bus for a sign)
 
     @property
     def isthing(self) -> bool:
@@ -63,13 +63,13 @@ class Scene:
     layers: list[Layer]
 
     def layer_map(self) -> np.ndarray:
-        """(H, W) int32: the index of the front-most layer at each pixel."""
+        """Returns the index of the front-most layer at each pixel, (H, W) int32."""
         return _front_most([layer.mask for layer in self.layers])
 
 
 @dataclass
 class _Sprite:
-    """A layer before composition: ``brush`` on the canvas, ``depth`` in pixels per metre (larger is nearer)."""
+    """A layer before composition: ``brush`` on the canvas, ``depth`` in pixels per meter (larger is nearer)."""
 
     category: str | None
     brush: Brush
@@ -80,37 +80,37 @@ class _Sprite:
 
 
 class _Stage:
-    """The camera and everything that stands before it; positions in metres become canvas pixels here."""
+    """The camera and the objects in front of it; converts positions in meters to canvas pixels."""
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int]) -> None:
         self.rng = rng
         self.height, self.width = size[0] * OVERSAMPLE, size[1] * OVERSAMPLE
         self.unit = (
             self.height / 128
-        )  # depths are pixels per metre of an image 128 pixels high; unit makes them canvas pixels
+        )  # depths are pixels per meter in an image 128 pixels high; unit converts them to canvas pixels
         self.horizon = rng.uniform(0.34, 0.43) * self.height
         self.vanish_x = rng.uniform(0.36, 0.64) * self.width
         self.sprites: list[_Sprite] = []
 
     def ground(self, depth: float) -> float:
-        """The row of the ground at ``depth``."""
+        """Returns the row of the ground at ``depth``."""
         return self.horizon + CAMERA_HEIGHT * depth * self.unit
 
     def column(self, lateral: float, depth: float) -> float:
-        """The column of a point ``lateral`` metres to the right of the camera."""
+        """Returns the column of a point ``lateral`` meters to the right of the camera."""
         return self.vanish_x + lateral * depth * self.unit
 
     def point(self, lateral: float, depth: float, above: float = 0.0) -> tuple[float, float]:
         return self.column(lateral, depth), self.ground(depth) - above * depth * self.unit
 
     def add(self, category: str | None, depth: float, **more) -> Brush:
-        """A new sprite's brush."""
+        """Adds a sprite and returns its brush."""
         brush = Brush(self.height, self.width)
         self.sprites.append(_Sprite(category, brush, depth, **more))
         return brush
 
     def put(self, category: str, function: Callable, x: float, depth: float, *args, half=0.4, **more) -> _Sprite:
-        """Draws ``function`` standing on the ground at column ``x``, with a shadow ``half`` metres to both sides."""
+        """Draws ``function`` standing on the ground at column ``x``, with a shadow ``half`` meters to both sides."""
         y, ppm = self.ground(depth), depth * self.unit
         shadow = (x, y, 1.15 * half * ppm, 0.22 * ppm) if half else None
         brush = self.add(category, depth, shadow=shadow, **more)
@@ -129,7 +129,7 @@ def _front_most(masks: list[np.ndarray]) -> np.ndarray:
 
 
 def _ground_and_sky(stage: _Stage) -> tuple[draw.Colour, draw.Colour]:
-    """Sky above and sidewalk below the horizon, which all else covers in part; returns the colours (sidewalk, road)."""
+    """Draws sky above and sidewalk below the horizon, behind all else; returns the colors (sidewalk, road)."""
     rng = stage.rng
     pavement = draw.pick(rng, ((176, 166, 152), (190, 172, 156), (164, 160, 160)))
     asphalt = draw.pick(rng, ((78, 78, 84), (92, 92, 94), (66, 68, 76)), 8)
@@ -140,7 +140,7 @@ def _ground_and_sky(stage: _Stage) -> tuple[draw.Colour, draw.Colour]:
 
 
 def _wall_piece(stage: _Stage, near: tuple[float, float], far: tuple[float, float], length: float) -> None:
-    """A building, hedge or fence on the ground line from (lateral, depth) ``near``, its left end, to ``far``."""
+    """Draws a building, hedge, or fence on the ground line from (lateral, depth) ``near``, its left end, to ``far``."""
     rng = stage.rng
     depth = max(near[1], far[1]) * 0.999
     kind = rng.choice(("building", "vegetation", "fence"), p=(0.55, 0.15, 0.3))
@@ -163,7 +163,7 @@ def _wall_piece(stage: _Stage, near: tuple[float, float], far: tuple[float, floa
             x, y = stage.point(lateral, d, above + rng.uniform(-0.2, 0.2))
             blobs.append((x, y, 0.85 * d * stage.unit, 0.75 * d * stage.unit))
     draw.leaves(rng, brush, blobs)
-    keep = Brush(stage.height, stage.width)  # nothing below the ground line
+    keep = Brush(stage.height, stage.width)  # excludes everything below the ground line
     keep.poly([stage.point(*near), stage.point(*far), (stage.column(*far), -9), (stage.column(*near), -9)], (0, 0, 0))
     brush.mask &= keep.mask
     if kind == "fence":
@@ -172,7 +172,7 @@ def _wall_piece(stage: _Stage, near: tuple[float, float], far: tuple[float, floa
 
 
 def _street_along(stage: _Stage) -> Callable[[float], float]:
-    """A view along the street; returns a function that draws a column for something on foot at a depth."""
+    """Draws a view along the street; returns a function that samples a column for a pedestrian at a depth."""
     rng = stage.rng
     pavement, asphalt = _ground_and_sky(stage)
     kerb, near = rng.uniform(2.5, 3.2), 80.0
@@ -182,7 +182,7 @@ def _street_along(stage: _Stage) -> Callable[[float], float]:
         tiles.line((0, y), (stage.width, y), 1, draw.tint(pavement, 0.86))
     for lateral in (-4.6, -3.9, 3.9, 4.6):
         tiles.line(stage.point(lateral, 3), stage.point(lateral, near), 1, draw.tint(pavement, 0.86))
-    for side in (-1, 1):  # kerbs
+    for side in (-1, 1):  # curbs
         edge = [stage.point(side * k, d) for k, d in ((kerb, 3), (kerb, near), (kerb + 0.25, near), (kerb + 0.25, 3))]
         tiles.poly(edge, draw.tint(pavement, 1.22))
     tiles.roughen(rng, 7, 2)
@@ -211,7 +211,7 @@ def _street_along(stage: _Stage) -> Callable[[float], float]:
         stage.put("vegetation", draw.draw_tree, stage.column(side * (kerb + 1.2), depth), depth)
 
     def somewhere(depth: float) -> float:
-        reach = 0.46 * stage.width / (depth * stage.unit)  # metres to the border of the image
+        reach = 0.46 * stage.width / (depth * stage.unit)  # meters to the border of the image
         lateral = rng.uniform(-1, 1) * min(reach, wall - 0.4)
         if rng.random() < 0.6 and reach > kerb + 0.6:
             lateral = rng.choice((-1, 1)) * rng.uniform(kerb + 0.3, min(reach, wall - 0.3))
@@ -221,7 +221,7 @@ def _street_along(stage: _Stage) -> Callable[[float], float]:
 
 
 def _street_across(stage: _Stage) -> Callable[[float], float]:
-    """A view across the street onto a row of buildings; returns what `_street_along` returns."""
+    """Draws a view across the street to a row of buildings; returns the same function as `_street_along`."""
     rng = stage.rng
     pavement, asphalt = _ground_and_sky(stage)
     wall = rng.uniform(7.5, 10.0)
@@ -263,11 +263,11 @@ def _street_across(stage: _Stage) -> Callable[[float], float]:
     return lambda depth: float(rng.uniform(0.06, 0.94) * stage.width)
 
 
-# ---- who is in it ---------------------------------------------------------------------------------------------------
+# ---- the objects in it ----------------------------------------------------------------------------------------------
 
 
 class _Cast:
-    """Puts things on the stage; every method is one recipe and returns nothing."""
+    """Adds things to the stage; every method is one recipe and returns nothing."""
 
     recipes = (
         # name, weight, things
@@ -301,14 +301,14 @@ class _Cast:
         self.stage.put("person", draw.draw_person, self.somewhere(depth), depth)
 
     def pair(self) -> None:
-        """Two persons, one partly behind the other."""
+        """Adds two persons, one partly behind the other."""
         depth = self._depth(15, 32)
         x, beside = self.somewhere(depth), self.rng.choice((-1, 1)) * self.rng.uniform(0.35, 0.6)
         self.stage.put("person", draw.draw_person, x, depth)
         self.stage.put("person", draw.draw_person, x + beside * depth * self.stage.unit, depth * 1.05)
 
     def suit(self) -> None:
-        """A near person with a tie, which is always within the person's mask; now and then a collar without a tie."""
+        """Adds a near person with a tie, always within the person's mask; sometimes only a collar without a tie."""
         depth = self._depth(31, 42)
         x = self.somewhere(depth)
         person = self.stage.put("person", draw.draw_person, x, depth, "suit")
@@ -322,7 +322,7 @@ class _Cast:
         self._vehicle("car", self.somewhere(depth), depth, bool(self.rng.random() < 0.6))
 
     def cars(self) -> None:
-        """Two cars that overlap."""
+        """Adds two overlapping cars."""
         depth, side_view = self._depth(13, 20), bool(self.rng.random() < 0.6)
         x, beside = self.somewhere(depth), self.rng.choice((-1, 1)) * (2.6 if side_view else 1.2)
         self._vehicle("car", x, depth, side_view)
@@ -333,7 +333,7 @@ class _Cast:
         return self._vehicle("bus", self.somewhere(depth), depth, bool(self.rng.random() < 0.6))
 
     def bus_with_sign(self) -> None:
-        """A bus and, in front of it, a sign whose board lies within the bus."""
+        """Adds a bus and, in front of it, a sign whose board lies within the bus."""
         bus = self.bus()
         depth = max(15.0, bus.depth * self.rng.uniform(1.08, 1.35))
         x, _, width, _ = cv2.boundingRect(bus.brush.mask)
@@ -350,14 +350,14 @@ class _Cast:
         self.stage.put("bicycle", draw.draw_bicycle, self.somewhere(depth), depth, half=0.8)
 
     def rider(self) -> None:
-        """A bicycle and the person on it, who hides part of it."""
+        """Adds a bicycle and its rider, who occludes part of it."""
         depth = self._depth(17, 32)
         bicycle = self.stage.put("bicycle", draw.draw_bicycle, self.somewhere(depth), depth, half=0.8)
         x, _, width, _ = cv2.boundingRect(bicycle.brush.mask)
         self.stage.put("person", draw.draw_person, x + 0.48 * width, depth * 1.001, "rider", half=0)
 
     def crowd(self) -> None:
-        """A group of far persons that nobody would outline one by one: one crowd segment."""
+        """Adds a group of distant persons that an annotator would not outline separately: one crowd segment."""
         depth = self._depth(12, 15)
         x = self.somewhere(depth)
         brush = self.stage.add("person", depth, iscrowd=True)
@@ -366,7 +366,7 @@ class _Cast:
             draw.draw_person(brush, self.rng, x + (place - 3) * 0.42 * ppm, self.stage.ground(depth), ppm)
 
     def unlabelled(self) -> None:
-        """Something of no class: a heap under a sheet, or a container. Void."""
+        """Adds an object without a class: a heap under a sheet, or a container. Void."""
         depth = self._depth(12, 24)
         x, y, ppm = self.somewhere(depth), self.stage.ground(depth), depth * self.stage.unit
         brush = self.stage.add(None, depth, shadow=(x, y, 0.8 * ppm, 0.2 * ppm))
@@ -378,7 +378,7 @@ class _Cast:
             brush.line((x + u * ppm, y), (x + 0.8 * u * ppm, y - 0.5 * ppm), 0.06 * ppm, draw.tint(colour, 0.7))
 
     def own_car(self) -> None:
-        """The bonnet of the car with the camera, at the lower border, in front of all else. Void."""
+        """Adds the hood of the car that carries the camera, at the lower border, in front of all else. Void."""
         stage, colour = self.stage, draw.pick(self.rng, ((30, 32, 38), (70, 72, 78), (52, 40, 44)))
         brush = stage.add(None, 1e6)
         high = self.rng.uniform(0.05, 0.1) * stage.height
@@ -391,15 +391,15 @@ class _Cast:
 
 
 def _amodal_mask(sprite: _Sprite, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool: pixels of which the sprite covers at least half."""
+    """Returns the pixels of which the sprite covers at least half, (H, W) bool."""
     return cv2.resize(sprite.brush.mask, (size[1], size[0]), interpolation=cv2.INTER_AREA) >= 128
 
 
 def _cull(sprites: list[_Sprite], size: tuple[int, int]) -> tuple[list[_Sprite], list[np.ndarray]]:
-    """Leaves out things that show too little of themselves, with their ties; returns the rest and its masks."""
+    """Removes things with too small a visible part, and their ties; returns the remaining sprites and their masks."""
     masks = [_amodal_mask(sprite, size) for sprite in sprites]
     for sprite, mask in zip(sprites, masks, strict=True):
-        if sprite.category == "tie":  # rounding to pixels keeps the tie within the person
+        if sprite.category == "tie":  # after rounding to pixels, keeps the tie within the person
             mask &= masks[next(i for i, s in enumerate(sprites) if s is sprite.parent)]
     visible = np.bincount(_front_most(masks).ravel() + 1, minlength=len(masks) + 1)[1:]
     shown, shown_masks = [], []
@@ -414,7 +414,7 @@ def _cull(sprites: list[_Sprite], size: tuple[int, int]) -> tuple[list[_Sprite],
 
 
 def _photograph(rng: np.random.Generator, canvas: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The canvas at image size, under some light: brightness, colour cast, gradient, blur, sensor noise."""
+    """Resizes the canvas to image size and simulates lighting: brightness, color cast, gradient, blur, sensor noise."""
     image = cv2.resize(canvas, (size[1], size[0]), interpolation=cv2.INTER_AREA).astype(np.float32)
     if rng.random() < 0.25:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.8))
@@ -428,8 +428,8 @@ def _photograph(rng: np.random.Generator, canvas: np.ndarray, size: tuple[int, i
 def render_scene(rng: np.random.Generator, size: tuple[int, int] = (128, 192)) -> Scene:
     """Renders one scene of ``size`` = (H, W). The same state of ``rng`` gives the same scene.
 
-    Images hold no thing (a share of `SHARE_WITHOUT_THINGS`) or up to `MAX_THINGS` of them, crowds not counted. A thing
-    is drawn only where at least `MIN_VISIBLE_AREA` pixels and `MIN_VISIBLE_SHARE` of its mask are visible.
+    An image holds either no thing (a fraction `SHARE_WITHOUT_THINGS` of the images) or up to `MAX_THINGS`, not counting
+    crowds. A thing is drawn only if at least `MIN_VISIBLE_AREA` pixels and `MIN_VISIBLE_SHARE` of its mask are visible.
     """
     stage = _Stage(rng, size)
     somewhere = (_street_across if rng.random() < 0.5 else _street_along)(stage)

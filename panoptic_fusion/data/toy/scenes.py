@@ -1,7 +1,7 @@
-"""Toy scenes: small street scenes in COCO-panoptic format, the data set that is always at hand.
+"""Toy scenes: small synthetic street scenes in COCO panoptic format, available without a download.
 
-`generate_toy_scenes` writes a train and a val split of the scenes that `render_scene` makes. The panoptic PNG holds
-what is visible of the layers of a scene, ``instances.json`` the overlapping amodal masks of its things.
+`generate_toy_scenes` writes a train and a val split of scenes from `render_scene`. The panoptic PNGs hold the visible
+parts of the layers of a scene; ``instances.json`` holds the overlapping amodal masks of its things.
 """
 
 import json
@@ -25,17 +25,17 @@ from panoptic_fusion.files import temporary_folder
 
 __all__ = ["CATEGORIES", "Layer", "Scene", "generate_toy_scenes", "render_scene", "scene_to_coco"]
 
-FORMAT_VERSION = 1  # raise it when the same parameters give other scenes: existing folders are then made anew
+FORMAT_VERSION = 1  # increase it when the same parameters produce other scenes: existing folders are then regenerated
 MARKER = "toy_scenes.json"
 
 
 def scene_to_coco(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, list[dict], list[dict]]:
-    """The annotations of a scene.
+    """Computes the annotations of a scene.
 
     Returns ``id_map`` (H, W) int32 of segment ids (0 = void), the panoptic ``segments_info`` (id, category_id, iscrowd,
     bbox XYWH and area of the visible pixels), and the instances (segment_id, category_id, iscrowd, bbox and area of
-    the amodal mask, ``segmentation`` as compressed RLE). Ids are colours near the category's, drawn from ``rng``; stuff
-    layers of one category become one segment. Stuff of fewer than `MIN_VISIBLE_AREA` visible pixels becomes void.
+    the amodal mask, ``segmentation`` as compressed RLE). Ids are colors near the category's color, drawn from ``rng``.
+    Stuff layers of one category become one segment. Stuff of fewer than `MIN_VISIBLE_AREA` visible pixels becomes void.
     """
     front = scene.layer_map()
     segments: dict[object, list[int]] = {}
@@ -80,7 +80,7 @@ def _write_image(path: Path, rgb: np.ndarray) -> None:
 
 
 def _write_split(root: Path, count: int, seed: int, split: int, size: tuple[int, int]) -> None:
-    """Image i of a split depends on (seed, split, i, size) only, not on how many there are."""
+    """Writes a split; image i depends only on (seed, split, i, size), not on the number of images."""
     (root / "images").mkdir(parents=True)
     (root / "panoptic").mkdir()
     images, panoptic, instances = [], [], []
@@ -104,7 +104,7 @@ def _write_split(root: Path, count: int, seed: int, split: int, size: tuple[int,
 
 
 def _is_current(root: Path, parameters: dict) -> bool:
-    """Whether ``root`` holds toy scenes made with ``parameters``. Refuses a folder that holds something else."""
+    """Returns whether ``root`` holds toy scenes made with ``parameters``; rejects a folder with other content."""
     marker = root / MARKER
     if marker.is_file():
         try:
@@ -124,20 +124,23 @@ def generate_toy_scenes(
     seed: int = 0,
     size: tuple[int, int] = (128, 192),
 ) -> dict[str, dict[str, str]]:
-    """Writes toy scenes to ``root``, or finds them there: a second call with equal parameters returns at once.
+    """Writes toy scenes to ``root``; a call with the parameters of existing scenes returns immediately.
 
     ``root/{train,val}`` each hold ``images/``, ``panoptic/``, ``panoptic.json`` and ``instances.json`` (amodal masks).
-    They are made in a temporary folder beside ``root`` that takes its name when all is written, so that an interrupted
-    call leaves no half-written data set; toy scenes made with other parameters are replaced.
+    The scenes are written to a temporary folder next to ``root``, which is renamed when complete. An interrupted call
+    therefore leaves no partial dataset. Toy scenes made with other parameters are replaced.
 
     Args:
-        num_train, num_val: images of each split, at least 1. seed: at least 0. size: (H, W), at least 96 x 96.
+        num_train, num_val: number of images per split, at least 1.
+        seed: at least 0.
+        size: (H, W), at least 96 x 96.
 
     Returns:
-        for "train" and "val": images, panoptic_root, panoptic_json, instances_json, as `register_panoptic` takes them.
+        For "train" and "val": images, panoptic_root, panoptic_json, instances_json, the arguments of
+        `register_panoptic`.
 
     Raises:
-        UserError: an argument is out of range, or ``root`` holds something that is not toy scenes.
+        UserError: an argument is out of range, or ``root`` holds something other than toy scenes.
     """
     root = Path(root).absolute()
     if min(num_train, num_val) < 1 or seed < 0:
