@@ -27,6 +27,13 @@ def test_git_ignores_no_file_of_the_project():
     assert ignored == []
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists() or shutil.which("git") is None, reason="no clone")
+def test_nothing_that_git_ignores_is_committed():
+    """The website that `make docs` builds once was: 24 MB."""
+    command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == []
+
+
 def test_detectron2_is_pinned_to_the_same_wheel_everywhere():
     (pinned,) = re.findall(r"^sal-detectron2==\S+ --hash=sha256:[0-9a-f]{64}$", REQUIREMENTS.read_text(), re.MULTILINE)
     assert f'echo "{pinned}"' in INSTALL_DETECTRON2
