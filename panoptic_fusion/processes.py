@@ -12,6 +12,11 @@ import cv2
 from tqdm import tqdm
 
 
+def default_workers() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def map_in_processes(
     function: Callable[[Any], Any], tasks: Sequence[Any], processes: int | None = None
 ) -> Iterator[Any]:
@@ -20,9 +25,12 @@ def map_in_processes(
     Args:
         function: can be pickled, and so can its results.
         tasks: can be pickled.
-        processes: number of processes; None: one per CPU core. With 1, everything runs in this process.
+        processes: number of processes; None: `default_workers`. With 1 or less, everything runs in this process.
+
+    Raises:
+        BrokenProcessPool: a process was killed.
     """
-    processes = min(processes or os.cpu_count() or 1, len(tasks))
+    processes = min(default_workers() if processes is None else processes, len(tasks))
     if processes <= 1:
         yield from map(function, tasks)
         return
@@ -30,12 +38,12 @@ def map_in_processes(
     context = multiprocessing.get_context(method)
     with ProcessPoolExecutor(processes, mp_context=context, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
         try:
-            yield from pool.map(function, tasks)
+            yield from pool.map(function, tasks, chunksize=max(1, min(16, len(tasks) // (4 * processes))))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def show_progress(results: Iterable[Any], total: int, doing: str, per_result: int = 1) -> Iterator[Any]:
+def with_progress(results: Iterable[Any], total: int, doing: str, per_result: int = 1) -> Iterator[Any]:
     """Passes results on; shows a bar on a terminal, otherwise a line with the remaining time every 30 seconds.
 
     Args:
@@ -57,6 +65,5 @@ def show_progress(results: Iterable[Any], total: int, doing: str, per_result: in
         if now - last >= 30:
             last = now
             left = (now - start) / done * (total - done)
-            print(
-                f"{doing}: {done * per_result} of {total * per_result} images, about {left:.0f} s left", file=sys.stderr
-            )
+            text = f"{doing}: {done * per_result} of {total * per_result} images, about {left:.0f} s left"
+            print(text, file=sys.stderr, flush=True)

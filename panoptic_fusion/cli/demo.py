@@ -88,12 +88,7 @@ def demo(
     Raises:
         UserError, FileNotFoundError: nothing was segmented; the message names what is wrong.
     """
-    if zoo and (model or config_file):
-        raise UserError("--zoo is a model of its own: leave out --model and --config-file")
-    if weights and not zoo:
-        raise UserError("--weights needs --zoo NAME; with --config-file, give the file as --opts MODEL.WEIGHTS FILE")
-    if not zoo:
-        check_model(model, config_file)
+    check_source(model, config_file, zoo, weights)
     if not 0 <= alpha <= 1:
         raise UserError(f"--alpha is {alpha}: use a number from 0 to 1")
 
@@ -150,6 +145,22 @@ def demo(
             written.append(entry)
             annotations.append(entry)
     return {"annotations": annotations, "categories": categories, "unreadable": skipped}
+
+
+def check_source(
+    model: str | None, config_file: str | None, zoo: str | None, weights: str | os.PathLike | None
+) -> None:
+    """Checks that exactly one source of the network is named; for the arguments see `demo`.
+
+    Raises:
+        UserError: none is named, or they exclude each other.
+    """
+    if zoo and (model or config_file):
+        raise UserError("--zoo is a model of its own: leave out --model and --config-file")
+    if weights and not zoo:
+        raise UserError("--weights needs --zoo NAME; with --config-file, give the file as --opts MODEL.WEIGHTS FILE")
+    if not zoo:
+        check_model(model, config_file)
 
 
 def printable(path: os.PathLike) -> str:

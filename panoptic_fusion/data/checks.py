@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import sys
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 from pycocotools import mask as mask_api
-from tqdm import tqdm
 
 from ..errors import UserError
+from ..processes import map_in_processes, with_progress
 from .annotation import decode_segmentation, label_extents, load_annotation
 from .coco_json import PanopticJson, read_instances_json, read_panoptic_json
 from .coco_panoptic import PanopticFiles
@@ -86,9 +81,9 @@ def check_dataset(files: PanopticFiles, num_workers: int | None = None, show_pro
     if len(result.faults) > num_before:  # otherwise every single file would be reported as missing
         return result
     tasks = _tasks(files, panoptic, instances)
-    checked = _map(check_image, tasks, os.cpu_count() if num_workers is None else num_workers)
+    checked = map_in_processes(check_image, tasks, num_workers)
     try:
-        for found in _progress(checked, len(tasks)) if show_progress else checked:
+        for found in with_progress(checked, len(tasks), "checking") if show_progress else checked:
             _add(result, found)
     except BrokenProcessPool:
         text = "a process of the check was killed (out of memory?): try fewer --workers"
@@ -273,24 +268,6 @@ def _boxes_agree(box: Sequence[float], other: Sequence[float]) -> bool:
     return all(abs(a - b) <= BOX_TOLERANCE for a, b in zip(box, other, strict=True))
 
 
-def _map(function: Any, tasks: Sequence[Any], num_workers: int) -> Iterator[CheckResult]:
-    """Runs `map(function, tasks)` over several processes, in order."""
-    if num_workers <= 1 or len(tasks) < 2:
-        yield from map(function, tasks)
-        return
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-    with ProcessPoolExecutor(
-        min(num_workers, len(tasks)),
-        mp_context=multiprocessing.get_context(method),
-        initializer=cv2.setNumThreads,
-        initargs=(0,),
-    ) as pool:
-        try:
-            yield from pool.map(function, tasks, chunksize=max(1, min(16, len(tasks) // (4 * num_workers))))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
 def _add(result: CheckResult, found: CheckResult) -> None:
     result.faults += found.faults
     result.num_images += found.num_images
@@ -299,18 +276,3 @@ def _add(result: CheckResult, found: CheckResult) -> None:
     result.pixels += found.pixels
     result.void_pixels += found.void_pixels
     result.images += found.images
-
-
-def _progress(results: Iterable[CheckResult], total: int) -> Iterator[CheckResult]:
-    """Passes the results through; shows a bar on a terminal, else logs the remaining time every 30 seconds."""
-    if sys.stderr.isatty():
-        yield from tqdm(results, total=total, desc="checking", unit="image", dynamic_ncols=True)
-        return
-    start = last = time.monotonic()
-    for done, result in enumerate(results, start=1):
-        yield result
-        now = time.monotonic()
-        if now - last >= 30:
-            last = now
-            left = (now - start) / done * (total - done)
-            print(f"checked {done} of {total} images, about {left:.0f} s left", file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ from ..data.coco_json import read_panoptic_json, read_predictions_json
 from ..data.faults import DatasetError
 from ..data.label_space import LabelSpace
 from ..errors import UserError
-from ..processes import map_in_processes, show_progress
+from ..processes import map_in_processes, with_progress
 from .matching import count_image
 from .scores import Scores, image_row, summarize, write_scores
 
@@ -79,7 +79,7 @@ def evaluate_files(
     total, rows = Scores(label_space.num_things, label_space.num_stuff), []
     chunks = [tasks[i : i + PER_CHUNK] for i in range(0, len(tasks), PER_CHUNK)]
     score = partial(score_chunk, num_things=label_space.num_things, num_stuff=label_space.num_stuff)
-    results = show_progress(map_in_processes(score, chunks, processes), len(chunks), "scoring", PER_CHUNK)
+    results = with_progress(map_in_processes(score, chunks, processes), len(chunks), "scoring", PER_CHUNK)
     for state, chunk_rows in results:
         total.merge(state)
         rows += chunk_rows

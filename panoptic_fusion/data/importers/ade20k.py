@@ -29,6 +29,7 @@ def recognize(tree: Tree) -> bool:
 
 
 def open_dataset(tree: Tree) -> Dataset:
+    """Returns the dataset in a tree of files; see `formats`."""
     files = set(tree.files)
     items = {}
     for file in tree.having(SUFFIX):

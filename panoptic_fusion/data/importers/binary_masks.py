@@ -33,6 +33,7 @@ def recognize(tree: Tree) -> bool:
 
 
 def open_dataset(tree: Tree) -> Dataset:
+    """Returns the dataset in a tree of files; see `formats`."""
     items = {}
     for image, masks in sorted(_masks(tree).items()):
         paths = [(str(tree.path(file)), label) for file, label in masks]

@@ -43,6 +43,7 @@ def recognize(tree: Tree) -> bool:
 
 
 def open_dataset(tree: Tree) -> Dataset:
+    """Returns the dataset in a tree of files; see `formats`."""
     dataset = Dataset(NAME, {}, read, order="smaller-in-front", boxes="skip", objects="likely")
     classes: dict[str, ClassInfo] = {}
     maps = find_maps(tree, PIXEL_MAP_FOLDERS)

@@ -34,6 +34,7 @@ def recognize(tree: Tree) -> bool:
 
 
 def open_dataset(tree: Tree) -> Dataset:
+    """Returns the dataset in a tree of files; see `formats`."""
     dataset = Dataset(NAME, {}, read, order="annotation", objects="certain", amodal=False)
     pngs: dict[str, list[str]] = {}
     for file in tree.files:

@@ -36,6 +36,7 @@ def recognize(tree: Tree) -> bool:
 
 
 def open_dataset(tree: Tree) -> Dataset:
+    """Returns the dataset in a tree of files; see `formats`."""
     dataset = Dataset(NAME, {}, read, order="z")
     classes: dict[str, ClassInfo] = {}
     for file in tree.having(".xml"):

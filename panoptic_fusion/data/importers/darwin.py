@@ -38,6 +38,7 @@ def recognize(tree: Tree) -> bool:
 
 
 def open_dataset(tree: Tree) -> Dataset:
+    """Returns the dataset in a tree of files; see `formats`."""
     items = {file: (str(tree.path(file)), split_of(os.path.dirname(file))) for file in tree.having(".json")}
     return Dataset(NAME, items, read)
 

@@ -43,6 +43,7 @@ def recognize(tree: Tree) -> bool:
 
 
 def open_dataset(tree: Tree) -> Dataset:
+    """Returns the dataset in a tree of files; see `formats`."""
     files = _instance_files(tree)
     table = find_class_table(tree)
     named = [file for file in files if file.lower().endswith(_CITYSCAPES)]

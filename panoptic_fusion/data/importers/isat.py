@@ -29,6 +29,7 @@ def recognize(tree: Tree) -> bool:
 
 
 def open_dataset(tree: Tree) -> Dataset:
+    """Returns the dataset in a tree of files; see `formats`."""
     items = {file: (str(tree.path(file)), split_of(os.path.dirname(file))) for file in tree.having(".json")}
     dataset = Dataset(NAME, items, read, order="z")
     for file in (f for f in tree.files if os.path.basename(f).lower() in ("isat.yaml", "isat.yml")):

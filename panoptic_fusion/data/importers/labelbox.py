@@ -33,6 +33,7 @@ def recognize(tree: Tree) -> bool:
 
 
 def open_dataset(tree: Tree) -> Dataset:
+    """Returns the dataset in a tree of files; see `formats`."""
     dataset = Dataset(NAME, {}, read)
     for file in tree.having(".json", ".ndjson", ".jsonl"):
         path = str(tree.path(file))

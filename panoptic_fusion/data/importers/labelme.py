@@ -35,6 +35,7 @@ def recognize(tree: Tree) -> bool:
 
 
 def open_dataset(tree: Tree) -> Dataset:
+    """Returns the dataset in a tree of files; see `formats`."""
     items = {}
     for file in tree.having(".json"):
         items[file] = (str(tree.path(file)), split_of(os.path.dirname(file)))

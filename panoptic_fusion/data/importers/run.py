@@ -17,9 +17,9 @@ from typing import Any
 
 from ...errors import UserError
 from ...files import unused_name, write_json
-from ...processes import show_progress
+from ...processes import default_workers, with_progress
 from ..faults import DatasetError
-from ..journal import default_workers, locked, map_unordered
+from ..journal import locked, map_unordered
 from . import work
 from .classes import Category, ClassCount, make_categories
 from .formats import open_dataset
@@ -153,7 +153,7 @@ def _claim(output: Path, marker: Mapping[str, Any]) -> None:
 
 
 def _shown(results: Iterator[Any], total: int, doing: str, progress: bool) -> Iterator[Any]:
-    return show_progress(results, total, doing) if progress else results
+    return with_progress(results, total, doing) if progress else results
 
 
 def _in_order(keys: Sequence[str], seen: Iterator[work.Seen]) -> list[work.Seen]:

@@ -78,6 +78,7 @@ def recognize(tree: Tree) -> bool:
 
 
 def open_dataset(tree: Tree) -> Dataset:
+    """Returns the dataset in a tree of files; see `formats`."""
     pairs, alone = find_pairs(tree)
     table = find_class_table(tree)
     camvid = any(part.endswith("annot") for _, file in pairs for part in os.path.dirname(file).lower().split("/"))

@@ -28,6 +28,7 @@ def recognize(tree: Tree) -> bool:
 
 
 def open_dataset(tree: Tree) -> Dataset:
+    """Returns the dataset in a tree of files; see `formats`."""
     dataset = Dataset(NAME, {}, read)
     for file in tree.having(".json"):
         if os.path.basename(file) == "classes.json":

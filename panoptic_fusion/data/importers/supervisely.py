@@ -40,6 +40,7 @@ def recognize(tree: Tree) -> bool:
 
 
 def open_dataset(tree: Tree) -> Dataset:
+    """Returns the dataset in a tree of files; see `formats`."""
     files = tree.having(".json")
     dataset = Dataset(NAME, {}, read)
     for file in files:

@@ -40,6 +40,7 @@ def recognize(tree: Tree) -> bool:
 
 
 def open_dataset(tree: Tree) -> Dataset:
+    """Returns the dataset in a tree of files; see `formats`."""
     dataset = Dataset(NAME, {}, read)
     files = [file for file in tree.having(".json") if images_of(_readable(tree, file, dataset))]
     if not files:

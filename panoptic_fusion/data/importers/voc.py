@@ -40,6 +40,7 @@ def recognize(tree: Tree) -> bool:
 
 
 def open_dataset(tree: Tree) -> Dataset:
+    """Returns the dataset in a tree of files; see `formats`."""
     table = find_class_table(tree)
     if table is None:
         infos = [ClassInfo(name, color=palette_color(i)) for i, name in enumerate(CLASSES)]

@@ -23,6 +23,7 @@ def recognize(tree: Tree) -> bool:
 
 
 def open_dataset(tree: Tree) -> Dataset:
+    """Returns the dataset in a tree of files; see `formats`."""
     file = _names_file(tree)
     if file is None:
         text = "data.yaml with names, or classes.txt, is missing. Export it with the labels."

@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from ...errors import UserError
 from ...files import write_json
-from ..journal import append_record, default_workers, locked, map_unordered, read_records
+from ...processes import default_workers
+from ..journal import append_record, locked, map_unordered, read_records
 from .segments import write_png
 
 

@@ -136,6 +136,7 @@ class UPSNetFusion(PanopticFusion):
         return {"loss_panoptic": self.panoptic_loss_weight * loss}
 
     def combine(self, sem_seg: SemSegLogits, instances: Instances, size: tuple[int, int] | None) -> PanopticSeg:
+        """Prunes the instances, then gives every pixel to the highest panoptic logit; see `PanopticFusion.forward`."""
         num_stuff, scores = self.label_space.num_stuff, instances.scores
         rows = suppress_boxes(instances.pred_boxes.tensor, scores)
         above = scores[rows] > self.instances_confidence_thresh
