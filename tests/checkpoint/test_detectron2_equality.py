@@ -80,7 +80,9 @@ def compare_panoptic(ours, theirs, seed: int) -> None:
 def test_panoptic_fpn(depth, tmp_path):
     theirs = random_network(PANOPTIC.format(depth), seed=depth)
     file = write_zoo_pkl(tmp_path / "model_final.pkl", theirs)
-    compare_panoptic(load(f"zoo/panoptic_fpn_r{depth}_coco.yaml", file), theirs, seed=1)
+    # Images of seed 1 give ResNet-101 a pixel whose two highest logits are the same float32 in detectron2's order of
+    # computation, and one unit apart in ours, so that it goes to the other class.
+    compare_panoptic(load(f"zoo/panoptic_fpn_r{depth}_coco.yaml", file), theirs, seed={50: 1, 101: 2}[depth])
 
 
 def test_pth_of_detectron2_is_the_same(theirs, pkl, tmp_path):
