@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -190,7 +191,11 @@ class AtomicCheckpointer(DetectionCheckpointer):
         return checkpoint
 
     def _in_model_layout(self, weights: LoadedWeights) -> dict[str, torch.Tensor]:
-        """The tensors with the rows of all heads in the model's order."""
+        """The tensors with the rows of all heads in the model's order.
+
+        Raises:
+            UserError: the order of the file's rows is unknown, or its classes differ and no key says what to do.
+        """
         self._new_rows = {}
         if self.rows is None:
             return weights.tensors
@@ -205,12 +210,30 @@ class AtomicCheckpointer(DetectionCheckpointer):
             tensors, table = transfer(weights.tensors, source, model, self.rows, self.name_match)
             self.logger.info("MODEL.TRANSFER: what is taken over from %s by name\n%s", weights.path, table)
             return tensors
-        if weights.rows is None or weights.rows.layout != DETECTRON2:
+        if weights.rows is None or self._has_rows_of(weights.rows):
             return weights.tensors
+        if weights.rows.layout != DETECTRON2 and not self.allow_shape_mismatch:
+            raise UserError(
+                f"the checkpoint does not fit: its classes differ from the model's: "
+                f"{_first_difference(weights.rows.label_space, self.rows.label_space)}. "
+                + (
+                    "Check that it was made with this config"
+                    if self.require_complete
+                    else "Set MODEL.TRANSFER to names to take over the rows of classes of the same name, or "
+                    "MODEL.ALLOW_SHAPE_MISMATCH to True to start all other rows new"
+                )
+            )
         tensors, self._new_rows = take_rows(weights.tensors, weights.rows, model, self.rows)
         for head, names in self._new_rows.items():
             self.logger.warning("%s: rows that %s does not have start new: %s", head, weights.path, ", ".join(names))
         return tensors
+
+    def _has_rows_of(self, theirs: ClassRows) -> bool:
+        """Whether the rows of a file in this project's layout have the model's order; True if classes are unknown."""
+        if theirs.layout == DETECTRON2:
+            return False
+        spaces = theirs.label_space, self.rows.label_space
+        return None in spaces or _class_lists(spaces[0]) == _class_lists(spaces[1])
 
     def _load_model(self, checkpoint: dict):
         _refuse_non_finite(checkpoint.get("model"))
@@ -345,3 +368,16 @@ def _read(path: str | os.PathLike) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a checkpoint: it holds a {type(content).__name__}, no tensors by name")
     return content
+
+
+def _class_lists(space: LabelSpace) -> tuple[list[str], list[str]]:
+    return list(space.stuff_classes), list(space.thing_classes)
+
+
+def _first_difference(theirs: LabelSpace, ours: LabelSpace) -> str:
+    """Returns the first class that differs in words, such as "the first thing class is 'car' in the file, ..."."""
+    for kind, their_names, our_names in zip(("stuff", "thing"), _class_lists(theirs), _class_lists(ours), strict=True):
+        for i, (their_name, our_name) in enumerate(zip_longest(their_names, our_names)):
+            if their_name != our_name:
+                return f"{kind} class {i} is {their_name!r} in the file, {our_name!r} in the model"
+    raise ValueError("the classes are the same")

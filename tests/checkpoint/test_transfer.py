@@ -305,8 +305,45 @@ def test_a_resumed_run_and_an_evaluation_take_the_file_as_it_is(tmp_path, caplog
     assert not any("MODEL.TRANSFER" in record.getMessage() for record in caplog.records)
     more = [*CATEGORIES, {"id": 20, "name": "bus", "isthing": 1}]
     other_cfg, other = network(2, more, MODEL__TRANSFER="names")
-    with pytest.raises(UserError, match="another shape"):
+    with pytest.raises(UserError, match=r"thing class 2 is None in the file, 'bus' in the model\. Check that"):
         AtomicCheckpointer.from_config(other_cfg, other, require_complete=True).load(str(tmp_path / "a.pth"))
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_other_classes_of_equal_number_are_never_loaded_by_position(complete, tmp_path):
+    """MODEL.TRANSFER none: reordered or renamed classes have the same shapes; other ids in the same order load."""
+    cfg, model = network(1)
+    AtomicCheckpointer.from_config(cfg, model, str(tmp_path)).save("a")
+    renamed = [{**c, "name": {"car": "tram"}.get(c["name"], c["name"])} for c in CATEGORIES]
+    for categories, difference in ((REORDERED, "stuff class 0 is 'sky'"), (renamed, "thing class 1 is 'car'")):
+        other_cfg, other = network(2, categories)
+        before = {k: v.clone() for k, v in other.state_dict().items()}
+        if complete:
+            checkpointer = AtomicCheckpointer.from_config(other_cfg, other, require_complete=True)
+        else:
+            checkpointer = training_checkpointer(other_cfg, other)
+        with pytest.raises(UserError, match=difference) as error:
+            checkpointer.load(str(tmp_path / "a.pth"))
+        assert ("MODEL.TRANSFER" in str(error.value)) != complete
+        assert all(torch.equal(before[k], v) for k, v in other.state_dict().items())
+    other_cfg, other = network(2, [{**c, "id": c["id"] + 50} for c in CATEGORIES])
+    AtomicCheckpointer.from_config(other_cfg, other, require_complete=complete).load(str(tmp_path / "a.pth"))
+    assert torch.equal(other.state_dict()[f"{CLS}.weight"], model.state_dict()[f"{CLS}.weight"])
+
+
+def test_allowed_to_differ_only_the_same_classes_keep_their_rows(tmp_path, caplog):
+    """MODEL.ALLOW_SHAPE_MISMATCH: a class of the same name, id and kind, at another place; the rest starts new."""
+    cfg, model = network(1)
+    AtomicCheckpointer.from_config(cfg, model, str(tmp_path)).save("a")
+    other_cfg, other = network(
+        2, [{"id": 0, "name": "bus", "isthing": 1}, *CATEGORIES], MODEL__ALLOW_SHAPE_MISMATCH=True
+    )
+    own = other.state_dict()[f"{CLS}.weight"].clone()
+    with caplog.at_level(logging.WARNING):
+        training_checkpointer(other_cfg, other).load(str(tmp_path / "a.pth"))
+    ours, theirs = other.state_dict()[f"{CLS}.weight"], model.state_dict()[f"{CLS}.weight"]
+    assert torch.equal(ours[1:], theirs) and torch.equal(ours[0], own[0])
+    assert any("rows that" in r.getMessage() and r.getMessage().endswith("start new: bus") for r in caplog.records)
 
 
 def test_the_configs_that_transfer():
