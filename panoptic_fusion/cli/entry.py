@@ -11,6 +11,7 @@ from typing import NoReturn
 import panoptic_fusion
 from panoptic_fusion.children import end_with_parent
 from panoptic_fusion.errors import INSTALL_DETECTRON2, UserError, run_cli
+from panoptic_fusion.other_packages import silence_other_packages
 
 from .arguments import add_plugins
 
@@ -50,6 +51,7 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
     end_with_parent()
     # Read when torch is loaded: idle OpenMP threads leave their cores to the data loader's processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    silence_other_packages()
     run_cli(lambda: _run(module, args), f"{PROG} {name}")
 
 

@@ -2,18 +2,16 @@
 
 import logging
 import sys
-import warnings
 
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
 from panoptic_fusion.data.label_space import LabelSpace
+from panoptic_fusion.other_packages import silence_other_packages
 
 LOGGERS = ("detectron2", "fvcore", "panoptic_fusion")
 # Loggers whose progress lines reach the console, and the text that marks such a line.
 PROGRESS = {"detectron2.evaluation.evaluator": "ETA"}
-# Packages whose deprecation notices a user of this project cannot act on.
-OTHERS = ("torch", "torchvision", "detectron2", "fvcore", "iopath", "timm", "tensorboard", "pycocotools", "matplotlib")
 MAX_WIDTH = 88  # characters of a list of class names
 
 
@@ -36,9 +34,7 @@ def shorten_console() -> None:
             to_console = getattr(handler, "stream", None) in (sys.stdout, sys.stderr)
             if to_console and not any(isinstance(f, ConsoleFilter) for f in handler.filters):
                 handler.addFilter(ConsoleFilter())
-    for package in OTHERS:
-        for category in (DeprecationWarning, FutureWarning, UserWarning):
-            warnings.filterwarnings("ignore", category=category, module=rf"{package}(\.|$)")
+    silence_other_packages()
 
 
 def run_table(cfg: CfgNode, *, parameters: int, processes: int) -> str:

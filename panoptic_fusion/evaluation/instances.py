@@ -23,6 +23,7 @@ from ..data.rle import encode_crop
 from ..files import safe_name, write_atomically
 from ..markdown import markdown_table
 from ..modeling.fusion.mask_crops import MaskCrops
+from ..other_packages import prints_to
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,11 @@ class InstancesEvaluator(COCOEvaluator):
             super().__init__(shadow.name, distributed=distributed, output_dir=output_dir, use_fast_impl=False)
         finally:
             MetadataCatalog.remove(shadow.name)
+
+    def evaluate(self, img_ids: Sequence | None = None) -> dict[str, Any]:
+        """See COCOEvaluator; the tables that COCO's tools print go to detectron2's log, so not to the console."""
+        with prints_to(logging.getLogger("detectron2.evaluation.coco_evaluation")):
+            return super().evaluate(img_ids)
 
     def reset(self) -> None:
         """Forgets the images seen."""

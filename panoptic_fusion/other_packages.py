@@ -1,0 +1,32 @@
+"""Silences what other packages say at every start and a user of this project cannot act on."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+PACKAGES = ("torch", "torchvision", "detectron2", "fvcore", "iopath", "timm", "tensorboard", "pycocotools", "matplotlib")
+# Loggers of torch that tell about deprecated internals and about a machine without CUDA.
+LOGGERS = ("torch.fx._symbolic_trace", "torch.utils.cpp_extension")
+
+
+def silence_other_packages() -> None:
+    """Ignores the deprecation notices of other packages; for programs, not for the import of the library."""
+    for package in PACKAGES:
+        for category in (DeprecationWarning, FutureWarning, UserWarning):
+            warnings.filterwarnings("ignore", category=category, module=rf"{package}(\.|$)")
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def prints_to(logger: logging.Logger) -> Iterator[None]:
+    """Sends what code prints, such as pycocotools' tables, to a logger (level INFO) as one message at the end."""
+    text = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(text):
+            yield
+    finally:
+        if text.getvalue().strip():
+            logger.info("%s", text.getvalue().rstrip())
