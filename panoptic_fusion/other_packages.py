@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-PACKAGES = ("torch", "torchvision", "detectron2", "fvcore", "iopath", "timm", "tensorboard", "pycocotools", "matplotlib")
+PACKAGES = "torch torchvision detectron2 fvcore iopath timm tensorboard pycocotools matplotlib".split()
 # Loggers of torch that tell about deprecated internals and about a machine without CUDA.
 LOGGERS = ("torch.fx._symbolic_trace", "torch.utils.cpp_extension")
 

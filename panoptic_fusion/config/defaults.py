@@ -92,7 +92,7 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # Keep fewer activations and compute them again in the backward pass.
     timm.GRADIENT_CHECKPOINTING = False
     # Accept another PIXEL_MEAN, PIXEL_STD or INPUT.FORMAT than that of timm's metadata with pretrained weights.
-    timm.OWN_NORMALIZATION = False
+    timm.ALLOW_NORMALIZATION_MISMATCH = False
 
     # Seamless's RPN head: the norm with activation behind its 3x3 convolution (see layers.get_activated_norm).
     model.RPN.NORM = "InPlaceABN"

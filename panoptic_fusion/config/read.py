@@ -29,6 +29,9 @@ _MERGE_ERRORS = (
     MemoryError,
 )
 
+# Keys of configs that were saved before: their names now.
+RENAMED_KEYS = {"MODEL.TIMM.OWN_NORMALIZATION": "MODEL.TIMM.ALLOW_NORMALIZATION_MISMATCH"}
+
 
 def read_config(config_file: str | os.PathLike | None = None, opts: Sequence[str] = ()) -> CfgNode:
     """The project's default config, changed by a yaml file and then by KEY VALUE pairs. Not resolved, not frozen.
@@ -55,7 +58,11 @@ def merge_file(cfg: CfgNode, config_file: str | os.PathLike) -> None:
     config_file = find_config(config_file)
     check_bases(config_file)
     try:
-        cfg.merge_from_file(config_file, allow_unsafe=False)
+        loaded = CfgNode(cfg.load_yaml_with_base(config_file, allow_unsafe=False))
+        if rename_keys(loaded):
+            cfg.merge_from_other_cfg(loaded)
+        else:
+            cfg.merge_from_file(config_file, allow_unsafe=False)
     except _MERGE_ERRORS as error:
         raise ConfigError(
             f"{config_file}: {one_line(error)}{similar_key(cfg, error)}{_missing_plugins_of(config_file)}"
@@ -107,6 +114,20 @@ def similar_key(cfg: CfgNode, error: BaseException) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
+def rename_keys(loaded: CfgNode) -> bool:
+    """Moves the values of `RENAMED_KEYS` to the new names, in place. Returns whether there was one."""
+    found = False
+    for old, new in RENAMED_KEYS.items():
+        *sections, name = old.split(".")
+        node = loaded
+        for section in sections:
+            node = node.get(section) if isinstance(node, dict) else None
+        if isinstance(node, dict) and name in node:
+            found = True
+            node[new.rpartition(".")[2]] = node.pop(name)
+    return found
+
+
 def _missing_plugins_of(config_file: str) -> str:
     try:
         return missing_plugins(CfgNode.load_yaml_with_base(config_file, allow_unsafe=False).get("PLUGINS"))
@@ -120,6 +141,7 @@ def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
     if len(opts) % 2:
         raise ConfigError(f"options come in pairs KEY VALUE; {len(opts)} words were given: {' '.join(map(str, opts))}")
     for key, value in zip(opts[::2], opts[1::2], strict=True):
+        key = RENAMED_KEYS.get(key, key)
         if key == "MODEL.DEVICE" and str(value).startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"option {key} {value}: there is no GPU here; leave it out, or use cpu")
         section, _, name = str(key).rpartition(".")

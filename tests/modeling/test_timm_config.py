@@ -74,7 +74,7 @@ def test_what_the_user_sets_wins():
 def test_pretrained_weights_want_their_normalization(start, key, value, hint):
     with pytest.raises(ConfigError, match=f"{key} is .*test_resnet was trained with .*{hint}"):
         resolve_config(read(*TIMM, *EMPTY, *start, key, value))
-    own = resolve_config(read(*TIMM, *EMPTY, *start, key, value, "MODEL.TIMM.OWN_NORMALIZATION", True))
+    own = resolve_config(read(*TIMM, *EMPTY, *start, key, value, "MODEL.TIMM.ALLOW_NORMALIZATION_MISMATCH", True))
     assert str(own.INPUT.FORMAT if key == "INPUT.FORMAT" else own.MODEL[key[6:]]) == value
     resolve_config(read(*TIMM, *EMPTY, *start, "MODEL.PIXEL_MEAN", HALF[1], "INPUT.FORMAT", "RGB"))
 
@@ -156,3 +156,15 @@ def test_frozen_random_weights_are_not_trained(key, tiny_timm, toy_config):
     cfg = resolve_config(read_config(toy_config, [*opts, "MODEL.DEVICE", "cpu"]))
     with pytest.raises(ConfigError, match=f"MODEL.TIMM.{key} is .*random weights.*set it to (False|0),"):
         check_before_start(cfg, resume=False, eval_only=False)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_the_old_name_of_a_key_still_counts(value, tmp_path):
+    """In a saved config.yaml and on the command line."""
+    path = tmp_path / "old.yaml"
+    path.write_text(f"MODEL:\n  TIMM:\n    OWN_NORMALIZATION: {value}\n")
+    for cfg in (read_config(path), read_config(None, ["MODEL.TIMM.OWN_NORMALIZATION", str(value)])):
+        assert cfg.MODEL.TIMM.ALLOW_NORMALIZATION_MISMATCH is value and "OWN_NORMALIZATION" not in cfg.MODEL.TIMM
+    path.write_text("MODEL:\n  TIMM: 3\n")
+    with pytest.raises(ConfigError, match="old.yaml"):
+        read_config(path)

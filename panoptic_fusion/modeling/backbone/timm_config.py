@@ -38,7 +38,7 @@ def resolve_timm(cfg: CfgNode) -> None:
         )
     if not 0 <= keys.DROP_PATH < 1:
         raise ConfigError(f"MODEL.TIMM.DROP_PATH is {keys.DROP_PATH}: use a number in [0, 1)")
-    must_match = (keys.PRETRAINED or keys.WEIGHTS) and not keys.OWN_NORMALIZATION
+    must_match = (keys.PRETRAINED or keys.WEIGHTS) and not keys.ALLOW_NORMALIZATION_MISMATCH
     if not empty and not must_match:
         return
     expected = normalization_of(keys.NAME)
@@ -48,7 +48,7 @@ def resolve_timm(cfg: CfgNode) -> None:
                 raise ConfigError(
                     f"{key} is {value}, but {keys.NAME} was trained with {expected[key]}: leave it empty "
                     f"({'[]' if isinstance(value, (list, tuple)) else repr('')}) to take that, or set "
-                    "MODEL.TIMM.OWN_NORMALIZATION True"
+                    "MODEL.TIMM.ALLOW_NORMALIZATION_MISMATCH True"
                 )
     for key in empty:
         cfg.merge_from_list([key, expected[key]])
