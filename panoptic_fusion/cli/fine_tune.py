@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from .arguments import add_allow_download, add_opts, check_at_least_one
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
+    from panoptic_fusion.data.checks import CheckResult
     from panoptic_fusion.data.coco_panoptic import PanopticFiles
 
 HELP = "fine-tune a pretrained model on your own images"
@@ -122,7 +123,8 @@ def fine_tune(
         fetch_weights(cfg.MODEL.WEIGHTS)
     say("1/4 reading the data set through")
     splits = find_or_import(data, output)
-    if not has_no_grave_fault(splits):
+    checked = check_splits(splits)
+    if not all(result.can_be_trained() for result in checked.values()):
         print("nothing was trained: correct these faults first, or leave the images at fault out of the jsons")
         return 1
     settings = {
@@ -131,6 +133,7 @@ def fine_tune(
     }
     os.makedirs(output, exist_ok=True)
     check_same_data(output, splits, val_share)
+    draw_overviews(splits, checked, Path(output, "overview"))
     if "val" not in splits:
         os.makedirs(os.path.join(output, "data"), exist_ok=True)
         splits = split_data(splits["train"], os.path.join(output, "data"), val_share)
@@ -179,15 +182,26 @@ def find_or_import(data: str, output: str) -> dict[str, PanopticFiles]:
     return find_data(imported)
 
 
-def has_no_grave_fault(data: dict[str, PanopticFiles]) -> bool:
-    """Prints what is in the data set, or every fault; whether it can be trained."""
+def check_splits(splits: Mapping[str, PanopticFiles]) -> dict[str, CheckResult]:
+    """Reads each part of a dataset, prints a summary or every problem, and returns the results by part."""
     from panoptic_fusion.data.checks import check_dataset, format_result, format_summary
 
-    results = {files.panoptic_json: check_dataset(files, show_progress=True) for files in data.values()}
-    for name, result in results.items():
+    results = {split: check_dataset(files, show_progress=True) for split, files in splits.items()}
+    for split, result in results.items():
+        name = splits[split].panoptic_json
         text = format_summary(name, result) if result.can_be_trained() else format_result(name, result)
         print(text, flush=True)
-    return all(result.can_be_trained() for result in results.values())
+    return results
+
+
+def draw_overviews(splits: Mapping[str, PanopticFiles], checked: Mapping[str, CheckResult], folder: Path) -> None:
+    """Writes the overview of each part of a dataset (see `write_overview`) and prints where it is."""
+    from panoptic_fusion.visualization.overview import write_overview
+
+    for split, files in splits.items():
+        written = write_overview(split, files, checked[split], folder / split)
+        if written:
+            print(f"what the annotations look like: {written}", flush=True)
 
 
 def fetch_weights(weights: str) -> None:

@@ -206,7 +206,7 @@ def test_real_data_is_sound(name):
 
 def test_warnings_do_not_fail_and_fine_tune_agrees(originals, tmp_path, run_script):
     """The exit code is 0 exactly if fine-tune would accept the data set, whatever the corruption."""
-    from panoptic_fusion.cli.fine_tune import has_no_grave_fault
+    from panoptic_fusion.cli.fine_tune import check_splits
 
     codes = Counter()
     for seed in range(len(CORRUPTIONS)):
@@ -214,7 +214,7 @@ def test_warnings_do_not_fail_and_fine_tune_agrees(originals, tmp_path, run_scri
         paths = {"--images": files.images, "--panoptic-root": files.panoptic_root}
         paths |= {"--panoptic-json": files.panoptic_json, "--instances-json": files.instances_json}
         code, out, err = run_script("check", *(x for pair in paths.items() for x in pair), "--workers", "0")
-        assert code == int(not has_no_grave_fault({"train": files})), (seed, out, err)
+        assert code == int(not check_splits({"train": files})["train"].can_be_trained()), (seed, out, err)
         assert code == int(not check_dataset(files, 0).can_be_trained()) and expected.kind in out
         codes[code] += 1
     assert codes[0] >= 8 and codes[1] >= 30
