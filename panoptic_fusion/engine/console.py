@@ -1,4 +1,4 @@
-"""What a job shows on the console: the lines that a person needs. log.txt keeps everything."""
+"""Console output of a job: only the lines that a person needs. log.txt keeps everything."""
 
 import logging
 import sys
@@ -14,11 +14,11 @@ LOGGERS = ("detectron2", "fvcore", "panoptic_fusion")
 PROGRESS = {"detectron2.evaluation.evaluator": "ETA"}
 # Packages whose deprecation notices a user of this project cannot act on.
 OTHERS = ("torch", "torchvision", "detectron2", "fvcore", "iopath", "timm", "tensorboard", "pycocotools", "matplotlib")
-MAX_WIDTH = 88  # characters of a list of class names
+MAX_WIDTH = 88  # maximum number of characters of a list of class names
 
 
 class ConsoleFilter(logging.Filter):
-    """Lets warnings, this project's messages and progress lines pass."""
+    """Logging filter that passes warnings, this project's messages and progress lines."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno >= logging.WARNING or record.name.split(".")[0] in ("panoptic_fusion", "pf"):
@@ -27,7 +27,7 @@ class ConsoleFilter(logging.Filter):
 
 
 def shorten_console() -> None:
-    """Filters the console output of the loggers that are set up, and silences deprecation notices of other packages.
+    """Filters the console output of the existing loggers, and silences deprecation notices of other packages.
 
     `log.txt` still gets every record.
     """
@@ -42,7 +42,7 @@ def shorten_console() -> None:
 
 
 def run_table(cfg: CfgNode, *, parameters: int, processes: int) -> str:
-    """Returns a table of what a training run is about to do.
+    """Returns a table that describes a training run before it starts.
 
     Args:
         cfg: resolved config.
