@@ -1,4 +1,4 @@
-"""MiniDL's pooling: box_average against F.avg_pool2d with the 64 x 64 window and a replicated border, side by side.
+"""Compares MiniDL's pooling, box_average, with F.avg_pool2d on the 64 x 64 window with a replicated border.
 
 python -m benchmarks.minidl_pool [--channels 256 --height 256 --width 512 --device cuda --backward]
 """
@@ -23,7 +23,7 @@ def pad_avg_pool(x: Tensor, kernel_size: int) -> Tensor:
 
 
 def timed(function: Callable[[], Tensor], repeats: int) -> tuple[float, Tensor]:
-    """Least seconds of some runs, and the result."""
+    """Returns the minimum seconds of several runs, and the result."""
     best = float("inf")
     for _ in range(repeats):
         start = time.perf_counter()

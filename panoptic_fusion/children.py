@@ -12,7 +12,7 @@ PARENT_VARIABLE = "PANOPTIC_FUSION_PARENT"  # id of the process that a child mus
 
 
 def start_child(command: Sequence[str], **options: Any) -> subprocess.Popen:
-    """Starts a command whose process ends with this one, even after a kill if it calls `end_with_parent`.
+    """Starts a command; if it calls `end_with_parent`, it ends with this process, even if this process is killed.
 
     Args:
         command: program and arguments.
