@@ -1,6 +1,6 @@
 """Measures memory and time of the Seamless ResNet-50 with InPlaceABN and with torch's norms.
 
-    python -m benchmarks.in_place_abn [--height 512 --width 1024 --device cuda]
+    python benchmarks/in_place_abn.py [--height 512 --width 1024 --device cuda]
 
 The norms compared are InPlaceABN, BatchNorm2d + LeakyReLU in place (the more memory-efficient torch variant), and
 BatchNorm2d + nn.LeakyReLU() with torch's defaults. "saved" is the size of the tensors that the forward pass keeps for

@@ -1,6 +1,6 @@
 """Compares MiniDL's pooling, box_average, with F.avg_pool2d on the 64 x 64 window with a replicated border.
 
-python -m benchmarks.minidl_pool [--channels 256 --height 256 --width 512 --device cuda --backward]
+    python benchmarks/minidl_pool.py [--channels 256 --height 256 --width 512 --device cuda --backward]
 """
 
 import argparse
