@@ -25,7 +25,7 @@ TIES: tuple[Colour, ...] = ((206, 34, 44), (38, 96, 196), (240, 190, 40), (44, 1
 
 
 class Brush:
-    """Draws shapes on ``colour`` (Hc, Wc, 3) uint8 and, at the same place, on ``mask`` (Hc, Wc) uint8 (0 or 255)."""
+    """Brush that draws shapes both on ``colour`` (Hc, Wc, 3) uint8 and on ``mask`` (Hc, Wc) uint8 (0 or 255)."""
 
     def __init__(self, height: int, width: int) -> None:
         self.colour = np.zeros((height, width, 3), np.uint8)
