@@ -99,9 +99,11 @@ class LabelMap:
 
     @property
     def output_size(self) -> tuple[int, int]:
+        """Size (H, W) of the label map."""
         return tuple(self.labels.shape)
 
     def argmax(self) -> torch.Tensor:
+        """Returns the label map."""
         return self.labels
 
 
@@ -120,6 +122,7 @@ def identical(ours, theirs) -> bool:
 
 
 def count_reads(function: Callable) -> int:
+    """Returns how often the CPU reads tensor values during a call of `function`."""
     with HostReads() as reads:
         function()
     return reads.count
@@ -141,6 +144,7 @@ def seconds(functions: list[Callable], repeats: int, device: str) -> list[float]
 
 @torch.no_grad()
 def main() -> int:
+    """Entry point of the command-line tool."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--instances", type=int, default=100)

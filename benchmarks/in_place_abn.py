@@ -23,6 +23,7 @@ class DefaultBatchNorm(nn.BatchNorm2d):
     """BatchNorm2d followed by an out-of-place LeakyReLU."""
 
     def forward(self, x, residual=None):
+        """Returns LeakyReLU(BatchNorm(x) + residual)."""
         y = super().forward(x)
         return F.leaky_relu(y if residual is None else y + residual, 0.01)
 
@@ -72,6 +73,7 @@ def measure(norm, x: torch.Tensor) -> dict[str, float]:
 
 
 def main() -> None:
+    """Entry point of the command-line tool."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--height", type=int, default=256)

@@ -209,6 +209,7 @@ def run_child(args: argparse.Namespace, folder: Path, *job: str) -> str:
 
 
 def row_of(text: str) -> dict:
+    """Returns the row that a child process printed as JSON."""
     return json.loads(next(line for line in text.splitlines() if line.startswith("ROW "))[4:])
 
 
@@ -243,6 +244,7 @@ def compare(args: argparse.Namespace, folder: Path) -> bool:
 
 
 def main() -> int:
+    """Entry point of the command-line tool."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--height", type=int, default=3000, help="a multiple of 4")
     parser.add_argument("--width", type=int, default=4000, help="a multiple of 4")

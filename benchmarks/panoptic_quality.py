@@ -166,6 +166,7 @@ def detectron2_evaluation(name: str, records: list, outputs: list) -> tuple[dict
 
 
 def one_of_two_processes(rank: int, files: dict, pairs: list, folder: str) -> None:
+    """Evaluates in one of two gloo processes."""
     from detectron2.data import DatasetCatalog
 
     from panoptic_fusion.data import register_panoptic
@@ -229,6 +230,7 @@ def compare(folder: Path, pairs: list, repeat: int) -> bool:
 
 
 def main() -> int:
+    """Entry point of the command-line tool."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=8, help="number of pairs")
     parser.add_argument("--repeat", type=int, default=3, help="number of timed runs")

@@ -21,6 +21,7 @@ class ConsoleFilter(logging.Filter):
     """Logging filter that passes warnings, this project's messages and progress lines."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Returns whether a record is shown on the console."""
         if record.levelno >= logging.WARNING or record.name.split(".")[0] in ("panoptic_fusion", "pf"):
             return True
         return PROGRESS.get(record.name, "\0") in record.getMessage()

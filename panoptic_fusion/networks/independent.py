@@ -63,6 +63,7 @@ class IndependentPanoptic(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """Returns the arguments of `__init__` for a config; loads both networks."""
         cfg = resolve_config(cfg).clone()
         instance_network, _ = _load_network(cfg, "INSTANCES", "roi_heads")
         semantic_network, semantic_cfg = _load_network(cfg, "SEMANTIC", "sem_seg_head")

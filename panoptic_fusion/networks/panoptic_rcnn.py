@@ -58,6 +58,7 @@ class PanopticRCNN(GeneralizedRCNN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """Returns the arguments of `__init__` for a config; builds all parts."""
         cfg = resolve_config(cfg)
         kwargs = super().from_config(cfg)
         kwargs["backbone"] = add_stuff_branch(kwargs["backbone"], cfg)

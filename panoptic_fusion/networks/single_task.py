@@ -31,6 +31,7 @@ class InstanceNetwork(GeneralizedRCNN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """Returns the arguments of `__init__` for a config; builds all parts."""
         return {**super().from_config(resolve_config(cfg)), "vis_period": 0}
 
     def inference(self, batched_inputs: list[dict]) -> list[dict]:
@@ -89,6 +90,7 @@ class SemanticNetwork(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """Returns the arguments of `__init__` for a config; builds all parts."""
         cfg = resolve_config(cfg)
         backbone = build_backbone(cfg)
         return {

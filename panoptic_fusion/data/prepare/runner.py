@@ -66,6 +66,7 @@ class SplitPlan:
 
     @property
     def journal(self) -> Path:
+        """Path of the journal, next to the JSON."""
         return self.panoptic_json.with_name(self.panoptic_json.name + ".journal")
 
 
