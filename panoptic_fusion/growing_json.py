@@ -22,7 +22,8 @@ class GrowingJson:
     """
 
     def __init__(self, path: str | os.PathLike, content: dict[str, Any], key: str):
-        """
+        """Creates the file with an empty list.
+
         Args:
             path: path to the file; an existing file is replaced.
             content: content before the list.

@@ -25,7 +25,8 @@ class BestCheckpoint(HookBase):
     """
 
     def __init__(self, checkpointer: AtomicCheckpointer, metric: str):
-        """
+        """Initializes the hook.
+
         Args:
             checkpointer: checkpointer of the network; provides the folder.
             metric: name in the results, such as "panoptic_seg/PQ", or "DATASET/panoptic_seg/PQ" with several datasets.

@@ -85,7 +85,8 @@ class StopOnDivergence(HookBase):
     """
 
     def __init__(self, cfg: CfgNode, checkpointer: AtomicCheckpointer, record: LossRecord):
-        """
+        """Initializes the hook.
+
         Args:
             cfg: a resolved config.
             checkpointer: checkpointer that writes the run's checkpoints to its `save_dir`.

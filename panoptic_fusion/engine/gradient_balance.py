@@ -66,7 +66,8 @@ class GradientBalance(HookBase):
     """
 
     def __init__(self, period: int, stuff_weight: float):
-        """
+        """Initializes the hook.
+
         Args:
             period: number of iterations from one measurement to the next.
             stuff_weight: weight of the stuff head's losses.

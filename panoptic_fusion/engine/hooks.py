@@ -26,7 +26,8 @@ class Progress(HookBase):
     """Hook that shows iteration, total loss and ETA: a bar on a terminal, otherwise a log line every few seconds."""
 
     def __init__(self, interval: float = 10.0):
-        """
+        """Initializes the hook.
+
         Args:
             interval: time between two log lines, in seconds.
         """
@@ -79,7 +80,8 @@ class VisualizePredictions(HookBase):
     """
 
     def __init__(self, cfg: CfgNode, num_images: int = 2):
-        """
+        """Initializes the hook.
+
         Args:
             cfg: a resolved config.
             num_images: number of images.

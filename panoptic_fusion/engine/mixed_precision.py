@@ -18,7 +18,8 @@ class MixedPrecisionTrainer(RecordLosses, AMPTrainer):
     """
 
     def __init__(self, model: torch.nn.Module, data_loader, optimizer: torch.optim.Optimizer, dtype: torch.dtype):
-        """
+        """Initializes the trainer.
+
         Args:
             model, data_loader, optimizer: see detectron2's SimpleTrainer.
             dtype: torch.float16 or torch.bfloat16.

@@ -42,7 +42,8 @@ class PanopticTrainer(DefaultTrainer):
     """Trainer that trains, evaluates and resumes a model of this project; supports CPUs with several gloo processes."""
 
     def __init__(self, cfg: CfgNode):
-        """
+        """Initializes the trainer.
+
         Args:
             cfg: a resolved config (`resolve_config`).
         """

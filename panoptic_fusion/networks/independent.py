@@ -45,7 +45,8 @@ class IndependentPanoptic(nn.Module):
         fuse_at_input_resolution: bool = False,
         loaded_parts: tuple[str, ...] = (),
     ):
-        """
+        """Initializes the network.
+
         Args:
             instance_network: an `InstanceNetwork`, or a `PanopticRCNN` whose semantic segmentation is ignored.
             semantic_network: a `SemanticNetwork`, or a `PanopticRCNN` whose instances are ignored.

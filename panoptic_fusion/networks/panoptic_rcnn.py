@@ -40,7 +40,8 @@ class PanopticRCNN(GeneralizedRCNN):
         fuse_at_input_resolution: bool = False,
         **kwargs,
     ):
-        """
+        """Initializes the network.
+
         Args:
             sem_seg_head: module with the interface of `StuffHead`.
             fusion: a `PanopticFusion`.

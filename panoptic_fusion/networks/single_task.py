@@ -71,7 +71,8 @@ class SemanticNetwork(nn.Module):
         ontology: str = "full",
         outputs: tuple[str, ...] = ("sem_seg", "panoptic_seg"),
     ):
-        """
+        """Initializes the network.
+
         Args:
             backbone: a detectron2 backbone.
             sem_seg_head: module with the interface of `StuffHead`.
