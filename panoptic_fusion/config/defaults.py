@@ -130,8 +130,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     fusion.OVERLAP_THRESH = None
     # Stuff segments with fewer pixels become void, at output resolution (Seamless: at the resolution of its fusion).
     fusion.STUFF_AREA_LIMIT = None
-    # Pixels that no instance covers get the best stuff class, even if a thing channel is higher (OANet). If False, such
-    # pixels become void. Used by the rules that paint instances one after another.
+    # Pixels that no instance covers get the best stuff class, even if a thing channel is higher (OANet). If False,
+    # pixels with a higher thing channel become void. Used by the rules that paint instances one after another.
     fusion.STUFF_CHANNELS_ONLY = None
     # Fuses at input resolution and resizes the labels (nearest), instead of fusing at output resolution.
     fusion.AT_INPUT_RESOLUTION = None
