@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""`panoptic-fusion train` under the name that detectron2's projects give it, with the same arguments."""
+"""`panoptic-fusion train` under the name that detectron2's projects use, with the same arguments."""
 
 import sys
 

@@ -1,15 +1,15 @@
-"""A panoptic network end to end beside two separate networks and the heuristic, in turns, in one process.
+"""Compares a panoptic network end to end with two separate networks and the heuristic, interleaved in one process.
 
     python benchmarks/end_to_end.py --model output/camvid_upsnet_r18 [--size 1024 2048]
     python benchmarks/end_to_end.py --config-file configs/cityscapes/upsnet_r50.yaml --size 1024 2048 --images 1
 
 The separate networks (`IndependentPanoptic`) have the parts and the weights of the same model: one backbone and pyramid
-for the instances, one for the semantic segmentation, and HeuristicFusion. So both find the same instances and the same
-semantic logits, and what is compared is sharing the backbone and the fusion, nothing else. UPSNet's comparison on
-Cityscapes (section 4.3, 3.7 times faster) is another one: its separate networks are Mask R-CNN on ResNet-50 and a
-PSPNet on ResNet-101, whose last stages are computed at an eighth of the image's size.
+for the instances, one for the semantic segmentation, and HeuristicFusion. Both systems therefore predict the same
+instances and the same semantic logits, and only the shared backbone and the fusion are compared. UPSNet's comparison on
+Cityscapes (section 4.3, 3.7 times faster) is different: its separate networks are Mask R-CNN on ResNet-50 and a PSPNet
+on ResNet-101, whose last stages are computed at 1/8 resolution.
 
-With --config-file the weights are random, as are the images, and instances of any score count.
+With --config-file, the weights and the images are random, and instances of any score are used.
 """
 
 import argparse
@@ -36,14 +36,14 @@ OUTPUTS = ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
 
 
 def independent(model: str) -> torch.nn.Module:
-    """The two networks with the heuristic on the values of the model's config."""
+    """Returns the two networks with the heuristic, built with the values of the model's config."""
     opts = ["MODEL.META_ARCHITECTURE", "IndependentPanoptic", "MODEL.PANOPTIC_FUSION.NAME", "HeuristicFusion"]
     opts += ["MODEL.INDEPENDENT.INSTANCES", model, "MODEL.INDEPENDENT.SEMANTIC", model]
     return build_model(load_trained(model, [*opts, *OUTPUTS])).eval()
 
 
 def untrained(config_file: str, folder: Path) -> str:
-    """An OUTPUT_DIR in `folder` of the config's model with random weights and the class counts of Cityscapes."""
+    """Creates an OUTPUT_DIR in `folder` for the config's model with random weights and Cityscapes' class counts."""
     cfg = read_config(config_file, ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu"])
     cfg.DATASETS.REGISTER, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = [], [], []
     cfg.MODEL.CATEGORIES = [
@@ -58,7 +58,7 @@ def untrained(config_file: str, folder: Path) -> str:
 
 
 def noise(num: int, size: tuple[int, int]) -> Iterator[list[dict]]:
-    """Batches of one image of coarse noise."""
+    """Yields batches of one image of coarse noise."""
     for seed in range(num):
         coarse = torch.rand(1, 3, size[0] // 16, size[1] // 16, generator=torch.Generator().manual_seed(seed))
         image = F.interpolate(255 * coarse, size=size, mode="bilinear")[0].round().byte()
@@ -66,7 +66,7 @@ def noise(num: int, size: tuple[int, int]) -> Iterator[list[dict]]:
 
 
 def at_size(batch: list[dict], size: list[int] | None) -> list[dict]:
-    """The batch with its images at `size` (height, width)."""
+    """Returns the batch with its images resized to `size` (height, width)."""
     if size is None:
         return batch
     resized = [F.interpolate(x["image"][None].float(), size=size, mode="bilinear")[0] for x in batch]
@@ -74,7 +74,7 @@ def at_size(batch: list[dict], size: list[int] | None) -> list[dict]:
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Entry point of the command-line tool."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--model", help="OUTPUT_DIR of a training")
@@ -95,7 +95,7 @@ def main() -> None:
 
 @torch.no_grad()
 def compare(model: str, args: argparse.Namespace) -> None:
-    """Times both and prints the result."""
+    """Times both systems and prints the result."""
     cfg = load_trained(model, OUTPUTS)
     models = {"one network": build_predictor(cfg).model, "two networks": independent(model)}
     if args.model:

@@ -1,11 +1,11 @@
-"""Fusion side by side with detectron2's function on the same input: identical result, time, reads on the host.
+"""Compares fusion with detectron2's function on the same input: identical result, time, CPU-GPU synchronizations.
 
     python benchmarks/fusion.py [--device cuda] [--instances 100] [--size 1024 2048]
 
-Two pairs are compared. `masks`: both get full bit masks and a map of labels. `model`: both get what the
-network puts out (28 x 28 mask logits with boxes, semantic logits at a quarter of the size); detectron2 pastes all
-masks, enlarges all logits and takes their argmax first. Instances and semantic logits are synthetic: ellipses of the
-sizes of a street scene (many small, few large), overlapping, on blocks of stuff.
+Two pairs are compared. `masks`: both get full bit masks and a label map. `model`: both get the network's outputs
+(28 x 28 mask logits with boxes, semantic logits at 1/4 resolution); detectron2 first pastes all masks, upsamples all
+logits and takes their argmax. Instances and semantic logits are synthetic: overlapping ellipses with the sizes of a
+street scene (many small, few large) on blocks of stuff.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OVERLAP, STUFF_AREA, SCORE = 0.5, 4096, 0.5
 
 
 class HostReads(TorchDispatchMode):
-    """Counts how often the host reads values from tensors: item(), bool(), tolist(), ... and those inside operators."""
+    """Counter of how often the CPU reads tensor values: item(), bool(), tolist(), ..., also inside operators."""
 
     def __init__(self):
         super().__init__()
@@ -58,7 +58,7 @@ class HostReads(TorchDispatchMode):
 
 
 def street_scene(size: tuple[int, int], num_instances: int, device: str, seed: int = 0):
-    """Semantic logits and instances with mask logits, at random but of sensible sizes."""
+    """Returns random semantic logits and instances with mask logits, of realistic sizes."""
     height, width = size
     rng = torch.Generator().manual_seed(seed)
 
@@ -92,26 +92,28 @@ def street_scene(size: tuple[int, int], num_instances: int, device: str, seed: i
 
 
 class LabelMap:
-    """Stands for semantic logits in the pair `masks`, where the map of labels is given."""
+    """Replacement for semantic logits in the pair `masks`, whose label map is given."""
 
     def __init__(self, labels: torch.Tensor):
         self.labels = labels
 
     @property
     def output_size(self) -> tuple[int, int]:
+        """Size (H, W) of the label map."""
         return tuple(self.labels.shape)
 
     def argmax(self) -> torch.Tensor:
+        """Returns the label map."""
         return self.labels
 
 
 def to_detectron2_labels(labels: torch.Tensor) -> torch.Tensor:
-    """Our channels (stuff first, then things) to detectron2's convention: 0 = things, 1 + s = stuff s."""
+    """Converts our channels (stuff first, then things) to detectron2's convention: 0 = things, 1 + s = stuff s."""
     return torch.where(labels < NUM_STUFF, labels + 1, torch.zeros_like(labels))
 
 
 def identical(ours, theirs) -> bool:
-    """Whether two results agree, up to the `area` that only our things have and the shift of the stuff ids."""
+    """Returns whether two results agree, except for `area`, which only our things have, and the shifted stuff ids."""
     ours_map, ours_info = ours
     theirs_map, theirs_info = theirs
     ours_info = [{k: v for k, v in s.items() if k != "area" or not s["isthing"]} for s in ours_info]
@@ -120,13 +122,14 @@ def identical(ours, theirs) -> bool:
 
 
 def count_reads(function: Callable) -> int:
+    """Returns how often the CPU reads tensor values during a call of `function`."""
     with HostReads() as reads:
         function()
     return reads.count
 
 
 def seconds(functions: list[Callable], repeats: int, device: str) -> list[float]:
-    """Median seconds of each function; the functions take turns, after one warm-up each."""
+    """Returns the median seconds of each function; calls are interleaved, after one warm-up each."""
     times = [[] for _ in functions]
     for repeat in range(repeats + 1):
         for function, samples in zip(functions, times, strict=True):
@@ -141,6 +144,7 @@ def seconds(functions: list[Callable], repeats: int, device: str) -> list[float]
 
 @torch.no_grad()
 def main() -> int:
+    """Entry point of the command-line tool."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--instances", type=int, default=100)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measures `panoptic-fusion import`: time per image and peak memory of the whole process tree, for growing folders.
+"""Measures `panoptic-fusion import`: time per image and peak memory of the process tree, for folders of several sizes.
 
     python benchmarks/import_speed.py --images 100 500 --polygons 15 --size 720 1280 --workers 2
 
@@ -24,7 +24,7 @@ LABELS = ("car", "person", "road", "sky", "tree")
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Entry point of the command-line tool."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[100, 500])
     parser.add_argument("--polygons", type=int, default=15)
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def measure(folder: Path, workers: int) -> tuple[float, float]:
-    """Imports a folder in processes of their own; returns seconds and the peak of their memory in MiB."""
+    """Imports a folder in separate processes; returns the seconds and their peak memory in MiB."""
     command = [sys.executable, "-m", "panoptic_fusion", "import", str(folder / "in"), "--output", str(folder / "out")]
     start = time.perf_counter()
     process = subprocess.Popen(
@@ -67,7 +67,7 @@ def measure(folder: Path, workers: int) -> tuple[float, float]:
 
 
 def tree_memory(pid: int) -> float:
-    """Returns the memory of a process and its children in MiB: shared pages count for their part (Linux)."""
+    """Returns the memory of a process and its children in MiB; shared pages count proportionally (Linux)."""
     total = 0.0
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -79,7 +79,7 @@ def tree_memory(pid: int) -> float:
 
 
 def polygons(rng: np.random.Generator, count: int, size: tuple[int, int]) -> list[tuple[str, np.ndarray]]:
-    """Random ellipses with a rough rim, 40 points each."""
+    """Returns random ellipses with a rough outline, 40 points each."""
     height, width = size
     found = []
     for _ in range(count):
@@ -91,14 +91,14 @@ def polygons(rng: np.random.Generator, count: int, size: tuple[int, int]) -> lis
 
 
 def write_image(path: Path, rng: np.random.Generator, size: tuple[int, int]) -> None:
-    """Writes one of a few noise images, as large as a photo of its size."""
+    """Writes one of a few noise images, with the file size of a photo of its size."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = rng.integers(0, 256, (size[0] // 8, size[1] // 8, 3), dtype=np.uint8)
     Image.fromarray(noise).resize(size[::-1]).save(path)
 
 
 def write_labelme(folder: Path, count: int, number: int, size: tuple[int, int]) -> None:
-    """Writes a folder of labelme."""
+    """Writes a folder of labelme annotations."""
     for index in range(count):
         rng = np.random.default_rng(index)
         write_image(folder / f"{index}.jpg", rng, size)
@@ -108,7 +108,7 @@ def write_labelme(folder: Path, count: int, number: int, size: tuple[int, int]) 
 
 
 def write_coco(folder: Path, count: int, number: int, size: tuple[int, int]) -> None:
-    """Writes a COCO instances json."""
+    """Writes a COCO instances JSON."""
     images, annotations = [], []
     for index in range(count):
         rng = np.random.default_rng(index)

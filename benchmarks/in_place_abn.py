@@ -1,10 +1,11 @@
-"""Memory and time of the Seamless ResNet-50 with InPlaceABN, with BatchNorm2d + LeakyReLU (in place, the thriftier of
-torch's two) and with BatchNorm2d + nn.LeakyReLU() as torch's defaults have it.
+"""Measures memory and time of the Seamless ResNet-50 with InPlaceABN and with torch's norms.
 
-    python -m benchmarks.in_place_abn [--height 512 --width 1024 --device cuda]
+    python benchmarks/in_place_abn.py [--height 512 --width 1024 --device cuda]
 
-"saved" are the bytes of the tensors that forward keeps for backward (storages counted once, parameters left out); on
-CUDA "peak" is torch.cuda.max_memory_allocated over forward and backward, less what is allocated before.
+The norms compared are InPlaceABN, BatchNorm2d + LeakyReLU in place (the more memory-efficient torch variant), and
+BatchNorm2d + nn.LeakyReLU() with torch's defaults. "saved" is the size of the tensors that the forward pass keeps for
+the backward pass (each storage counted once, without parameters). On CUDA, "peak" is torch.cuda.max_memory_allocated
+during forward and backward, minus the memory allocated before.
 """
 
 import argparse
@@ -19,9 +20,10 @@ from panoptic_fusion.modeling.backbone.abn_resnet import make_abn_resnet
 
 
 class DefaultBatchNorm(nn.BatchNorm2d):
-    """BatchNorm2d, then LeakyReLU out of place."""
+    """BatchNorm2d followed by an out-of-place LeakyReLU."""
 
     def forward(self, x, residual=None):
+        """Returns LeakyReLU(BatchNorm(x) + residual)."""
         y = super().forward(x)
         return F.leaky_relu(y if residual is None else y + residual, 0.01)
 
@@ -30,7 +32,7 @@ NORMS = {"InPlaceABN": "InPlaceABN", "BatchNorm2d + LeakyReLU_": "BN", "BatchNor
 
 
 def saved_bytes(net: nn.Module, x: torch.Tensor) -> int:
-    """Bytes of the distinct storages that `net(x)` saves for backward, without the parameters and buffers."""
+    """Returns the bytes of the distinct storages that `net(x)` saves for backward, without parameters and buffers."""
     own = {t.untyped_storage().data_ptr() for t in [*net.parameters(), *net.buffers()]}
     storages = {}
 
@@ -47,7 +49,7 @@ def saved_bytes(net: nn.Module, x: torch.Tensor) -> int:
 
 
 def measure(norm, x: torch.Tensor) -> dict[str, float]:
-    """Saved MiB, seconds of a training step, and on CUDA the step's peak MiB."""
+    """Returns saved MiB, seconds of a training step, and on CUDA the peak MiB of the step."""
     torch.manual_seed(0)
     net = make_abn_resnet(50, norm=norm).to(x.device)
     result = {"saved": saved_bytes(net, x) / 2**20}
@@ -71,6 +73,7 @@ def measure(norm, x: torch.Tensor) -> dict[str, float]:
 
 
 def main() -> None:
+    """Entry point of the command-line tool."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--height", type=int, default=256)

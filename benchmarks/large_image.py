@@ -1,14 +1,16 @@
-"""Memory and time of evaluating one 3000 x 4000 image with 65 classes and 200 instances, without the network.
+"""Measures memory and time of evaluating one 3000 x 4000 image with 65 classes and 200 instances, without the network.
 
     python benchmarks/large_image.py [--height 3000] [--width 4000] [--instances 200] [--threads 1]
 
-Each row is a process of its own. From what a network puts out, semantic logits at a quarter of its input (as large as
-the image, or of the test size of configs/vistas) and 28 x 28 mask logits with boxes, it makes the panoptic map at full
-size and scores it with PanopticQualityEvaluator against a PNG on the disk. `+ mask AP` also encodes all masks and runs
-COCOEvaluator. The last two rows load the image with PanopticDatasetMapper and configs/vistas, for the test and for
-training (all masks at the size of the network's input). Peak memory is ru_maxrss of the process, imports included. The
-limits are those of the project's issue 7: 2.5 GB, and 30 s on 2 cores. Exit code 1 if a row is beyond them. One thread
-is the default: on a machine that is busy, two of torch's threads spend most of their time waiting for each other.
+Each row is measured in a separate process. The input is the output of a network: semantic logits at 1/4 of its input
+resolution (the input has the image size, or the test size of configs/vistas) and 28 x 28 mask logits with boxes. The
+process computes the panoptic map at full size and scores it with PanopticQualityEvaluator against a PNG on disk.
+`+ mask AP` also encodes all masks and runs COCOEvaluator. The last two rows load the image with PanopticDatasetMapper
+and configs/vistas, for testing and for training (all masks at input resolution).
+
+Peak memory is ru_maxrss of the process, including imports. The limits, 2.5 GB and 30 s on 2 cores, are from the
+project's issue 7. The exit code is 1 if a row exceeds them. The default is one thread: on a busy machine, two torch
+threads spend most of their time waiting for each other.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-# The parent imports no torch: a child's ru_maxrss starts from what its parent had.
+# The parent does not import torch, because a child's ru_maxrss starts at the value of its parent.
 from arguments import parse_arguments
 
 MAX_GB, MAX_SECONDS = 2.5, 30.0
@@ -30,10 +32,10 @@ TEST_SIZES = (1920, 2304)  # INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST of configs/vi
 
 
 def draw_scene(folder: Path, height: int, width: int, num_instances: int) -> None:
-    """Writes a data set of one image, and what a network would find in it, into `folder`.
+    """Writes a dataset of one image and a simulated network output for it to `folder`.
 
-    Stuff are smooth regions of all stuff classes, things are ellipses of many sizes. Like all that follows a network it
-    is not quite right: boxes are off by some pixels, 1 of 10 instances is of another class.
+    Stuff consists of smooth regions of all stuff classes, things are ellipses of many sizes. The simulated output is
+    imperfect: boxes are off by a few pixels, and 1 in 10 instances has a wrong class.
     """
     import cv2
     import numpy as np
@@ -94,7 +96,7 @@ def draw_scene(folder: Path, height: int, width: int, num_instances: int) -> Non
 
 
 def network_output(folder: Path, size: tuple[int, int], at_test_size: bool):
-    """SemSegLogits with logits (65, h / 4, w / 4) for an output of `size`, and Instances with pred_mask_logits."""
+    """Returns SemSegLogits with logits (65, h / 4, w / 4) for an output of `size`, and Instances with mask logits."""
     import numpy as np
     import torch
     from detectron2.structures import Boxes, Instances
@@ -122,7 +124,7 @@ def network_output(folder: Path, size: tuple[int, int], at_test_size: bool):
 
 
 def load_in_this_process(folder: Path, is_train: bool) -> None:
-    """The mapper on the image, once; the row is printed as json."""
+    """Runs the mapper on the image once and prints the row as JSON."""
     import resource
     import time
 
@@ -154,7 +156,7 @@ def load_in_this_process(folder: Path, is_train: bool) -> None:
 def evaluate_in_this_process(
     folder: Path, size: tuple[int, int], fusion_name: str, at_test_size: bool, ap: bool
 ) -> None:
-    """One row of the table, printed as json."""
+    """Measures one row of the table and prints it as JSON."""
     import resource
     import time
 
@@ -196,7 +198,7 @@ def evaluate_in_this_process(
 
 
 def run_child(args: argparse.Namespace, folder: Path, *job: str) -> str:
-    """Runs this file in a process of its own; returns what it printed."""
+    """Runs this file in a separate process; returns its output."""
     command = [sys.executable, __file__, "--folder", str(folder), "--job", *job]
     command += ["--height", str(args.height), "--width", str(args.width), "--instances", str(args.instances)]
     env = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "CUDA_VISIBLE_DEVICES": ""}
@@ -207,11 +209,12 @@ def run_child(args: argparse.Namespace, folder: Path, *job: str) -> str:
 
 
 def row_of(text: str) -> dict:
+    """Returns the row that a child process printed as JSON."""
     return json.loads(next(line for line in text.splitlines() if line.startswith("ROW "))[4:])
 
 
 def compare(args: argparse.Namespace, folder: Path) -> bool:
-    """Prints the table; whether every row is within the limits."""
+    """Prints the table; returns whether every row is within the limits."""
     run_child(args, folder, "draw")
     fusions = run_child(args, folder, "fusions").split()
     good = True
@@ -241,6 +244,7 @@ def compare(args: argparse.Namespace, folder: Path) -> bool:
 
 
 def main() -> int:
+    """Entry point of the command-line tool."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--height", type=int, default=3000, help="a multiple of 4")
     parser.add_argument("--width", type=int, default=4000, help="a multiple of 4")

@@ -1,6 +1,6 @@
-"""MiniDL's pooling: box_average against F.avg_pool2d with the 64 x 64 window and a replicated border, side by side.
+"""Compares MiniDL's pooling, box_average, with F.avg_pool2d on the 64 x 64 window with a replicated border.
 
-python -m benchmarks.minidl_pool [--channels 256 --height 256 --width 512 --device cuda --backward]
+python benchmarks/minidl_pool.py [--channels 256 --height 256 --width 512 --device cuda --backward]
 """
 
 import argparse
@@ -16,6 +16,7 @@ from panoptic_fusion.layers import box_average
 
 
 def pad_avg_pool(x: Tensor, kernel_size: int) -> Tensor:
+    """Pools x (N, C, H, W) by F.avg_pool2d, and replicates the border to keep its size."""
     kh, kw = min(kernel_size, x.shape[-2]), min(kernel_size, x.shape[-1])
     top, left = (kh - 1) // 2, (kw - 1) // 2
     y = F.avg_pool2d(x, (kh, kw), stride=1)
@@ -23,7 +24,7 @@ def pad_avg_pool(x: Tensor, kernel_size: int) -> Tensor:
 
 
 def timed(function: Callable[[], Tensor], repeats: int) -> tuple[float, Tensor]:
-    """Least seconds of some runs, and the result."""
+    """Returns the minimum seconds of several runs, and the result."""
     best = float("inf")
     for _ in range(repeats):
         start = time.perf_counter()
@@ -35,6 +36,7 @@ def timed(function: Callable[[], Tensor], repeats: int) -> tuple[float, Tensor]:
 
 
 def main() -> None:
+    """Entry point of the command-line tool."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--channels", type=int, default=256)
     parser.add_argument("--height", type=int, default=256)

@@ -1,10 +1,10 @@
-"""PQ side by side with the reference code (panopticapi) and detectron2's COCOPanopticEvaluator, on the same pairs.
+"""Compares PQ with the reference code (panopticapi) and detectron2's COCOPanopticEvaluator, on the same pairs.
 
     python benchmarks/panoptic_quality.py [--images 8] [--repeat 3]
 
-Prints a markdown table: CPU time of the matching alone (maps in memory on both sides), whether tp, fp and fn of every
-class are identical, the difference in PQ; the same with all that an evaluation does per image, ground-truth decode and
-detectron2's PNG round trip included; and our numbers through two gloo processes. Exit code 1 if a number differs.
+Prints a Markdown table: CPU time of the matching alone (both with maps in memory), whether tp, fp and fn of every class
+are identical, and the difference in PQ; the same for a complete evaluation per image, including ground-truth decoding
+and detectron2's PNG round trip; and our numbers with two gloo processes. The exit code is 1 if a number differs.
 """
 
 import argparse
@@ -32,7 +32,7 @@ HEIGHT, WIDTH = 1024, 2048
 
 
 def street_pair(rng: np.random.Generator) -> tuple[np.ndarray, list, np.ndarray, list]:
-    """A ground truth of about 60 segments with void and crowds, and a prediction that is a distorted copy of it.
+    """Returns a ground truth of about 60 segments with void and crowds, and a prediction, a distorted copy of it.
 
     Returns gt_map, gt_segments, pred_map (both (H, W) int32) and pred_segments; segments are (id, class index, crowd).
     """
@@ -51,7 +51,7 @@ def street_pair(rng: np.random.Generator) -> tuple[np.ndarray, list, np.ndarray,
     x, y = x + np.arange(WIDTH, dtype=np.float32), y + np.arange(HEIGHT, dtype=np.float32)[:, None]
     pred = cv2.remap(label.astype(np.int16), x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
     gt = label.copy()
-    gt[HEIGHT - 90 :] = 0  # the bonnet
+    gt[HEIGHT - 90 :] = 0  # the hood of the camera's car
     gt[cv2.morphologyEx(label.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0] = 0
     gt_ids = np.append(0, rng.permutation(np.unique(rng.integers(1, 256**3, size=len(classes) + 50)))[: len(classes)])
     pred_table, pred_segments = np.zeros(len(classes) + 1, np.int32), []
@@ -92,14 +92,14 @@ def write_data_set(folder: Path, pairs: list) -> dict[str, str]:
 
 
 def infos(segment_map: np.ndarray, segments: list) -> list[dict]:
-    """COCO's segments_info, category id = class index."""
+    """Returns COCO's segments_info, with category id = class index."""
     ids, areas = np.unique(segment_map, return_counts=True)
     area = dict(zip(ids.tolist(), areas.tolist(), strict=True))
     return [{"id": i, "category_id": c, "iscrowd": int(crowd), "area": area[i]} for i, c, crowd in segments]
 
 
 def model_outputs(pairs: list) -> list[dict]:
-    """What a model would return."""
+    """Returns the predictions in the format of a model's outputs."""
     outputs = []
     for _, _, pred_map, segments in pairs:
         info = [
@@ -111,7 +111,7 @@ def model_outputs(pairs: list) -> list[dict]:
 
 
 def ours_in_memory(pairs: list):
-    """The accumulator and the CPU seconds of `update`."""
+    """Returns the accumulator and the CPU seconds of `update`."""
     from panoptic_fusion.evaluation import PanopticQuality
 
     quality, seconds = PanopticQuality(NUM_THINGS, NUM_STUFF), 0.0
@@ -123,7 +123,7 @@ def ours_in_memory(pairs: list):
 
 
 def reference_in_memory(pairs: list):
-    """The reference code's PQStat and CPU seconds, with the maps in place of its PNG decode: only matching is timed."""
+    """Returns the reference code's PQStat and CPU seconds; maps replace its PNG decoding, so only matching is timed."""
     from panopticapi import evaluation
 
     annotations, maps = [], {}
@@ -144,7 +144,7 @@ def reference_in_memory(pairs: list):
 
 
 def timed_evaluation(evaluator, records: list, outputs: list) -> tuple[dict, float]:
-    """Results and CPU seconds of process and evaluate."""
+    """Returns the results and CPU seconds of process and evaluate."""
     evaluator.reset()
     start = time.process_time()
     for record, output in zip(records, outputs, strict=True):
@@ -154,7 +154,7 @@ def timed_evaluation(evaluator, records: list, outputs: list) -> tuple[dict, flo
 
 
 def detectron2_evaluation(name: str, records: list, outputs: list) -> tuple[dict, float]:
-    """detectron2's evaluator, in which the reference code's pool runs in this process: its CPU time is counted."""
+    """Runs detectron2's evaluator with the reference code's pool in this process, so that its CPU time is counted."""
     from detectron2.evaluation import COCOPanopticEvaluator
     from panopticapi import evaluation
 
@@ -162,10 +162,11 @@ def detectron2_evaluation(name: str, records: list, outputs: list) -> tuple[dict
         return evaluation.pq_compute_single_core(0, annotations, gt_folder, pred_folder, categories)
 
     with mock.patch.object(evaluation, "pq_compute_multi_core", one_process):
-        return timed_evaluation(COCOPanopticEvaluator(name), records, copy.deepcopy(outputs))  # it changes them
+        return timed_evaluation(COCOPanopticEvaluator(name), records, copy.deepcopy(outputs))  # it modifies them
 
 
 def one_of_two_processes(rank: int, files: dict, pairs: list, folder: str) -> None:
+    """Evaluates in one of two gloo processes."""
     from detectron2.data import DatasetCatalog
 
     from panoptic_fusion.data import register_panoptic
@@ -181,12 +182,12 @@ def one_of_two_processes(rank: int, files: dict, pairs: list, folder: str) -> No
 
 
 def largest_difference(a: dict, b: dict) -> float:
-    """Over the keys of `b`; two NaN are equal."""
+    """Returns the largest difference over the keys of `b`; two NaN are equal."""
     return max(0.0 if np.isnan(a[key]) and np.isnan(b[key]) else abs(a[key] - b[key]) for key in b)
 
 
 def compare(folder: Path, pairs: list, repeat: int) -> bool:
-    """Measures and prints; whether all numbers agree."""
+    """Measures and prints the table; returns whether all numbers agree."""
     from detectron2.data import DatasetCatalog
 
     from panoptic_fusion.data import register_panoptic
@@ -196,7 +197,7 @@ def compare(folder: Path, pairs: list, repeat: int) -> bool:
     register_panoptic("pairs", **files)
     records, outputs = DatasetCatalog.get("pairs"), model_outputs(pairs)
     seconds = np.zeros((repeat, 4))
-    for row in seconds:  # alternating, so that a busy machine meets all alike
+    for row in seconds:  # interleaved, so that other jobs affect all alike
         (quality, row[0]), (reference, row[1]) = ours_in_memory(pairs), reference_in_memory(pairs)
         ours, row[2] = timed_evaluation(PanopticQualityEvaluator("pairs"), records, outputs)
         theirs, row[3] = detectron2_evaluation("pairs", records, outputs)
@@ -229,6 +230,7 @@ def compare(folder: Path, pairs: list, repeat: int) -> bool:
 
 
 def main() -> int:
+    """Entry point of the command-line tool."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=8, help="number of pairs")
     parser.add_argument("--repeat", type=int, default=3, help="number of timed runs")

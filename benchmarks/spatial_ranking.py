@@ -1,10 +1,11 @@
-"""What the spatial ranking module costs: inference and a training step with it and without it, in turns, one process.
+"""Measures the cost of the spatial ranking module: inference and training steps with and without it, interleaved.
 
     python benchmarks/spatial_ranking.py --model output/toy_oanet_r18
 
-The model's fusion is SpatialRankingFusion; without it, HeuristicFusion takes its place on the same network, on the same
-images of the model's validation set (so the instances are what it finds) and the same training batches. The limits are
-those of the project's issue 6: at most 10 % more for inference, 15 % for a step. Exit code 1 beyond them.
+The model's fusion is SpatialRankingFusion. Without the module, HeuristicFusion replaces it on the same network, with
+the same images of the model's validation split (so the instances are real predictions) and the same training batches,
+in one process. The limits are from the project's issue 6: at most 10% more for inference, 15% for a training step. The
+exit code is 1 if a limit is exceeded.
 """
 
 import argparse
@@ -32,7 +33,7 @@ MAX_INFERENCE, MAX_STEP = 1.10, 1.15
 
 
 def fusions_of(cfg: CfgNode, network: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """The heuristic on the config's values, and the model's own fusion."""
+    """Returns the heuristic with the config's values, and the model's own fusion."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.PANOPTIC_FUSION.NAME = HeuristicFusion.__name__
@@ -40,7 +41,7 @@ def fusions_of(cfg: CfgNode, network: torch.nn.Module) -> dict[str, torch.nn.Mod
 
 
 def train_step(network: torch.nn.Module, batch: list[dict]) -> None:
-    """Forward and backward; the same proposals are drawn each time."""
+    """Runs forward and backward; the same proposals are sampled each time."""
     torch.manual_seed(0)
     network.zero_grad(set_to_none=True)
     with EventStorage():
@@ -48,7 +49,7 @@ def train_step(network: torch.nn.Module, batch: list[dict]) -> None:
 
 
 def main() -> int:
-    """Runs the command line."""
+    """Entry point of the command-line tool."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="OUTPUT_DIR of a training with SpatialRankingFusion")
     parser.add_argument("--images", type=int, default=50, help="of the validation set")
@@ -78,7 +79,7 @@ def untrained(folder: Path) -> str:
 
 
 def compare(args: argparse.Namespace) -> int:
-    """Times both and prints the table; 1 if a ratio is beyond its limit."""
+    """Times both and prints the table; returns 1 if a ratio exceeds its limit."""
     cfg = load_trained(args.model, ["MODEL.FREEZE", "[]", "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"])
     network = build_predictor(cfg).model
     if not isinstance(network.fusion, SpatialRankingFusion):
@@ -93,7 +94,7 @@ def compare(args: argparse.Namespace) -> int:
         return run
 
     def total(function, batches: list[list[dict]]) -> dict[str, list[float]]:
-        """Median seconds of each batch, for each fusion."""
+        """Returns the median seconds of each batch, for each fusion."""
         rows = [seconds([with_fusion(n, function, b) for n in fusions], args.repeats, device) for b in batches]
         return dict(zip(fusions, map(list, zip(*rows, strict=True)), strict=True))
 

@@ -1,10 +1,10 @@
-"""What the TASC loss costs: time and peak memory of a training step with it and without it, in turns, in one process.
+"""Measures the cost of the TASC loss: time and peak memory of interleaved training steps with and without it.
 
     python benchmarks/tasc.py [--config-file configs/toy/tascnet_r18.yaml --size 128 192 --images 8 --device cuda]
 
-The model is the same one both times; only the weight of the loss changes (0 computes nothing). Images are noise with
-ellipses as things. Peak memory is what tensors hold at most during forward and backward beyond what they held before:
-torch.cuda.max_memory_allocated, on a CPU the allocations that torch's profiler sees.
+Both use the same model in one process; only the weight of the loss changes (0 skips its computation). Images are noise
+with ellipses as things. Peak memory is the maximum additional tensor memory during forward and backward:
+torch.cuda.max_memory_allocated, or on the CPU the allocations recorded by torch's profiler.
 """
 
 import argparse
@@ -26,7 +26,7 @@ NUM_STUFF, NUM_THINGS = 11, 8
 
 
 def build(config_file: str, device: str) -> torch.nn.Module:
-    """The config's model with random weights and the class counts of Cityscapes."""
+    """Builds the config's model with random weights and the class counts of Cityscapes."""
     cfg = get_cfg()
     cfg.merge_from_file(config_file)
     cfg.DATASETS.REGISTER, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = [], [], []
@@ -39,7 +39,7 @@ def build(config_file: str, device: str) -> torch.nn.Module:
 
 
 def batch(num_images: int, size: tuple[int, int], num_things: int) -> list[dict]:
-    """Training dicts: noise, stuff in stripes, and ellipses of many sizes as things."""
+    """Returns training dicts: noise, stuff in stripes, and ellipses of many sizes as things."""
     generator = torch.Generator().manual_seed(0)
     height, width = size
     y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width)[None] + 0.5
@@ -61,15 +61,15 @@ def batch(num_images: int, size: tuple[int, int], num_things: int) -> list[dict]
 
 
 def step(model: torch.nn.Module, records: list[dict]) -> None:
-    """Forward and backward."""
-    torch.manual_seed(0)  # the same proposals are drawn each time
+    """Runs forward and backward."""
+    torch.manual_seed(0)  # the same proposals are sampled each time
     model.zero_grad(set_to_none=True)
     with EventStorage():
         sum(model(records).values()).backward()
 
 
 def seconds(model: torch.nn.Module, records: list[dict], device: str) -> float:
-    """Time of one step; on a CPU the process's own, which other programs on the machine disturb less."""
+    """Returns the seconds of one step; on the CPU, the process time, which other jobs disturb less."""
     clock = time.process_time if device == "cpu" else time.perf_counter
     start = clock()
     step(model, records)
@@ -79,7 +79,7 @@ def seconds(model: torch.nn.Module, records: list[dict], device: str) -> float:
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Entry point of the command-line tool."""
     root = Path(__file__).resolve().parents[1]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", default=str(root / "configs" / "toy" / "tascnet_r18.yaml"))

@@ -1,15 +1,16 @@
-"""UPSNet's panoptic head at inference, beside the same head on the full tensor of logits: same map, time, memory.
+"""Compares UPSNet's panoptic head at inference with the same head on the full logit tensor: map, time, memory.
 
     python benchmarks/upsnet_head.py [--device cuda] [--instances 100] [--size 1024 2048]
 
-Both get what the network puts out: semantic logits of 19 classes at a quarter of the size, and the instances of the
-head with boxes and 28 x 28 mask logits. Both give the argmax over [stuff, instances, unknown] and the semantic argmax
-that the class assignment needs; the full tensor is (S + N + 1, H, W) float32. Peak memory is what tensors hold at most
-beyond what they held before: torch.cuda.max_memory_allocated, on a CPU the allocations that torch's profiler sees. The
-limits are those of the project's issue 5: a quarter of the time, a fifth of the memory, the identical map. Exit code 1
-beyond them. The last line is UPSNetFusion as a whole, with suppression of boxes, mask pruning and class assignment.
-One thread is the default: on a machine that is busy, two of torch's threads spend most of their time waiting for each
-other.
+Both get the network's outputs: semantic logits of 19 classes at 1/4 resolution, and the instances of the head with
+boxes and 28 x 28 mask logits. Both return the argmax over [stuff, instances, unknown] and the semantic argmax that the
+class assignment needs. The full tensor is (S + N + 1, H, W) float32.
+
+Peak memory is the maximum additional tensor memory: torch.cuda.max_memory_allocated, or on the CPU the allocations
+recorded by torch's profiler. The limits are from the project's issue 5: 1/4 of the time, 1/5 of the memory, and an
+identical map. The exit code is 1 if a limit is exceeded. The last line is the complete UPSNetFusion, with box
+suppression, mask pruning and class assignment. The default is one thread: on a busy machine, two torch threads spend
+most of their time waiting for each other.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ MAX_TIME, MAX_MEMORY = 0.25, 0.2
 
 
 def full_tensor_argmax(sem_seg: SemSegLogits, instances: Instances) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `panoptic_argmax` returns for all instances, by way of all logits at once."""
+    """Returns the result of `panoptic_argmax` for all instances, computed from the full logit tensor."""
     num, semantic = len(instances), sem_seg.full()
     height, width = semantic.shape[1:]
     z = semantic.new_zeros(NUM_STUFF + num + 1, height, width)
@@ -53,7 +54,7 @@ def full_tensor_argmax(sem_seg: SemSegLogits, instances: Instances) -> tuple[tor
 
 
 def running_argmax(sem_seg: SemSegLogits, instances: Instances) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same without them: what UPSNetFusion does."""
+    """Returns the same without the full logit tensor, as in UPSNetFusion."""
     order = range(len(instances))
     masks = MaskLogitCrops.from_instances(instances, torch.arange(len(instances), device=instances.scores.device))
     channels = (NUM_STUFF + instances.pred_classes).tolist()
@@ -62,7 +63,7 @@ def running_argmax(sem_seg: SemSegLogits, instances: Instances) -> tuple[torch.T
 
 @torch.no_grad()
 def main() -> int:
-    """Runs the command line."""
+    """Entry point of the command-line tool."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--instances", type=int, default=100)

@@ -1,9 +1,10 @@
-"""Panoptic segmentation on detectron2: TASCNet, Seamless Scene Segmentation, UPSNet and OANet as one network with
-two exchangeable parts, the stuff head and the fusion.
+"""Panoptic segmentation on detectron2: TASCNet, Seamless Scene Segmentation, UPSNet and OANet in one network.
 
-Importing the package is cheap: torch and detectron2 are loaded when one of the names below is used first. That also
-registers the meta-architectures, heads, fusions and data sets in detectron2's registries. Every command of
-`panoptic-fusion` is also a function, such as `panoptic_fusion.demo`.
+The network has two exchangeable parts, the stuff head and the fusion.
+
+Importing the package is cheap: torch and detectron2 are loaded on the first use of one of the names below. This also
+registers the meta-architectures, heads, fusions and datasets in detectron2's registries. Every command of
+`panoptic-fusion` is also available as a function, such as `panoptic_fusion.demo`.
 """
 
 import importlib
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-# Name: the module of this package that has it.
+# Name -> the module of this package that defines it.
 _EXPORTS = {
     "ablation": "cli.ablation",
     "add_panoptic_fusion_config": "config",
@@ -74,7 +75,7 @@ __all__ = [
     "train",
 ]
 
-# detectron2's own use of torch.jit.script, which torch 2.14 deprecates: nothing that a user could act on
+# detectron2 itself uses torch.jit.script, which torch 2.14 deprecates. A user cannot act on this warning.
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
 
 

@@ -1,4 +1,4 @@
-"""`python -m panoptic_fusion`: the command line, also where the script `panoptic-fusion` is not on the PATH."""
+"""`python -m panoptic_fusion`: the command line, even if the script `panoptic-fusion` is not on the PATH."""
 
 from panoptic_fusion.cli import main
 

@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, however it ends."""
+"""Child processes that end together with their parent, however it ends."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ PARENT_VARIABLE = "PANOPTIC_FUSION_PARENT"  # id of the process that a child mus
 
 
 def start_child(command: Sequence[str], **options: Any) -> subprocess.Popen:
-    """Starts a command that ends with this process: a child that calls `end_with_parent` follows even a kill.
+    """Starts a command; if it calls `end_with_parent`, it ends with this process, even if this process is killed.
 
     Args:
         command: program and arguments.
@@ -23,7 +23,7 @@ def start_child(command: Sequence[str], **options: Any) -> subprocess.Popen:
 
 
 def run_child(command: Sequence[str], **options: Any) -> int:
-    """Runs a command as `start_child` does, and returns its exit code; an exception here ends the child first."""
+    """Runs a command like `start_child` and returns its exit code; an exception in this process ends the child."""
     process = start_child(command, **options)
     try:
         return process.wait()
@@ -37,14 +37,14 @@ def run_child(command: Sequence[str], **options: Any) -> int:
 
 
 def end_with_parent() -> None:
-    """Ends this process when the one that started it by `start_child` is gone; does nothing in other processes."""
+    """Makes this process end with the one that started it by `start_child`; has no effect in other processes."""
     parent = os.environ.pop(PARENT_VARIABLE, "")
     if parent.isdigit():
         exit_with(int(parent))
 
 
 def exit_with(parent: int, interval: float = 0.2) -> None:
-    """Starts a thread that ends this process as soon as its parent is another one than `parent`."""
+    """Starts a thread that ends this process as soon as its parent is no longer `parent`."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -1,4 +1,4 @@
-"""Errors that a user can correct: shown as one line by the command line, without a traceback."""
+"""Errors that a user can fix; the command line shows them in one line, without a traceback."""
 
 import errno
 import sys
@@ -17,23 +17,23 @@ install the wheel that `make setup` uses, without a compiler:
 
 
 class UserError(ValueError):
-    """Something the user gave is wrong; the message names it and says what to do."""
+    """Error in something that the user provided; the message names it and says what to do."""
 
 
 class ConfigError(UserError):
-    """A config key has a value that cannot work."""
+    """Error in the value of a config key."""
 
 
-# What the operating system says when a disk cannot take more: full, over quota, read-only, the file too long, failing.
+# Errors of the operating system if a disk cannot store more: full, over quota, read-only, file too large, failing.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 
 
 class DiskError(UserError):
-    """A file could not be written for lack of space; what was finished before is kept."""
+    """Error of a file that could not be written for lack of space; files finished before are kept."""
 
     @classmethod
     def of(cls, error: OSError, path: object = None) -> "DiskError":
-        """The error for an OSError of DISK_ERRORS that concerns `path`, or the file that it names itself."""
+        """Returns the error for an OSError of DISK_ERRORS about `path`, or about the file that the OSError names."""
         where = path or error.filename
         return cls(
             f"cannot write{f' {where}' if where else ''}: {error.strerror or one_line(error)}. What was finished "
@@ -42,7 +42,7 @@ class DiskError(UserError):
 
 
 def one_line(error: BaseException) -> str:
-    """The text of an error without line breaks."""
+    """Returns the text of an error without line breaks."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return " ".join(text.split()) or type(error).__name__
 
@@ -51,8 +51,8 @@ def run_cli(main: Callable[[], int | None], prog: str | None = None) -> NoReturn
     """Runs a command-line `main`; user errors and missing files end it with one line on stderr and exit code 2.
 
     Args:
-        main: returns the exit code, None for 0.
-        prog: the name that starts the error; default: the script's.
+        main: function that returns the exit code, None for 0.
+        prog: program name at the start of the error; default: name of the script.
     """
     try:
         sys.exit(main() or 0)

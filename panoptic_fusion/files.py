@@ -1,4 +1,4 @@
-"""Names and files: written whole or not at all, whenever the process is killed; names that are not taken yet."""
+"""Atomic writing of files, even if the process is killed, and unused or safe file names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class _Raw(io.FileIO):
-    """A file that keeps the error of a write: torch and other C++ code report it without its number."""
+    """File that keeps the error of a write, because torch and other C++ code report it without its number."""
 
     error: OSError | None = None
 
@@ -36,14 +36,14 @@ class _Raw(io.FileIO):
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file such that `path` is either the old one or the whole new one.
+    """Writes a file atomically: `path` is either the old or the complete new file.
 
     Args:
-        path: the file; its folder must exist.
-        write: called with a file object opened for writing bytes.
+        path: path to the file; its folder must exist.
+        write: function that is called with a file object opened for writing bytes.
 
     Raises:
-        DiskError: the disk is full, over quota or read-only; `path` is as it was.
+        DiskError: if the disk is full, over quota or read-only; `path` does not change.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -67,7 +67,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
 
 
 def remove_partial_files(folder: str | os.PathLike) -> None:
-    """Removes what killed processes of this machine were writing into a folder by `write_atomically`."""
+    """Removes partial files that killed processes of this machine left in a folder during `write_atomically`."""
     for file in Path(folder).glob(".*.partial"):
         number = re.fullmatch(r"\..+\.(\d+)\.partial", file.name)
         if number and not _is_running(int(number[1])):
@@ -77,11 +77,11 @@ def remove_partial_files(folder: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def temporary_folder(prefix: str, parent: str | os.PathLike | None = None) -> Iterator[Path]:
-    """Makes a folder that is removed at the end, and removes those of killed processes of this machine.
+    """Creates a folder and removes it at the end; also removes such folders of killed processes of this machine.
 
     Args:
-        prefix: start of its name; the process's number and random letters follow.
-        parent: the folder to make it in; default: the system's for temporary files.
+        prefix: start of its name; the process id and random letters follow.
+        parent: folder to create it in; default: the system's folder for temporary files.
     """
     parent = Path(parent or tempfile.gettempdir())
     for folder in parent.glob(f"{glob.escape(prefix)}*"):
@@ -106,7 +106,7 @@ def _is_running(pid: int) -> bool:
 
 
 def write_image(path: str | os.PathLike, rgb: np.ndarray) -> None:
-    """Writes an (H, W, 3) uint8 RGB image by `write_atomically`, in the format of the suffix."""
+    """Writes an (H, W, 3) uint8 RGB image with `write_atomically`, in the format of the suffix."""
     import cv2
 
     path = Path(path)
@@ -117,19 +117,19 @@ def write_image(path: str | os.PathLike, rgb: np.ndarray) -> None:
 
 
 def write_json(path: str | os.PathLike, content: Any, **options) -> None:
-    """Writes a json file by `write_atomically`; `options` are those of json.dumps."""
+    """Writes a JSON file with `write_atomically`; `options` are forwarded to json.dumps."""
     write_atomically(path, lambda file: file.write(json.dumps(content, **options).encode()))
 
 
 def without_nan(content: Any) -> Any:
-    """Mappings and numbers with None for NaN, which json does not have."""
+    """Returns nested mappings and numbers with None instead of NaN, which JSON does not support."""
     if isinstance(content, Mapping):
         return {key: without_nan(value) for key, value in content.items()}
     return None if isinstance(content, float) and math.isnan(content) else content
 
 
 def unused_name(stem: str, used: set[str]) -> str:
-    """`stem`, with a number if an earlier file of the same name took it; adds the result to `used`."""
+    """Returns `stem`, with a number appended if it is in `used`; adds the result to `used`."""
     name, number = stem, 1
     while name in used:
         number += 1
@@ -141,9 +141,9 @@ def unused_name(stem: str, used: set[str]) -> str:
 def safe_name(text: str) -> str:
     """Returns `text` as the name of one file or folder; different texts give different names.
 
-    A name is kept if it is up to 100 letters, digits, spaces, "_", "-" and "." that neither begin with a dot nor begin
-    or end with a space. Otherwise what does not fit becomes "_", and part of the SHA-1 of the text is appended. So no
-    name leads out of its folder, and "a/b" and "a_b" stay apart.
+    A name is kept if it consists of up to 100 letters, digits, spaces, "_", "-" and ".", does not begin with a dot, and
+    neither begins nor ends with a space. Otherwise invalid characters are replaced by "_", and part of the SHA-1 of the
+    text is appended. Therefore no name leads out of its folder, and "a/b" and "a_b" remain different.
     """
     if re.fullmatch(r"(?![. ])[\w .-]{1,100}(?<! )", text):
         return text

@@ -1,4 +1,4 @@
-"""A json file that grows by one entry at a time and is valid after each, also when the process is killed."""
+"""JSON file that grows by one entry at a time and is valid after each, even if the process is killed."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ _END = b"\n]}\n"
 
 
 class GrowingJson:
-    """Writes {**content, key: [entry, ...]}; each entry costs as much as itself, however many there are.
+    """Writer of {**content, key: [entry, ...]}; the cost of an entry does not depend on the number of entries.
 
-    The end of the file is overwritten by the entry and a new end in one write, so that a killed process leaves the
-    file before or after it. Where the disk is full, the file is cut back to the entry before.
+    A single write replaces the end of the file by the entry and a new end. A killed process therefore leaves the file
+    as it was either before or after this write. If the disk is full, the file is truncated to the previous entry.
     """
 
     def __init__(self, path: str | os.PathLike, content: dict[str, Any], key: str):
-        """
+        """Creates the file with an empty list.
+
         Args:
-            path: the file; an older one is replaced.
-            content: what comes before the list.
-            key: of the list.
+            path: path to the file; an existing file is replaced.
+            content: content before the list.
+            key: key of the list.
 
         Raises:
-            DiskError: the disk is full.
+            DiskError: if the disk is full.
         """
         self.path = Path(path)
         start = f"{json.dumps(content)[:-1]}{', ' if content else ''}{json.dumps(key)}: [".encode()
         write_atomically(self.path, lambda file: file.write(start + _END))
         self._file = os.open(self.path, os.O_RDWR)
-        self._size = len(start)  # without the end
+        self._size = len(start)  # size without the end
         self._first = True
 
     def append(self, entry: Any) -> None:
         """Adds an entry.
 
         Raises:
-            DiskError: the disk is full; the file holds the entries before.
+            DiskError: if the disk is full; the file contains the previous entries.
         """
         text = f"{'' if self._first else ','}\n{json.dumps(entry)}".encode()
         try:
@@ -50,7 +51,7 @@ class GrowingJson:
             if written < len(text + _END):
                 os.pwrite(self._file, (text + _END)[written:], self._size + written)
         except OSError as error:
-            os.pwrite(self._file, _END, self._size)  # in place, which needs no room
+            os.pwrite(self._file, _END, self._size)  # in place, which needs no space
             os.ftruncate(self._file, self._size + len(_END))
             if error.errno in DISK_ERRORS:
                 raise DiskError.of(error, self.path) from error

@@ -1,4 +1,4 @@
-"""Locks of folders: one run at a time writes into each."""
+"""Locks of folders: only one run at a time writes to a folder."""
 
 import contextlib
 import os
@@ -17,15 +17,15 @@ LOCK_NAME = ".lock"
 def locked_folder(folder: str | os.PathLike, what: str, *, patience: float = 5.0) -> Iterator[None]:
     """Holds the lock of a folder; the operating system releases it when the process ends, however it ends.
 
-    Files that killed runs have left half-written in the folder are removed.
+    Partially written files that killed runs left in the folder are removed.
 
     Args:
-        folder: an existing folder; gets a file `.lock`, which stays.
-        what: names the folder in the error, such as "OUTPUT_DIR output/toy".
-        patience: seconds to wait for the processes of a killed run to end.
+        folder: an existing folder; a file `.lock` is created in it and kept.
+        what: name of the folder in the error, such as "OUTPUT_DIR output/toy".
+        patience: time in seconds to wait for the processes of a killed run to end.
 
     Raises:
-        UserError: another process holds the lock.
+        UserError: if another process holds the lock.
     """
     lock = FileLock(Path(folder) / LOCK_NAME, timeout=patience, poll_interval=0.1)
     try:

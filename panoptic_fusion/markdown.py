@@ -1,4 +1,4 @@
-"""Markdown tables whose cells may hold any text, such as the names of classes and datasets that a user chose."""
+"""Markdown tables whose cells may contain any text, such as class and dataset names chosen by a user."""
 
 import re
 from collections.abc import Sequence
@@ -6,13 +6,13 @@ from typing import Any
 
 from tabulate import tabulate
 
-# What markdown would read as markup. An underscore within a word is not markup, and neither is a lone ampersand.
+# Characters that Markdown would read as markup. An underscore within a word or a lone ampersand is not markup.
 _MARKUP = re.compile(r"[\\|`*~$\[\]]|(?<!\w)_|_(?!\w)")
 _ENTITIES = ((re.compile(r"&(?=#?\w+;)"), "&amp;"), (re.compile("<"), "&lt;"), (re.compile(">"), "&gt;"))
 
 
 def escape_markdown(text: str) -> str:
-    """Returns text that markdown shows as `text` on one line, in a table or elsewhere; white space becomes a space."""
+    """Escapes `text` so that Markdown shows it on one line, in a table or elsewhere; white space becomes a space."""
     text = _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
     for pattern, entity in _ENTITIES:
         text = pattern.sub(entity, text)
@@ -22,13 +22,13 @@ def escape_markdown(text: str) -> str:
 def markdown_table(
     rows: Sequence[Sequence[Any]], header: Sequence[str], *, float_format: str = ".1f", missing: str = ""
 ) -> str:
-    """Returns a markdown table. Columns of numbers are right-aligned, all others left-aligned.
+    """Returns a Markdown table. Columns of numbers are right-aligned, all others left-aligned.
 
     Args:
-        rows: cells: texts, which are escaped and never read as numbers, numbers, or None.
-        header: one text per column, escaped.
-        float_format: format of cells that are floats.
-        missing: shown for None.
+        rows: rows of cells. A cell is a number, None, or a text, which is escaped and never read as a number.
+        header: one text per column, which is escaped.
+        float_format: format of float cells.
+        missing: text of None cells.
     """
     numbers = [all(not isinstance(row[column], str) for row in rows) for column in range(len(header))]
     cells = [

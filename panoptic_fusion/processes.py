@@ -23,12 +23,12 @@ def map_in_processes(
     """Yields `function(task)` for each task, in order, computed by several processes.
 
     Args:
-        function: can be pickled, and so can its results.
-        tasks: can be pickled.
+        function: function that can be pickled; its results must be picklable as well.
+        tasks: picklable arguments of `function`.
         processes: number of processes; None: `default_workers`. With 1 or less, everything runs in this process.
 
     Raises:
-        BrokenProcessPool: a process was killed.
+        BrokenProcessPool: if a process was killed.
     """
     processes = min(default_workers() if processes is None else processes, len(tasks))
     if processes <= 1:
@@ -44,13 +44,13 @@ def map_in_processes(
 
 
 def with_progress(results: Iterable[Any], total: int, doing: str, per_result: int = 1) -> Iterator[Any]:
-    """Passes results on; shows a bar on a terminal, otherwise a line with the remaining time every 30 seconds.
+    """Yields the results; shows a bar on a terminal, otherwise a line with the remaining time every 30 seconds.
 
     Args:
         results: any iterable.
         total: number of results.
-        doing: what is being done, such as "checking".
-        per_result: number of images that a result stands for.
+        doing: description of the work, such as "checking".
+        per_result: number of images per result.
     """
     if sys.stderr.isatty():
         with tqdm(total=total * per_result, desc=doing, unit="image", dynamic_ncols=True) as bar:

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Kills a small training with `kill -9` at random moments; checks that --resume goes on from the last checkpoint.
+"""Kills a small training run with `kill -9` at random times; checks that --resume continues from the last checkpoint.
 
     python tools/kill_and_resume.py [--kills 10] [--seed 0]
 
-Half of the kills fall into the writing of a checkpoint, the others into training, into the start of the process and
-one into the final evaluation. After each: every .pth can be read, `last_checkpoint` names one of them, and the next
-start goes on at the iteration after it. In the end the training is complete and evaluated. Exit code 1 if any of this
-fails.
+Half of the kills happen while a checkpoint is written, one during the final evaluation, and the others during training
+or the start of the process. The tool checks after each kill that every .pth can be read, that `last_checkpoint` names
+one of them, and that the next start continues at the iteration after it. At the end, the run must be complete and
+evaluated. Exit code 1 if any check fails.
 """
 
 import argparse
@@ -41,15 +41,15 @@ SETTINGS = {
     "SOLVER.CHECKPOINT_PERIOD": CHECKPOINT_PERIOD,
 }
 TRAINING, EVALUATION = "Starting training from iteration", "Start inference on"
-PATIENCE = 300  # seconds without the awaited line in the log
+PATIENCE = 300  # timeout in seconds for the expected line in the log
 
 
 class Violation(Exception):
-    """What must not happen has happened."""
+    """Error raised if a check fails."""
 
 
 class Attempt:
-    """One start of a training with --resume, its output in a file."""
+    """One start of a training run with --resume, whose output goes to a file."""
 
     def __init__(self, opts: list[str], output: Path, log: Path):
         self.log = log
@@ -61,7 +61,7 @@ class Attempt:
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
 
     def wait_until(self, happened: Callable[[], bool], pause: float) -> bool:
-        """Whether it happened before the process ended."""
+        """Waits for an event; returns whether it happened before the process ended."""
         end = time.monotonic() + PATIENCE
         while not happened():
             if self.process.poll() is not None:
@@ -72,16 +72,16 @@ class Attempt:
         return True
 
     def says(self, text: str) -> bool:
-        """Whether the log has the text."""
+        """Returns whether the log contains the text."""
         return text in self.log.read_text(errors="replace")
 
     def first_iteration(self) -> int | None:
-        """Where training went on; None if it did not come so far."""
+        """Returns the iteration at which training started, or None if it had not started."""
         match = re.search(rf"{TRAINING} (\d+)", self.log.read_text(errors="replace"))
         return int(match[1]) if match else None
 
     def kill(self) -> bool:
-        """kill -9; whether the process was still there."""
+        """Kills the process with SIGKILL; returns whether it was still running."""
         alive = self.process.poll() is None
         if alive:
             os.kill(self.process.pid, signal.SIGKILL)
@@ -90,7 +90,7 @@ class Attempt:
 
 
 def wait_for_moment(attempt: Attempt, moment: str, output: Path, rng: random.Random, start_seconds: float) -> None:
-    """Returns when it is time to kill, or when the process has ended."""
+    """Waits until it is time to kill the process, or until the process has ended."""
     if moment == "start":
         time.sleep(rng.uniform(0, start_seconds))
         return
@@ -104,10 +104,12 @@ def wait_for_moment(attempt: Attempt, moment: str, output: Path, rng: random.Ran
 
 
 def check_files(output: Path) -> int | None:
-    """The iteration of the last checkpoint, None if there is none; all others are removed, to save space.
+    """Checks the checkpoints; returns the iteration of the last one, or None if there is none.
+
+    All other checkpoints are removed to save disk space.
 
     Raises:
-        Violation: a .pth is not whole, or `last_checkpoint` names none.
+        Violation: a .pth is incomplete, or `last_checkpoint` does not name one of them.
     """
     iterations = {}
     for file in output.glob("*.pth"):
@@ -127,7 +129,7 @@ def check_files(output: Path) -> int | None:
 
 
 def check_start(attempt: Attempt, expected: int) -> str:
-    """Compares where training went on with where it should; the text for the table."""
+    """Checks that training continued at the expected iteration; returns the text for the table."""
     first = attempt.first_iteration()
     if first is None:
         return "(killed before)"
@@ -137,10 +139,10 @@ def check_start(attempt: Attempt, expected: int) -> str:
 
 
 def check_end(attempt: Attempt, output: Path, max_iter: int) -> float:
-    """The final PQ.
+    """Checks the end of the training run and returns the final PQ.
 
     Raises:
-        Violation: training or evaluation has not ended well.
+        Violation: training or evaluation did not finish successfully.
     """
     if attempt.process.wait() != 0:
         raise Violation(f"the last start ended with exit code {attempt.process.returncode}, see {attempt.log}")
@@ -156,7 +158,11 @@ def check_end(attempt: Attempt, output: Path, max_iter: int) -> float:
 
 
 def run(kills: int, seed: int, max_iter: int, folder: Path) -> None:
-    """Everything; prints the table. Raises Violation."""
+    """Runs the whole check and prints the table.
+
+    Raises:
+        Violation: a check failed.
+    """
     rng = random.Random(seed)
     data = generate_toy_scenes(folder / "scenes", num_train=8, num_val=8, size=(96, 128))
     entries = [{"name": f"kill_{split}", **data[split]} for split in data]
@@ -204,7 +210,7 @@ def run(kills: int, seed: int, max_iter: int, folder: Path) -> None:
 
 
 def main() -> int:
-    """Runs the command line; 1 on a violation."""
+    """Runs the tool; returns 1 if a check failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10, help="how often the training is killed")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")

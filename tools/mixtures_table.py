@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Trains every stuff head with every fusion for a few steps and writes one table: heads x fusions, PQ in each cell.
+"""Trains every stuff head with every fusion for a few steps and writes one table of PQ: heads x fusions.
 
     python tools/mixtures_table.py --weights output/toy_baseline/model_final.pth --output output/mixtures
 
-All start from the same trained network (the checkpoint of a baseline, in which a head finds its own tensors only if it
-is the baseline's) and differ in MODEL.SEM_SEG_HEAD.NAME and MODEL.PANOPTIC_FUSION.NAME alone; KEY VALUE pairs at the
-end of the command are set for all. What is registered is taken, so a new head or fusion gets its row or column by
-itself. The runs are those of an ablation: FOLDER gets its spec.yaml, table.md and results.json and the runs' folders,
-besides mixtures.md; the same command continues after an interruption.
+All runs start from the same trained network, the checkpoint of a baseline; only the baseline's own stuff head finds its
+tensors in it. The runs differ only in MODEL.SEM_SEG_HEAD.NAME and MODEL.PANOPTIC_FUSION.NAME. KEY VALUE pairs at the
+end of the command apply to all runs. All registered heads and fusions are used, so a new one automatically gets its row
+or column. The runs form an ablation: FOLDER contains its spec.yaml, table.md, results.json and run folders, and
+mixtures.md. Run the same command again to continue after an interruption.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import shlex
 import sys
 from pathlib import Path
 
-import panoptic_fusion.networks  # noqa: F401  (registers the parts; first: it silences what detectron2 makes torch say)
+import panoptic_fusion.networks  # noqa: F401  (registers the parts; first, to silence torch warnings)
 
 # isort: split
 import yaml
@@ -34,18 +34,18 @@ from panoptic_fusion.modeling import PANOPTIC_FUSION_REGISTRY
 
 
 def registered() -> tuple[list[str], list[str]]:
-    """The names of this project's stuff heads and fusions."""
+    """Returns the names of this project's stuff heads and fusions."""
     heads = [name for name, head in SEM_SEG_HEADS_REGISTRY if head.__module__.startswith("panoptic_fusion")]
     return sorted(heads), sorted(name for name, _ in PANOPTIC_FUSION_REGISTRY)
 
 
 def cell_name(head: str, fusion: str) -> str:
-    """The run of one cell."""
+    """Returns the name of the run of one cell."""
     return f"{head} + {fusion}"
 
 
 def make_spec(heads: list[str], fusions: list[str], args: argparse.Namespace) -> dict:
-    """The yaml of `panoptic-fusion ablation` as a dict."""
+    """Returns the spec for `panoptic-fusion ablation` as a dict."""
     common = {
         "MODEL.WEIGHTS": str(args.weights.absolute()),
         "MODEL.ALLOW_SHAPE_MISMATCH": True,
@@ -67,7 +67,8 @@ def make_spec(heads: list[str], fusions: list[str], args: argparse.Namespace) ->
 
 
 def make_table(heads: list[str], fusions: list[str], results: dict, common: CfgNode) -> str:
-    """The table in markdown, of the results.json of the ablation; with several data sets one table each."""
+    """Returns the results.json of the ablation as a Markdown table, or as one table per dataset if it has several."""
+
     tables = []
     for column in dict.fromkeys(name for run in results["runs"].values() for name in run["metrics"]):
         rows = []
@@ -86,7 +87,7 @@ def make_table(heads: list[str], fusions: list[str], results: dict, common: CfgN
 
 
 def main() -> int:
-    """Runs the command line; 1 if a cell failed."""
+    """Runs the tool; returns 1 if a cell failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True, help="checkpoint that all cells start from")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs and of mixtures.md")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draws docs/importing_overlaps.png: the same shapes painted by each rule for overlaps.
+"""Draws docs/importing_overlaps.png, which shows the same shapes painted by each overlap rule.
 
 python tools/overlaps_picture.py docs/importing_overlaps.png
 """
@@ -16,7 +16,7 @@ from panoptic_fusion.data.importers.shapes import ImageAnnotation, Polygon, Shap
 SIZE = (150, 200)
 COLORS = {"road": (128, 64, 128), "car": (0, 90, 200), "person": (220, 20, 60), "dog": (240, 160, 30)}
 VOID = (0, 0, 0)
-# In the order of the file: label, outline, z, hole.
+# Label, outline, z and hole of each shape, in file order.
 SHAPES = (
     ("person", ellipse_ring(95, 70, 20, 48), 1.0, None),
     ("car", box_ring(30, 50, 170, 115), 2.0, box_ring(120, 62, 155, 85)),
@@ -33,7 +33,7 @@ RULES = (
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Runs the tool."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", help="the picture to write")
     args = parser.parse_args()
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def annotation() -> ImageAnnotation:
-    """Returns the shapes as a reader would."""
+    """Returns the shapes in the form that a reader returns."""
     shapes = []
     for index, (label, ring, z, hole) in enumerate(SHAPES):
         rings = [ring] if hole is None else [ring, hole]
@@ -53,7 +53,7 @@ def annotation() -> ImageAnnotation:
 
 
 def outlines() -> np.ndarray:
-    """Draws the outlines with their number in the file and their z."""
+    """Draws the outlines with their file position and their z."""
     canvas = np.full((*SIZE, 3), 255, np.uint8)
     for index, (label, ring, z, hole) in enumerate(SHAPES):
         color = COLORS.get(label, (120, 120, 120))
@@ -74,7 +74,7 @@ def panel(title: str, order: str, unlabeled: str | None) -> np.ndarray:
 
 
 def titled(canvas: np.ndarray, title: str) -> np.ndarray:
-    """Adds a strip with the title above a picture."""
+    """Adds a title strip above a picture."""
     strip = np.full((20, canvas.shape[1], 3), 255, np.uint8)
     cv2.putText(strip, title, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate([strip, canvas])

@@ -1,4 +1,4 @@
-"""Pairs of overlapping instances whose order of painting the ranking scores change, for tools/ranking_picture.py."""
+"""Finds overlapping instances whose paint order the ranking scores change, for tools/ranking_picture.py."""
 
 import itertools
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ import torch
 from panoptic_fusion.modeling.fusion.greedy import Scene
 from panoptic_fusion.modeling.fusion.mask_crops import Window
 
-LEAST_OVERLAP = 0.2  # of the smaller of two masks
+LEAST_OVERLAP = 0.2  # minimum overlap, as a fraction of the smaller mask
 
 
 @dataclass
 class Pair:
-    """Two overlapping instances; of each list the first is the one of the higher detection score.
+    """Two overlapping instances; the first entry of each list has the higher detection score.
 
     Attributes:
-        rows: which instances.
-        masks: (2, H, W) bool.
-        names: of their classes.
-        detection, ranking: their scores.
-        changed: share of the smaller mask that one of the two holds in one order and the other in the other order.
+        rows: indices of the instances.
+        masks: (2, H, W) bool masks.
+        names: names of the classes.
+        detection, ranking: detection and ranking scores.
+        changed: fraction of the smaller mask that belongs to a different instance of the pair in the other paint order.
     """
 
     rows: tuple[int, int]
@@ -33,7 +33,7 @@ class Pair:
 
 
 def owners(panoptic_seg: torch.Tensor, segments_info: list[dict]) -> np.ndarray:
-    """(H, W) int: the row of the instance at each pixel, -1 where there is none."""
+    """Returns the index of the instance at each pixel, (H, W) int, -1 where there is none."""
     table = np.full(1 + max((s["id"] for s in segments_info), default=0), -1)
     for s in segments_info:
         table[s["id"]] = s.get("instance_id", -1)
@@ -43,13 +43,13 @@ def owners(panoptic_seg: torch.Tensor, segments_info: list[dict]) -> np.ndarray:
 def find_pair(
     scene: Scene, ranking: list[float], before: np.ndarray, after: np.ndarray, names: list[str]
 ) -> Pair | None:
-    """The pair of which most changes hands, of several the one that overlaps most; None if no two overlap.
+    """Returns the pair with the largest change (ties: the largest overlap), or None if no two instances overlap.
 
     Args:
-        scene: of one image.
-        ranking: scores of the instances in `scene.kept`.
-        before, after: (H, W) the `owners` in both orders.
-        names: of the thing classes.
+        scene: scene of one image.
+        ranking: ranking scores of the instances in `scene.kept`.
+        before, after: (H, W) `owners` in both paint orders.
+        names: names of the thing classes.
     """
     windows = [scene.crops.windows[row] for row in scene.kept]
     crops = [scene.crops[row].cpu().numpy() for row in scene.kept]
@@ -80,18 +80,18 @@ def find_pair(
 
 
 def _common(a: Window, b: Window) -> Window | None:
-    """The window of what two windows share; None if that is nothing."""
+    """Returns the intersection of two windows, or None if it is empty."""
     common = tuple(slice(max(x.start, y.start), min(x.stop, y.stop)) for x, y in zip(a, b, strict=True))
     return common if all(x.start < x.stop for x in common) else None
 
 
 def _part(crop: np.ndarray, window: Window, inner: Window) -> np.ndarray:
-    """What a crop (h, w) of `window` holds in `inner`, which lies in it."""
+    """Returns the part of a crop (h, w) of `window` that lies in `inner`, a window inside `window`."""
     return crop[tuple(slice(y.start - x.start, y.stop - x.start) for x, y in zip(window, inner, strict=True))]
 
 
 def most_telling(found: list[tuple], count: int) -> list[tuple]:
-    """Of (pair, ...), those of the largest changes, first the largest of each two classes, then the second, ..."""
+    """Selects entries (pair, ...) with the largest changes: first the largest per class pair, then the second, ..."""
     turns, keys = {}, {}
     for entry in sorted(found, key=lambda x: -x[0].changed):
         classes = frozenset(entry[0].names)

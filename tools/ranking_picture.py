@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Draws which of two overlapping instances is painted first, by detection score and by ranking score (OANet, figure 7).
+"""Compares the paint order of overlapping instances by detection score and by ranking score (OANet, figure 7).
 
     python tools/ranking_picture.py --model output/toy_oanet_r18 --input photos/ --output output/toy_oanet_r18/ranking
 
-The model's fusion must be SpatialRankingFusion. Of each image one pair of instances is drawn: that of which the order
-of painting changes most. NAME.png shows, from left to right: the image and the place of the pair, the two masks, both
-scores of both, the panoptic map in the order of detection scores, and that in the order of ranking scores. Of many
-images those are written that change most, the most of each two classes first, besides all.png (all of them) and
-pairs.json.
+The model's fusion must be SpatialRankingFusion. One pair of instances is drawn per image: the pair that the paint order
+changes most. NAME.png shows, from left to right: the image with the location of the pair, the two masks, both scores of
+both instances, the panoptic map in the order of the detection scores, and the panoptic map in the order of the ranking
+scores. For many inputs, only the images with the largest changes are written, largest change per class pair first,
+together with all.png (a contact sheet) and pairs.json.
 """
 
 import argparse
@@ -29,26 +29,26 @@ from panoptic_fusion.modeling.fusion import SpatialRankingFusion
 from panoptic_fusion.networks.trained import build_predictor
 from panoptic_fusion.visualization import draw_panoptic
 
-HEIGHT = 340  # of the pictures, without their titles
+HEIGHT = 340  # height of the pictures without their titles
 COLORS = ((255, 120, 0), (0, 140, 255))  # RGB of the two instances: first and second by detection score
 
 
 def titled(picture: np.ndarray, title: str) -> np.ndarray:
-    """The picture (H, W, 3) with a line of text above it."""
+    """Adds a line of text above a picture (H, W, 3)."""
     bar = np.full((26, picture.shape[1], 3), 255, np.uint8)
     cv2.putText(bar, title, (4, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate([bar, picture])
 
 
 def outline(picture: np.ndarray, masks: np.ndarray, thickness: int = 2) -> None:
-    """Draws the borders of both masks (2, H, W) in the colours of the pair, in place."""
+    """Draws the borders of both masks (2, H, W) in the colors of the pair, in place."""
     for mask, color in zip(masks, COLORS, strict=True):
         contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, contours, -1, color, thickness, cv2.LINE_AA)
 
 
 def score_bars(pair: Pair) -> np.ndarray:
-    """A panel with one group of two bars for each kind of score; the longer bar's instance is the one in front."""
+    """Draws a panel with two bars per kind of score; the instance with the longer bar is in front."""
     panel = np.full((HEIGHT, 270, 3), 255, np.uint8)
 
     def write(text: str, x: int, y: int, scale: float = 0.5, color=(0, 0, 0), weight: int = 1) -> None:
@@ -66,19 +66,19 @@ def score_bars(pair: Pair) -> np.ndarray:
 
 
 def draw(image: np.ndarray, pair: Pair, before: tuple, after: tuple, metadata) -> np.ndarray:
-    """The picture of one pair.
+    """Draws the picture of one pair.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
-        pair: its masks have the size of the maps.
-        before, after: (map, segments_info) in the order of detection scores and in that of ranking scores.
+        image: (H, W, 3) uint8 RGB image.
+        pair: pair whose masks have the size of the maps.
+        before, after: (map, segments_info) in the order of the detection scores and of the ranking scores.
         metadata: see `draw_panoptic`.
 
     Returns:
-        (HEIGHT + 26, w, 3) uint8 RGB.
+        (HEIGHT + 26, w, 3) uint8 RGB picture.
     """
     size = pair.masks.shape[1:]
-    if image.shape[:2] != size:  # the model fuses at the size of its input
+    if image.shape[:2] != size:  # the model fuses at input resolution
         image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
     y0, y1, x0, x1 = place = place_of(pair.masks.any(0))
     scale = HEIGHT / max(y1 - y0, x1 - x0)
@@ -114,7 +114,7 @@ def draw(image: np.ndarray, pair: Pair, before: tuple, after: tuple, metadata) -
 
 
 def place_of(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """The square y0, y1, x0, x1 around a mask (H, W) bool with some room; smaller where the image ends."""
+    """Returns the square y0, y1, x0, x1 around a mask (H, W) bool with a margin, clipped to the image."""
     found = [np.flatnonzero(mask.any(axis)) for axis in (1, 0)]
     length = max(24.0, *(1.25 * (v[-1] + 1 - v[0]) for v in found))
     ends = []
@@ -125,13 +125,13 @@ def place_of(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def sheet(pictures: list[np.ndarray]) -> np.ndarray:
-    """Pictures one below the other, padded with white to one width."""
+    """Stacks pictures vertically, padded with white to the same width."""
     width = max(p.shape[1] for p in pictures)
     return np.concatenate([np.pad(p, ((0, 8), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures])
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Runs the tool."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="OUTPUT_DIR of a training with SpatialRankingFusion")
     parser.add_argument("--input", nargs="+", required=True, help="images, folders, globs or videos")

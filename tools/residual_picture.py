@@ -1,13 +1,12 @@
 #!/usr/bin/env python
-"""Measures and draws the residual between a trained model's two things masks, |semantic - instances| (TASCNet, figure
-3).
+"""Measures and draws the residual |semantic - instances| between a model's two things masks (TASCNet, figure 3).
 
 python tools/residual_picture.py --model output/tascnet_toy --dataset toy_val --output output/tascnet_toy/residual
 
-The semantic mask is the probability of all thing classes where it is above 0.5. The instance mask is RoI-Flatten
-of the predicted instances that may enter the panoptic map. Written are residual.json (the mean over all images, and
-each image's), mean.png (the mean at each place of the image), and for some images NAME.png: image, semantic mask,
-instance mask, residual.
+The semantic mask is the probability of all thing classes where it is above 0.5. The instance mask is RoI-Flatten of the
+predicted instances that may enter the panoptic map. The tool writes residual.json (the mean over all images and the
+mean of each image), mean.png (the mean at each position), and NAME.png for some images: image, semantic mask, instance
+mask, residual.
 """
 
 import argparse
@@ -30,20 +29,20 @@ from panoptic_fusion.networks.trained import build_predictor, images_of
 
 
 def heat(values: np.ndarray, most: float, size: tuple[int, int]) -> np.ndarray:
-    """(h, w) values as colours from black (0) to yellow (`most`): (H, W, 3) uint8 BGR of `size` (H, W)."""
+    """Draws values (h, w) as colors from black (0) to yellow (`most`): (H, W, 3) uint8 BGR of `size` (H, W)."""
     scaled = (values.clip(0, most) * (255 / most)).round().astype(np.uint8)
     return cv2.applyColorMap(cv2.resize(scaled, size[::-1], interpolation=cv2.INTER_NEAREST), cv2.COLORMAP_INFERNO)
 
 
 def labelled(picture: np.ndarray, text: str) -> np.ndarray:
-    """The picture (H, W, 3) with a line of text above it."""
+    """Adds a line of text above a picture (H, W, 3)."""
     bar = np.full((22, picture.shape[1], 3), 255, np.uint8)
     cv2.putText(bar, text, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate([bar, picture])
 
 
 def panel(file: str, semantic: np.ndarray, instance: np.ndarray) -> np.ndarray:
-    """Image, both masks and the residual side by side, about 300 pixels high."""
+    """Draws the image, both masks and the residual side by side, about 300 pixels high."""
     image = read_rgb(file)[:, :, ::-1]
     scale = 300 / image.shape[0]
     size = (300, round(image.shape[1] * scale))
@@ -60,7 +59,8 @@ def panel(file: str, semantic: np.ndarray, instance: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Runs the tool."""
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="OUTPUT_DIR of a training")
     parser.add_argument("--dataset", required=True, help="a data set of the model's config, such as toy_val")

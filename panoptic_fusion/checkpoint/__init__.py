@@ -1,4 +1,4 @@
-"""Saving and loading of checkpoints."""
+"""Saving, loading and converting checkpoints."""
 
 from .checkpointer import (
     AtomicCheckpointer,

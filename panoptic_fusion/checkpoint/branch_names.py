@@ -1,4 +1,4 @@
-"""Loading the tensors of one backbone into the two branches of a network (MODEL.SHARING, `BranchedBackbone`)."""
+"""Loads the tensors of one backbone into the two branches of a network (MODEL.SHARING, `BranchedBackbone`)."""
 
 import re
 from collections.abc import Iterable
@@ -8,29 +8,32 @@ from torch import Tensor
 
 
 def plain_name(name: str) -> str:
-    """The name that a tensor of a network with branches has where everything is shared (MODEL.SHARING "skip").
+    """Returns the name of a tensor of a branched network in a fully shared network (MODEL.SHARING "skip").
 
-    Such as backbone.fpn_output2.weight for backbone.stuff.fpn_output2.weight, and sem_seg_head.levels.p2.0.weight for
-    sem_seg_head.levels.stuff_p2.0.weight; a name without branches stays.
+    For example, backbone.stuff.fpn_output2.weight becomes backbone.fpn_output2.weight, and
+    sem_seg_head.levels.stuff_p2.0.weight becomes sem_seg_head.levels.p2.0.weight. A name without branches is returned
+    unchanged.
     """
     name = re.sub(r"^backbone\.(instances|stuff)\.", "backbone.", name)
     return re.sub(r"^(sem_seg_head\..*\b)stuff_((p|res)\d+\.)", r"\1\2", name)
 
 
 def has_branches(names: Iterable[str]) -> bool:
-    """Whether these are the tensors of a network with branches."""
+    """Returns whether these are the tensor names of a network with branches."""
     return any(name.startswith(("backbone.instances.", "backbone.stuff.")) for name in names)
 
 
 def lost_branches(tensors: Iterable[str], model: Iterable[str]) -> dict[str, str]:
-    """What a network would have to start at random although a checkpoint has it, in two branches.
+    """Finds tensors that the model shares but the checkpoint stores only per branch.
+
+    The model could not load them, so they would be initialized randomly.
 
     Args:
-        tensors: names in the checkpoint.
-        model: names in the network.
+        tensors: names of the tensors in the checkpoint.
+        model: names of the tensors in the network.
 
     Returns:
-        {name in the network: a name in the checkpoint, of one of the two branches}.
+        {name in the network: name in the checkpoint, in one of the two branches}.
     """
     tensors = set(tensors)
     of_branches = {plain_name(name): name for name in sorted(tensors) if plain_name(name) != name}
@@ -40,19 +43,19 @@ def lost_branches(tensors: Iterable[str], model: Iterable[str]) -> dict[str, str
 def spread_over_branches(
     tensors: dict[str, Tensor], model: dict[str, Tensor], *, match_suffixes: bool = False, caffe2: bool = False
 ) -> dict[str, Tensor]:
-    """Gives each branch that a checkpoint does not have a copy of what the checkpoint has for the shared network.
+    """Copies the weights of shared modules to every branch that the checkpoint lacks.
 
-    So ImageNet weights reach both ResNets, and a trained network of MODEL.SHARING "skip" or "backbone" can be the start
-    of one that shares less.
+    ImageNet weights therefore reach both ResNets, and a trained network with MODEL.SHARING "skip" or "backbone" can
+    initialize a network that shares less.
 
     Args:
-        tensors: of the checkpoint; names of a network with or without branches.
+        tensors: tensors of the checkpoint, with the names of a network with or without branches.
         model: state dict of the network with branches.
-        match_suffixes, caffe2: match the names by detectron2's heuristics, which refuse a tensor that fits two names;
-            `caffe2`: convert them from Caffe2 first. Then `tensors` must hold torch tensors.
+        match_suffixes, caffe2: whether to match the names by detectron2's heuristics, which reject a tensor that fits
+            two names; `caffe2` converts the names from Caffe2 first. `tensors` must then hold torch tensors.
 
     Returns:
-        The checkpoint's tensors under the model's names. What fits nothing stays as it is.
+        The tensors of the checkpoint under the names of the model. Tensors that fit no name keep their own.
     """
     plain = {name: plain_name(name) for name in model}
     if match_suffixes:

@@ -1,4 +1,4 @@
-"""Checkpoints of which a killed training never leaves a half-written one behind."""
+"""Atomic checkpointing: an interrupted run never leaves a partially written file."""
 
 import os
 from collections.abc import Iterable
@@ -26,10 +26,10 @@ BEST = "model_best"  # file name, without .pth, of the best checkpoint of a run 
 
 
 def check_weights_file(path: str) -> None:
-    """Checks that MODEL.WEIGHTS, unless it is "" or a URL, is a file.
+    """Checks that MODEL.WEIGHTS is a file, unless it is "" or a URL.
 
     Raises:
-        FileNotFoundError: otherwise.
+        FileNotFoundError: the file does not exist.
     """
     file = path.partition("?")[0]
     if not path or "://" in path or os.path.isfile(file):
@@ -40,10 +40,11 @@ def check_weights_file(path: str) -> None:
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
-    """detectron2's checkpointer that writes each file under another name, flushes it to the disk and renames it.
+    """Checkpointer (detectron2's) that writes each file under a temporary name, flushes it to disk and renames it.
 
-    So `last_checkpoint` always names a whole file. It also refuses weights that do not fit, where detectron2 logs a
-    warning and goes on with random tensors. Files are read by `read_weights_file`, so nothing in them is executed.
+    `last_checkpoint` therefore always names a complete file. Weights that do not fit are rejected, whereas detectron2
+    logs a warning and continues with random tensors. Files are read by `read_weights_file`, so no code in them is
+    executed.
     """
 
     def __init__(
@@ -60,17 +61,19 @@ class AtomicCheckpointer(DetectionCheckpointer):
     ):
         """
         Args:
-            model: the model to load into and save from. Its attribute `loaded_parts`, if it has one, names the children
-                whose weights it has loaded itself: a file need not have them.
+            model: model to load into and save from. Its optional attribute `loaded_parts` names the children whose
+                weights the model has already loaded; a file need not contain them.
             save_dir: folder of the checkpoints.
-            require_complete: refuse a file that lacks a tensor of the model, and to load none (for evaluation).
-            allow_shape_mismatch: skip tensors of another shape instead of refusing them.
-            rows: the classes of the model. They are written beside the tensors, and the rows of a file in detectron2's
-                layout are brought into the model's order. None: rows are neither marked nor moved.
+            require_complete: whether to reject a file that lacks a tensor of the model, and an empty path (for
+                evaluation).
+            allow_shape_mismatch: whether to skip tensors of a different shape instead of rejecting them.
+            rows: classes of the model. They are saved with the tensors, and the rows of a file in detectron2's layout
+                are reordered to match the model. None neither saves nor reorders rows.
             weights_layout: MODEL.WEIGHTS_LAYOUT, for files whose layout is not known.
-            name_match: take over the rows of the classes whose names agree, from a file of any classes; the rest starts
-                new. None, or with `require_complete`: the file must fit as it is.
-            kwargs: see detectron2's DetectionCheckpointer.
+            name_match: rule by which rows are copied from a file with any classes, for classes whose names agree; all
+                other rows are initialized from scratch. If it is None or `require_complete` is set, the file must fit
+                as it is.
+            kwargs: forwarded to `DetectionCheckpointer`.
         """
         super().__init__(model, save_dir, **kwargs)
         self.require_complete = require_complete
@@ -83,17 +86,17 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model, save_dir: str = "", **kwargs) -> "AtomicCheckpointer":
-        """The checkpointer of the model of a resolved config; for `kwargs` see the class."""
+        """Builds the checkpointer for the model of a resolved config; `kwargs` are forwarded to the class."""
         rows = ClassRows(
             PANOPTIC_FUSION, LabelSpace.from_categories(cfg.MODEL.CATEGORIES), cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY
         )
         return cls(model, save_dir, rows=rows, weights_layout=cfg.MODEL.WEIGHTS_LAYOUT, **kwargs)
 
     def save(self, name: str, **kwargs) -> None:
-        """Saves `<save_dir>/<name>.pth` and names it in `last_checkpoint` (rank 0 only).
+        """Saves `<save_dir>/<name>.pth` and writes its name to `last_checkpoint` (rank 0 only).
 
         Raises:
-            UserError: a tensor holds NaN or infinity. Nothing is saved.
+            UserError: a tensor contains NaN or infinity. Nothing is saved.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -111,7 +114,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(f"{name}.pth")
 
     def save_best(self, best: dict[str, Any]) -> None:
-        """Saves the network as `<save_dir>/model_best.pth`, with `best`; `last_checkpoint` stays (rank 0 only).
+        """Saves the network and `best` as `<save_dir>/model_best.pth`; keeps `last_checkpoint` (rank 0 only).
 
         Args:
             best: plain values: metric, value, iteration, results. `read_best` returns them.
@@ -127,22 +130,22 @@ class AtomicCheckpointer(DetectionCheckpointer):
         write_atomically(path, lambda file: torch.save(data, file))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Names the last checkpoint in the file `last_checkpoint`."""
+        """Writes the name of the last checkpoint to the file `last_checkpoint`."""
         path = os.path.join(self.save_dir, "last_checkpoint")
         write_atomically(path, lambda file: file.write(last_filename_basename.encode()))
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
-        """The last checkpoint of `save_dir` with all training states if `resume` and there is one, else `path`."""
+        """Loads the last checkpoint of `save_dir` with its training state if `resume` and it exists, or `path`."""
         self.require_complete |= resume and self.has_checkpoint()
         return super().resume_or_load(path, resume=resume)
 
     def load(self, path: str, *args, **kwargs) -> dict:
-        """See fvcore's Checkpointer.load; "" loads nothing.
+        """Loads a checkpoint, see fvcore's `Checkpointer.load`; "" loads nothing.
 
         Raises:
-            FileNotFoundError: no such file.
-            UserError: the file cannot be downloaded or read, or its tensors do not fit or hold NaN or infinity; the
-                message names the first.
+            FileNotFoundError: the file does not exist.
+            UserError: the file cannot be downloaded or read, or its tensors do not fit or contain NaN or infinity; the
+                message names the first such tensor.
         """
         if self.require_complete and not path and (needed := self._needed(self.model.state_dict())):
             raise UserError(
@@ -161,10 +164,11 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 "and give the file"
             ) from error
         finally:
-            self._parsed_url_during_load = None  # detectron2 leaves it set after an error and then refuses to load
+            self._parsed_url_during_load = None  # detectron2 keeps it after an error and then refuses to load
 
     def remove_partial_files(self) -> None:
-        """Removes what a killed training was writing into `save_dir`; only for the one process that writes there."""
+        """Removes partial files of an interrupted run from `save_dir`; only for the process that writes there."""
+
         for pattern in (".*.pth.*.partial", ".last_checkpoint.*.partial"):
             for file in Path(self.save_dir).glob(pattern):
                 file.unlink(missing_ok=True)
@@ -174,12 +178,12 @@ class AtomicCheckpointer(DetectionCheckpointer):
         return self.name_match is not None and self.rows is not None and not self.require_complete
 
     def _needed(self, names: Iterable[str]) -> list[str]:
-        """Of these tensors of the model those that it has not loaded itself."""
+        """Returns which of these tensors the model has not already loaded."""
         loaded = getattr(self.model, "loaded_parts", ())
         return [name for name in names if name.partition(".")[0] not in loaded]
 
     def _load_file(self, filename: str) -> dict:
-        """See `DetectionCheckpointer`; in the model's layout."""
+        """Reads a file as in `DetectionCheckpointer` and converts it to the model's layout."""
         expected = self.rows and self.rows.label_space
         weights = load_weights(filename, layout=self.weights_layout, expected=expected)
         checkpoint = {**weights.rest, "model": self._in_model_layout(weights)}
@@ -191,7 +195,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         return checkpoint
 
     def _in_model_layout(self, weights: LoadedWeights) -> dict[str, torch.Tensor]:
-        """The tensors with the rows of all heads in the model's order.
+        """Returns the tensors with the rows of all heads in the model's order.
 
         Raises:
             UserError: the order of the file's rows is unknown, or its classes differ and no key says what to do.
@@ -280,7 +284,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         return incompatible
 
     def _for_branches(self, checkpoint: dict) -> dict:
-        """The checkpoint for a model of two backbones, its names matched by detectron2's heuristics if it asks so."""
+        """Adapts a checkpoint to a model with two backbones, by detectron2's name heuristics if it requests them."""
         self._convert_ndarray_to_tensor(checkpoint["model"])
         tensors = spread_over_branches(
             checkpoint["model"],
@@ -292,10 +296,10 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
 
 def named_checkpoint(folder: str | os.PathLike) -> Path | None:
-    """The file that `last_checkpoint` in a folder names, which may be gone; None if nothing is named.
+    """Returns the file that `last_checkpoint` in a folder names, which may not exist; None if it names no file.
 
     Raises:
-        UserError: it names something else than a `.pth` file of that folder. detectron2 executes what is in a `.pkl`.
+        UserError: it names anything other than a `.pth` file of that folder. detectron2 executes code in a `.pkl`.
     """
     pointer = Path(folder, "last_checkpoint")
     if not pointer.is_file():
@@ -307,7 +311,7 @@ def named_checkpoint(folder: str | os.PathLike) -> Path | None:
 
 
 def read_best(folder: str | os.PathLike) -> dict[str, Any] | None:
-    """What `AtomicCheckpointer.save_best` wrote about the best checkpoint of a folder; None if there is none.
+    """Returns the values that `AtomicCheckpointer.save_best` saved in a folder; None if it has no best checkpoint.
 
     Raises:
         UserError: the file cannot be read or is not such a checkpoint.
@@ -323,8 +327,10 @@ def read_best(folder: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def last_checkpoint(folder: str | os.PathLike) -> tuple[str, int] | None:
-    """The checkpoint that a training in `folder` would go on with: its file name and the last iteration it has seen
-    (-1 if it does not say). None if there is none. Its tensors stay on the disk.
+    """Returns the file name and last iteration of the checkpoint from which a run in `folder` would resume.
+
+    The iteration is -1 if the checkpoint does not store it. Returns None if there is no checkpoint. The tensors are not
+    read into memory.
 
     Raises:
         UserError: the file cannot be read.
@@ -340,10 +346,10 @@ def last_checkpoint(folder: str | os.PathLike) -> tuple[str, int] | None:
 
 
 def check_finite_weights(path: str | os.PathLike) -> None:
-    """Checks a checkpoint that is going to be loaded; its tensors stay on the disk.
+    """Checks that the weights of a checkpoint are finite, without reading all of them into memory.
 
     Raises:
-        UserError: it cannot be read, or a tensor of its model holds NaN or infinity.
+        UserError: the file cannot be read, or a tensor of its model contains NaN or infinity.
     """
     try:
         _refuse_non_finite(_read(path).get("model"))
@@ -352,7 +358,7 @@ def check_finite_weights(path: str | os.PathLike) -> None:
 
 
 class NonFiniteError(UserError):
-    """A checkpoint holds numbers that are not finite."""
+    """Error raised if a checkpoint contains numbers that are not finite."""
 
 
 def _refuse_non_finite(tensors: object) -> None:

@@ -1,7 +1,8 @@
-"""Which class each row of a head is of, in this project's layout and in detectron2's, and rows taken over by class.
+"""Maps rows of heads to classes, in this project's layout and in detectron2's, and copies rows class by class.
 
-Both predict boxes and masks of the things in ascending order of their category ids, scores with the background last.
-They differ in the semantic channels: stuff first, then things, here; one channel of all things, then stuff, there.
+Both layouts predict boxes and masks of the things in ascending order of their category ids, and scores with the
+background last. They differ in the semantic channels: this project has stuff first, then things; detectron2 has one
+channel of all things, then stuff.
 """
 
 import re
@@ -22,33 +23,33 @@ _HEAD = re.compile(
 )
 _THINGS, _BACKGROUND = "things", "background"
 
-# Takes the keys of a model's rows and of a file's (see `ClassRows.row_keys`). Returns the number of the file's row for
-# each row of the model, None where there is none.
+# Takes the keys of a model's rows and of a file's rows (see `ClassRows.row_keys`). Returns the index of the file's row
+# for each row of the model, or None if the file has no such row.
 RowMatch = Callable[[Sequence[Hashable], Sequence[Hashable]], list[int | None]]
 
 
 def head_of(name: str) -> str | None:
-    """The head that a tensor with a row per class is of, such as "sem_seg_head.predictor"; None for other tensors.
+    """Returns the head of a tensor with one row per class, such as "sem_seg_head.predictor"; None for other tensors.
 
-    OANet's ranking module, "fusion.srm", has a row and a column per thing class.
+    OANet's ranking module, "fusion.srm", has one row and one column per thing class.
     """
     match = _HEAD.search(name)
     return match and (match[1] or match[2])
 
 
 def class_axes(head: str, tensor: Tensor) -> int:
-    """How many of the first dimensions of a head's tensor are classes: rows, and columns in the ranking module."""
+    """Returns how many leading dimensions of a head's tensor are classes: 1, or 2 in the ranking module."""
     return 2 if head == "fusion.srm" and tensor.dim() > 1 else 1
 
 
 @dataclass(frozen=True)
 class ClassRows:
-    """The classes of a network and the order of its rows.
+    """Classes of a network and the order of its rows.
 
     Attributes:
         layout: "panoptic_fusion" or "detectron2".
-        label_space: the classes; None if they are not known.
-        ontology: of the semantic channels, in the layout "panoptic_fusion".
+        label_space: classes of the network; None if they are not known.
+        ontology: ontology of the semantic channels, in the layout "panoptic_fusion".
     """
 
     layout: str
@@ -56,7 +57,7 @@ class ClassRows:
     ontology: str = "full"
 
     def row_keys(self, head: str) -> list[Hashable]:
-        """What each row of a head (see `head_of`) is of. A class is (name, category id, isthing)."""
+        """Returns the key of each row of a head (see `head_of`); the key of a class is (name, category id, isthing)."""
         space = self.label_space
         things = [(name, i, True) for name, i in zip(space.thing_classes, space.thing_ids, strict=True)]
         stuff = [(name, i, False) for name, i in zip(space.stuff_classes, space.stuff_ids, strict=True)]
@@ -72,7 +73,7 @@ class ClassRows:
 
 
 def same_class(wanted: Sequence[Hashable], given: Sequence[Hashable]) -> list[int | None]:
-    """The `RowMatch` in which name, category id and kind (thing or stuff) must agree."""
+    """Matches rows by name, category id and kind (thing or stuff), as a `RowMatch`."""
     rows = {key: row for row, key in enumerate(given)}
     return [rows.get(key) for key in wanted]
 
@@ -84,20 +85,20 @@ def take_rows(
     target: ClassRows,
     match: RowMatch = same_class,
 ) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Brings the rows of the heads into the order of a model, class by class.
+    """Reorders the rows of the heads to match a model, class by class.
 
-    Heads without a row per class (class-agnostic boxes or masks), and heads whose other dimensions differ, stay as they
-    are.
+    Heads without a row per class (class-agnostic boxes or masks), and heads whose other dimensions differ, are not
+    changed.
 
     Args:
-        tensors: of a file, by the model's names.
-        source: the classes of the file; if they are not known, none of its rows is used.
-        model: the model's state dict; its values are the rows of classes that the file does not have.
-        target: the classes of the model.
-        match: which row of the file each row of the model takes.
+        tensors: tensors of a file, under the model's names.
+        source: classes of the file; if they are not known, none of its rows is used.
+        model: state dict of the model, which provides the rows of classes that the file does not have.
+        target: classes of the model.
+        match: rule that selects a row of the file for each row of the model.
 
     Returns:
-        The tensors, and {head: names of the classes whose rows are the model's own}.
+        The tensors, and {head: names of the classes whose rows come from the model}.
     """
     taken, new = dict(tensors), {}
     for name, ours in model.items():
@@ -125,14 +126,14 @@ def take_rows(
 
 
 def class_name(key: Hashable) -> str:
-    """The name in a key of `ClassRows.row_keys`."""
+    """Returns the class name in a key of `ClassRows.row_keys`."""
     while isinstance(key, tuple):
         key = key[0]
     return key
 
 
 def fits(tensors: Mapping[str, Tensor], rows: ClassRows) -> bool:
-    """Whether the heads among `tensors` have as many rows as there are classes; class-agnostic ones fit always."""
+    """Returns whether the heads in `tensors` have one row per class; class-agnostic heads always fit."""
     for name, tensor in tensors.items():
         head = head_of(name)
         agnostic = {"roi_heads.box_predictor.bbox_pred": 4, "roi_heads.mask_head.predictor": 1}.get(head)
@@ -142,5 +143,5 @@ def fits(tensors: Mapping[str, Tensor], rows: ClassRows) -> bool:
 
 
 def has_semantic_predictor(names: Mapping[str, Tensor]) -> bool:
-    """Whether a tensor of semantic channels is among these names."""
+    """Returns whether a tensor of semantic channels is among these names."""
     return any(head_of(name) == "sem_seg_head.predictor" for name in names)

@@ -1,10 +1,10 @@
-"""Published Seamless Scene Segmentation checkpoints as weights of this project's Seamless configs.
+"""Converts published Seamless Scene Segmentation checkpoints to weights of this project's Seamless configs.
 
 Such a file is `{"config": text, "state_dict": {"body", "rpn_head", "roi_head", "sem_head", ...}, ...}` with a dict of
-tensors for each part. Everything that decides which network it is (blocks, levels, anchors, classes, norm) is read from
-the tensors; then the whole list of tensors that this network has is compared with the file.
+tensors per part. The type of the network (blocks, levels, anchors, classes, norm) is read from the tensors. The
+complete list of tensors of this network is then compared with the file.
 
-In-place activated norms are taken over as they are, negative weights too: `InPlaceABN` takes |weight| + eps itself.
+In-place activated norms are copied unchanged, including negative weights, because `InPlaceABN` computes |weight| + eps.
 """
 
 import os
@@ -33,21 +33,22 @@ from .weights_file import read_weights_file
 
 PARTS = ("body", "rpn_head", "roi_head", "sem_head")
 PIXEL_MEAN, PIXEL_STD = (106.4337, 116.6171, 119.5595), (65.4970, 67.6004, 74.1234)
-# Anchors of the two published settings, by the number of ratios: the ratios in their order, size / stride.
+# Anchors of the two published settings by number of ratios: the ordered ratios, and size / stride.
 ANCHORS = {3: ([1.0, 0.5, 2.0], 8), 5: ([0.2, 0.5, 1.0, 2.0, 5.0], 2)}
 CONFIGS = {(11, 8): "cityscapes", (17, 9): "idd", (28, 37): "vistas"}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What distinguishes one published network from another.
+    """Properties that distinguish the published networks.
 
     Attributes:
-        blocks: of the four stages.
-        num_extra: pyramid levels beyond the backbone's.
-        num_anchors: at a position.
-        num_things, num_stuff: classes.
-        group_norm: GroupNorm in RPN, box and mask head ("syncbn+gn"), not in-place batch norm ("syncbn").
+        blocks: number of blocks in each of the four stages.
+        num_extra: number of pyramid levels in addition to the backbone's levels.
+        num_anchors: number of anchors per position.
+        num_things, num_stuff: numbers of thing and stuff classes.
+        group_norm: whether RPN, box and mask head use GroupNorm ("syncbn+gn") instead of in-place batch norm
+            ("syncbn").
     """
 
     blocks: tuple[int, ...]
@@ -59,20 +60,21 @@ class Layout:
 
     @property
     def depth(self) -> int:
-        """50, 101 or 152."""
+        """Depth of the ResNet: 50, 101 or 152."""
         return DEPTHS[self.blocks]
 
 
 def convert_seamseg(path: str | os.PathLike) -> tuple[dict[str, Tensor], Layout, str]:
-    """Reads a published checkpoint and renames its tensors. Nothing in the file is executed.
+    """Reads a published checkpoint and renames its tensors; no code in the file is executed.
 
     Returns:
-        The tensors by our names, what network they are of, and the text of the file's own config ("" without one).
+        The tensors under this project's names, the layout of their network, and the text of the config in the file (""
+        if it has none).
 
     Raises:
-        FileNotFoundError: no such file.
-        UserError: it cannot be read, is no such checkpoint, or a tensor is missing, left over or misshaped; the message
-            names the tensor.
+        FileNotFoundError: the file does not exist.
+        UserError: the file cannot be read or is not such a checkpoint, or a tensor is missing, unexpected or has a
+            wrong shape; the message names the tensor.
     """
     path = os.fspath(path)
     tensors, settings = read_file(path)
@@ -81,9 +83,9 @@ def convert_seamseg(path: str | os.PathLike) -> tuple[dict[str, Tensor], Layout,
 
 
 def read_file(path: str) -> tuple[dict[str, Tensor], str]:
-    """The tensors of the network's four parts, named "part::name" (not those of optimizer and meters), and the config.
+    """Reads the tensors of the network's four parts, named "part::name", and the config; see `convert_seamseg`.
 
-    Errors as in `convert_seamseg`.
+    The tensors of the optimizer and the meters are left out. The errors are the same as in `convert_seamseg`.
     """
     content = read_weights_file(path)
     states = content.get("state_dict") if isinstance(content, Mapping) else None
@@ -95,7 +97,7 @@ def read_file(path: str) -> tuple[dict[str, Tensor], str]:
 
 
 def detect_layout(tensors: Mapping[str, Tensor], path: str = "checkpoint") -> Layout:
-    """Reads the layout from the names and shapes; errors as in `convert_seamseg`."""
+    """Reads the layout from the names and shapes; the errors are the same as in `convert_seamseg`."""
     pattern = r"body::backbone\.mod{}\.block(\d+)\.convs\.conv1\.weight"
     blocks = tuple(count(tensors, pattern.format(stage), first=1) for stage in (2, 3, 4, 5))
     check_blocks(blocks, f"{path}: the backbone body::backbone")
@@ -111,7 +113,7 @@ def detect_layout(tensors: Mapping[str, Tensor], path: str = "checkpoint") -> La
 
 
 def entries(layout: Layout) -> Iterator[Entry]:
-    """All tensors of a network of that layout."""
+    """Yields an entry for each tensor of a network with the given layout."""
     yield from _backbone(layout)
     yield from _pyramid(layout)
     yield from _detection(layout)
@@ -119,7 +121,7 @@ def entries(layout: Layout) -> Iterator[Entry]:
 
 
 def swap_xy(tensor: Tensor) -> Tensor:
-    """Rows in groups of four, (dy, dx, dh, dw), as (dx, dy, dw, dh)."""
+    """Reorders rows in groups of four from (dy, dx, dh, dw) to (dx, dy, dw, dh)."""
     return tensor.unflatten(0, (-1, 4))[:, [1, 0, 3, 2]].flatten(0, 1)
 
 
@@ -180,14 +182,15 @@ def _semantic(layout: Layout) -> Iterator[Entry]:
 
 
 def describe(layout: Layout, settings: str = "") -> str:
-    """The config that goes with the weights, as yaml; its _BASE_ is a path below the root of the repository.
+    """Returns the config that belongs to the weights, as YAML; its _BASE_ is relative to the root of the repository.
 
-    The tensors do not show the sizes of the anchors, nor mean and standard deviation of the pixels: those are the
-    published ones. What the file's own `settings` say about them is added as comments.
+    The tensors do not determine the anchor sizes or the pixel mean and standard deviation, so the published values are
+    used. The corresponding lines of the file's `settings` are added as comments.
 
     Raises:
-        UserError: the anchors are those of no published setting.
+        UserError: the anchors match no published setting.
     """
+
     if layout.num_anchors not in ANCHORS:
         raise UserError(f"the checkpoint has {layout.num_anchors} anchors at a position; known are {list(ANCHORS)}")
     ratios, scale = ANCHORS[layout.num_anchors]

@@ -1,15 +1,16 @@
-"""Published UPSNet checkpoints as weights of this project's UPSNet configs.
+"""Converts published UPSNet checkpoints to weights of this project's UPSNet configs.
 
-Such a file is a dict of tensors. Which network it is (blocks, deformable stages, global context, layers of the semantic
-head, classes) is read from the names and shapes; then the whole list of tensors that this network has is compared with
-the file.
+Such a file is a dict of tensors. The type of the network (blocks, deformable stages, global context, layers of the
+stuff head, classes) is read from the names and shapes. The complete list of tensors of this network is then compared
+with the file.
 
-Its classes are numbered from 1, with background 0, in the order of the data set's ids; its semantic channels are stuff,
-then things. The rows are put in the order of `LabelSpace`, by category id.
+The published classes are numbered from 1, with background 0, in the order of the dataset's ids. The published semantic
+channels are stuff, then things. The rows are reordered to match `LabelSpace`, by category id.
 
-What is not taken over: the mask and the box deltas of background, which detectron2 does not have. Other than there,
-boxes are detectron2's (width x1 - x0, not x1 - x0 + 1): that costs a little AP with these weights. Fine-tuning on other
-classes starts the last layers anew; there rows of classes that both data sets have are taken over.
+Differences from the published code: the mask and the box deltas of the background are dropped, because detectron2 does
+not have them. Boxes follow detectron2 (width x1 - x0, not x1 - x0 + 1), which slightly reduces AP with these weights.
+Fine-tuning on other classes initializes the last layers from scratch; the published code copies the rows of classes
+that both datasets have.
 """
 
 import os
@@ -37,7 +38,7 @@ from .published import (
 )
 from .weights_file import read_weights_file
 
-# (stuff, thing classes) of the published models: their data set, and what of a category their order follows.
+# Numbers of (stuff, thing) classes of the published models: their dataset, and the category key that orders them.
 CLASSES = {(53, 80): ("coco", "id"), (11, 8): ("cityscapes", "trainId")}
 CONFIGS = {("coco", 101): "upsnet_r101_dcn.yaml", ("cityscapes", 101): "upsnet_r101.yaml"}
 DEFORMABLE = {(False,) * 4, (False, True, True, True)}
@@ -47,14 +48,14 @@ HEAD = "fcn_head.fcn_subnet.conv"
 
 @dataclass(frozen=True)
 class Layout:
-    """What distinguishes one published network from another.
+    """Properties that distinguish the published networks.
 
     Attributes:
-        blocks: of the four stages.
-        deformable: which of the four stages have deformable convolutions.
+        blocks: number of blocks in each of the four stages.
+        deformable: whether each of the four stages has deformable convolutions.
         context: whether the global average of the last stage is added to P5.
-        num_layers: deformable layers of the semantic head, at least 2.
-        num_things, num_stuff: classes.
+        num_layers: number of deformable layers of the stuff head, at least 2.
+        num_things, num_stuff: numbers of thing and stuff classes.
     """
 
     blocks: tuple[int, ...]
@@ -66,25 +67,25 @@ class Layout:
 
     @property
     def depth(self) -> int:
-        """50, 101 or 152."""
+        """Depth of the ResNet: 50, 101 or 152."""
         return DEPTHS[self.blocks]
 
     @property
     def dataset(self) -> str:
-        """ "coco" or "cityscapes"."""
+        """Name of the dataset: "coco" or "cityscapes"."""
         return CLASSES[self.num_stuff, self.num_things][0]
 
 
 def convert_upsnet(path: str | os.PathLike) -> tuple[dict[str, Tensor], Layout]:
-    """Reads a published checkpoint and renames its tensors. Nothing in the file is executed.
+    """Reads a published checkpoint and renames its tensors; no code in the file is executed.
 
     Returns:
-        The tensors by our names, and what network they are of.
+        The tensors under this project's names, and the layout of their network.
 
     Raises:
-        FileNotFoundError: no such file.
-        UserError: it cannot be read, is no such checkpoint, or a tensor is missing, left over or misshaped; the message
-            names the tensor.
+        FileNotFoundError: the file does not exist.
+        UserError: the file cannot be read or is not such a checkpoint, or a tensor is missing, unexpected or has a
+            wrong shape; the message names the tensor.
     """
     path = os.fspath(path)
     tensors = read_file(path)
@@ -93,7 +94,7 @@ def convert_upsnet(path: str | os.PathLike) -> tuple[dict[str, Tensor], Layout]:
 
 
 def read_file(path: str) -> dict[str, Tensor]:
-    """The tensors of the file, without the prefix that a model of several GPUs has. Errors as in `convert_upsnet`."""
+    """Reads the tensors of a file, without the prefix of a multi-GPU model; see `convert_upsnet` for the errors."""
     content = read_weights_file(path)
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         raise UserError(f"{path} is no UPSNet checkpoint: it must be a dict from names to tensors")
@@ -104,7 +105,7 @@ def read_file(path: str) -> dict[str, Tensor]:
 
 
 def detect_layout(tensors: Mapping[str, Tensor], path: str = "checkpoint") -> Layout:
-    """Reads the layout from the names and shapes; errors as in `convert_upsnet`."""
+    """Reads the layout from the names and shapes; the errors are the same as in `convert_upsnet`."""
     pattern = BACKBONE + r"\.res{}\.layers\.(\d+)\.{}\.weight"
     stages = (2, 3, 4, 5)
     blocks = tuple(count(tensors, pattern.format(stage, "conv1")) for stage in stages)
@@ -129,14 +130,16 @@ def detect_layout(tensors: Mapping[str, Tensor], path: str = "checkpoint") -> La
 
 
 def class_order(categories: list[dict], key: str) -> tuple[list[int], list[int]]:
-    """Where the classes of `LabelSpace` are in the published order, in which things and stuff ascend by `key` each.
+    """Returns the positions of the classes of `LabelSpace` in the published order.
+
+    In the published order, stuff and things are each sorted by `key`.
 
     Args:
-        categories: those of the data set, with `id` and `isthing`.
-        key: of a category.
+        categories: categories of the dataset, with `id` and `isthing`.
+        key: category key that defines the published order.
 
     Returns:
-        For stuff 0, 1, ... the published position among the stuff; for things likewise.
+        The published position among the stuff classes for stuff 0, 1, ..., and the same for things.
     """
     order = []
     for isthing in (0, 1):
@@ -147,7 +150,7 @@ def class_order(categories: list[dict], key: str) -> tuple[list[int], list[int]]
 
 
 def entries(layout: Layout) -> Iterator[Entry]:
-    """All tensors of a network of that layout."""
+    """Yields an entry for each tensor of a network with the given layout."""
     yield from _backbone(layout)
     yield from _pyramid(layout)
     yield from _detection(layout)
@@ -223,7 +226,7 @@ def _semantic(layout: Layout) -> Iterator[Entry]:
 
 
 def describe(layout: Layout) -> str:
-    """The config that goes with the weights, as yaml; its _BASE_ is a path below the root of the repository."""
+    """Returns the config that belongs to the weights, as YAML; its _BASE_ is relative to the root of the repository."""
     base = CONFIGS.get((layout.dataset, layout.depth), "upsnet_r50.yaml")
     backbone = "build_gap_fpn_backbone" if layout.context else "build_fpn_backbone"
     return f"""\

@@ -1,4 +1,4 @@
-"""Finds numbers that are not finite in what a checkpoint holds."""
+"""Finds NaN and infinity in the content of a checkpoint."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,11 +8,11 @@ import torch
 
 
 def non_finite_tensors(content: Any) -> list[str]:
-    """Returns the names of the floating tensors that hold NaN or infinity.
+    """Returns the names of the floating-point tensors that contain NaN or infinity.
 
     Args:
-        content: tensors and arrays, in dicts and lists of any depth. Everything else is ignored. A name joins the keys
-            with dots. Tensors on a GPU are checked there, with one read on the host for all of them.
+        content: tensors and arrays, in nested dicts and lists of any depth. Everything else is ignored. Names are the
+            keys joined by dots. GPU tensors are checked on the GPU, with a single transfer to the CPU for all of them.
     """
     named = [(name, tensor) for name, tensor in _tensors(content) if tensor.is_floating_point() and tensor.numel()]
     if not named:

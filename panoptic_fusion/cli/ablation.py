@@ -2,23 +2,23 @@
 
     panoptic-fusion ablation SPEC.yaml --output FOLDER
 
-The yaml:
+The YAML file:
 
-    base: toy/panoptic_fpn_r18.yaml             # a file (relative to the working folder, or to the yaml) or one of the
-                                                # project's configs; may be left out
+    base: toy/panoptic_fpn_r18.yaml             # optional: a file (relative to the working folder or to the YAML file)
+                                                # or one of the project's configs
     seeds: [1, 2, 3]
     common: [SOLVER.MAX_ITER, 300]              # optional: for all runs
-    metrics: [PQ, mIoU, segm AP]                # optional: columns; "TASK NAME", the task panoptic_seg may be left out
+    metrics: [PQ, mIoU, segm AP]                # optional: columns, "TASK NAME"; the task defaults to panoptic_seg
     runs:
       baseline: []
       half lr: [SOLVER.BASE_LR, 0.01]
       strict overlap: {eval_of: baseline, opts: [MODEL.PANOPTIC_FUSION.OVERLAP_THRESH, 0.2]}
       another system: {config: toy/tascnet_r18.yaml, opts: [SOLVER.BASE_LR, 0.01]}
 
-A run with `config` starts from that one instead of the base. A run with `eval_of` evaluates the weights of another
-run, same seed, under other settings of inference. FOLDER gets table.md, results.json and a folder <name>/seed<seed> for
-each run, with its log, ablation.log. Call the same command again to continue after an interruption: finished runs are
-kept, an interrupted one resumes from its last checkpoint, a failed one is tried again.
+A run with `config` uses that config instead of the base. A run with `eval_of` evaluates the weights of another run with
+the same seed, under different inference settings. The command writes table.md and results.json to FOLDER, and a folder
+<name>/seed<seed> per run with its log, ablation.log. Run the same command again to continue after an interruption:
+finished runs are kept, interrupted runs resume from their last checkpoint, and failed runs are retried.
 """
 
 import argparse
@@ -30,30 +30,30 @@ HELP = "train variants of a config with several seeds and compare them in one ta
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the yaml and the folder."""
+    """Adds the YAML file and the output folder."""
     parser.add_argument("spec", type=Path, help="the yaml")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs, table.md and results.json")
     parser.add_argument("--num-gpus", type=int, default=1, help="as in `panoptic-fusion train`, for each run")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command line; 1 if a run failed."""
+    """Runs the command; returns 1 if a run failed."""
     return 1 if ablation(args.spec, args.output, num_gpus=args.num_gpus) else 0
 
 
 def ablation(spec: str | os.PathLike, output: str | os.PathLike, *, num_gpus: int = 1) -> list[str]:
-    """Runs what a yaml asks for and is not finished, and writes table.md and results.json.
+    """Runs all unfinished runs of a YAML file and writes table.md and results.json.
 
     Args:
-        spec: the yaml; the docstring of this module says what it holds.
+        spec: path to the YAML file, whose format is described in the docstring of this module.
         output: folder of the runs.
-        num_gpus: processes of each run; without a GPU they run on the CPU.
+        num_gpus: number of processes per run; without a GPU they run on the CPU.
 
     Returns:
-        The runs that failed, as "NAME, seed N".
+        The failed runs, as "NAME, seed N".
 
     Raises:
-        UserError, FileNotFoundError: nothing was run; the message names what is wrong.
+        UserError, FileNotFoundError: nothing was run; the message names the problem.
     """
     from .experiments.runs import run_spec
 

@@ -1,4 +1,4 @@
-"""Arguments that several commands have, and their checks."""
+"""Arguments that several commands share, and their checks."""
 
 import argparse
 from typing import Any
@@ -7,21 +7,21 @@ from panoptic_fusion.errors import UserError
 
 
 def add_opts(parser: argparse.ArgumentParser, name: str = "opts") -> None:
-    """Adds the KEY VALUE pairs that end a command line, as `opts`."""
+    """Adds the KEY VALUE pairs at the end of a command line, as `opts`."""
     parser.add_argument(
         name, nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="pairs that change the config"
     )
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Adds --model and --config-file, one of which names a trained model."""
+    """Adds --model and --config-file, one of which selects a trained model."""
     parser.add_argument("--model", help="OUTPUT_DIR of a training: its config.yaml and last checkpoint are used")
     parser.add_argument("--config-file", help="instead of --model: a config; the weights are its MODEL.WEIGHTS")
     add_allow_download(parser)
 
 
 def add_allow_download(parser: argparse.ArgumentParser) -> None:
-    """Adds --allow-download."""
+    """Adds the argument --allow-download."""
     parser.add_argument(
         "--allow-download",
         action="store_true",
@@ -30,17 +30,17 @@ def add_allow_download(parser: argparse.ArgumentParser) -> None:
 
 
 def check_model(model: str | None, config_file: str | None) -> None:
-    """Checks that a trained model is named.
+    """Checks that a trained model is specified.
 
     Raises:
-        UserError: it is not.
+        UserError: neither argument is given.
     """
     if not model and not config_file:
         raise UserError("give --model (the OUTPUT_DIR of a training run), or --config-file and MODEL.WEIGHTS FILE")
 
 
 def add_plugins(parser: argparse.ArgumentParser) -> None:
-    """Adds --plugin, which names a module that adds parts and config keys (docs/extending.md)."""
+    """Adds --plugin, which imports a module that adds parts and config keys (docs/extending.md)."""
     parser.add_argument(
         "--plugin",
         action="append",
@@ -51,7 +51,7 @@ def add_plugins(parser: argparse.ArgumentParser) -> None:
 
 
 def add_launcher(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of detectron2's launcher: how many processes run, and where."""
+    """Adds the arguments of detectron2's launcher, which set the number of processes and machines."""
     parser.add_argument(
         "--num-gpus", type=int, default=1, help="number of GPUs on each machine; without a GPU: of CPU processes"
     )
@@ -63,15 +63,15 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
 
 
 def launcher_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns the keyword arguments that the arguments of `add_launcher` stand for."""
+    """Returns the arguments of `add_launcher` as keyword arguments."""
     return {name: getattr(args, name) for name in ("num_gpus", "num_machines", "machine_rank", "dist_url")}
 
 
 def check_at_least_one(number: int | None, name: str) -> None:
-    """Checks a count.
+    """Checks that a number is at least 1; None is allowed.
 
     Raises:
-        UserError: it is below 1; None is allowed.
+        UserError: the number is below 1.
     """
     if number is not None and number < 1:
         raise UserError(f"{name} is {number}: use 1 or more")

@@ -1,10 +1,10 @@
-"""Reads a COCO panoptic data set through and reports every fault with the file's name.
+"""Checks a whole COCO panoptic dataset and reports every error with the name of the file.
 
-Exit code 0: it can be trained, maybe with warnings (`panoptic-fusion fine-tune` accepts it); 1: serious faults; 2: the
-data set could not be named (unknown name, bad config).
+Exit code 0: the dataset can be used for training, possibly with warnings (`panoptic-fusion fine-tune` accepts it);
+1: errors that prevent training; 2: the dataset could not be determined (unknown name, invalid config).
 
-    panoptic-fusion check NAME                              a data set that the project knows
-    panoptic-fusion check --config-file F [NAME]            one, or all, of the config's DATASETS.REGISTER
+    panoptic-fusion check NAME                              a dataset that the project registers
+    panoptic-fusion check --config-file F [NAME]            one or all datasets of the config's DATASETS.REGISTER
     panoptic-fusion check ... --output FOLDER               also writes an overview: statistics and pictures
     panoptic-fusion check --images DIR --panoptic-root DIR --panoptic-json FILE [--instances-json FILE]
 """
@@ -28,7 +28,7 @@ HELP = "read a data set through and report every fault"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the ways to name data sets."""
+    """Adds the arguments that select datasets."""
     parser.add_argument("name", nargs="?", help="a registered data set")
     parser.add_argument("--config-file", help="a yaml with DATASETS.REGISTER")
     parser.add_argument("--images", help="folder of the images")
@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Checks the data sets that the command line names; returns the exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name it cannot encode must not stop the report
+    """Checks the datasets that the command line selects; returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an unencodable file name must not stop the report
         sys.stdout.reconfigure(errors="backslashreplace")
     paths = (args.images, args.panoptic_root, args.panoptic_json, args.instances_json)
     found = data_sets(args.name, args.config_file, *paths)
@@ -75,19 +75,19 @@ def check(
     instances_json: str | None = None,
     workers: int | None = None,
 ) -> dict[str, CheckResult]:
-    """Reads data sets through, image by image.
+    """Checks whole datasets, image by image.
 
     Args:
-        name: a registered data set.
-        config_file: a config that registers it; without `name`: all that it registers.
-        images, panoptic_root, panoptic_json, instances_json: instead: paths, as `register_panoptic` takes them.
-        workers: processes; default: one per core.
+        name: name of a registered dataset.
+        config_file: config that registers the dataset; without `name`, all datasets that it registers are checked.
+        images, panoptic_root, panoptic_json, instances_json: paths as in `register_panoptic`, instead of a name.
+        workers: number of processes; default: one per core.
 
     Returns:
-        {name, or path of the json: what is in the data set, and its faults}.
+        {name, or path of the JSON: content of the dataset and its errors}.
 
     Raises:
-        UserError, FileNotFoundError: the data set could not be named.
+        UserError, FileNotFoundError: the dataset could not be determined.
     """
     found = data_sets(name, config_file, images, panoptic_root, panoptic_json, instances_json)
 
@@ -104,7 +104,7 @@ def data_sets(
     panoptic_json: str | None,
     instances_json: str | None,
 ) -> dict[str, PanopticFiles]:
-    """Returns the names and files of the data sets to check; for the arguments see `check`."""
+    """Returns the names and files of the datasets to check; see `check` for the arguments."""
     by_path = any(path is not None for path in (images, panoptic_root, panoptic_json, instances_json))
     if by_path and (images is None or panoptic_root is None or panoptic_json is None):
         raise UserError("--images, --panoptic-root and --panoptic-json go together")
@@ -114,7 +114,7 @@ def data_sets(
         raise UserError("give a name, --config-file, or --images, --panoptic-root and --panoptic-json")
 
     from panoptic_fusion.config import read_config
-    from panoptic_fusion.data import datasets  # noqa: F401  (registers those that the project knows)
+    from panoptic_fusion.data import datasets  # noqa: F401  (registers the datasets of the project)
     from panoptic_fusion.data.coco_panoptic import PanopticFiles, panoptic_files, register_from_config
 
     if images is not None and panoptic_root is not None and panoptic_json is not None:

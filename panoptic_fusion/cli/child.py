@@ -1,4 +1,4 @@
-"""Runs the command line in a process of its own."""
+"""Runs the command line in a child process."""
 
 import subprocess
 import sys
@@ -8,20 +8,20 @@ from panoptic_fusion.children import run_child, start_child
 
 
 def start(*words: str, **options: Any) -> subprocess.Popen:
-    """Starts `panoptic-fusion WORDS`, with the interpreter of this process; it ends when this process ends.
+    """Starts `panoptic-fusion WORDS` with the interpreter of this process; the child ends when this process ends.
 
     Args:
-        words: a command and its arguments.
+        words: command and its arguments.
         options: forwarded to `subprocess.Popen`.
     """
     return start_child(command_line(*words), **options)
 
 
 def run(*words: str) -> int:
-    """Runs `panoptic-fusion WORDS` in a process of its own and returns its exit code."""
+    """Runs `panoptic-fusion WORDS` in a child process and returns its exit code."""
     return run_child(command_line(*words))
 
 
 def command_line(*words: str) -> list[str]:
-    """Returns the words that start `panoptic-fusion WORDS` with the interpreter of this process."""
+    """Returns the command that runs `panoptic-fusion WORDS` with the interpreter of this process."""
     return [sys.executable, "-m", "panoptic_fusion", *words]

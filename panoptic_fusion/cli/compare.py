@@ -1,4 +1,4 @@
-"""Draws image, ground truth and prediction of a trained model side by side, one PNG per image, and a contact sheet.
+"""Draws image, ground truth and prediction of a trained model side by side: one PNG per image, and a contact sheet.
 
 panoptic-fusion compare --model output/toy --dataset toy_val --output output/toy/pictures --num-images 8
 """
@@ -21,7 +21,7 @@ HELP = "draw image, ground truth and prediction side by side"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the model, the data set and the folder."""
+    """Adds the model, the dataset and the output folder."""
     parser.add_argument("--model", required=True, help="OUTPUT_DIR of a training")
     parser.add_argument("--dataset", required=True, help="a data set of the model's config, such as toy_val")
     parser.add_argument("--output", required=True, help="folder for the pictures")
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs the command line."""
+    """Runs the command."""
     pictures = compare(args.model, args.dataset, args.output, num_images=args.num_images, opts=args.opts)
     print(f"{len(pictures)} pictures (image, ground truth, prediction) and all.png in {args.output}")
 
@@ -41,17 +41,17 @@ def compare(
     """Draws image, ground truth and prediction side by side.
 
     Args:
-        model: OUTPUT_DIR of a training.
-        dataset: a data set of the model's config, such as "toy_val".
+        model: OUTPUT_DIR of a training run.
+        dataset: dataset in the model's config, such as "toy_val".
         output: folder for the pictures.
-        num_images: how many are drawn, evenly spread over the data set.
-        opts: KEY, VALUE, KEY, VALUE, ... that change the config.
+        num_images: number of images to draw, evenly spread over the dataset.
+        opts: sequence KEY, VALUE, KEY, VALUE, ... that changes the config.
 
     Returns:
-        The pictures, one per image; all.png beside them has them one below the other.
+        The paths of the pictures, one per image; all.png in the same folder stacks all of them vertically.
 
     Raises:
-        UserError, FileNotFoundError: nothing was drawn; the message names what is wrong.
+        UserError, FileNotFoundError: nothing was drawn; the message names the problem.
     """
     check_at_least_one(num_images, "--num-images")
 
@@ -84,7 +84,7 @@ def compare(
 
 
 def contact_sheet(panels: list[np.ndarray]) -> np.ndarray:
-    """Panels (h_i, w_i, 3) uint8, one below the other, padded with white to one width."""
+    """Stacks panels (h_i, w_i, 3) uint8 vertically, padded with white to the same width."""
     import numpy as np
 
     width = max(p.shape[1] for p in panels)

@@ -1,10 +1,10 @@
-"""Converts a checkpoint that the authors of a paper have published to weights for this project's configs.
+"""Converts a checkpoint published by the authors of a paper to weights for this project's configs.
 
     panoptic-fusion convert {seamseg,upsnet} IN OUT.pth [--config CONFIG.yaml]
 
-OUT goes into MODEL.WEIGHTS. The config that fits is printed, or written with --config (its path to the base config is
-then absolute). A tensor that is missing, left over or of another shape is an error that names it. No code in the file
-is executed. docs/seamless.md and docs/upsnet.md say where the published files are and what to check.
+Set MODEL.WEIGHTS to OUT. The matching config is printed, or written with --config (its path to the base config is then
+absolute). A tensor that is missing, unexpected or of a different shape is reported as an error. No code in the file is
+executed. See docs/seamless.md and docs/upsnet.md for the locations of the published files and for what to check.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FORMATS = ("seamseg", "upsnet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the files."""
+    """Adds the format and the files."""
     parser.add_argument("format", choices=FORMATS, help="whose checkpoint it is")
     parser.add_argument("input", type=Path, metavar="IN")
     parser.add_argument("output", type=Path, metavar="OUT.pth")
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs the command line."""
+    """Runs the command."""
     count, config = convert(args.format, args.input, args.output, config=args.config)
     print(f"{count} tensors converted to {args.output}")
     if args.config:
@@ -49,16 +49,16 @@ def convert(
 
     Args:
         format: "seamseg" or "upsnet".
-        input: the published file.
-        output: the file to write, NAME.pth; for MODEL.WEIGHTS.
-        config: also write the config that fits into this file.
+        input: path to the published file.
+        output: path NAME.pth of the file to write, for MODEL.WEIGHTS.
+        config: path to which the matching config is also written.
 
     Returns:
-        The number of tensors, and the config that fits as yaml.
+        The number of tensors, and the matching config as YAML.
 
     Raises:
-        UserError, FileNotFoundError: the message names the file, or the tensor that is missing, left over or of another
-            shape. Nothing was written.
+        UserError, FileNotFoundError: nothing was written; the message names the file, or the tensor that is missing,
+            unexpected or of a different shape.
     """
     output = Path(output)
     if output.suffix != ".pth":
@@ -86,8 +86,10 @@ def convert(
 
 
 def _read(format: str, path: Path) -> tuple[dict[str, Tensor], str, str | None]:
-    """Returns the tensors by this project's names, a yaml whose _BASE_ is "configs/...", and the
-    dataset whose classes they have, if it is known."""
+    """Returns the tensors under this project's names, a YAML config, and the dataset of their classes if it is known.
+
+    The _BASE_ of the config is "configs/...".
+    """
     from panoptic_fusion.checkpoint import convert_seamseg, convert_upsnet
 
     if format == "seamseg":

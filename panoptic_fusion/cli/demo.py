@@ -2,8 +2,8 @@
 
     panoptic-fusion demo --model output/toy --input street.jpg photos/ "more/*.png" drive.mp4 --output segmented
 
-For each image or video frame it writes a picture (NAME.jpg), the panoptic map as a PNG of segment ids
-(NAME.png, id = R + 256 G + 65536 B, 0 = void), and for all of them panoptic.json with the segments.
+For each image or video frame it writes a visualization (NAME.jpg) and the panoptic map as a PNG of segment ids
+(NAME.png, id = R + 256 G + 65536 B, 0 = void). panoptic.json lists the segments of all images.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HELP = "segment images and videos with a trained model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the model, the images and the folder."""
+    """Adds the model, the inputs and the output folder."""
     add_model(parser)
     parser.add_argument("--zoo", metavar="NAME", help="instead of --model: a model of detectron2's zoo (downloaded)")
     parser.add_argument("--weights", metavar="FILE", help="with --zoo: a file to use instead of the download")
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command line; 1 if some file was skipped."""
+    """Runs the command; returns 1 if a file was skipped."""
     found = demo(
         args.model,
         args.config_file,
@@ -68,25 +68,25 @@ def demo(
     opts: Sequence[str] = (),
     allow_download: bool = False,
 ) -> dict[str, list]:
-    """Segments images and videos; writes pictures, PNGs of segment ids and panoptic.json.
+    """Segments images and videos; writes visualizations, PNGs of segment ids and panoptic.json.
 
     Args:
-        model: OUTPUT_DIR of a training.
-        config_file: instead of `model`: a config whose MODEL.WEIGHTS is used.
-        zoo: instead of `model`: a model of detectron2's zoo, such as "panoptic_fpn_r50_coco" (docs/zoo.md).
-        weights: with `zoo`: a file to use instead of the download.
+        model: OUTPUT_DIR of a training run.
+        config_file: config whose MODEL.WEIGHTS is used, instead of `model`.
+        zoo: model of detectron2's zoo, such as "panoptic_fpn_r50_coco" (docs/zoo.md), instead of `model`.
+        weights: path to a file to use instead of the download; only with `zoo`.
         inputs: images, folders, globs or videos.
-        output: folder for the results, another than those of the inputs.
-        alpha: opacity of the segments in the pictures, in [0, 1].
-        opts: KEY, VALUE, KEY, VALUE, ... that change the config.
-        allow_download: download weights from any address that the config names, see `check_downloads`.
+        output: folder for the results, which must not contain the inputs.
+        alpha: opacity of the segments in the visualizations, in [0, 1].
+        opts: sequence KEY, VALUE, KEY, VALUE, ... that changes the config.
+        allow_download: whether to download weights from any address in the config, see `check_downloads`.
 
     Returns:
-        "annotations" and "categories" as in panoptic.json, and "unreadable": a message for each file that could not be
-        read or segmented.
+        "annotations" and "categories" as in panoptic.json, and "unreadable": a message per file that could not be read
+        or segmented.
 
     Raises:
-        UserError, FileNotFoundError: nothing was segmented; the message names what is wrong.
+        UserError, FileNotFoundError: nothing was segmented; the message names the problem.
     """
     check_source(model, config_file, zoo, weights)
     if not 0 <= alpha <= 1:
@@ -139,7 +139,7 @@ def demo(
                 entry = {"image": printable(file), **segment(predictor, image, name, output, alpha)}
             except DiskError as error:
                 raise DiskError(f"{len(annotations)} images are done: {error}") from error
-            except Exception as error:  # such as a strip of one pixel, or one too large for the memory
+            except Exception as error:  # such as a strip one pixel wide, or an image too large for the memory
                 skipped.append(f"{printable(file)}: {type(error).__name__}: {one_line(error)[:300]}")
                 continue
             written.append(entry)
@@ -150,10 +150,10 @@ def demo(
 def check_source(
     model: str | None, config_file: str | None, zoo: str | None, weights: str | os.PathLike | None
 ) -> None:
-    """Checks that exactly one source of the network is named; for the arguments see `demo`.
+    """Checks that exactly one source of the network is specified; see `demo` for the arguments.
 
     Raises:
-        UserError: none is named, or they exclude each other.
+        UserError: no source is specified, or the arguments exclude each other.
     """
     if zoo and (model or config_file):
         raise UserError("--zoo is a model of its own: leave out --model and --config-file")
@@ -164,12 +164,12 @@ def check_source(
 
 
 def printable(path: os.PathLike) -> str:
-    """A path as text that json and any terminal take: bytes that are not UTF-8 become question marks."""
+    """Returns a path as text for JSON and any terminal, with question marks for bytes that are not UTF-8."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
 def segment(predictor: DefaultPredictor, image: np.ndarray, name: str, output: str, alpha: float) -> dict:
-    """Segments one BGR image, writes its picture and its PNG, and returns its entry of panoptic.json."""
+    """Segments one BGR image, writes its visualization and its PNG, and returns its entry in panoptic.json."""
     from panoptic_fusion.evaluation import write_panoptic_png
     from panoptic_fusion.files import write_image
     from panoptic_fusion.visualization import draw_panoptic
@@ -183,7 +183,7 @@ def segment(predictor: DefaultPredictor, image: np.ndarray, name: str, output: s
 
 
 def named(info: dict, metadata: Metadata) -> dict:
-    """A segment with the name of its class, and the category id of MODEL.CATEGORIES in place of the contiguous one."""
+    """Adds the class name to a segment, and replaces its contiguous class by the category id in MODEL.CATEGORIES."""
     kind = "thing" if info["isthing"] else "stuff"
     category = info["category_id"]
     back = {v: k for k, v in metadata.get(f"{kind}_dataset_id_to_contiguous_id").items()}

@@ -1,4 +1,4 @@
-"""From the words of a command line to the command's module."""
+"""Entry point of the command line: parses the arguments and runs the module of the command."""
 
 import argparse
 import importlib
@@ -17,7 +17,7 @@ from .arguments import add_plugins
 
 PROG = "panoptic-fusion"
 
-# Command: the module of it.
+# Module of each command.
 COMMANDS = {
     "train": "panoptic_fusion.cli.train",
     "evaluate": "panoptic_fusion.cli.evaluate",
@@ -33,30 +33,30 @@ COMMANDS = {
     "leaderboard": "panoptic_fusion.cli.leaderboard",
 }
 
-WITHOUT_CONFIG = ("prepare", "convert")  # commands that plugins could add nothing to
+WITHOUT_CONFIG = ("prepare", "convert")  # commands that plugins cannot extend
 
 
 def main(words: Sequence[str] | None = None) -> NoReturn:
-    """Runs a command line and ends the process with its exit code: 2 for what the user can correct, told in one line.
+    """Runs a command line and exits with its exit code; errors that users can fix are one line, with exit code 2.
 
     Args:
-        words: those after the program's name; default: the process's.
+        words: arguments after the program's name; default: the arguments of this process.
     """
     words = list(sys.argv[1:] if words is None else words)
     if not words or words[0] not in COMMANDS:
-        overview().parse_args(words)  # --help, --version, or the error that names the commands
+        overview().parse_args(words)  # --help, --version, or the error that lists the commands
         raise AssertionError("unreachable: the overview's parser accepts commands only")
     name, module = words[0], importlib.import_module(COMMANDS[words[0]])
     args = parser_of(name, module).parse_args(words[1:])
     end_with_parent()
-    # Read when torch is loaded: idle OpenMP threads leave their cores to the data loader's processes.
+    # Read when torch is loaded, so that idle OpenMP threads leave their cores to the data loader's processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     silence_other_packages()
     run_cli(lambda: _run(module, args), f"{PROG} {name}")
 
 
 def overview() -> argparse.ArgumentParser:
-    """Returns the parser of a command line without a command; its help lists them."""
+    """Returns the parser for a command line without a command; its help lists all commands."""
     width = max(map(len, COMMANDS)) + 2
     lines = [f"  {name:{width}}{importlib.import_module(COMMANDS[name]).HELP}" for name in COMMANDS]
     parser = argparse.ArgumentParser(
@@ -73,7 +73,7 @@ def overview() -> argparse.ArgumentParser:
 
 
 def parser_of(name: str, module: ModuleType) -> argparse.ArgumentParser:
-    """Returns the parser of one command; its help starts with the docstring of the module."""
+    """Returns the parser of one command; its help starts with the docstring of the command's module."""
     parser = argparse.ArgumentParser(
         prog=f"{PROG} {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -85,7 +85,7 @@ def parser_of(name: str, module: ModuleType) -> argparse.ArgumentParser:
 
 def _run(module: ModuleType, args: argparse.Namespace) -> int | None:
     try:
-        plugins = vars(args).pop("plugin", None)  # the command knows nothing of them
+        plugins = vars(args).pop("plugin", None)  # commands do not use the plugins
         if plugins:
             panoptic_fusion.load_plugins(plugins)
         return module.run(args)

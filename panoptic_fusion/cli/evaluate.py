@@ -1,9 +1,9 @@
-"""Evaluates a trained model on DATASETS.TEST and writes results.json and results.md into OUTPUT_DIR.
+"""Evaluates a trained model on DATASETS.TEST and writes results.json and results.md to OUTPUT_DIR.
 
     panoptic-fusion evaluate --model output/toy [--num-gpus 8] [KEY VALUE ...]
     panoptic-fusion evaluate --config-file toy/panoptic_fpn_r18.yaml MODEL.WEIGHTS output/toy/model_final.pth
 
-OUTPUT_DIR of --model is that folder; OUTPUT_DIR FOLDER keeps the results of its training as they are.
+With --model, OUTPUT_DIR defaults to that folder. Add OUTPUT_DIR FOLDER to keep the results of its training run.
 """
 
 import argparse
@@ -18,14 +18,14 @@ HELP = "evaluate a trained model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the model and the arguments of detectron2's launcher."""
+    """Adds the model, the arguments of detectron2's launcher and the config options."""
     add_model(parser)
     add_launcher(parser)
     add_opts(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs the command line."""
+    """Runs the command."""
     evaluate(args.model, args.config_file, args.opts, allow_download=args.allow_download, **launcher_of(args))
 
 
@@ -43,18 +43,18 @@ def evaluate(
     """Evaluates a trained model.
 
     Args:
-        model: OUTPUT_DIR of its training.
-        config_file: instead of `model`: a config whose MODEL.WEIGHTS (which `opts` may set) is evaluated.
-        opts: KEY, VALUE, KEY, VALUE, ... that change the config.
-        allow_download: download weights from any address that the config names, see `check_downloads`.
+        model: OUTPUT_DIR of the training run.
+        config_file: config whose MODEL.WEIGHTS (which `opts` may set) is evaluated, instead of `model`.
+        opts: sequence KEY, VALUE, KEY, VALUE, ... that changes the config.
+        allow_download: whether to download weights from any address in the config, see `check_downloads`.
         num_gpus, num_machines, machine_rank, dist_url: see `panoptic_fusion.cli.train.train`.
 
     Returns:
-        {task: {metric: number in percent, or None}}, as in results.json; {data set: ...} of them if DATASETS.TEST has
-        several.
+        {task: {metric: number in percent, or None}}, as in results.json, or {dataset: {task: ...}} if DATASETS.TEST has
+        several datasets.
 
     Raises:
-        UserError, FileNotFoundError: the message names the file or the config key and says what to do.
+        UserError, FileNotFoundError: the message names the file or the config key and suggests a fix.
     """
     check_model(model, config_file)
 

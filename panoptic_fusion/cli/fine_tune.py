@@ -1,13 +1,13 @@
-"""Fine-tunes a model on your own data: checks it, trains, evaluates, draws pictures. What `make demo-real` runs.
+"""Fine-tunes a model on your own data: checks the data, trains, evaluates and draws pictures (see `make demo-real`).
 
     panoptic-fusion fine-tune --data FOLDER --output output/mine [--iterations 1000] [KEY VALUE ...]
 
-FOLDER holds a COCO panoptic data set: train/{images,panoptic,panoptic.json} and val/..., or images/{train,val} and
-annotations/panoptic_{train,val}{,.json}, or without a validation part images, panoptic and panoptic.json; then about
-20 % of the images are set apart, always the same ones. Annotations of other tools are imported first, see
-`panoptic-fusion import`. docs/your_own_data.md says more. Called again, it continues what was interrupted. Warm-up,
-steps and image sizes follow from the length of the run and the images, and the best checkpoint is kept
-(docs/fine_tuning.md). With a network pretrained on COCO:
+FOLDER is a COCO panoptic dataset: train/{images,panoptic,panoptic.json} and val/..., or images/{train,val} and
+annotations/panoptic_{train,val}{,.json}, or, without a validation split, images, panoptic and panoptic.json. In the
+last case, about 20% of the images are held out, always the same ones. Annotations of other tools are imported first,
+see `panoptic-fusion import`. See docs/your_own_data.md for details. Run the command again to continue after an
+interruption. Warm-up, steps and image sizes are derived from the length of the run and from the images, and the best
+checkpoint is kept (docs/fine_tuning.md). To start from a network pretrained on COCO:
 
     panoptic-fusion fine-tune --data FOLDER --output output/mine --config-file own/panoptic_fpn_r50_coco.yaml
 """
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 HELP = "fine-tune a pretrained model on your own images"
 CONFIG = "camvid/panoptic_fpn_lite0.yaml"
-EVALUATED_OFTEN = 200  # iterations from which a run is evaluated four times, not only at its end
+EVALUATED_OFTEN = 200  # runs of at least this many iterations are evaluated four times, not only at the end
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the data, the folder and the length of the training."""
+    """Adds the data, the output folder and the training options."""
     parser.add_argument("--data", required=True, help="folder of the data set")
     parser.add_argument("--output", required=True, help="folder for the model, the table and the pictures")
     parser.add_argument("--config-file", default=CONFIG, help="default: %(default)s")
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command line; the exit code of the first step that failed."""
+    """Runs the command; returns the exit code of the first step that failed."""
     return fine_tune(
         args.data,
         args.output,
@@ -79,25 +79,25 @@ def fine_tune(
     opts: Sequence[str] = (),
     allow_download: bool = False,
 ) -> int:
-    """Checks a data set, trains on it, evaluates and draws pictures; prints what it does.
+    """Checks a dataset, trains on it, evaluates and draws pictures; prints its progress.
 
     Args:
-        data: folder of the data set.
+        data: folder of the dataset.
         output: folder for the model, results.json, results.md and pictures/.
-        config_file: a yaml file, or the name of one of the project's configs.
-        weights: a file of weights to start from; default: MODEL.WEIGHTS of the config, which is downloaded if it is a
-            URL. The rows of classes of the same names are taken over (MODEL.TRANSFER).
-        iterations: length of the training; default: the config's. The schedule is scaled to it.
-        val_share: share of the images, in (0, 1), that are set apart where the data set has no validation part.
-        num_gpus: processes of the training; without a GPU they run on the CPU.
-        opts: KEY, VALUE, KEY, VALUE, ... that change the config.
-        allow_download: download weights from any address that the config names, see `check_downloads`.
+        config_file: path to a YAML file, or the name of one of the project's configs.
+        weights: path to initial weights; default: MODEL.WEIGHTS of the config, which is downloaded if it is a URL. Rows
+            of classes with the same names are copied (MODEL.TRANSFER).
+        iterations: number of training iterations, to which the schedule is scaled; default: as in the config.
+        val_share: fraction of the images, in (0, 1), that are held out if the dataset has no validation split.
+        num_gpus: number of training processes; without a GPU they run on the CPU.
+        opts: sequence KEY, VALUE, KEY, VALUE, ... that changes the config.
+        allow_download: whether to download weights from any address in the config, see `check_downloads`.
 
     Returns:
-        0; 1 if the data set has faults that training cannot do without; else the exit code of the training.
+        0 on success, 1 if the dataset has errors that prevent training, otherwise the exit code of the training run.
 
     Raises:
-        UserError, FileNotFoundError: nothing was trained; the message names what is wrong.
+        UserError, FileNotFoundError: nothing was trained; the message names the problem.
     """
     check_at_least_one(iterations, "--iterations")
 
@@ -160,10 +160,10 @@ def fine_tune(
 
 
 def find_or_import(data: str, output: str) -> dict[str, PanopticFiles]:
-    """Returns the files of a data set; annotations of other tools are imported into `output`/imported first.
+    """Returns the files of a dataset; annotations of other tools are first imported into `output`/imported.
 
     Raises:
-        UserError: the folder holds neither.
+        UserError: the folder contains neither a dataset nor annotations of a known format.
     """
     from panoptic_fusion.data.importers import UnknownFormat, import_annotations
     from panoptic_fusion.data.importers.report import format_result
@@ -205,10 +205,10 @@ def draw_overviews(splits: Mapping[str, PanopticFiles], checked: Mapping[str, Ch
 
 
 def fetch_weights(weights: str) -> None:
-    """Downloads MODEL.WEIGHTS if it is a URL, before long work starts.
+    """Downloads MODEL.WEIGHTS, if it is a URL, before a long job starts.
 
     Raises:
-        UserError, FileNotFoundError: it cannot be downloaded, or is no file.
+        UserError, FileNotFoundError: the weights cannot be downloaded, or the file does not exist.
     """
     from panoptic_fusion.checkpoint import check_weights_file
     from panoptic_fusion.checkpoint.model_zoo import URL, ZOO
@@ -221,7 +221,7 @@ def fetch_weights(weights: str) -> None:
 
 
 def choose_sizes(files: PanopticFiles, cfg: CfgNode, opts: Sequence[str]) -> dict[str, Any]:
-    """Prints the median size of the images and what training makes of it; the settings {KEY: value} for that."""
+    """Prints the median image size and the derived training sizes; returns their settings {KEY: value}."""
     from panoptic_fusion.config import with_values
     from panoptic_fusion.config.image_sizes import SIZE_KEYS, scaled_sizes
     from panoptic_fusion.data.coco_json import read_panoptic_json
@@ -244,7 +244,7 @@ def choose_sizes(files: PanopticFiles, cfg: CfgNode, opts: Sequence[str]) -> dic
 
 
 def choose_schedule(base: CfgNode, iterations: int | None) -> dict[str, Any]:
-    """The settings {KEY: value} of a run of `iterations` (None: the config's), with its evaluations and checkpoints."""
+    """Returns the schedule {KEY: value} of a run of `iterations` (None: as in the config), with its evaluations."""
     from panoptic_fusion.engine.schedule import scaled_schedule
 
     length = base.SOLVER.MAX_ITER if iterations is None else iterations

@@ -1,11 +1,11 @@
-"""Imports the annotations of other tools as a COCO panoptic data set, which `panoptic-fusion fine-tune` takes.
+"""Imports the annotations of other tools as a COCO panoptic dataset for `panoptic-fusion fine-tune`.
 
     panoptic-fusion import PATH --output DATA [--things NAME ... | --stuff NAME ...]
 
-The format of the files in PATH is recognized; docs/importing.md lists the formats and their rules. It can be stopped at
-any moment and run again; what an earlier run has finished, and has not changed since, is not done again.
+The format of the files in PATH is detected; docs/importing.md lists the formats and their rules. The command can be
+interrupted at any time and run again; finished items that have not changed are skipped.
 
-Exit code 0: everything was imported; 1: some images or shapes were left out (they are listed); 2: nothing was imported.
+Exit code 0: everything was imported; 1: some images or shapes were skipped (they are listed); 2: nothing was imported.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HELP = "turn the annotations of other tools into a COCO panoptic data set"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the folders and the choices."""
+    """Adds the folders and the options of the import."""
     parser.add_argument("path", help="folder or file of the annotations; nothing in it is changed")
     parser.add_argument("--output", required=True, help="folder of the result, new or of an earlier import")
     parser.add_argument("--format", help="format of the files, if the recognized one is wrong")
@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command line; returns the exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a class name it cannot encode must not stop the report
+    """Runs the command; returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an unencodable class name must not stop the report
         sys.stdout.reconfigure(errors="backslashreplace")
     check_at_least_one(args.workers, "--workers")
     names = ("format", "things", "stuff", "boxes", "unlabeled", "images_root", "copy_images", "keep_missing", "workers")
@@ -76,9 +76,9 @@ def import_annotations(
     workers: int | None = None,
     progress: bool = False,
 ) -> ImportResult:
-    """Imports annotations of any supported tool as a COCO panoptic data set.
+    """Imports annotations of any supported tool as a COCO panoptic dataset.
 
-    Args, errors and the result are described at `panoptic_fusion.data.importers.import_annotations`.
+    See `panoptic_fusion.data.importers.import_annotations` for the arguments, the result and the errors.
     """
     from panoptic_fusion.data import importers
 

@@ -1,11 +1,11 @@
-"""Trains the systems of a spec, measures what they cost, and writes one page: tables, a figure, a gallery.
+"""Trains the systems of a spec, measures their costs, and writes one page with tables, a figure and a gallery.
 
     panoptic-fusion leaderboard ablations/leaderboard_toy.yaml --output output/leaderboard_toy --docs docs
 
-The spec is one of `panoptic-fusion ablation`; trainings that are finished are kept. The costs (parameters,
-multiply-accumulates, seconds and memory for one image of each of --sizes) are measured each time, all systems in one
-run and in turns, on an image of the validation set. --docs gets <spec's name>.md, .png (PQ against time) and
-_gallery: the same 8 validation images through all systems. Exit code 1 if a cell of a table is empty.
+The spec has the format of `panoptic-fusion ablation`; finished training runs are kept. The costs (parameters,
+multiply-accumulates, seconds and memory for one image of each of --sizes) are always measured again, on a validation
+image, with all systems interleaved in one process. --docs receives <spec's name>.md, .png (PQ against time) and
+_gallery: the same 8 validation images for all systems. Exit code 1 if a cell of a table is empty.
 """
 
 import argparse
@@ -19,7 +19,7 @@ SIZES = ((480, 360), (2048, 1024))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the yaml, the folders and what is measured."""
+    """Adds the YAML file, the folders and the options of the measurements."""
     parser.add_argument("spec", type=Path, help="a yaml of `panoptic-fusion ablation` whose runs are all trained")
     parser.add_argument("--output", type=Path, required=True, help="folder of the trainings")
     parser.add_argument("--docs", type=Path, required=True, help="folder of the page and its pictures")
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_size(text: str) -> tuple[int, int]:
-    """(width, height) from such as 480x360."""
+    """Parses an image size such as 480x360 into (width, height)."""
     width, _, height = text.partition("x")
     if not (width.isdigit() and height.isdigit() and min(int(width), int(height)) >= 32):
         raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, each at least 32")
@@ -41,7 +41,7 @@ def read_size(text: str) -> tuple[int, int]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command line; 1 if a cell of a table is empty."""
+    """Runs the command; returns 1 if a cell of a table is empty."""
     return 0 if leaderboard(**vars(args)) else 1
 
 
@@ -56,23 +56,23 @@ def leaderboard(
     photos: bool = False,
     num_gpus: int = 1,
 ) -> bool:
-    """Trains the systems of a spec, measures what they cost, and writes one page.
+    """Trains the systems of a spec, measures their costs, and writes one page.
 
     Args:
-        spec: a yaml of `panoptic_fusion.cli.ablation` whose runs are all trained.
-        output: folder of the trainings.
+        spec: path to a YAML file of `panoptic_fusion.cli.ablation` in which all runs are trained.
+        output: folder of the training runs.
         docs: folder of the page and its pictures.
-        sizes: (width, height) of the images that are timed, each at least 32.
-        repeats: timed images of each system and size; the median counts.
-        threads: of torch, while the costs are measured.
-        photos: whether the gallery also has the photos and the ground truth.
-        num_gpus: processes of each training; without a GPU they run on the CPU.
+        sizes: (width, height) of the timed images, each at least 32.
+        repeats: number of timed images per system and size; the median is reported.
+        threads: number of PyTorch threads while the costs are measured.
+        photos: whether the gallery also shows the photos and the ground truth.
+        num_gpus: number of processes per training run; without a GPU they run on the CPU.
 
     Returns:
         Whether every cell of the tables has a value.
 
     Raises:
-        UserError, FileNotFoundError: no page was written; the message names what is wrong.
+        UserError, FileNotFoundError: no page was written; the message names the problem.
     """
     from .experiments.page import Settings, make_leaderboard
 

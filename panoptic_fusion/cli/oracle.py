@@ -1,11 +1,11 @@
-"""Shows where a trained model loses panoptic quality: evaluates it with parts replaced by ground truth (UPSNet, table
-6).
+"""Evaluates a trained model with parts of its predictions replaced by ground truth (UPSNet, table 6).
 
     panoptic-fusion oracle --model output/camvid --dataset camvid_val --output output/camvid/oracle
 
-Ground truth takes the place of the boxes, of the instances' classes and of the semantic segmentation, alone and
-together; masks and fusion stay the model's. panoptic_fusion/evaluation/oracle.py says what that means exactly. Printed
-is a table with PQ of each, written is oracle.json with the classes as well.
+The results show where the model loses panoptic quality. Ground truth replaces the boxes, the classes of the instances
+and the semantic segmentation, alone and together. Masks and fusion always come from the model. See
+panoptic_fusion/evaluation/oracle.py for the exact definitions. The command prints a table with the PQ of each
+combination, and writes oracle.json, which also has the results per class.
 """
 
 import argparse
@@ -18,7 +18,7 @@ HELP = "measure where a trained model loses quality, with ground truth in place 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the model, the data set and the folder."""
+    """Adds the model, the dataset and the output folder."""
     add_model(parser)
     parser.add_argument("--dataset", required=True, help="a data set of the model's config, such as toy_val")
     parser.add_argument("--output", required=True, help="folder for oracle.json")
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs the command line."""
+    """Runs the command."""
     rows = oracle(
         args.model,
         args.config_file,
@@ -56,19 +56,19 @@ def oracle(
     """Evaluates a trained model with parts replaced by ground truth and writes oracle.json.
 
     Args:
-        model: OUTPUT_DIR of a training.
-        config_file: instead of `model`: a config, such as one of two networks.
-        dataset: a data set of the model's config, such as "toy_val".
+        model: OUTPUT_DIR of a training run.
+        config_file: config to use instead of `model`, for example with two networks.
+        dataset: dataset in the model's config, such as "toy_val".
         output: folder for oracle.json.
-        num_images: only so many, evenly spread over the data set; default: all.
-        opts: KEY, VALUE, KEY, VALUE, ... that change the config.
-        allow_download: download weights from any address that the config names, see `check_downloads`.
+        num_images: number of images, evenly spread over the dataset; default: all.
+        opts: sequence KEY, VALUE, KEY, VALUE, ... that changes the config.
+        allow_download: whether to download weights from any address in the config, see `check_downloads`.
 
     Returns:
-        {replaced parts, () for the model itself: {measure: number in percent, NaN where there is none}}.
+        {replaced parts, () for the unmodified model: {metric: number in percent, or NaN}}.
 
     Raises:
-        UserError, FileNotFoundError: nothing was evaluated; the message names what is wrong.
+        UserError, FileNotFoundError: nothing was evaluated; the message names the problem.
     """
     check_model(model, config_file)
     check_at_least_one(num_images, "--num-images")

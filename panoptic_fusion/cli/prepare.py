@@ -1,9 +1,9 @@
-"""Prepares a data set for training: COCO panoptic json and PNGs from the official download, or drawn toy scenes.
+"""Prepares a dataset for training: COCO panoptic JSON and PNGs from the official download, or drawn toy scenes.
 
     panoptic-fusion prepare toy [--output datasets/toy]
     panoptic-fusion prepare cityscapes [ROOT] [--splits train val]
 
-It can be stopped at any moment and run again; what an earlier run has finished is not done again.
+The command can be interrupted at any time and run again; finished work is not repeated.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HELP = "make a data set ready for training, from its download or as toy scenes"
 
-# Key of the data set, as in panoptic_fusion.data.datasets.BUILTIN: its name.
+# Display name per dataset key; the keys are those of panoptic_fusion.data.datasets.BUILTIN.
 PUBLIC = {
     "cityscapes": "Cityscapes",
     "coco": "COCO",
@@ -30,7 +30,7 @@ PUBLIC = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds a subcommand for each data set."""
+    """Adds one subcommand per dataset."""
     data_sets = parser.add_subparsers(dest="dataset", required=True, metavar="DATASET")
     toy = data_sets.add_parser("toy", help="small drawn street scenes, 400 for training and 100 for validation")
     toy.add_argument(
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs the command line."""
+    """Runs the command."""
     if args.dataset == "toy":
         numbers = {"num_train": args.num_train, "num_val": args.num_val, "seed": args.seed}
         for name, paths in prepare_toy(args.output, **numbers, size=tuple(args.size)).items():
@@ -70,12 +70,12 @@ def prepare(
     workers: int | None = None,
     force: bool = False,
 ) -> list[SplitSummary]:
-    """Prepares a public data set and says what is in it; a bar shows the time left.
+    """Prepares a public dataset and summarizes it; a progress bar shows the time left.
 
     Args:
         dataset: cityscapes, coco, idd or vistas.
-        root: its folder; default: $DETECTRON2_DATASETS/<dataset>.
-        splits, workers, force: see `panoptic_fusion.data.prepare.prepare`, which also has the errors.
+        root: folder of the dataset; default: $DETECTRON2_DATASETS/<dataset>.
+        splits, workers, force: see `panoptic_fusion.data.prepare.prepare`, which also lists the errors.
 
     Returns:
         One summary per split.
@@ -95,7 +95,7 @@ def prepare_toy(
     seed: int = 0,
     size: tuple[int, int] = (128, 192),
 ) -> dict[str, dict[str, str]]:
-    """Draws toy scenes, or finds them in `output`; see `panoptic_fusion.data.toy.scenes.generate_toy_scenes`."""
+    """Draws toy scenes, or reuses those in `output`; see `panoptic_fusion.data.toy.scenes.generate_toy_scenes`."""
     from panoptic_fusion.data.toy.scenes import generate_toy_scenes
 
     return generate_toy_scenes(output, num_train=num_train, num_val=num_val, seed=seed, size=size)

@@ -1,9 +1,9 @@
-"""Trains a model from a config, evaluates it, and writes config.yaml, checkpoints and results into OUTPUT_DIR.
+"""Trains a model from a config, evaluates it, and writes config.yaml, checkpoints and results to OUTPUT_DIR.
 
     panoptic-fusion train --config-file toy/panoptic_fpn_r18.yaml [--num-gpus 8] [--resume] [KEY VALUE ...]
 
-Without a GPU, --num-gpus 2 trains with two CPU processes (gloo). --eval-only is what `panoptic-fusion evaluate
---config-file` does.
+Without a GPU, --num-gpus 2 trains with two CPU processes (gloo). --eval-only is equivalent to `panoptic-fusion evaluate
+--config-file`.
 """
 
 import argparse
@@ -18,7 +18,7 @@ HELP = "train a model and evaluate it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of detectron2's launcher."""
+    """Adds the config, the training options and the arguments of detectron2's launcher."""
     parser.add_argument("--config-file", default="", help="a yaml file, or the name of one of the project's configs")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR, if any")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, train nothing")
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs the command line."""
+    """Runs the command."""
     if not args.config_file:
         raise UserError("--config-file is missing: name a config, such as toy/panoptic_fpn_r18.yaml")
     train(args.config_file, args.opts, resume=args.resume, eval_only=args.eval_only,
@@ -47,22 +47,24 @@ def train(
     machine_rank: int = 0,
     dist_url: str = "auto",
 ) -> Path:
-    """Trains a model. Everything that can be checked at once is checked before the processes start.
+    """Trains a model; checks as much as possible before the processes start.
 
     Args:
-        config_file: a yaml file, or the name of one of the project's configs, such as "toy/panoptic_fpn_r18.yaml".
-        opts: KEY, VALUE, KEY, VALUE, ... that change the config.
-        resume: continue from the last checkpoint in OUTPUT_DIR, if it has one.
-        eval_only: evaluate MODEL.WEIGHTS (with `resume`: the last checkpoint in OUTPUT_DIR), train nothing.
-        allow_download: download weights from any address that the config names, see `check_downloads`.
-        num_gpus: processes on this machine; without a GPU they run on the CPU.
+        config_file: path to a YAML file, or the name of one of the project's configs, such as
+            "toy/panoptic_fpn_r18.yaml".
+        opts: sequence KEY, VALUE, KEY, VALUE, ... that changes the config.
+        resume: whether to continue from the last checkpoint in OUTPUT_DIR, if there is one.
+        eval_only: whether to only evaluate MODEL.WEIGHTS (with `resume`, the last checkpoint in OUTPUT_DIR).
+        allow_download: whether to download weights from any address in the config, see `check_downloads`.
+        num_gpus: number of processes on this machine; without a GPU they run on the CPU.
         num_machines, machine_rank, dist_url: see detectron2's `launch`.
 
     Returns:
         OUTPUT_DIR, with config.yaml, the checkpoints, results.json and results.md.
 
     Raises:
-        UserError, FileNotFoundError: the message names the file or the config key and says what to do.
+        UserError, FileNotFoundError: the message names the file or the config key and suggests a fix.
+
     """
     from panoptic_fusion.config import default_output_dir, read_config, resolve_config
     from panoptic_fusion.engine.launch import launch_job

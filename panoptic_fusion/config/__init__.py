@@ -1,4 +1,4 @@
-"""The configuration: every key with its default, reading yaml files, checks, and what the data decides."""
+"""Configuration: keys and their defaults, reading YAML files, checks, and values that follow from the data."""
 
 from .defaults import add_panoptic_fusion_config, config_file, default_output_dir, find_config, get_cfg
 from .plugins import load_plugins

@@ -1,4 +1,4 @@
-"""What a config may say, checked before anything is built: the names of its parts, its choices and its numbers."""
+"""Validates a config before anything is built: the names of its parts, its choices and its numbers."""
 
 import math
 from functools import reduce
@@ -29,7 +29,7 @@ from .values import rule_of
 WITH_OWN_BOTTOM_UP = {"build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone"}
 DEFAULT_BOTTOM_UP = "build_resnet_backbone"
 
-# Former values of MODEL.BACKBONE.NAME: the pyramid and the network that replace them.
+# Former values of MODEL.BACKBONE.NAME, with the pyramid and the network that replace them.
 REPLACED_BACKBONES = {
     "build_resnet_gap_fpn_backbone": ("build_gap_fpn_backbone", "build_deformable_resnet_backbone"),
     "build_narrow_resnet_gap_fpn_backbone": ("build_gap_fpn_backbone", "build_narrow_resnet_backbone"),
@@ -45,7 +45,7 @@ def _any(name: str, part: Any) -> bool:
 
 
 def _not_of_detectron2(name: str, part: Any) -> bool:
-    """detectron2's own networks have no fusion, and its stuff head not the interface of `StuffHead`."""
+    """Excludes detectron2's own networks and stuff head, which lack a fusion and the interface of `StuffHead`."""
     return not part.__module__.startswith("detectron2.")
 
 
@@ -57,7 +57,7 @@ def _with_mask_logits(name: str, part: Any) -> bool:
     return issubclass(part, PanopticROIHeads)
 
 
-# KEY: where its names are registered, and which of the registered parts work here.
+# KEY: the registry of its names, and a function that returns whether a registered part can be used for the key.
 PARTS = {
     "MODEL.META_ARCHITECTURE": (META_ARCH_REGISTRY, _not_of_detectron2),
     "MODEL.BACKBONE.NAME": (BACKBONE_REGISTRY, _any),
@@ -74,13 +74,13 @@ PARTS = {
 
 
 def check_parts(cfg: CfgNode) -> None:
-    """Checks the names of the parts and what they need of each other.
+    """Checks the names of the parts and their requirements on each other.
 
     Args:
         cfg: a config with the project's keys.
 
     Raises:
-        ConfigError: a part does not exist or cannot work; the message names the key and the parts that can.
+        ConfigError: if a part does not exist or cannot be used. The message names the key and the available parts.
     """
     if cfg.MODEL.BACKBONE.NAME in REPLACED_BACKBONES:
         pyramid, network = REPLACED_BACKBONES[cfg.MODEL.BACKBONE.NAME]
@@ -108,10 +108,10 @@ def check_parts(cfg: CfgNode) -> None:
 
 
 def check_values(cfg: CfgNode) -> None:
-    """Checks the value of each key by the table in values.py, and what keys need of each other.
+    """Checks the value of each key against the table in values.py, and the requirements of keys on each other.
 
     Raises:
-        ConfigError: a value is not among the choices or out of range; the message names the key and the range.
+        ConfigError: if a value is not among the choices or out of range. The message names the key and the range.
     """
     for key, value in leaves(cfg):
         rule = rule_of(key)
@@ -132,7 +132,7 @@ def check_values(cfg: CfgNode) -> None:
 
 
 def _check_together(cfg: CfgNode) -> None:
-    """Checks keys that need each other."""
+    """Checks keys that depend on each other."""
     for section in ("RPN", "ROI_HEADS", "RETINANET"):
         thresholds, labels = cfg.MODEL[section].IOU_THRESHOLDS, cfg.MODEL[section].IOU_LABELS
         if len(labels) != len(thresholds) + 1:
@@ -167,7 +167,7 @@ def _check_together(cfg: CfgNode) -> None:
 
 
 def shown(value: Any) -> str:
-    """The repr of a value, cut to what fits into a message."""
+    """Returns the repr of a value, shortened to fit into a message."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}... ({len(text)} characters)"
 
@@ -178,14 +178,14 @@ def known_outputs() -> set[str]:
 
 
 def possible_outputs(architecture: type) -> set[str]:
-    """Returns what a meta-architecture can output, of the names in MODEL.PANOPTIC_FUSION.OUTPUTS.
+    """Returns the names in MODEL.PANOPTIC_FUSION.OUTPUTS that a meta-architecture supports.
 
     Args:
-        architecture: a class of META_ARCH_REGISTRY; its attribute `possible_outputs`, if it has one, limits the names.
+        architecture: a class in META_ARCH_REGISTRY; its attribute `possible_outputs`, if it has one, limits the names.
     """
     return set(getattr(architecture, "possible_outputs", known_outputs()))
 
 
 def value_of(cfg: CfgNode, key: str) -> Any:
-    """The value of a key such as "MODEL.BACKBONE.NAME"."""
+    """Returns the value of a key such as "MODEL.BACKBONE.NAME"."""
     return reduce(getattr, key.split("."), cfg)

@@ -1,27 +1,27 @@
-"""Input sizes for a data set of large images."""
+"""Input sizes for a dataset of large images."""
 
 import math
 from typing import Any
 
 from detectron2.config import CfgNode
 
-# Options that choose a size; with one of them, sizes are not scaled.
+# Options that set a size. If one of them is given, sizes are not scaled.
 SIZE_KEYS = ("INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST",
              "INPUT.CROP.SIZE", "INPUT.CROP.ENABLED", "INPUT.CROP.TYPE")  # fmt: skip
 
 
 def scaled_sizes(cfg: CfgNode, width: float, height: float) -> dict[str, Any]:
-    """Returns the sizes below INPUT for large images: all of the config's sizes times one factor.
+    """Returns the sizes below INPUT for large images: all sizes of the config times one factor.
 
-    The factor is such that the median image keeps its own size, or has INPUT.PIXEL_BUDGET pixels if it is larger than
-    that. It is never below 1: smaller images stay at the config's size.
+    With this factor, the median image keeps its own size, or has INPUT.PIXEL_BUDGET pixels if it is larger than that.
+    The factor is never below 1, so smaller images keep the size of the config.
 
     Args:
         cfg: a config.
-        width, height: of the median image, in pixels.
+        width, height: size of the median image, in pixels.
 
     Returns:
-        {KEY: value}, empty if nothing changes: INPUT.PIXEL_BUDGET is 0, INPUT.MIN_SIZE_TEST is 0, or the factor is 1.
+        {KEY: value}. Empty if nothing changes: INPUT.PIXEL_BUDGET is 0, INPUT.MIN_SIZE_TEST is 0, or the factor is 1.
     """
     data = cfg.INPUT
     if not data.PIXEL_BUDGET or not data.MIN_SIZE_TEST:

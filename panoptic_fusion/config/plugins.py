@@ -1,14 +1,14 @@
 """Plugins: modules of other packages that add stuff heads, fusions, backbones, networks and config keys.
 
 Importing a plugin registers its parts, as in detectron2. Its function `add_config(cfg)`, if it has one, adds its keys
-to every config that `get_cfg` makes. A plugin is loaded where the user asks for it, and only there:
+to every config that `get_cfg` creates. A plugin is loaded only if the user requests it, in one of two ways:
 
-- it is installed and its package has an entry point in the group `panoptic_fusion.plugins`;
-- `--plugin MODULE` on the command line, or `load_plugins(["MODULE"])` in Python before the first config is made.
+- it is installed, and its package has an entry point in the group `panoptic_fusion.plugins`;
+- `--plugin MODULE` on the command line, or `load_plugins(["MODULE"])` in Python before the first config is created.
 
-Processes that a job starts load the same plugins: they inherit the names in an environment variable. A config.yaml has
-the names of the plugins that were loaded when it was written (PLUGINS). Reading it imports nothing; where a key or a
-part is unknown, the error names those of its plugins that are not loaded.
+Processes that a job starts load the same plugins, because they inherit the names in an environment variable. A
+config.yaml contains the names of the plugins that were loaded when it was written (PLUGINS). Reading it imports
+nothing. If a key or a part is unknown, the error names the plugins of the config that are not loaded.
 """
 
 import importlib
@@ -23,15 +23,15 @@ from detectron2.config import CfgNode
 from panoptic_fusion.errors import ConfigError, one_line
 
 GROUP = "panoptic_fusion.plugins"
-VARIABLE = "PANOPTIC_FUSION_PLUGINS"  # module names with a comma between them, for processes that this one starts
+VARIABLE = "PANOPTIC_FUSION_PLUGINS"  # comma-separated module names, for the child processes of this process
 
 _loaded: dict[str, ModuleType] = {}  # in the order of loading
 
 
 def load_plugins(names: Iterable[str] = ()) -> list[str]:
-    """Imports plugins, each once in a process: those of entry points, those of the parent process, then `names`.
+    """Imports plugins, each once per process: from entry points, from the parent process, then `names`.
 
-    Call it before configs are made: a config that exists already does not get the plugins' keys.
+    Call this before creating configs: an existing config does not get the plugins' keys.
 
     Args:
         names: module names as after `import`, such as "my_package.my_module".
@@ -40,7 +40,7 @@ def load_plugins(names: Iterable[str] = ()) -> list[str]:
         The names of all loaded plugins.
 
     Raises:
-        ConfigError: a plugin cannot be imported; the message names it and the reason.
+        ConfigError: if a plugin cannot be imported. The message names the plugin and the reason.
     """
     if isinstance(names, str):
         names = [names]
@@ -60,7 +60,7 @@ def add_plugin_configs(cfg: CfgNode) -> None:
     """Loads the plugins and lets each add its keys to `cfg`, in place.
 
     Raises:
-        ConfigError: a plugin cannot be imported, or its `add_config` fails or changes what is not its own.
+        ConfigError: if a plugin cannot be imported, or its `add_config` fails or changes keys that are not its own.
     """
     load_plugins()
     for name, module in _loaded.items():
@@ -79,10 +79,10 @@ def add_plugin_configs(cfg: CfgNode) -> None:
 
 
 def missing_plugins(recorded: Any) -> str:
-    """Returns what an error adds about plugins that a config names and that are not loaded; "" if all are.
+    """Returns the part of an error message about plugins that a config names but that are not loaded, or "".
 
     Args:
-        recorded: the value of PLUGINS, plain data of a file.
+        recorded: the value of PLUGINS, as read from a file.
     """
     names = [str(name) for name in recorded] if isinstance(recorded, list | tuple) else []
     missing = [name for name in names if name not in _loaded]
@@ -96,7 +96,7 @@ def missing_plugins(recorded: Any) -> str:
 
 
 def _changed_key(before: CfgNode, after: CfgNode) -> str:
-    """Returns a key of `before` that has another value in `after`, or no longer exists; "" if there is none."""
+    """Returns a key of `before` that has a different value in `after` or no longer exists; "" if there is none."""
     for key, value in before.items():
         if isinstance(value, CfgNode) and isinstance(after.get(key), CfgNode):
             below = _changed_key(value, after[key])
@@ -112,6 +112,6 @@ def _load(name: str, remedy: str) -> None:
         return
     try:
         _loaded[name] = importlib.import_module(name)
-    except Exception as error:  # whatever the code of someone else raises
+    except Exception as error:  # third-party code may raise anything
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise ConfigError(f"plugin {name!r} cannot be imported ({reason}): {remedy}") from error

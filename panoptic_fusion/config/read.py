@@ -1,4 +1,4 @@
-"""A config from a yaml file and KEY VALUE pairs, with errors that name the file or the key in one line."""
+"""Reads a config from a YAML file and KEY VALUE pairs, with one-line errors that name the file or the key."""
 
 import difflib
 import os
@@ -17,7 +17,7 @@ from panoptic_fusion.modeling.fusion import PanopticFusion
 
 from .plugins import missing_plugins
 
-# What yacs, fvcore and detectron2 raise for an unknown key, a wrong type, an odd number of words, a missing base, ...
+# Errors of yacs, fvcore and detectron2 for an unknown key, a wrong type, an odd number of words, a missing base, ...
 _MERGE_ERRORS = (
     KeyError,
     ValueError,
@@ -34,17 +34,18 @@ RENAMED_KEYS = {"MODEL.TIMM.OWN_NORMALIZATION": "MODEL.TIMM.ALLOW_NORMALIZATION_
 
 
 def read_config(config_file: str | os.PathLike | None = None, opts: Sequence[str] = ()) -> CfgNode:
-    """The project's default config, changed by a yaml file and then by KEY VALUE pairs. Not resolved, not frozen.
+    """Returns the default config, changed by a YAML file and then by KEY VALUE pairs. Not resolved, not frozen.
 
     Args:
-        config_file: a yaml file or the name of one of the project's configs (see `find_config`); None or "" for the
-            defaults.
+        config_file: path to a YAML file or the name of one of the project's configs (see `find_config`); None or "" for
+            the defaults.
         opts: KEY, VALUE, KEY, VALUE, ...
 
     Raises:
-        FileNotFoundError: no such file.
-        ConfigError: it is no yaml of known keys, or `opts` has an unknown key, a value of the wrong type, or asks for
-            a GPU where there is none (that of a file gives way to the CPU, see `resolve_config`).
+        FileNotFoundError: if the file does not exist.
+        ConfigError: if the file is not a YAML file of known keys, or if `opts` has an unknown key or a value of the
+            wrong type, or requests a GPU on a machine without one (a GPU in a file is replaced by the CPU, see
+            `resolve_config`).
     """
     cfg = get_cfg()
     if config_file:
@@ -54,7 +55,7 @@ def read_config(config_file: str | os.PathLike | None = None, opts: Sequence[str
 
 
 def merge_file(cfg: CfgNode, config_file: str | os.PathLike) -> None:
-    """Merges a yaml file into `cfg`, in place. Tags that run code are refused. For errors see `read_config`."""
+    """Merges a YAML file into `cfg`, in place. Tags that run code are refused. For errors see `read_config`."""
     config_file = find_config(config_file)
     check_bases(config_file)
     try:
@@ -70,15 +71,15 @@ def merge_file(cfg: CfgNode, config_file: str | os.PathLike) -> None:
 
 
 def check_bases(config_file: str | os.PathLike, inner: tuple[str, ...] = ()) -> None:
-    """Checks a yaml file and the files that `_BASE_` names in it, in those, and so on. Nothing is downloaded.
+    """Checks a YAML file and, recursively, the files that `_BASE_` names in it. Nothing is downloaded.
 
     Args:
         config_file: an existing file.
-        inner: real paths of the files of which it is a base.
+        inner: real paths of the files that have it as a base.
 
     Raises:
-        FileNotFoundError: a base does not exist or is not a file.
-        ConfigError: a file is not yaml, has no keys, or is its own base; or a base is a URL.
+        FileNotFoundError: if a base does not exist or is not a file.
+        ConfigError: if a file is not YAML, has no keys, or is its own base, or if a base is a URL.
     """
     config_file = os.fspath(config_file)
     inner = (*inner, os.path.realpath(config_file))
@@ -94,7 +95,7 @@ def check_bases(config_file: str | os.PathLike, inner: tuple[str, ...] = ()) -> 
             raise ConfigError(f"{config_file}: _BASE_ is {base!r}: name a yaml file")
         if "://" in base:
             raise ConfigError(f"{config_file}: _BASE_ is {base}, which is never downloaded: name a file")
-        path = os.path.join(os.path.dirname(config_file), os.path.expanduser(base))  # as detectron2 finds it
+        path = os.path.join(os.path.dirname(config_file), os.path.expanduser(base))  # resolved as in detectron2
         if not os.path.isfile(path):
             what = "is a folder" if os.path.isdir(path) else "does not exist"
             raise FileNotFoundError(f"{config_file}: _BASE_ {path} {what}: name a yaml file")
@@ -131,7 +132,7 @@ def rename_keys(loaded: CfgNode) -> bool:
 def _missing_plugins_of(config_file: str) -> str:
     try:
         return missing_plugins(CfgNode.load_yaml_with_base(config_file, allow_unsafe=False).get("PLUGINS"))
-    except Exception:  # the file is what could not be read: the first error says why
+    except Exception:  # the file itself could not be read: the first error states the reason
         return ""
 
 
@@ -146,7 +147,7 @@ def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
             raise ConfigError(f"option {key} {value}: there is no GPU here; leave it out, or use cpu")
         section, _, name = str(key).rpartition(".")
         if section == "MODEL.PANOPTIC_FUSION" and name in PanopticFusion.thresholds:
-            cfg.MODEL.PANOPTIC_FUSION[name] = None  # which takes an int in place of a float, see `check_values`
+            cfg.MODEL.PANOPTIC_FUSION[name] = None  # None accepts an int instead of a float, see `check_values`
         try:
             cfg.merge_from_list([key, value])
         except _MERGE_ERRORS as error:
@@ -156,7 +157,7 @@ def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
 
 
 def leaves(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(KEY, value) of all keys, such as ("MODEL.DEVICE", "cpu"), each with `prefix` before it."""
+    """Yields (KEY, value) of all keys, such as ("MODEL.DEVICE", "cpu"), each with `prefix` before it."""
     for key, value in cfg.items():
         if isinstance(value, CfgNode):
             yield from leaves(value, f"{prefix}{key}.")

@@ -1,7 +1,8 @@
-"""Fills in what a config leaves to the data: the classes, and with them the sizes of all heads.
+"""Fills in the values of a config that follow from the data: the classes, and with them the sizes of all heads.
 
-`T` things, `S` stuff and the ontology decide every NUM_CLASSES. They come from `MODEL.CATEGORIES` if a trained
-model's config carries them, else from the first training data set, and are never typed into a config.
+The numbers of thing classes `T` and stuff classes `S` and the ontology determine every NUM_CLASSES. The classes come
+from `MODEL.CATEGORIES` if the config of a trained model contains them, otherwise from the first training dataset. They
+are never typed into a config.
 """
 
 import hashlib
@@ -31,21 +32,21 @@ _MARK = "_panoptic_fusion_resolved"
 
 
 def resolve_config(cfg: CfgNode) -> CfgNode:
-    """Registers the config's data sets, fills in the classes and checks the names of the parts.
+    """Registers the datasets of a config, fills in the classes and checks the names of the parts.
 
     Args:
         cfg: a config with the project's keys, frozen or not. It is not changed.
 
     Returns:
-        A frozen copy with MODEL.CATEGORIES and all NUM_CLASSES set, MODEL.SEM_SEG_HEAD.IN_FEATURES named after
+        A frozen copy with MODEL.CATEGORIES and all NUM_CLASSES set, MODEL.SEM_SEG_HEAD.IN_FEATURES named according to
         MODEL.SHARING, a network without instances if the dataset has no things, the input normalization of a timm
-        network, of MODEL.PANOPTIC_FUSION.OUTPUTS only what the meta-architecture can return, the names of the loaded
-        PLUGINS, and MODEL.DEVICE "cpu" where there is no GPU. A config that this process has resolved is returned as
-        it is.
+        network, only those MODEL.PANOPTIC_FUSION.OUTPUTS that the meta-architecture supports, the names of the loaded
+        PLUGINS, and MODEL.DEVICE "cpu" if the machine has no GPU. A config that this process has already resolved is
+        returned unchanged.
 
     Raises:
-        ConfigError: a key has a value that cannot work; the message names the key.
-        FileNotFoundError: the training data set's files are missing.
+        ConfigError: if a key has an invalid value. The message names the key.
+        FileNotFoundError: if the files of the training dataset are missing.
     """
     if vars(cfg).get(_MARK) == _mark(cfg):
         return cfg
@@ -87,7 +88,7 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
 
 
 def with_values(cfg: CfgNode, values: dict[str, Any]) -> CfgNode:
-    """Returns a frozen copy of a config with other values of some keys that `resolve_config` does not look at.
+    """Returns a frozen copy of a config with new values of keys that `resolve_config` does not use.
 
     The copy of a config that this process has resolved counts as resolved.
 
@@ -106,15 +107,15 @@ def with_values(cfg: CfgNode, values: dict[str, Any]) -> CfgNode:
 
 
 def available_device(device: str) -> str:
-    """Returns `device`, or "cpu" in place of a GPU where there is none (the default of configs is "cuda")."""
+    """Returns `device`, or "cpu" instead of a GPU that the machine lacks (the default of configs is "cuda")."""
     return "cpu" if device.startswith("cuda") and not torch.cuda.is_available() else device
 
 
 def _without_things(cfg: CfgNode, label_space: LabelSpace) -> None:
-    """Replaces the network by the one that its class names for datasets without thing classes, in place.
+    """Replaces the network in place by the one that its class specifies for datasets without thing classes.
 
     Raises:
-        UserError: its class names none, so it needs things.
+        UserError: if its class specifies none, because it requires things.
     """
     network = getattr(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), "without_things", None)
     if network is None:
@@ -127,12 +128,12 @@ def _without_things(cfg: CfgNode, label_space: LabelSpace) -> None:
 
 
 def _mark(cfg: CfgNode) -> tuple[int, str]:
-    """Identifies a config's content in this process: another process has other data sets registered."""
+    """Identifies the content of a config in this process, because other processes have other datasets registered."""
     return os.getpid(), hashlib.sha1(repr(cfg).encode()).hexdigest()
 
 
 def _register_for_model(cfg: CfgNode) -> None:
-    """Registers the data sets of a trained model's config, in which a name that is taken gets another one."""
+    """Registers the datasets of a trained model's config; in the config, names that are taken are replaced."""
     data = cfg.DATASETS
     label_space = LabelSpace.from_categories(cfg.MODEL.CATEGORIES)
     renamed = register_for_model(data.REGISTER, (*data.TRAIN, *data.TEST), label_space)

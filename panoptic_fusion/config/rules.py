@@ -1,4 +1,4 @@
-"""Rules for the value of a config key: what it must fulfill, and the same in words."""
+"""Rules for the value of a config key: a predicate, and its description in words."""
 
 import math
 import re
@@ -9,41 +9,45 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Rule:
-    """holds: whether a value, of any type, is accepted. words: what to use, completes "use ..."."""
+    """Rule for a value.
+
+    holds: returns whether a value, of any type, is accepted.
+    words: description of the accepted values that completes "use ...".
+    """
 
     holds: Callable[[Any], bool]
     words: str
 
 
 def only(holds: Callable[[Any], bool], words: str) -> Rule:
-    """Accepts what `holds` accepts."""
+    """Returns the rule that accepts the values for which `holds` is true."""
     return Rule(holds, words)
 
 
 def whole(low: int, high: int | None = None, note: str = "") -> Rule:
-    """Accepts the whole numbers from `low` to `high`, both included; None: no limit."""
+    """Returns the rule that accepts the integers from `low` to `high`, both included; None: no limit."""
     words = f"{low} or more" if high is None else f"{low} or more, at most {high}"
     return Rule(lambda v: type(v) is int and low <= v and (high is None or v <= high), words + note)
 
 
 def number(low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf, words: str) -> Rule:
-    """Accepts the finite numbers in [low, high] that are greater than `above`."""
+    """Returns the rule that accepts the finite numbers in [low, high] that are greater than `above`."""
     return Rule(lambda v: _is_number(v) and low <= v <= high and v > above, words)
 
 
 def choice(*names: str) -> Rule:
-    """Accepts some names."""
+    """Returns the rule that accepts the given names."""
     return Rule(lambda v: isinstance(v, str) and v in names, f"one of {', '.join(map(repr, names))}")
 
 
 def each(rule: Rule, words: str, *, length: int | Collection[int] | None = None, ascending: bool = False) -> Rule:
-    """Accepts lists and tuples of which each element fulfills `rule`.
+    """Returns the rule that accepts lists and tuples whose elements all fulfill `rule`.
 
     Args:
-        rule: of the elements.
-        words: of the whole list.
-        length: accepted length or lengths; None: any, also 0.
-        ascending: each element must be greater than the one before it.
+        rule: rule for the elements.
+        words: description of the whole list.
+        length: accepted length or lengths; None: any, including 0.
+        ascending: whether each element must be greater than the previous one.
     """
     lengths = (length,) if isinstance(length, int) else length
 
@@ -58,7 +62,7 @@ def each(rule: Rule, words: str, *, length: int | Collection[int] | None = None,
 
 
 def either(*rules: Rule, words: str) -> Rule:
-    """Accepts what one of the rules accepts."""
+    """Returns the rule that accepts the values that at least one of the rules accepts."""
     return Rule(lambda v: any(rule.holds(v) for rule in rules), words)
 
 

@@ -1,6 +1,6 @@
-"""The values that config keys may have, detectron2's and the project's: one table, a rule for each key or kind of key.
+"""Accepted values of config keys, detectron2's and the project's: a table with a rule per key or kind of key.
 
-Ranges have an upper end where a greater value could only exhaust the machine.
+Ranges have an upper limit if a greater value could only exhaust the machine.
 """
 
 from fnmatch import fnmatchcase
@@ -15,7 +15,7 @@ from .rules import DEVICE, ENTRY, FLAG, NAME, NONE, PATH, TEXT, Rule, choice, ea
 
 CHANNELS = whole(1, 2**14)
 LAYERS = whole(0, 100)
-SIDE = whole(1, 2**16)  # of an image, in pixels
+SIDE = whole(1, 2**16)  # side of an image, in pixels
 COUNT = whole(1)
 PERIOD = whole(0, note=" (0: never)")
 FACTOR = number(0, 1e9, words="a number of 0 or more")
@@ -40,9 +40,9 @@ def _off(words: str) -> Rule:
     return only(lambda v: v is False, words)
 
 
-# Patterns of keys, the first that matches decides. Keys without one need only the type of their default.
+# Patterns of keys. The first match applies. Keys without a match only need the type of their default.
 VALUES: dict[str, Rule] = {
-    # what this project does not have, or fixes
+    # keys that this project does not support, or fixes to one value
     "MODEL.MASK_ON": only(lambda v: v is True, "True, since the fusions need mask logits"),
     "MODEL.KEYPOINT_ON": _off(MISSING),
     "MODEL.LOAD_PROPOSALS": _off(MISSING),
@@ -61,7 +61,7 @@ VALUES: dict[str, Rule] = {
     "MODEL.ROI_MASK_HEAD.POOLER_TYPE": choice("ROIAlignV2", "ROIAlign", "ROIPool"),
     "DATASETS.UNANNOTATED": choice("skip", "negatives"),
     "DATALOADER.SAMPLER_TRAIN": choice("TrainingSampler", "RepeatFactorTrainingSampler"),
-    "INPUT.FORMAT": choice("BGR", "RGB", ""),  # empty, also MODEL.PIXEL_*: see `resolve_timm`
+    "INPUT.FORMAT": choice("BGR", "RGB", ""),  # for empty values, also of MODEL.PIXEL_*, see `resolve_timm`
     "INPUT.MASK_FORMAT": choice("polygon", "bitmask"),
     "INPUT.RANDOM_FLIP": choice("none", "horizontal", "vertical"),
     "INPUT.CROP.TYPE": choice("relative_range", "relative", "absolute", "absolute_range"),
@@ -113,7 +113,7 @@ VALUES: dict[str, Rule] = {
     "TEST.EXPECTED_RESULTS": each(
         each(either(TEXT, number(words=""), words=""), "", length=4), "a list of [task, metric, value, tolerance]"
     ),
-    # the fusion; its own thresholds are checked by its class, which has values for those that are None
+    # the fusion; its class checks the thresholds, and provides the values of thresholds that are None
     "MODEL.PANOPTIC_FUSION.*_THRESH": either(NONE, number(words=""), words=f"a number in [0, 1], {OF_FUSION}"),
     "MODEL.PANOPTIC_FUSION.STUFF_AREA_LIMIT": either(NONE, whole(0), words=f"a number of pixels, {OF_FUSION}"),
     "MODEL.PANOPTIC_FUSION.STUFF_CHANNELS_ONLY": either(NONE, FLAG, words=f"True, False, {OF_FUSION}"),
@@ -183,5 +183,5 @@ VALUES: dict[str, Rule] = {
 
 
 def rule_of(key: str) -> Rule | None:
-    """Returns the rule of a key, None if it has none."""
+    """Returns the rule of a key, or None if it has none."""
     return next((rule for pattern, rule in VALUES.items() if fnmatchcase(key, pattern)), None)

@@ -111,7 +111,7 @@ def read_predictions_json(path: str, category_ids: set[int], report: Report = ra
     left out, as are segments whose category is not in `category_ids`.
 
     Raises:
-        DatasetError: the file is not a JSON with a list `annotations`; or, by default, at the first invalid entry.
+        DatasetError: if the file is not a JSON with a list `annotations`, or, by default, at the first invalid entry.
     """
     found: dict[Any, dict[str, Any]] = {}
     for index, entry in enumerate(read_json(path, ("annotations",))["annotations"]):

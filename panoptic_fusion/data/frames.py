@@ -21,7 +21,7 @@ def find_files(inputs: Iterable[str | os.PathLike]) -> list[Path]:
     """Returns the image and video files that the arguments name.
 
     Raises:
-        UserError: an argument matches nothing; the message says which.
+        UserError: if an argument matches nothing. The message names it.
     """
     files = []
     for text in inputs:
@@ -61,8 +61,8 @@ def read_frames(file: Path, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[str,
     """Yields (name, BGR uint8 image) of an image, or of each frame of a video.
 
     Raises:
-        UserError: the file cannot be read or has more than `max_pixels` pixels; also raised after the frames of a video
-            that has at least two frames fewer than its header says.
+        UserError: if the file cannot be read or has more than `max_pixels` pixels. It is also raised after the frames
+            of a video that has at least two frames fewer than its header says.
         OSError, ...: whatever the decoders raise.
     """
     if file.suffix.lower() not in VIDEOS:

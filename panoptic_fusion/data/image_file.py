@@ -59,7 +59,7 @@ def read_rgb(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarra
     detectron2's `DefaultPredictor` takes BGR whatever `INPUT.FORMAT` is: pass it `read_rgb(path)[:, :, ::-1]`.
 
     Raises:
-        DatasetError: the file is missing, cannot be decoded, or has pixels without a defined white.
+        DatasetError: if the file is missing, cannot be decoded, or has pixels without a defined white.
     """
     return decode_image(path, max_pixels=max_pixels).pixels
 

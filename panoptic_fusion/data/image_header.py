@@ -24,8 +24,8 @@ def open_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Image.I
         max_pixels: largest width x height to accept, see INPUT.MAX_PIXELS.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        DatasetError: the path is not a regular file, or the image is too large.
+        FileNotFoundError: if the file does not exist.
+        DatasetError: if the path is not a regular file, or the image is too large.
         OSError, ValueError, SyntaxError, ...: whatever Pillow raises for a file that is not an image.
     """
     check_regular_file(path)
@@ -51,9 +51,9 @@ def check_regular_file(path: str | os.PathLike, kind: str = "missing image") -> 
         kind: kind of the error.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        OSError: the path cannot be followed, such as a link to itself.
-        DatasetError: the path is not a regular file.
+        FileNotFoundError: if the file does not exist.
+        OSError: if the path cannot be followed, such as a link to itself.
+        DatasetError: if the path is not a regular file.
     """
     mode = os.stat(path).st_mode
     if stat.S_ISREG(mode):
@@ -70,7 +70,7 @@ def check_pixels(width: int, height: int, path: str | os.PathLike, max_pixels: i
     """Checks the image size that a header declares.
 
     Raises:
-        DatasetError: the image has more than `max_pixels` pixels.
+        DatasetError: if the image has more than `max_pixels` pixels.
     """
     if width * height > max_pixels:
         raise DatasetError(

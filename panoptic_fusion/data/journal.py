@@ -43,7 +43,7 @@ def map_unordered(
         start: called with `arguments` in each process before its first task.
 
     Raises:
-        UserError: a process was killed.
+        UserError: if a process was killed.
     """
     if workers <= 1 or len(tasks) <= 1:
         if start is not None:

@@ -70,6 +70,7 @@ class PanopticDatasetMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """Returns the arguments of `__init__` for a config."""
         return {
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
@@ -80,6 +81,7 @@ class PanopticDatasetMapper:
         }
 
     def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the network input (and ground truth) of a dataset dict; see the class."""
         record = copy.copy(dict(dataset_dict))
         annotations = record.pop("annotations", None)
         image = read_image(record, self.image_format, max_pixels=self.max_pixels)

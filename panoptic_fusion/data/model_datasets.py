@@ -33,7 +33,7 @@ def register_for_model(
         Mapping from name to catalog name, only for names that already stand for another dataset.
 
     Raises:
-        ConfigError: an entry is invalid.
+        ConfigError: if an entry is invalid.
     """
     renamed = {}
     present = [entry for entry in entries if _is_present(entry)]

@@ -39,7 +39,7 @@ def find_data(folder: str | os.PathLike) -> dict[str, PanopticFiles]:
         {"train": ..., "val": ...}, or only {"train": ...} if there is no validation part.
 
     Raises:
-        UserError: the folder matches none of the layouts (the message lists them), or there are validation images
+        UserError: if the folder matches none of the layouts (the message lists them), or there are validation images
             without their JSON.
     """
     folder = Path(folder).expanduser().resolve()
@@ -79,8 +79,8 @@ def split_data(files: PanopticFiles, folder: str | os.PathLike, share: float = 0
         {"train": ..., "val": ...}.
 
     Raises:
-        UserError: `share` is out of range, or there is only one image.
-        DatasetError: the JSON is missing or invalid.
+        UserError: if `share` is out of range, or there is only one image.
+        DatasetError: if the JSON is missing or invalid.
     """
     if not 0 < share < 1:
         raise UserError(f"--val-share is {share}: use a number in (0, 1)")

@@ -15,7 +15,7 @@ def check_data_set(name: str, model: LabelSpace) -> None:
     """Checks that a registered dataset has the classes of a model and that its files exist.
 
     Raises:
-        ConfigError: the classes differ, a file is missing, or the dataset has no image.
+        ConfigError: if the classes differ, a file is missing, or the dataset has no image.
     """
     data = label_space_of(name)
     if (data.thing_classes, data.stuff_classes) != (model.thing_classes, model.stuff_classes):

@@ -30,7 +30,7 @@ def training_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], RepeatFactorTrain
     SEED itself, so a resumed run would repeat its order). In a distributed job, all processes must call this.
 
     Raises:
-        ConfigError: the filter leaves no image, or all pixels of all images are void.
+        ConfigError: if the filter leaves no image, or all pixels of all images are void.
     """
     loader = cfg.DATALOADER
     records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]

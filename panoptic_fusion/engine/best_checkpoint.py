@@ -1,4 +1,4 @@
-"""Keeps the checkpoint with the best result of all evaluations during training (TEST.BEST_METRIC)."""
+"""Keeps the checkpoint with the best evaluation result of a training run (TEST.BEST_METRIC)."""
 
 import logging
 import math
@@ -16,25 +16,27 @@ logger = logging.getLogger(__name__)
 
 
 class BestCheckpoint(HookBase):
-    """Writes `model_best.pth` whenever an evaluation has a higher result than all before it.
+    """Hook that writes `model_best.pth` whenever an evaluation has a higher result than all previous ones.
 
-    Unlike detectron2's `BestCheckpointer`, it leaves `last_checkpoint` alone, so that a run resumes from its last
-    checkpoint and not from its best, and a resumed run knows the best result so far. The file has the network, the
-    result and the whole table of that evaluation, no optimizer. Runs after `EvalHook`, in the main process only.
+    Unlike detectron2's `BestCheckpointer`, it does not change `last_checkpoint`, so that a run resumes from its last
+    checkpoint and not from its best. A resumed run knows the best result so far. The file contains the network, the
+    result and the complete table of that evaluation, but no optimizer. The hook must run after `EvalHook`, in the main
+    process only.
     """
 
     def __init__(self, checkpointer: AtomicCheckpointer, metric: str):
-        """
+        """Initializes the hook.
+
         Args:
-            checkpointer: of the network; has the folder.
-            metric: a name in the results, such as "panoptic_seg/PQ"; "DATA SET/panoptic_seg/PQ" if there are several.
+            checkpointer: checkpointer of the network; provides the folder.
+            metric: name in the results, such as "panoptic_seg/PQ", or "DATASET/panoptic_seg/PQ" with several datasets.
         """
         self._checkpointer = checkpointer
         self._metric = metric
         self._best: dict[str, Any] | None = None
 
     def before_train(self) -> None:
-        """Takes the best so far from the folder if the run was resumed; else removes it, since it is of another run."""
+        """Reads the best result so far if the run was resumed; otherwise removes the file, which is of another run."""
         if self.trainer.start_iter > 0:
             try:
                 best = read_best(self._checkpointer.save_dir)
@@ -46,12 +48,12 @@ class BestCheckpoint(HookBase):
             Path(self._checkpointer.save_dir, f"{BEST}.pth").unlink(missing_ok=True)
 
     def after_step(self) -> None:
-        """Compares, if this iteration was evaluated; the last one is compared in `after_train`."""
+        """Compares the result if this iteration was evaluated; `after_train` compares the last one."""
         if self.trainer.iter + 1 < self.trainer.max_iter:
             self._compare()
 
     def after_train(self) -> None:
-        """Compares the last evaluation, and makes the results of the best one those of the run."""
+        """Compares the last evaluation, and replaces the results of the run by the best ones."""
         if self.trainer.iter >= self.trainer.max_iter:
             self._compare()
             if self._best is not None:
@@ -65,7 +67,7 @@ class BestCheckpoint(HookBase):
         latest = self.trainer.storage.latest()
         value, iteration = latest.get(self._metric, (math.nan, self.trainer.storage.iter))
         if iteration != self.trainer.storage.iter:
-            return  # of an earlier evaluation
+            return  # from an earlier evaluation
         results = getattr(self.trainer, "_last_eval_results", None)
         if self._metric not in latest:
             if results:
@@ -85,7 +87,7 @@ class BestCheckpoint(HookBase):
 
 
 def _plain(results: Mapping | float) -> dict | float:
-    """Nested results as dicts of Python floats, which a checkpoint can hold."""
+    """Converts nested results to dicts of Python floats, which can be stored in a checkpoint."""
     if isinstance(results, Mapping):
         return {key: _plain(value) for key, value in results.items()}
     return float(results)

@@ -1,4 +1,4 @@
-"""What a job shows on the console: the lines that a person needs. log.txt keeps everything."""
+"""Console output of a job: only the lines that a person needs. log.txt keeps everything."""
 
 import logging
 import sys
@@ -12,20 +12,21 @@ from panoptic_fusion.other_packages import silence_other_packages
 LOGGERS = ("detectron2", "fvcore", "panoptic_fusion")
 # Loggers whose progress lines reach the console, and the text that marks such a line.
 PROGRESS = {"detectron2.evaluation.evaluator": "ETA"}
-MAX_WIDTH = 88  # characters of a list of class names
+MAX_WIDTH = 88  # maximum number of characters of a list of class names
 
 
 class ConsoleFilter(logging.Filter):
-    """Lets warnings, this project's messages and progress lines pass."""
+    """Logging filter that passes warnings, this project's messages and progress lines."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Returns whether a record is shown on the console."""
         if record.levelno >= logging.WARNING or record.name.split(".")[0] in ("panoptic_fusion", "pf"):
             return True
         return PROGRESS.get(record.name, "\0") in record.getMessage()
 
 
 def shorten_console() -> None:
-    """Filters the console output of the loggers that are set up, and silences deprecation notices of other packages.
+    """Filters the console output of the existing loggers, and silences deprecation notices of other packages.
 
     `log.txt` still gets every record.
     """
@@ -38,7 +39,7 @@ def shorten_console() -> None:
 
 
 def run_table(cfg: CfgNode, *, parameters: int, processes: int) -> str:
-    """Returns a table of what a training run is about to do.
+    """Returns a table that describes a training run before it starts.
 
     Args:
         cfg: resolved config.

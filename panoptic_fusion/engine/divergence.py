@@ -1,7 +1,7 @@
-"""Stops a training run that diverged, before a checkpoint of it is written.
+"""Stops a training run that has diverged, before it writes a checkpoint.
 
-The losses of every iteration leave a mark on the device if they are not finite. The marks are read before each log and
-each checkpoint; before a checkpoint the weights and the optimizer's state are looked at, too.
+If the losses of an iteration are not finite, this is recorded on the device. The record is read before each log and
+each checkpoint. Before a checkpoint, the weights and the state of the optimizer are checked as well.
 """
 
 import os
@@ -19,16 +19,16 @@ from panoptic_fusion.checkpoint import AtomicCheckpointer, last_checkpoint
 from panoptic_fusion.checkpoint.finite import non_finite_tensors
 from panoptic_fusion.errors import UserError
 
-LOG_PERIOD = 20  # iterations between two lines of detectron2's log
-EXPLODED = 1000  # a sum of losses that is so many times the one in the first iteration comes from ruined weights
+LOG_PERIOD = 20  # number of iterations between two lines of detectron2's log
+EXPLODED = 1000  # the weights are useless if the sum of losses exceeds this multiple of the first iteration's
 
 
 class DivergenceError(UserError):
-    """The training run diverged; the message says when and how, and what to do."""
+    """Error of a training run that diverged; the message says when and how, and what to do."""
 
 
 class LossRecord:
-    """Remembers the first iteration in which each loss was not finite. `add` reads nothing on the host."""
+    """Record of the first iteration in which each loss was not finite. `add` does not synchronize with the CPU."""
 
     def __init__(self):
         self._first: dict[tuple[str, ...], torch.Tensor] = {}  # names of losses -> iterations (L,) int64, -1 for none
@@ -36,7 +36,7 @@ class LossRecord:
         self._exploded: torch.Tensor | None = None  # first iteration with a far larger sum, or -1
 
     def add(self, iteration: int, losses: dict[str, torch.Tensor]) -> None:
-        """Adds the losses (scalars) of an iteration."""
+        """Adds the losses (scalar tensors) of an iteration."""
         if not losses:
             return
         values = torch.stack([loss.detach().float() for loss in losses.values()])
@@ -47,7 +47,7 @@ class LossRecord:
         total = values.sum()
         if self._start is None:
             self._start, self._exploded = total, torch.full_like(total, -1, dtype=torch.int64)
-        is_exploded = ~(total <= EXPLODED * self._start)  # also where it is NaN
+        is_exploded = ~(total <= EXPLODED * self._start)  # also true for NaN
         self._exploded = torch.where((self._exploded < 0) & is_exploded, iteration, self._exploded)
 
     def first_broken(self) -> tuple[int, list[str]] | None:
@@ -66,11 +66,11 @@ class LossRecord:
 
 
 class RecordLosses:
-    """Put before a trainer of detectron2: records the losses of each iteration."""
+    """Mixin for detectron2's trainers that records the losses of each iteration; it must be the first base class."""
 
     @cached_property
     def record(self) -> LossRecord:
-        """The losses of this trainer's iterations."""
+        """Record of the losses of this trainer."""
         return LossRecord()
 
     def _write_metrics(self, loss_dict, *args, **kwargs) -> None:
@@ -79,27 +79,28 @@ class RecordLosses:
 
 
 class StopOnDivergence(HookBase):
-    """Ends the run in all processes when a loss, a weight or a state of the optimizer is not finite.
+    """Hook that ends the run in all processes if a loss, a weight or the state of the optimizer is not finite.
 
     It must come before the hooks that write checkpoints and evaluate.
     """
 
     def __init__(self, cfg: CfgNode, checkpointer: AtomicCheckpointer, record: LossRecord):
-        """
+        """Initializes the hook.
+
         Args:
             cfg: a resolved config.
-            checkpointer: writes the run's checkpoints into its `save_dir`.
-            record: gets the losses of each iteration.
+            checkpointer: checkpointer that writes the run's checkpoints to its `save_dir`.
+            record: record of the losses of each iteration.
         """
         self._cfg = cfg
         self._checkpointer = checkpointer
         self._record = record
 
     def after_step(self) -> None:
-        """Looks for divergence, if a log or a checkpoint comes next.
+        """Checks for divergence if a log or a checkpoint comes next.
 
         Raises:
-            DivergenceError: the run diverged, here or in another process.
+            DivergenceError: if the run diverged, in this or in another process.
         """
         done = self.trainer.iter + 1
         is_last = done >= self.trainer.max_iter
@@ -111,19 +112,19 @@ class StopOnDivergence(HookBase):
             self._stop(*found, together=True)
 
     def explain(self, error: Exception) -> None:
-        """Raises DivergenceError if an error of an iteration comes from numbers that are not finite; else returns."""
+        """Raises DivergenceError if the error of an iteration was caused by numbers that are not finite."""
         if isinstance(error, UserError):
             return
         found = self._find(look_at_weights=True)
         if found is None and isinstance(error, FloatingPointError):
-            losses = re.findall(r"'(\w+)': (?:np\.float64\()?-?(?:nan|inf)", str(error))  # of another process
+            losses = re.findall(r"'(\w+)': (?:np\.float64\()?-?(?:nan|inf)", str(error))  # losses of another process
             what = f"{losses[0]} of another process is" if losses else "boxes or scores of proposals are"
             found = self.trainer.iter, f"{what} not finite"
         if found is not None:
             self._stop(*found)
 
     def _find(self, look_at_weights: bool) -> tuple[int, str] | None:
-        """The iteration that broke, and what was not finite; None if nothing was found in this process."""
+        """Returns the iteration and what was not finite in it; None if this process found nothing."""
         broken = self._record.first_broken()
         if broken is not None:
             iteration, names = broken
@@ -143,14 +144,17 @@ class StopOnDivergence(HookBase):
             exploded = self._record.first_exploded()
             self._unname_ruined(iteration if exploded is None else min(iteration, exploded))
         if together:
-            comm.synchronize()  # all processes name the same checkpoint
-        # detectron2 evaluates after a run that ends in its last iteration, however it ends.
+            comm.synchronize()  # so that all processes name the same checkpoint
+        # If a run ends in its last iteration, detectron2 evaluates even after an error.
         self.trainer._hooks = [hook for hook in self.trainer._hooks if not isinstance(hook, EvalHook)]
         raise DivergenceError(f"training diverged at iteration {iteration}: {what}. {self._advice()}")
 
     def _unname_ruined(self, iteration: int) -> None:
-        """Lets `last_checkpoint` name no checkpoint of this run whose weights an iteration or a later one has used or
-        made: those weights are finite and useless."""
+        """Makes `last_checkpoint` refer to a checkpoint from before the bad iteration, or removes it.
+
+        Checkpoints of this run whose weights were used or produced by the bad or a later iteration are finite, but
+        useless.
+        """
         folder = self._checkpointer.save_dir
         last = last_checkpoint(folder)
         if last is None or last[1] < max(iteration - 1, self.trainer.start_iter):
@@ -179,6 +183,6 @@ class StopOnDivergence(HookBase):
 
 
 def _iteration(path: Path) -> int:
-    """The iteration in a checkpoint's name, such as model_0000099.pth; a large number for other names."""
+    """Returns the iteration in a checkpoint's name, such as model_0000099.pth; a large number for other names."""
     digits = path.stem.removeprefix("model_")
     return int(digits) if digits.isdigit() else 1 << 62

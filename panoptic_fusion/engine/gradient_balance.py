@@ -1,5 +1,7 @@
-"""What the two branches send into the shared backbone, to choose the loss weight of the stuff head by (OANet, section
-4.3, figure 5 and table 1)."""
+"""Measures the gradients that the two branches send into the shared backbone.
+
+They help to choose the loss weight of the stuff head (OANet, section 4.3, figure 5 and table 1).
+"""
 
 import logging
 import math
@@ -19,18 +21,18 @@ from panoptic_fusion.networks.losses import branch_losses
 def branch_gradients(
     losses: Mapping[str, Tensor], feature: Tensor, branches: Mapping[str, Collection[str]], *, scale: float = 1.0
 ) -> dict[str, Tensor]:
-    """The mean absolute gradient of the losses of each branch with respect to a feature map of the backbone.
+    """Returns the mean absolute gradient of the losses of each branch with respect to a feature map of the backbone.
 
-    The graph stays: the training step's own backward pass comes afterwards, and no parameter's `grad` changes.
+    The graph is retained for the backward pass of the training step, and the `grad` of parameters does not change.
 
     Args:
         losses: weighted losses by name.
-        feature: of any shape.
-        branches: {branch: names of its losses}, see `branch_losses`; names that `losses` lacks are ignored.
-        scale: factor of the losses in the backward pass, taken back in the result: for half precision.
+        feature: feature map of any shape.
+        branches: {branch: names of its losses}, see `branch_losses`; names that are not in `losses` are ignored.
+        scale: factor of the losses in the backward pass, for half precision; the result is divided by it.
 
     Returns:
-        {branch: float32 scalar without gradient}; 0 where no loss of a branch reaches the map.
+        {branch: float32 scalar without gradient}; 0 if no loss of a branch depends on the map.
     """
     gradients = {}
     for branch, names in branches.items():
@@ -45,32 +47,33 @@ def branch_gradients(
 
 
 class GradientBalance(HookBase):
-    """Every so many iterations logs the mean absolute gradients of both branches in the last map of the ResNet.
+    """Hook that logs the mean absolute gradients of both branches in the last map of the ResNet, once per period.
 
-    Three scalars (metrics.json, TensorBoard) and a line of the log:
+    It writes three scalars (metrics.json, TensorBoard) and a line of the log:
 
-    - `gradient_balance/instance`: of the losses of RPN and RoI heads together;
-    - `gradient_balance/stuff`: of the losses of the stuff head, divided by MODEL.SEM_SEG_HEAD.LOSS_WEIGHT: the paper
-      compares at weight 1 (without losses that have a weight of their own, such as UPSNet's RoI loss);
+    - `gradient_balance/instance`: gradient of the losses of RPN and RoI heads together;
+    - `gradient_balance/stuff`: gradient of the losses of the stuff head, divided by MODEL.SEM_SEG_HEAD.LOSS_WEIGHT,
+      because the paper compares at weight 1 (without losses that have their own weight, such as UPSNet's RoI loss);
     - `gradient_balance/equal_loss_weight`: their ratio, the MODEL.SEM_SEG_HEAD.LOSS_WEIGHT at which both are equal.
 
-    The paper's figure is of the "mean gradient" in the last layer of the backbone, its text of that with respect to
-    the last feature map. We take the output of the last stage of `backbone.bottom_up` (res5) and the mean of the
-    absolute values: in a plain mean the signs cancel. With several processes it is the mean over them. A gradient that
-    overflows in half precision (the trainer skips that step) is not logged.
+    The paper's figure shows the "mean gradient" in the last layer of the backbone, while its text describes the
+    gradient with respect to the last feature map. We use the output of the last stage of `backbone.bottom_up` (res5)
+    and the mean of the absolute values, because the signs cancel in a plain mean. In distributed training, it is the
+    mean over the processes. A gradient that overflows in half precision (the trainer skips that step) is not logged.
 
-    In these iterations the part of the backward pass behind the backbone runs once more for each branch, and its graph
-    is kept; in all others nothing is done. Training itself is not changed.
+    In these iterations, the backward pass from the losses to the backbone runs once more per branch, and its graph is
+    retained. In all other iterations the hook does nothing. The training result does not change.
     """
 
     def __init__(self, period: int, stuff_weight: float):
-        """
+        """Initializes the hook.
+
         Args:
-            period: iterations from one measurement to the next.
-            stuff_weight: the weight that the stuff head's losses have.
+            period: number of iterations from one measurement to the next.
+            stuff_weight: weight of the stuff head's losses.
 
         Raises:
-            ConfigError: the period is negative or the weight not positive.
+            ConfigError: if the period is negative or the weight is not positive.
         """
         if period <= 0:
             raise ConfigError(f"SOLVER.GRADIENT_BALANCE_PERIOD is {period}: use a number of iterations, or 0 for never")
@@ -86,10 +89,10 @@ class GradientBalance(HookBase):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "GradientBalance":
-        """As the config says, for a model of two branches on one ResNet.
+        """Builds the hook from a config, for a model with two branches on one ResNet.
 
         Raises:
-            ConfigError: MODEL.SHARING is "none", so there is nothing to balance; or see `__init__`.
+            ConfigError: if MODEL.SHARING is "none", so that there is nothing to balance; or see `__init__`.
         """
         if cfg.MODEL.SHARING == "none":
             raise ConfigError(
@@ -99,10 +102,10 @@ class GradientBalance(HookBase):
         return cls(cfg.SOLVER.GRADIENT_BALANCE_PERIOD, cfg.MODEL.SEM_SEG_HEAD.LOSS_WEIGHT)
 
     def before_train(self) -> None:
-        """Looks for the ResNet.
+        """Finds the ResNet.
 
         Raises:
-            ConfigError: the model has none, or no layer of it is trained.
+            ConfigError: if the model has no ResNet, or none of its layers is trained.
         """
         self._model = getattr(self.trainer.model, "module", self.trainer.model)
         self._bottom_up = getattr(getattr(self._model, "backbone", None), "bottom_up", None)
@@ -120,7 +123,7 @@ class GradientBalance(HookBase):
         self._last_map = max(shapes, key=lambda name: shapes[name].stride)
 
     def before_step(self) -> None:
-        """Prepares a measurement, if it is time."""
+        """Prepares a measurement if one is due."""
         if (self.trainer.iter + 1) % self._period == 0:
             self._handles = [
                 self._bottom_up.register_forward_hook(self._keep_last_map),
@@ -128,7 +131,7 @@ class GradientBalance(HookBase):
             ]
 
     def after_step(self) -> None:
-        """Logs the measurement, if there was one."""
+        """Logs the measurement, if any."""
         if self._gradients is None:
             return
         gradients = comm.reduce_dict(self._gradients)

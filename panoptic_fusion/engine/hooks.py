@@ -1,4 +1,4 @@
-"""Hooks that show how training develops: progress on the console, and predictions in TensorBoard."""
+"""Hooks that show the course of training: progress on the console, and predictions in TensorBoard."""
 
 import datetime
 import logging
@@ -19,16 +19,17 @@ from panoptic_fusion.visualization import draw_comparison, ground_truth_panoptic
 
 logger = logging.getLogger(__name__)
 
-MAX_HEIGHT = 512  # pixels of the pictures in TensorBoard
+MAX_HEIGHT = 512  # maximum height of the images in TensorBoard, in pixels
 
 
 class Progress(HookBase):
-    """Shows iteration, total loss and ETA: as a bar on a terminal, else as a log line every few seconds."""
+    """Hook that shows iteration, total loss and ETA: a bar on a terminal, otherwise a log line every few seconds."""
 
     def __init__(self, interval: float = 10.0):
-        """
+        """Initializes the hook.
+
         Args:
-            interval: seconds between two log lines.
+            interval: time between two log lines, in seconds.
         """
         self._interval = interval
 
@@ -45,7 +46,7 @@ class Progress(HookBase):
         self._start = self._last = time.monotonic()
 
     def after_step(self) -> None:
-        """Moves the bar, or writes a line if it is time."""
+        """Updates the bar, or writes a line if one is due."""
         self._bar.update()
         if not self._bar.disable:
             if self.trainer.iter % 20 == 0 and (loss := self._loss()) is not None:
@@ -72,17 +73,18 @@ class Progress(HookBase):
 
 
 class VisualizePredictions(HookBase):
-    """Every VIS_PERIOD iterations: image, ground truth and prediction side by side, for a few test images.
+    """Hook that draws image, ground truth and prediction of a few test images every VIS_PERIOD iterations.
 
-    The images come from DATASETS.TEST[0] (DATASETS.TRAIN[0] if there is none) and stay the same, so that TensorBoard's
-    slider shows how the prediction develops. Large ones are made smaller.
+    The images come from DATASETS.TEST[0] (DATASETS.TRAIN[0] if there is no test dataset). They are always the same, so
+    that TensorBoard's slider shows how the prediction develops. Large images are reduced.
     """
 
     def __init__(self, cfg: CfgNode, num_images: int = 2):
-        """
+        """Initializes the hook.
+
         Args:
             cfg: a resolved config.
-            num_images: how many images.
+            num_images: number of images.
         """
         name = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)[0]
         self._metadata = MetadataCatalog.get(name)
@@ -92,7 +94,7 @@ class VisualizePredictions(HookBase):
         self._period = cfg.VIS_PERIOD
 
     def after_step(self) -> None:
-        """Writes the pictures, if it is time."""
+        """Writes the figures if they are due."""
         if (self.trainer.iter + 1) % self._period:
             return
         model = getattr(self.trainer.model, "module", self.trainer.model)

@@ -1,4 +1,4 @@
-"""Loading of MODEL.WEIGHTS at the start of a training run."""
+"""Loads MODEL.WEIGHTS at the start of a training run."""
 
 import torch
 from detectron2.config import CfgNode
@@ -11,13 +11,13 @@ from panoptic_fusion.config.defaults import find_config
 def training_checkpointer(
     cfg: CfgNode, model: torch.nn.Module, save_dir: str = "", **checkpointables
 ) -> AtomicCheckpointer:
-    """Returns the checkpointer of a training run, which loads MODEL.WEIGHTS as MODEL.TRANSFER says.
+    """Returns the checkpointer of a training run, which loads MODEL.WEIGHTS according to MODEL.TRANSFER.
 
     Args:
         cfg: a resolved config.
         model: its network.
         save_dir: folder of the checkpoints.
-        checkpointables: what else is saved and resumed, see detectron2's `DetectionCheckpointer`.
+        checkpointables: other objects to save and resume, see detectron2's `DetectionCheckpointer`.
 
     Raises:
         ConfigError, FileNotFoundError: see `name_match_of`.
@@ -33,10 +33,10 @@ def training_checkpointer(
 
 
 def name_match_of(cfg: CfgNode) -> NameMatch | None:
-    """Returns the match that MODEL.TRANSFER and MODEL.TRANSFER_SYNONYMS ask for; None for "none".
+    """Returns the match that MODEL.TRANSFER and MODEL.TRANSFER_SYNONYMS specify; None for "none".
 
     Raises:
-        ConfigError, FileNotFoundError: the file of synonyms does not exist or is not one; the message names the key.
+        ConfigError, FileNotFoundError: if the file of synonyms does not exist or is invalid. The message names the key.
     """
     if cfg.MODEL.TRANSFER == "none":
         return None

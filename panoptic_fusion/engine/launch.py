@@ -1,4 +1,4 @@
-"""Starts a training or an evaluation: checks first, then one process per GPU."""
+"""Starts a training or evaluation job: first checks, then one process per GPU."""
 
 import contextlib
 import logging
@@ -34,17 +34,17 @@ def launch_job(
     machine_rank: int = 0,
     dist_url: str = "auto",
 ) -> None:
-    """Checks everything that can be checked at once, then trains or evaluates; returns when all processes have ended.
+    """Checks everything that can be checked in advance, then trains or evaluates until all processes have ended.
 
     Args:
         cfg: a resolved config.
-        resume: continue from the last checkpoint in OUTPUT_DIR, if it has one.
-        eval_only: train nothing.
-        num_gpus: processes on this machine; without a GPU they run on the CPU (gloo).
+        resume: whether to continue from the last checkpoint in OUTPUT_DIR, if it has one.
+        eval_only: whether to evaluate without training.
+        num_gpus: number of processes on this machine; without a GPU they run on the CPU (gloo).
         num_machines, machine_rank, dist_url: see detectron2's `launch`.
 
     Raises:
-        UserError, FileNotFoundError: also what another process of the job raised.
+        UserError, FileNotFoundError: if a check fails, or if any process of the job raised such an error.
     """
     if num_machines > 1 and dist_url == "auto":
         raise UserError(f"--num-machines {num_machines} needs --dist-url: tcp://HOST:PORT of machine 0")
@@ -68,8 +68,8 @@ def launch_job(
 
 
 def train_or_evaluate(cfg: CfgNode, resume: bool, eval_only: bool) -> None:
-    """What each process runs; for the arguments see `launch_job`."""
-    cfg = resolve_config(cfg)  # which registers the data sets in a process that was started for this job
+    """Trains or evaluates in one process of the job; for the arguments see `launch_job`."""
+    cfg = resolve_config(cfg)  # registers the datasets in a process that was started for this job
     with contextlib.ExitStack() as stack:
         if comm.is_main_process() and not eval_only:
             os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Training with automatic mixed precision, on CUDA and on CPU."""
+"""Training with automatic mixed precision, on CUDA devices and on the CPU."""
 
 import time
 
@@ -7,18 +7,19 @@ from detectron2.engine import AMPTrainer, SimpleTrainer
 
 from .divergence import RecordLosses
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}  # of SOLVER.AMP.DTYPE
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}  # values of SOLVER.AMP.DTYPE
 
 
 class MixedPrecisionTrainer(RecordLosses, AMPTrainer):
-    """detectron2's AMPTrainer, which needs CUDA, on any device.
+    """Variant of detectron2's AMPTrainer, which requires CUDA, for any device.
 
-    The losses are scaled for float16 only; bfloat16 has the range of float32. A checkpoint of a training without
-    scaling can be resumed: the scale starts anew (detectron2 raises KeyError).
+    The losses are scaled for float16 only, because bfloat16 has the range of float32. A checkpoint of a run without
+    scaling can be resumed: the scale starts from its initial value (detectron2 raises KeyError).
     """
 
     def __init__(self, model: torch.nn.Module, data_loader, optimizer: torch.optim.Optimizer, dtype: torch.dtype):
-        """
+        """Initializes the trainer.
+
         Args:
             model, data_loader, optimizer: see detectron2's SimpleTrainer.
             dtype: torch.float16 or torch.bfloat16.
@@ -28,7 +29,7 @@ class MixedPrecisionTrainer(RecordLosses, AMPTrainer):
         super().__init__(model, data_loader, optimizer, grad_scaler=scaler, precision=dtype)
 
     def run_step(self) -> None:
-        """One iteration."""
+        """Runs one iteration."""
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
@@ -42,7 +43,7 @@ class MixedPrecisionTrainer(RecordLosses, AMPTrainer):
         self.grad_scaler.update()
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Of a training with or without mixed precision."""
+        """Loads the state of a run with or without mixed precision."""
         SimpleTrainer.load_state_dict(self, state_dict)
         if state_dict.get("grad_scaler"):  # empty with bfloat16
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

@@ -1,4 +1,4 @@
-"""What is checked before long work starts, so that a mistake costs seconds."""
+"""Checks to run before a long job, so that mistakes surface within seconds."""
 
 import os
 import tempfile
@@ -32,15 +32,15 @@ from .schedule import build_scheduler
 
 
 def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
-    """Checks data sets, weights and output folder of a resolved config.
+    """Checks the datasets, weights and output folder of a resolved config.
 
     Args:
         cfg: a resolved config.
-        resume: whether the last checkpoint in OUTPUT_DIR will be used.
-        eval_only: whether nothing will be trained.
+        resume: whether the job uses the last checkpoint in OUTPUT_DIR.
+        eval_only: whether the job evaluates without training.
 
     Raises:
-        UserError, FileNotFoundError: the message names the file or config key and says what to do.
+        UserError, FileNotFoundError: if a check fails. The message names the file or config key and says what to do.
     """
     check_writable(cfg.OUTPUT_DIR)
     if not eval_only and not resume:
@@ -53,7 +53,7 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     model = LabelSpace.from_categories(cfg.MODEL.CATEGORIES)
     for name in names:
         if name not in DatasetCatalog.list():
-            for entry in cfg.DATASETS.REGISTER:  # a trained model's config registers what the machine has
+            for entry in cfg.DATASETS.REGISTER:  # a trained model's config registers only datasets that exist
                 if entry.get("name") == name:
                     raise FileNotFoundError(
                         f"data set {name!r}: {entry['panoptic_json']} (DATASETS.REGISTER) does not exist here"
@@ -67,7 +67,7 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         _check_mixed_precision(cfg.SOLVER.AMP.DTYPE, cfg.MODEL.DEVICE)
     if goes_on(cfg, resume):
         _check_last_checkpoint(cfg.OUTPUT_DIR)
-        check_same_classes(cfg.OUTPUT_DIR, cfg.MODEL.CATEGORIES)  # as many others would fit the checkpoint
+        check_same_classes(cfg.OUTPUT_DIR, cfg.MODEL.CATEGORIES)  # as many other classes would fit the checkpoint
         if not eval_only:
             check_same_parts(cfg.OUTPUT_DIR, cfg)
         build_on_trial(with_values(cfg, NO_PRETRAINING), eval_only=eval_only)
@@ -82,7 +82,7 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     if loads_its_own_weights(cfg) and not weights.endswith(".pth"):
         return
     model = build_on_trial(cfg, eval_only=eval_only)
-    if weights and "://" not in weights:  # the others are downloaded first
+    if weights and "://" not in weights:  # URLs are downloaded first
         if eval_only:
             AtomicCheckpointer.from_config(cfg, model, require_complete=True).load(weights)
         else:
@@ -92,14 +92,14 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
 def build_on_trial(cfg: CfgNode, *, eval_only: bool) -> torch.nn.Module:
     """Builds the network on the CPU, and for training the optimizer, its schedule and the augmentations.
 
-    So parts that do not fit each other are found before anything is written, whatever detectron2, timm or a plugin
-    raise for them.
+    Incompatible parts are therefore found before anything is written, whatever error detectron2, timm or a plugin
+    raises for them.
 
     Returns:
         The network.
 
     Raises:
-        ConfigError: something cannot be built.
+        ConfigError: if something cannot be built.
     """
     what = "network"
     try:
@@ -114,7 +114,7 @@ def build_on_trial(cfg: CfgNode, *, eval_only: bool) -> torch.nn.Module:
         return model
     except (UserError, FileNotFoundError):
         raise
-    except Exception as error:  # the parts are checked by each other in many ways
+    except Exception as error:  # the parts raise many types of errors for invalid arguments
         raise ConfigError(
             f"the {what} of this config cannot be built ({type(error).__name__}: {one_line(error)[:300]}): check the "
             "keys that differ from a config that works"
@@ -122,7 +122,7 @@ def build_on_trial(cfg: CfgNode, *, eval_only: bool) -> torch.nn.Module:
 
 
 def goes_on(cfg: CfgNode, resume: bool) -> bool:
-    """Whether a job with or without `--resume` takes the last checkpoint in OUTPUT_DIR, not MODEL.WEIGHTS."""
+    """Returns whether a job with or without `--resume` loads the last checkpoint in OUTPUT_DIR, not MODEL.WEIGHTS."""
     return resume and named_checkpoint(cfg.OUTPUT_DIR) is not None
 
 
@@ -130,7 +130,7 @@ def check_processes(cfg: CfgNode, num_gpus: int, num_machines: int, *, eval_only
     """Checks --num-gpus and --num-machines against the machine and, for training, the batch size.
 
     Raises:
-        UserError: there are fewer GPUs, or the batch cannot be shared equally.
+        UserError: if the machine has fewer GPUs, or the batch cannot be divided equally.
     """
     if min(num_gpus, num_machines) < 1:
         raise UserError(f"--num-gpus {num_gpus}, --num-machines {num_machines}: both must be at least 1")
@@ -144,7 +144,7 @@ def check_processes(cfg: CfgNode, num_gpus: int, num_machines: int, *, eval_only
 
 
 def _check_last_checkpoint(folder: str) -> None:
-    """That the checkpoint to go on from is there."""
+    """Checks that the checkpoint to resume from exists."""
     path = named_checkpoint(folder)
     if not path.is_file():
         raise UserError(
@@ -155,7 +155,7 @@ def _check_last_checkpoint(folder: str) -> None:
 
 
 def _check_no_model(folder: str) -> None:
-    """That a training which starts anew overwrites none."""
+    """Checks that a new run does not overwrite an existing one."""
     for name in ("last_checkpoint", "model_final.pth"):
         if os.path.isfile(os.path.join(folder, name)):
             raise UserError(
@@ -175,14 +175,14 @@ def _check_mixed_precision(dtype: str, device: str) -> None:
 
 
 def check_writable(folder: str, key: str = "OUTPUT_DIR") -> None:
-    """Checks that a folder can be written to, or made; leaves nothing behind, so a refused start makes no folder.
+    """Checks that a folder can be created or written to, and leaves no trace, so a refused start creates no folder.
 
     Args:
-        folder: need not exist.
-        key: names in the error where the folder was given.
+        folder: path to the folder; it need not exist.
+        key: config key or option that named the folder, for the error.
 
     Raises:
-        ConfigError: it cannot be made or written to.
+        ConfigError: if the folder cannot be created or written to.
     """
     existing = Path(folder).absolute()
     while not os.path.lexists(existing):

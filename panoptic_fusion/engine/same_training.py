@@ -1,4 +1,4 @@
-"""Whether the training in an output folder is the one that is asked for: `--resume` would go on with any."""
+"""Checks that an output folder holds the run the user means to continue; `--resume` alone accepts any checkpoint."""
 
 import hashlib
 import json
@@ -18,17 +18,17 @@ from panoptic_fusion.errors import UserError
 from panoptic_fusion.files import write_json
 from panoptic_fusion.modeling.fusion import fill_in_thresholds
 
-ORIGIN = "origin.json"  # beside config.yaml, which has the paths of a data set but not its images
-COMPARED = ("MODEL", "INPUT")  # a training may go on with another SOLVER: longer, or with a smaller batch
+ORIGIN = "origin.json"  # next to config.yaml, which has the paths of a dataset but not its images
+COMPARED = ("MODEL", "INPUT")  # a run may be resumed with a different SOLVER: longer, or with a smaller batch
 # Keys that do not change the network or its input once a run has started.
 NOT_COMPARED = ("MODEL.DEVICE", "MODEL.TRANSFER", "MODEL.TRANSFER_SYNONYMS", "INPUT.PIXEL_BUDGET")
 
 
 def check_same_classes(folder: str, categories: list[dict]) -> None:
-    """Checks that a training in `folder`, if there is one, has these MODEL.CATEGORIES.
+    """Checks that the training run in `folder`, if any, has these MODEL.CATEGORIES.
 
     Raises:
-        UserError: it has others.
+        UserError: if its categories differ.
     """
     before = _trained(folder)
     if before is None:
@@ -39,15 +39,15 @@ def check_same_classes(folder: str, categories: list[dict]) -> None:
 
 
 def check_same_data(folder: str, data: Mapping[str, PanopticFiles], val_share: float) -> None:
-    """Checks that a training in `folder`, if there is one, is on this data; notes in `folder` which data it is.
+    """Checks that the training run in `folder`, if any, uses this data; records in `folder` which data it is.
 
     Args:
         folder: an existing OUTPUT_DIR, empty or of an earlier call.
-        data: the data set as the user gave it, before a split.
-        val_share: what will be set apart where there is no "val".
+        data: the dataset as the user specified it, before a split.
+        val_share: fraction of the images to hold out for validation if there is no "val".
 
     Raises:
-        UserError: the training has other classes, folders or images, or set another share apart.
+        UserError: if the classes, folders, images or held-out fraction of the run differ.
     """
     check_same_classes(folder, read_panoptic_json(data["train"].panoptic_json).label_space.to_categories())
     origin = {"images": _hash_of_images(data), "val_share": None if "val" in data else val_share}
@@ -67,14 +67,15 @@ def check_same_data(folder: str, data: Mapping[str, PanopticFiles], val_share: f
 
 
 def check_same_network(folder: str, cfg: CfgNode) -> None:
-    """Checks that a training in `folder`, if there is one, has the network and the input of a config.
+    """Checks that the training run in `folder`, if any, has the network and the input of a config.
 
     Args:
         folder: an OUTPUT_DIR.
         cfg: a resolved config.
 
     Raises:
-        UserError: a key below MODEL or INPUT has another value (except `NOT_COMPARED`); the message names the first.
+        UserError: if a key below MODEL or INPUT (except `NOT_COMPARED`) has a different value. The message names the
+            first such key.
     """
     before = _trained(folder)
     if before is None:
@@ -89,14 +90,14 @@ def check_same_network(folder: str, cfg: CfgNode) -> None:
 
 
 def check_same_parts(folder: str, cfg: CfgNode) -> None:
-    """Checks that a training in `folder`, if there is one, is of the parts that a config names.
+    """Checks that the training run in `folder`, if any, has the parts that a config names.
 
     Args:
         folder: an OUTPUT_DIR.
         cfg: a resolved config.
 
     Raises:
-        UserError: the name of a part is another; the message has its key.
+        UserError: if the name of a part differs. The message names its key.
     """
     before = _trained(folder)
     for key in PARTS if before is not None else ():
@@ -105,7 +106,7 @@ def check_same_parts(folder: str, cfg: CfgNode) -> None:
 
 
 def _trained(folder: str) -> CfgNode | None:
-    """The config of the training in a folder; None if there is none that a checkpoint could go on with."""
+    """Returns the config of the training run in a folder; None if there is no run that could be resumed."""
     if not all(Path(folder, name).is_file() for name in ("config.yaml", "last_checkpoint")):
         return None
     return read_config(Path(folder, "config.yaml"))
@@ -125,5 +126,5 @@ def _hash_of_images(data: Mapping[str, PanopticFiles]) -> str:
 
 
 def _plain(value: Any) -> str:
-    """As a yaml keeps it, where a tuple is a list."""
+    """Returns a value in the form in which YAML stores it; tuples become lists."""
     return json.dumps(value, sort_keys=True, default=str)

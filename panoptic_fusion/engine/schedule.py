@@ -1,4 +1,4 @@
-"""The learning rates of a schedule: how high they get, and the schedule of a shorter or longer run."""
+"""Learning rate schedules: their construction, largest rate, and adaptation to a shorter or longer run."""
 
 import logging
 import math
@@ -10,15 +10,16 @@ from detectron2.solver import LRMultiplier, build_lr_scheduler
 
 from panoptic_fusion.config import with_values
 
-LOW = 0.9  # of SOLVER.BASE_LR: a schedule whose rate never gets there is worth a warning
-MAX_WARMUP_SHARE = 0.1  # of a run; then the cosine schedule reaches 0.97 of SOLVER.BASE_LR
+LOW = 0.9  # fraction of SOLVER.BASE_LR; a warning is logged if the learning rate never reaches it
+MAX_WARMUP_SHARE = 0.1  # fraction of a run; the cosine schedule then reaches 0.97 of SOLVER.BASE_LR
 
 
 def build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMultiplier:
     """Builds the scheduler that SOLVER.LR_SCHEDULER_NAME names.
 
-    It is detectron2's `build_lr_scheduler`, except that WarmupStepWithFixedGammaLR, which there raises an IndexError
-    after the last iteration or if the warm-up is as long as the run, is built as the multi-step schedule that it is.
+    It is detectron2's `build_lr_scheduler`, except for WarmupStepWithFixedGammaLR. In detectron2, this scheduler raises
+    an IndexError after the last iteration, or if the warm-up is as long as the run. It is built as the equivalent
+    multi-step schedule.
     """
     if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupStepWithFixedGammaLR":
         length, decays = cfg.SOLVER.MAX_ITER, cfg.SOLVER.NUM_DECAYS
@@ -30,7 +31,7 @@ def build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMultipl
 def largest_rate(cfg: CfgNode) -> float:
     """Returns the largest learning rate of all iterations of SOLVER.MAX_ITER, for any SOLVER.LR_SCHEDULER_NAME."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=cfg.SOLVER.BASE_LR)
-    optimizer.step()  # before the scheduler's own first step, or torch warns
+    optimizer.step()  # torch warns unless this precedes the scheduler's first step
     scheduler = build_scheduler(cfg, optimizer)
     largest = 0.0
     for iteration in range(cfg.SOLVER.MAX_ITER):
@@ -40,7 +41,7 @@ def largest_rate(cfg: CfgNode) -> float:
 
 
 def warn_of_low_rate(cfg: CfgNode) -> None:
-    """Warns if the schedule never gets near SOLVER.BASE_LR, as when the warm-up is as long as the run."""
+    """Warns if the schedule never gets close to SOLVER.BASE_LR, for example if the warm-up is as long as the run."""
     largest, solver = largest_rate(cfg), cfg.SOLVER
     if largest < LOW * solver.BASE_LR:
         logging.getLogger(__name__).warning(
@@ -52,16 +53,16 @@ def warn_of_low_rate(cfg: CfgNode) -> None:
 
 
 def scaled_schedule(cfg: CfgNode, iterations: int) -> dict[str, Any]:
-    """Returns the settings of a run of another length with a schedule of the same shape.
+    """Returns the settings of a run with a different length and a schedule of the same shape.
 
     Args:
         cfg: a config.
-        iterations: the length, at least 1.
+        iterations: length of the run, at least 1.
 
     Returns:
-        {KEY: value} for SOLVER.MAX_ITER, STEPS and WARMUP_ITERS. The steps move with the length; a step that would fall
-        into the warm-up or onto another step is left out. The warm-up keeps its length, but takes a tenth of the run at
-        most.
+        {KEY: value} for SOLVER.MAX_ITER, STEPS and WARMUP_ITERS. The steps scale with the length. A step that would
+        fall into the warm-up or onto another step is left out. The warm-up keeps its length, but takes at most a tenth
+        of the run.
     """
     factor = iterations / cfg.SOLVER.MAX_ITER
     steps = sorted({round(step * factor) for step in cfg.SOLVER.STEPS if step < cfg.SOLVER.MAX_ITER})

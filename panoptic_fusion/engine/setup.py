@@ -1,4 +1,4 @@
-"""The start of a job: log files, random seeds, the config in OUTPUT_DIR."""
+"""Setup of a job: log files, random seeds, the config in OUTPUT_DIR."""
 
 import logging
 import os
@@ -21,18 +21,18 @@ from .console import shorten_console
 
 
 def set_up(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
-    """detectron2's `default_setup` for this project; each process of a job calls it.
+    """Sets up a process of a job, like detectron2's `default_setup`; each process of the job calls it.
 
-    Other than there, the package's own messages are logged, the config is not written yet (see `write_config`), and a
-    training that goes on does not draw the random numbers of its start again (see `process_seed`).
+    Unlike `default_setup`, it also logs the package's own messages, does not write the config yet (see `write_config`),
+    and does not repeat the random numbers of the start in a resumed run (see `process_seed`).
 
     Args:
         cfg: a resolved config.
-        resume: whether the last checkpoint in OUTPUT_DIR, if any, is continued from.
-        eval_only: whether nothing is trained.
+        resume: whether to continue from the last checkpoint in OUTPUT_DIR, if any.
+        eval_only: whether to evaluate without training.
 
     Raises:
-        UserError: the last checkpoint in OUTPUT_DIR is to be resumed and cannot be read.
+        UserError: if the last checkpoint in OUTPUT_DIR must be resumed but cannot be read.
     """
     rank = comm.get_rank()
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
@@ -52,19 +52,19 @@ def set_up(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
 
 
 def process_seed(seed: int, rank: int, start_iter: int) -> int | None:
-    """What the random numbers of a process start from: the order of the images, the augmentations, the sampling.
+    """Returns the random seed of a process, for the order of the images, the augmentations and the sampling.
 
-    They depend on SEED and the rank, and in a training that goes on also on the iteration it goes on from: other images
-    and augmentations than at its start, yet the same ones each time it goes on from there. A resumed training does not
-    repeat what an uninterrupted one would have drawn.
+    The seed depends on SEED, the rank and, when resuming, the start iteration. A resumed run therefore does not repeat
+    the images and augmentations of its start, but resuming twice from the same checkpoint gives the same ones. They
+    differ from those of an uninterrupted run.
 
     Args:
-        seed: SEED of the config; negative: another seed each time.
-        rank: of the process.
-        start_iter: the first iteration, 0 unless the training goes on.
+        seed: SEED of the config; negative: a different seed each time.
+        rank: rank of the process.
+        start_iter: first iteration; 0 unless the run is resumed.
 
     Returns:
-        A seed from 0 to 2**32 - 1; None for one that the time and the process give.
+        A seed from 0 to 2**32 - 1, or None to derive one from the time and the process.
     """
     if seed < 0:
         return None
@@ -74,10 +74,10 @@ def process_seed(seed: int, rank: int, start_iter: int) -> int | None:
 
 
 def write_config(cfg: CfgNode, *, eval_only: bool) -> None:
-    """Writes OUTPUT_DIR/config.yaml in the main process; to be called when the weights have been loaded.
+    """Writes OUTPUT_DIR/config.yaml in the main process; call this after loading the weights.
 
-    So a config that does not fit the checkpoint in OUTPUT_DIR does not replace the one that does. A killed process
-    leaves no half-written file, and an evaluation does not replace the file of the training whose OUTPUT_DIR it uses.
+    A config that does not fit the checkpoint in OUTPUT_DIR therefore does not replace the one that does. The file is
+    written atomically. An evaluation does not replace the file of the training run whose OUTPUT_DIR it uses.
     """
     path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
     if comm.is_main_process() and not (eval_only and os.path.isfile(path)):
@@ -86,7 +86,7 @@ def write_config(cfg: CfgNode, *, eval_only: bool) -> None:
 
 
 class _UserErrorsInOneLine(logging.Filter):
-    """Takes the traceback from records of user errors; the command line shows their message."""
+    """Logging filter that removes the traceback from records of user errors; the command line shows their message."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], UserError):

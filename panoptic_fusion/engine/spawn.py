@@ -1,4 +1,4 @@
-"""Starts the processes of a job, and ends them so that none aborts after its work is done."""
+"""Starts the processes of a job and ends them in a way that prevents aborts after the work is done."""
 
 import atexit
 import os
@@ -15,28 +15,29 @@ from detectron2.utils import comm
 def launch(main_func: Callable[..., object], num_processes: int, *, args: tuple = (), **options: Any) -> None:
     """Runs `main_func(*args)` in each process of a job: detectron2's `launch` with an orderly end.
 
-    detectron2 leaves the process group to the interpreter's shutdown. A thread of gloo that still holds a finished
-    collective then drops its tensors, asks for the interpreter's lock, is ended by the interpreter within C++ code, and
-    the process aborts: "terminate called without an active exception", SIGABRT, although all work was done
-    (pytorch/pytorch#179291). It needs a busy machine to be seen. Here each process waits for the others, destroys the
-    process group, runs its exit handlers, and leaves without that shutdown. (Destroying alone is not enough:
-    DistributedDataParallel keeps references to the group, and so its threads.)
+    detectron2 leaves the process group to the shutdown of the interpreter. At that point, a gloo thread that still
+    holds a finished collective releases its tensors and requests the interpreter's lock. The interpreter ends the
+    thread within C++ code, and the process aborts with "terminate called without an active exception" (SIGABRT),
+    although all work was done (pytorch/pytorch#179291). It only shows on a busy machine. To prevent it, each process
+    waits for the others, destroys the process group, runs its exit handlers, and exits without that shutdown.
+    (Destroying the group alone is not enough, because DistributedDataParallel keeps references to the group and thus
+    its threads.)
 
     Args:
-        main_func: a function of a module.
-        num_processes: on this machine; on a machine with GPUs, the number of GPUs to use. With 1 process in all,
-            `main_func` runs in this one.
+        main_func: module-level function.
+        num_processes: number of processes on this machine; on a machine with GPUs, the number of GPUs to use. If the
+            job has only 1 process, `main_func` runs in the current one.
         args: arguments of `main_func`.
         options: forwarded to detectron2's `launch`: num_machines, machine_rank, dist_url, timeout.
 
     Raises:
-        ProcessRaisedException: `main_func` has raised in one of several processes.
+        ProcessRaisedException: if `main_func` raised an error in one of several processes.
     """
     detectron2_launch(partial(_run, main_func, os.getpid()), num_processes, args=args, **options)
 
 
 def _run(main_func: Callable[..., object], parent: int, *args: Any) -> None:
-    """Runs `main_func`, then ends a process that `launch` has started. Errors are left to torch's spawn."""
+    """Runs `main_func`, then ends a process that `launch` has started. torch's spawn handles errors."""
     main_func(*args)
     if os.getpid() == parent:
         return

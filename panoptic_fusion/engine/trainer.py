@@ -1,4 +1,4 @@
-"""The trainer: detectron2's DefaultTrainer on the project's data, checkpoints and evaluators."""
+"""Trainer based on detectron2's DefaultTrainer, with the project's data, checkpoints and evaluators."""
 
 import contextlib
 import logging
@@ -35,14 +35,15 @@ from .schedule import build_scheduler, warn_of_low_rate
 
 
 class FullPrecisionTrainer(RecordLosses, SimpleTrainer):
-    """detectron2's SimpleTrainer, with a record of the losses."""
+    """Variant of detectron2's SimpleTrainer that records the losses."""
 
 
 class PanopticTrainer(DefaultTrainer):
-    """Trains, evaluates and resumes a model of this project; also on CPU with several gloo processes."""
+    """Trainer that trains, evaluates and resumes a model of this project; supports CPUs with several gloo processes."""
 
     def __init__(self, cfg: CfgNode):
-        """
+        """Initializes the trainer.
+
         Args:
             cfg: a resolved config (`resolve_config`).
         """
@@ -68,10 +69,10 @@ class PanopticTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list:
-        """detectron2's hooks, those of this project that the config asks for, and one that shows progress."""
+        """Builds detectron2's hooks, this project's hooks that the config enables, and one that shows progress."""
         hooks = [self._stop_on_divergence, *super().build_hooks()]
         if self.cfg.SOLVER.GRADIENT_BALANCE_PERIOD:
-            hooks.insert(0, GradientBalance.from_config(self.cfg))  # in all processes at the same place
+            hooks.insert(0, GradientBalance.from_config(self.cfg))  # at the same position in all processes
         if comm.is_main_process():
             extra = [Progress()]
             if self.cfg.VIS_PERIOD > 0 and "panoptic_seg" in self.cfg.MODEL.PANOPTIC_FUSION.OUTPUTS:
@@ -82,12 +83,14 @@ class PanopticTrainer(DefaultTrainer):
         return hooks
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """See DefaultTrainer. Removes what a killed training has left half-written in OUTPUT_DIR. A training that goes
-        on takes rate, momentum and weight decay from the config, not from the checkpoint.
+        """Loads the last checkpoint or MODEL.WEIGHTS, see DefaultTrainer.
+
+        Also removes partially written files of killed runs from OUTPUT_DIR. A resumed run takes learning rate, momentum
+        and weight decay from the config, not from the checkpoint.
 
         Raises:
-            ConfigError: the config divides the parameters into other groups than the checkpoint has.
-            UserError: the processes of a job would go on from different checkpoints; in all of them.
+            ConfigError: if the parameter groups of the config differ from those of the checkpoint.
+            UserError: if the processes of a job would resume from different checkpoints; raised in all processes.
         """
         check_same_start(last_checkpoint(self.cfg.OUTPUT_DIR) if resume else None)
         if comm.is_main_process():
@@ -118,10 +121,10 @@ class PanopticTrainer(DefaultTrainer):
             group.update(settings, initial_lr=new["lr"], lr=rate)
 
     def run_step(self) -> None:
-        """See DefaultTrainer.
+        """Runs one iteration, see DefaultTrainer.
 
         Raises:
-            DivergenceError: the iteration failed because numbers are no longer finite.
+            DivergenceError: if the iteration failed because numbers are no longer finite.
         """
         try:
             super().run_step()
@@ -131,10 +134,11 @@ class PanopticTrainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: list | None = None) -> OrderedDict:
-        """See DefaultTrainer. Without `evaluators`, those of `build_evaluator` run, on only the outputs they need.
+        """Evaluates a model, see DefaultTrainer.
 
-        Of several processes, all evaluate the buffers (running statistics of BN) of the first, those of the
-        checkpoint; in training each process has its own.
+        Without `evaluators`, it uses the evaluators of `build_evaluator`, and the model computes only the outputs that
+        they need. All processes of a job evaluate with the buffers (BN running statistics) of rank 0, which are also
+        the ones in the checkpoint. During training, each process has its own buffers.
         """
         if comm.get_world_size() > 1:
             for buffer in model.buffers():
@@ -152,8 +156,8 @@ class PanopticTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        """The model; its parameter count goes to the log, its layers do not."""
-        # detectron2's mask head would add pictures under ever new names to TensorBoard
+        """Builds the model and logs its parameter count, but not its layers."""
+        # detectron2's mask head would add images under a new name each time to TensorBoard
         model = build_model(with_values(cfg, {"VIS_PERIOD": 0}))
         freeze_parts(model, cfg.MODEL.FREEZE)
         if cfg.MODEL.FREEZE_NORMS:
@@ -164,46 +168,46 @@ class PanopticTrainer(DefaultTrainer):
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
-        """See `build_scheduler`."""
+        """Builds the learning rate scheduler, see `build_scheduler`."""
         return build_scheduler(cfg, optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        """Batches of `PanopticDatasetMapper`'s dicts of the images of `training_data`."""
+        """Builds the loader of batches of `PanopticDatasetMapper`'s dicts for the images of `training_data`."""
         mapper = PanopticDatasetMapper(cfg, is_train=True)
         dataset, sampler = training_data(cfg)
         return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset, sampler=sampler)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        """Images of one data set, one a batch."""
+        """Builds the loader of the images of one dataset, with one image per batch."""
         return build_detection_test_loader(cfg, dataset_name, mapper=PanopticDatasetMapper(cfg, is_train=False))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
-        """The evaluators that the data set's metadata and TEST.EVALUATORS call for."""
+        """Builds the evaluators that the dataset's metadata and TEST.EVALUATORS specify."""
         return build_evaluators(cfg, dataset_name, evaluation_folder(cfg, dataset_name))
 
     def train(self) -> OrderedDict | None:
         """Trains from the current to the last iteration.
 
         Returns:
-            The results of the last evaluation, if any; with TEST.BEST_METRIC of the best one.
+            The results of the last evaluation, if any; with TEST.BEST_METRIC, the results of the best evaluation.
         """
         super().train()
         return getattr(self, "_last_eval_results", None)
 
 
 def evaluation_folder(cfg: CfgNode, dataset_name: str) -> str:
-    """Returns the folder of what an evaluation on a dataset writes."""
+    """Returns the output folder of an evaluation on a dataset."""
     return os.path.join(cfg.OUTPUT_DIR, "inference", safe_name(dataset_name))
 
 
 def check_same_start(mine: tuple[str, int] | None) -> None:
-    """Checks that all processes go on from the same checkpoint, by its name and iteration; each of them calls it.
+    """Checks that all processes resume from the same checkpoint, by its name and iteration; each process calls it.
 
     Raises:
-        UserError: they do not, as when each machine has an OUTPUT_DIR of its own; raised in all processes.
+        UserError: if they do not, for example because each machine has its own OUTPUT_DIR; raised in all processes.
     """
     starts = [f"{start[0]} of iteration {start[1]}" if start else "no checkpoint" for start in comm.all_gather(mine)]
     for rank, start in enumerate(starts):

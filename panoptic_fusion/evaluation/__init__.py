@@ -1,4 +1,4 @@
-"""Measuring panoptic segmentation: the numbers, detectron2 evaluators around them, files for submission servers."""
+"""Evaluation of panoptic segmentation: metrics, detectron2 evaluators and files for submission servers."""
 
 from .evaluator import PanopticQualityEvaluator
 from .instances import InstancesEvaluator

@@ -1,4 +1,4 @@
-"""The boundary pixels of segments, for boundary IoU and boundary PQ.
+"""Boundary pixels of segments, for boundary IoU and boundary PQ.
 
 Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", 2021.
 """
@@ -16,7 +16,7 @@ def boundary_width(size: tuple[int, int], ratio: float = DILATION_RATIO) -> int:
 
     Args:
         size: (height, width) of the image.
-        ratio: width as a fraction of the image's diagonal; the reference code's is 0.02.
+        ratio: width as a fraction of the image's diagonal; the reference code uses 0.02.
     """
     return max(1, round(ratio * math.hypot(*size)))
 
@@ -24,15 +24,15 @@ def boundary_width(size: tuple[int, int], ratio: float = DILATION_RATIO) -> int:
 def is_boundary(labels: np.ndarray, width: int) -> np.ndarray:
     """Returns which pixels are boundary pixels of their segment: (H, W) bool.
 
-    These are the pixels that `width` erosions by a 3x3 square take away from the mask of their segment. Such a pixel
-    has a pixel of another segment, or the outside of the image, within `width` rows and columns. So two filters of the
-    whole map, minimum and maximum, find the boundaries of all segments together.
+    These are the pixels that `width` erosions by a 3x3 square remove from the mask of their segment. Such a pixel has a
+    pixel of another segment, or the outside of the image, within `width` rows and columns. A minimum and a maximum
+    filter of the whole map therefore find the boundaries of all segments at once.
 
     Args:
         labels: (H, W) integers below 2^24.
-        width: in pixels, at least 1.
+        width: width of the boundaries in pixels, at least 1.
     """
-    values = labels.astype(np.float32)  # cv2 filters no int32; integers below 2^24 stay exact
+    values = labels.astype(np.float32)  # cv2 cannot filter int32; integers below 2^24 stay exact
     side = min(2 * width + 1, 2 * max(values.shape) + 1)
     kernel = np.ones((side, side), np.uint8)
     lowest = cv2.erode(values, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=-1)
@@ -41,12 +41,12 @@ def is_boundary(labels: np.ndarray, width: int) -> np.ndarray:
 
 
 def boundary_only(labels: np.ndarray, inside: int, width: int | None = None) -> np.ndarray:
-    """Returns the map in which the inner pixels of segments have the id `inside`; void (0) stays void.
+    """Returns the map with the inner pixels of all segments set to the id `inside`; void (0) stays void.
 
     Args:
         labels: (H, W) integers in [0, 2^24), 0 is void.
-        inside: an id that no segment has.
-        width: see `is_boundary`; None: `boundary_width` of the image.
+        inside: id that no segment has.
+        width: width of the boundaries, see `is_boundary`. None uses `boundary_width` of the image.
     """
     width = boundary_width(labels.shape) if width is None else width
     return np.where(is_boundary(labels, width) | (labels == 0), labels, np.asarray(inside, labels.dtype))

@@ -1,9 +1,9 @@
-"""Cityscapes' own measures and submission files, made from the panoptic output.
+"""Cityscapes metrics and submission files, computed from the panoptic output.
 
-Every thing segment is an instance with its score; every segment's class is the label of its pixels, and void is the
-label "unlabeled" (0). What is measured is therefore what the panoptic map says, with no overlaps, not the instances
-before fusion. The measures are detectron2's `CityscapesInstanceEvaluator` and `CityscapesSemSegEvaluator`, which call
-cityscapesscripts.
+Every thing segment becomes an instance with its score. The class of every segment becomes the label of its pixels, and
+void becomes the label "unlabeled" (0). The metrics therefore measure the panoptic map, which has no overlaps, and not
+the instances before fusion. They are computed by detectron2's `CityscapesInstanceEvaluator` and
+`CityscapesSemSegEvaluator`, which call cityscapesscripts.
 """
 
 from __future__ import annotations
@@ -41,11 +41,18 @@ UNLABELED = 0  # label id of pixels without a class; cityscapesscripts counts th
 def build_cityscapes_evaluators(
     dataset_name: str, output_dir: str | os.PathLike | None = None, write_submission: bool = False
 ) -> list[DatasetEvaluator]:
-    """The evaluators of this module that a data set can have: none unless its metadata say that it is Cityscapes.
+    """Builds the Cityscapes evaluators of a dataset; returns none for datasets other than Cityscapes.
 
-    The measures need `cityscapes_gt_dir` in the metadata, which the test split does not have, and a folder that all
-    processes see: in a job of several machines they are left out with a warning. `write_submission` also writes the
-    files for the servers below `output_dir`. Raises UserError if `write_submission` lacks an `output_dir`.
+    The metrics need `cityscapes_gt_dir` in the metadata, which the test split does not have. They also need a folder
+    that all processes can read, so jobs on several machines skip them with a warning.
+
+    Args:
+        dataset_name: name of a registered dataset.
+        output_dir: folder for the submission files.
+        write_submission: whether to also write the files for the evaluation servers below `output_dir`.
+
+    Raises:
+        UserError: `write_submission` is set without an `output_dir`.
     """
     metadata = MetadataCatalog.get(dataset_name)
     evaluators: list[DatasetEvaluator] = []
@@ -69,9 +76,10 @@ def build_cityscapes_evaluators(
 def label_id_map(
     panoptic_map: np.ndarray, segments_info: Sequence[Mapping[str, Any]], label_space: LabelSpace
 ) -> np.ndarray:
-    """The label ids of a panoptic map (H, W): (H, W) uint8, `UNLABELED` where void.
+    """Returns the label ids of a panoptic map (H, W): (H, W) uint8, `UNLABELED` where void.
 
-    `segments_info` has contiguous category ids, `label_space` is that of Cityscapes, where category ids are label ids.
+    `segments_info` has contiguous category ids. `label_space` is the Cityscapes label space, where category ids are
+    label ids.
     """
     table = np.full(int(panoptic_map.max(initial=0)) + 1, UNLABELED, np.uint8)
     for segment in segments_info:
@@ -82,17 +90,20 @@ def label_id_map(
 
 
 def write_pixel_level(path: Path, panoptic_map: np.ndarray, segments_info: Sequence, label_space: LabelSpace) -> None:
-    """Writes the PNG of label ids that the pixel-level server takes."""
+    """Writes the PNG of label ids that the pixel-level evaluation server expects."""
     Image.fromarray(label_id_map(panoptic_map, segments_info, label_space)).save(path)
 
 
 def write_instance_level(
     path: Path, panoptic_map: np.ndarray, segments_info: Sequence, label_space: LabelSpace
 ) -> None:
-    """Writes what the instance-level server takes: the text file `path`, a line "mask label-id score" for each thing
-    segment, and beside it the masks, PNGs of 0 and 255. Masks of an older `path` are removed.
+    """Writes the files of one image that the instance-level evaluation server expects.
 
-    Raises ValueError for a thing segment without a score.
+    The text file `path` has one line "mask label-id score" per thing segment. The masks are PNGs of 0 and 255 in the
+    same folder. Masks listed in an older `path` are removed first.
+
+    Raises:
+        ValueError: a thing segment has no score.
     """
     if path.exists():
         for line in path.read_text().splitlines():
@@ -115,10 +126,13 @@ def write_instance_level(
 
 
 class _OfPanoptic:
-    """What the two evaluators share, put before detectron2's class. They evaluate the images that they have seen."""
+    """Mixin of the two evaluators, placed before detectron2's class; restricts the evaluation to the images seen."""
 
     def __init__(self, dataset_name: str) -> None:
-        """`dataset_name`: a data set of Cityscapes whose metadata have `cityscapes_gt_dir`."""
+        """
+        Args:
+            dataset_name: name of a Cityscapes dataset whose metadata have `cityscapes_gt_dir`.
+        """
         metadata = MetadataCatalog.get(dataset_name)
         self._label_space = LabelSpace.from_metadata(metadata)
         self._gt_dir = Path(metadata.cityscapes_gt_dir).absolute()
@@ -127,8 +141,8 @@ class _OfPanoptic:
         self._logger = logger
 
     def evaluate(self) -> OrderedDict:
-        """Returns `{self.key: {measure: value x 100}}`, empty in all processes but the first; all must call it."""
-        comm.synchronize()  # all predictions are written
+        """Returns `{self.key: {metric: value x 100}}`, empty except on rank 0; all processes must call it."""
+        comm.synchronize()  # wait until all predictions are written
         with contextlib.ExitStack() as stack:
             if comm.is_main_process():
                 folder = stack.enter_context(temporary_folder("cityscapes_gt_"))
@@ -141,7 +155,7 @@ class _OfPanoptic:
         return OrderedDict({self.key: {name: float(value) for name, value in next(iter(results.values())).items()}})
 
     def _link_ground_truth(self, folder: Path) -> None:
-        """Makes `folder`/{city} with links to the ground truth of the predicted images only, in the official names."""
+        """Creates `folder`/{city} with links to the ground truth of the predicted images, under the official names."""
         predicted = sorted(Path(self._temp_dir).glob(f"*_leftImg8bit_pred.{self.suffix}"))
         if not predicted:
             raise UserError("no image was evaluated: the Cityscapes measures need at least one")
@@ -157,7 +171,7 @@ class _OfPanoptic:
 
 
 class InstancesOfPanoptic(_OfPanoptic, CityscapesInstanceEvaluator):
-    """Cityscapes' instance-level AP and AP50 of the thing segments; result key `cityscapes_instance`."""
+    """Evaluator of Cityscapes' instance-level AP and AP50 of the thing segments; result key `cityscapes_instance`."""
 
     key = "cityscapes_instance"
     suffix = "txt"
@@ -172,7 +186,7 @@ class InstancesOfPanoptic(_OfPanoptic, CityscapesInstanceEvaluator):
 
 
 class SemSegOfPanoptic(_OfPanoptic, CityscapesSemSegEvaluator):
-    """Cityscapes' pixel-level IoU, iIoU, IoU_sup and iIoU_sup of the map; result key `cityscapes_sem_seg`."""
+    """Evaluator of Cityscapes' pixel-level IoU, iIoU, IoU_sup and iIoU_sup; result key `cityscapes_sem_seg`."""
 
     key = "cityscapes_sem_seg"
     suffix = "png"
@@ -187,8 +201,11 @@ class SemSegOfPanoptic(_OfPanoptic, CityscapesSemSegEvaluator):
 
 
 class CityscapesSubmission(DatasetEvaluator):
-    """Measures nothing, writes `output_dir`/cityscapes_pixel_level/*.png and cityscapes_instance_level/*.{txt,png}:
-    zip each folder for its server. (The panoptic server takes the COCO files of `evaluation.submission`.)"""
+    """Writer of the Cityscapes submission files, without metrics.
+
+    It writes `output_dir`/cityscapes_pixel_level/*.png and `output_dir`/cityscapes_instance_level/*.{txt,png}. Each
+    folder must be zipped for its server. (The panoptic server expects the COCO files of `evaluation.submission`.)
+    """
 
     def __init__(self, dataset_name: str, output_dir: str | os.PathLike) -> None:
         self._label_space = LabelSpace.from_metadata(MetadataCatalog.get(dataset_name))
@@ -196,7 +213,7 @@ class CityscapesSubmission(DatasetEvaluator):
         self._instance_level = Path(output_dir, "cityscapes_instance_level")
 
     def reset(self) -> None:
-        """Makes the folders; what is in them stays until it is written anew."""
+        """Creates the folders; existing files stay until they are overwritten."""
         for folder in (self._pixel_level, self._instance_level):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -210,18 +227,18 @@ class CityscapesSubmission(DatasetEvaluator):
             write_instance_level(self._instance_level / f"{name}_pred.txt", *prediction)
 
     def evaluate(self) -> OrderedDict:
-        """Says where the files are."""
+        """Logs where the files are."""
         logger.info("Cityscapes submissions written to %s and %s", self._pixel_level, self._instance_level)
         return OrderedDict()
 
 
 @contextlib.contextmanager
 def _cityscapesscripts_on_numpy_2() -> Iterator[None]:
-    """Lets cityscapesscripts 2.3.0 work with today's numpy, and without output and files of its own.
+    """Makes cityscapesscripts 2.3.0 work with current numpy, without printing or writing files.
 
-    It calls in1d, which numpy 2.4 has no more, and writes a matches.json into the working directory, which fails on the
-    integers that numpy 2 counts. Its instance AP of a class is an IndexError where no instance is found while all
-    predictions lie on ignored regions; `_matches_evaluated_by_class` makes it 0.
+    It calls `in1d`, which numpy 2.4 has removed. It also writes a matches.json into the working directory, which fails
+    on numpy 2 integers. Its instance AP of a class raises an IndexError if no instance is found and all predictions lie
+    on ignored regions; `_matches_evaluated_by_class` returns 0 instead.
     """
     from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as instance_level
     from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as pixel_level
@@ -240,15 +257,15 @@ def _cityscapesscripts_on_numpy_2() -> Iterator[None]:
 def _matches_evaluated_by_class(
     evaluate_matches: Callable[[Mapping, Any], np.ndarray], matches: Mapping, args: Any
 ) -> np.ndarray:
-    """cityscapesscripts' AP (distances, classes, overlaps), 0 for a class and overlap where it has an IndexError.
+    """Returns cityscapesscripts' AP (distances, classes, overlaps), with 0 wherever it raises an IndexError.
 
-    The error means that the class has ground truth, and that neither an instance of it was found nor a prediction of it
-    counts as wrong.
+    The error means that the class has ground truth, but no instance of it was found and no prediction of it counts as
+    wrong.
     """
     try:
         return evaluate_matches(matches, args)
     except IndexError:
-        if args.distanceAvailable:  # its loop over distances would have to be split, too; Cityscapes has none
+        if args.distanceAvailable:  # the loop over distances would also have to be split; Cityscapes has none
             raise
     ap = np.zeros((1, len(args.instLabels), len(args.overlaps)))
     own = copy.copy(args)

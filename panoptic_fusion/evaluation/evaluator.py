@@ -1,4 +1,4 @@
-"""detectron2's `DatasetEvaluator` around `PanopticQuality`: reads ground truth, scores image by image, reports."""
+"""Evaluator of panoptic quality: a detectron2 `DatasetEvaluator` around `PanopticQuality`."""
 
 import logging
 import os
@@ -29,11 +29,11 @@ _GROUPS = {"all": "", "things": "_th", "stuff": "_st"}
 
 
 class PanopticQualityEvaluator(DatasetEvaluator):
-    """PQ, PQ-dagger and mIoU of `panoptic_seg` on a registered data set.
+    """Evaluator of PQ, PQ-dagger and mIoU of `panoptic_seg` on a registered dataset.
 
-    Each image is scored when it is predicted, at the size of its ground truth. Per image only the sums of the classes
-    that occur in it are kept. An image counts once, even if a sampler that pads the last batch shows it again, in the
-    same process or in another. The images seen are scored, be it a subset. Outputs are not changed.
+    Each image is scored when it is predicted, at the resolution of its ground truth. Only the sums of the classes that
+    occur in an image are kept. An image counts once, even if a sampler that pads the last batch repeats it in the same
+    or another process. Only the images seen are scored, which may be a subset of the dataset. Outputs are not modified.
     """
 
     def __init__(
@@ -48,17 +48,18 @@ class PanopticQualityEvaluator(DatasetEvaluator):
     ):
         """
         Args:
-            dataset_name: a data set of `panoptic_fusion.data.register_panoptic`.
-            distributed: add up over all processes; otherwise each one reports what it has seen.
-            output_dir: where panoptic_quality.json, the results with the counts of each class, is written; or None.
-            write_predictions: also write the predictions for submission servers: `output_dir`/panoptic_predictions/
-                with the PNGs and panoptic_predictions.json beside it.
+            dataset_name: name of a dataset registered by `panoptic_fusion.data.register_panoptic`.
+            distributed: whether to sum over all processes. Otherwise each process reports the images it has seen.
+            output_dir: folder for panoptic_quality.json, the results with the counts of each class. None writes
+                nothing.
+            write_predictions: whether to also write the predictions for submission servers: the PNGs to
+                `output_dir`/panoptic_predictions/, and panoptic_predictions.json next to that folder.
             pq_dagger: "matched" or "ground_truth", see `PanopticQuality.compute`.
-            max_pixels: refuse ground-truth PNGs of more pixels, see INPUT.MAX_PIXELS.
+            max_pixels: largest number of pixels of a ground-truth PNG, see INPUT.MAX_PIXELS.
 
         Raises:
-            UserError: `write_predictions` without `output_dir`, or an unknown `pq_dagger`.
-            DatasetError: the data set's json is at fault.
+            UserError: `write_predictions` is set without `output_dir`, or `pq_dagger` is unknown.
+            DatasetError: the dataset's JSON is invalid.
         """
         if write_predictions and output_dir is None:
             raise UserError("write_predictions needs an output_dir")
@@ -76,7 +77,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forgets the images seen."""
-        self._sums: dict[Any, tuple[np.ndarray, np.ndarray]] = {}  # image id -> places and values of its state
+        self._sums: dict[Any, tuple[np.ndarray, np.ndarray]] = {}  # image id -> indices and values of its state
         self._submission = None
         if self._write_predictions:
             self._submission = SubmissionWriter(self._output_dir / "panoptic_predictions", self._label_space)
@@ -86,14 +87,14 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         """Scores a batch.
 
         Args:
-            inputs: dicts with image_id, of images of the data set.
-            outputs: dicts with panoptic_seg = (map (H, W) integer tensor or array, segments_info), of the size of the
-                ground truth; items of segments_info have id, isthing, category_id (contiguous thing or stuff id).
+            inputs: dicts with the image_id of images of the dataset.
+            outputs: dicts with panoptic_seg = (map (H, W) integer tensor or array, segments_info), at the resolution of
+                the ground truth. Items of segments_info have id, isthing, category_id (contiguous thing or stuff id).
 
         Raises:
-            UserError: an image that is not in the data set.
+            UserError: an image is not in the dataset.
             DatasetError: the ground-truth PNG is missing or unreadable.
-            ValueError: an output breaks the above, the message names the image.
+            ValueError: an output violates the format above; the message names the image.
         """
         for image, output in zip(inputs, outputs, strict=True):
             record = self._images.get(image["image_id"])
@@ -119,20 +120,20 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             except ValueError:
                 load_annotation(
                     record, max_pixels=self._max_pixels
-                )  # where the ground truth is at fault, its own error says more
+                )  # if the ground truth is invalid, its own error is more specific
                 raise
             state = quality.state()
             places = np.flatnonzero(state)
             self._sums[record["image_id"]] = places, state[places]
 
     def evaluate(self) -> OrderedDict:
-        """Adds up over the processes and reports; all of them must call it.
+        """Sums over the processes, logs and returns the results; all processes must call it.
 
         Returns:
-            {"panoptic_seg": {name: float}}, empty in all processes but the first. Measures are x 100, NaN where no
-            class counts: PQ, SQ, RQ, PQ_dagger, mIoU. TP, FP, FN are numbers of segments over all images and classes.
-            Each of these also with _th (things) and _st (stuff). PQ-<class> for each class; and images, the number of
-            images seen.
+            {"panoptic_seg": {name: float}}, empty except on rank 0. The metrics PQ, SQ, RQ, PQ_dagger and mIoU are
+            x 100, and NaN if no class counts. TP, FP and FN are numbers of segments over all images and classes. Each
+            of these is also given with the suffixes _th (things) and _st (stuff). PQ-<class> is the PQ of each class,
+            and images is the number of images seen.
         """
         if self._submission is not None:
             path = self._submission.finish(self._distributed)
@@ -160,7 +161,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         return PanopticQuality(self._label_space.num_things, self._label_space.num_stuff)
 
     def _total(self, image_ids: Sequence[Any]) -> PanopticQuality | None:
-        """Adds up the given images of this process, then the processes; None in all of them but the first."""
+        """Sums the given images of this process, then all processes; returns None except on rank 0."""
         state = self._empty_quality().state()
         for image_id in image_ids:
             places, values = self._sums[image_id]
@@ -174,13 +175,13 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         return total
 
     def _class_index(self, segment: Mapping[str, Any]) -> int:
-        """The class index of `PanopticQuality` of a checked item of segments_info."""
+        """Returns the class index (see `PanopticQuality`) of a checked item of segments_info."""
         category_id = int(segment["category_id"])
         return category_id if segment["isthing"] else self._label_space.num_things + category_id
 
 
 def quality_table(quality: Mapping[str, Any]) -> str:
-    """The summary of `PanopticQuality.compute` as a markdown table, measures x 100."""
+    """Returns the summary of `PanopticQuality.compute` as a Markdown table, metrics x 100."""
     rows = []
     for group in _GROUPS:
         values = [100 * quality[group][key] for key in ("pq", "sq", "rq", "pq_dagger", "miou")]
@@ -190,7 +191,7 @@ def quality_table(quality: Mapping[str, Any]) -> str:
 
 
 def class_table(quality: Mapping[str, Any], names: Sequence[str]) -> str:
-    """The classes of `PanopticQuality.compute` that occur as a markdown table, measures x 100."""
+    """Returns the classes of `PanopticQuality.compute` that occur as a Markdown table, metrics x 100."""
     rows = []
     for name, row in zip(names, quality["per_class"], strict=True):
         if row["tp"] + row["fp"] + row["fn"] > 0:
@@ -213,7 +214,7 @@ def _results(quality: Mapping[str, Any], names: Sequence[str]) -> dict[str, floa
 
 
 def _png_names(images: Mapping[Any, Mapping[str, Any]]) -> dict[Any, str]:
-    """Image id -> name of its PNG: the image's own; the id if two images, in different folders, share a name."""
+    """Returns the PNG name per image id: the image's name, or the id if images in different folders share a name."""
     names = {i: os.path.splitext(os.path.basename(record["file_name"]))[0] for i, record in images.items()}
     if len(set(names.values())) < len(names):
         used: set[str] = set()

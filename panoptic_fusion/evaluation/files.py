@@ -1,4 +1,4 @@
-"""Scores the predictions of any model: COCO panoptic files of ground truth and predictions in, PQ and its kin out."""
+"""Scores the predictions of any model, given as COCO panoptic files, against ground truth in the same format."""
 
 import os
 from collections.abc import Collection, Sequence
@@ -25,10 +25,10 @@ class ImageTask:
     """One image to score.
 
     Attributes:
-        image_id, file_name: of the image, for reports.
-        gt_png, pred_png: paths; `pred_png` is None where there is no prediction.
-        gt_segments: (segment id, class index, is crowd).
-        pred_segments: from segment id to class index.
+        image_id, file_name: id and file name of the image, for reports.
+        gt_png, pred_png: paths of the PNGs; `pred_png` is None if there is no prediction.
+        gt_segments: list of (segment id, class index, is crowd).
+        pred_segments: mapping from segment id to class index.
     """
 
     image_id: Any
@@ -52,28 +52,28 @@ def evaluate_files(
 ) -> dict[str, Any]:
     """Scores predictions in COCO panoptic format against ground truth in the same format.
 
-    An image without a usable prediction counts as one in which nothing was predicted, so that PQ is that of the whole
-    set. An image whose ground truth cannot be read is left out. Both are named in the results.
+    An image without a usable prediction counts as empty, so that PQ always covers the whole dataset. An image whose
+    ground truth cannot be read is skipped. The results name both kinds of images.
 
     Args:
-        gt_json, gt_root: JSON and folder of the ground truth's PNGs.
-        pred_json, pred_root: the same for the predictions. Only `annotations` is read: image_id, file_name of the PNG
-            and segments_info with `id` and `category_id`, in the category ids of the ground truth.
-        images: ids or file names of the images to score; None: all of them.
-        output: folder for results.json, results.md and images.csv; None writes nothing.
-        processes: number of processes; None: one per CPU core.
+        gt_json, gt_root: JSON file and PNG folder of the ground truth.
+        pred_json, pred_root: JSON file and PNG folder of the predictions. Only `annotations` is read: image_id,
+            file_name of the PNG and segments_info with `id` and `category_id`, in the category ids of the ground truth.
+        images: ids or file names of the images to score. None scores all images.
+        output: folder for results.json, results.md and images.csv. None writes nothing.
+        processes: number of processes. None uses one per CPU core.
         pq_dagger: see `PanopticQuality.compute`.
 
     Returns:
-        {"all", "things", "stuff": measures x 100 (PQ, SQ, RQ, PQ_dagger, mIoU, boundary_PQ, boundary_SQ, boundary_RQ)
+        {"all", "things", "stuff": metrics x 100 (PQ, SQ, RQ, PQ_dagger, mIoU, boundary_PQ, boundary_SQ, boundary_RQ)
         and numbers of segments (TP, FP, FN); "by_size": {"small", "medium", "large": {group: PQ, SQ, RQ, TP, FP, FN}};
         "per_class": {name: the same, with IoU for mIoU}; "images": number of images scored; "per_image": list of
-        {image_id, file_name, PQ, SQ, RQ, boundary_PQ, TP, FP, FN, problem}; "problems": list of texts}. NaN where no
-        class counts.
+        {image_id, file_name, PQ, SQ, RQ, boundary_PQ, TP, FP, FN, problem}; "problems": list of texts}. Metrics are
+        NaN if no class counts.
 
     Raises:
         DatasetError: a JSON cannot be used at all.
-        UserError: `images` names one that the ground truth does not have.
+        UserError: `images` names an image that the ground truth does not have.
     """
     label_space, tasks, problems = make_tasks(gt_json, gt_root, pred_json, pred_root, images)
     total, rows = Scores(label_space.num_things, label_space.num_stuff), []
@@ -98,10 +98,10 @@ def make_tasks(
     pred_root: str | os.PathLike,
     images: Collection[Any] | None,
 ) -> tuple[LabelSpace, list[ImageTask], list[str]]:
-    """Reads both JSONs and pairs their images; for arguments and errors see `evaluate_files`.
+    """Reads both JSON files and pairs their images; see `evaluate_files` for arguments and errors.
 
     Returns:
-        The classes, one task per image of the ground truth, and the problems of the predictions' JSON.
+        The classes, one task per image of the ground truth, and the problems found in the predictions' JSON.
     """
     problems: list[str] = []
     truth = read_panoptic_json(os.fspath(gt_json))
@@ -143,7 +143,7 @@ def make_tasks(
 def score_chunk(
     tasks: Sequence[ImageTask], *, num_things: int, num_stuff: int
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Scores some images; returns the sums of `Scores` and a row per image."""
+    """Scores a chunk of images; returns the sums of `Scores` and one row per image."""
     total, rows = Scores(num_things, num_stuff), []
     for task in tasks:
         scores = Scores(num_things, num_stuff)
@@ -154,13 +154,14 @@ def score_chunk(
 
 
 def score_image(task: ImageTask, scores: Scores) -> str:
-    """Scores one image; returns what is wrong with it, or ""."""
+    """Scores one image; returns a description of its problem, or "" if it has none."""
     num_classes = scores.quality["mask"].num_classes
     try:
         gt_map = read_id_map(task.gt_png)
         nothing = np.zeros_like(gt_map)
         empty = partial(count_image, nothing, {}, gt_map, task.gt_segments, num_classes=num_classes, boundary=True)
-        empty()  # what is wrong with the ground truth alone
+        empty()  # raises if the ground truth itself is invalid
+
     except (DatasetError, ValueError) as error:
         return f"left out, the ground truth is invalid: {error}"
     if task.pred_png is None:

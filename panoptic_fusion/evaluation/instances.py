@@ -1,4 +1,4 @@
-"""Box and mask AP of the instances, by COCO's tools on a dataset that has panoptic ground truth."""
+"""Evaluates box and mask AP of the instances with pycocotools on a dataset that has panoptic ground truth."""
 
 import hashlib
 import logging
@@ -29,34 +29,34 @@ logger = logging.getLogger(__name__)
 
 
 class InstancesEvaluator(COCOEvaluator):
-    """detectron2's `COCOEvaluator` (box and mask AP) on a dataset that has panoptic ground truth.
+    """Evaluator of box and mask AP (detectron2's `COCOEvaluator`) on a dataset that has panoptic ground truth.
 
-    Its ground truth is the dataset's instances JSON; without one, the things of the panoptic PNGs. COCO's tools need
-    bbox, area, iscrowd and ids above 0 of every annotation, and lists of images and categories, of which an instances
-    JSON may have less. So a JSON with all of it is written to `output_dir`, with the dataset's own boxes and areas
-    where it has them. It is written again when a file of the dataset has changed, a PNG included.
+    The ground truth is the dataset's instances JSON or, without one, the things of the panoptic PNGs. pycocotools needs
+    bbox, area, iscrowd and an id above 0 for every annotation, and lists of images and categories. An instances JSON
+    may lack some of these. A complete JSON is therefore written to `output_dir`, with the dataset's own boxes and areas
+    if it has them. It is rewritten whenever a file of the dataset, including a PNG, has changed.
 
-    An AP is 0 where there is ground truth and nothing was found, and NaN where there is no ground truth. (detectron2
-    returns NaN, and no mask AP, where nothing was found in any image.) An image counts once, even if a sampler that
-    pads the last batch shows it again, in the same process or in another.
+    An AP is 0 if there is ground truth but nothing was found, and NaN if there is no ground truth. (detectron2 returns
+    NaN, and no mask AP, if nothing was found in any image.) An image counts once, even if a sampler that pads the last
+    batch repeats it in the same or another process.
     """
 
     def __init__(self, dataset_name: str, output_dir: str, *, distributed: bool = True, max_pixels: int = MAX_PIXELS):
         """
         Args:
-            dataset_name: a dataset of `panoptic_fusion.data.register_panoptic` with thing classes.
-            output_dir: gets this JSON and the results in COCO format.
-            distributed: collect from all processes, which must all make the evaluator.
-            max_pixels: refuse PNGs of more pixels, see INPUT.MAX_PIXELS.
+            dataset_name: name of a dataset with thing classes, registered by `panoptic_fusion.data.register_panoptic`.
+            output_dir: folder for this JSON and for the results in COCO format.
+            distributed: whether to collect from all processes, which must all create the evaluator.
+            max_pixels: largest number of pixels of a PNG, see INPUT.MAX_PIXELS.
         """
         metadata = MetadataCatalog.get(dataset_name)
         json_file = _complete_json(dataset_name, output_dir, distributed, max_pixels)
-        # COCOEvaluator takes its metadata from the catalog: lend it an entry under a name that nothing else has.
+        # COCOEvaluator reads its metadata from the catalog: add a temporary entry under a unique name.
         shadow = MetadataCatalog.get(f"{dataset_name}, instances {uuid.uuid4().hex}")
         classes = {key: metadata.get(key) for key in ("thing_classes", "thing_dataset_id_to_contiguous_id")}
         shadow.set(json_file=str(json_file), **classes)
         try:
-            # The fast implementation needs detectron2's compiled code.
+            # The fast implementation requires detectron2's compiled extension.
             super().__init__(shadow.name, distributed=distributed, output_dir=output_dir, use_fast_impl=False)
         finally:
             MetadataCatalog.remove(shadow.name)
@@ -72,8 +72,10 @@ class InstancesEvaluator(COCOEvaluator):
         self._seen = set()
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
-        """As COCOEvaluator's, also for `instances` that have pred_mask_logits (R, M, M) in place of pred_masks: their
-        masks are encoded one by one on their boxes, so there is no tensor R x H x W."""
+        """Adds a batch, as in COCOEvaluator; `instances` may have pred_mask_logits (R, M, M) instead of pred_masks.
+
+        Masks from logits are encoded one at a time within their boxes, so no tensor of R x H x W is allocated.
+        """
         for image, output in zip(inputs, outputs, strict=True):
             if image["image_id"] in self._seen:
                 continue
@@ -89,7 +91,7 @@ class InstancesEvaluator(COCOEvaluator):
         return ["bbox", "segm"] if not predictions else super()._tasks_from_predictions(predictions)
 
     def _eval_predictions(self, predictions: Sequence[dict[str, Any]], img_ids: Sequence | None = None) -> None:
-        first: dict[Any, dict[str, Any]] = {}  # of each image, over the processes
+        first: dict[Any, dict[str, Any]] = {}  # first prediction per image, over all processes
         for prediction in predictions:
             first.setdefault(prediction["image_id"], prediction)
         super()._eval_predictions(list(first.values()), img_ids)
@@ -97,7 +99,7 @@ class InstancesEvaluator(COCOEvaluator):
     def _derive_coco_results(
         self, coco_eval: COCOeval | None, iou_type: str, class_names: Sequence[str] | None = None
     ) -> dict[str, float]:
-        """See COCOEvaluator; class names may be any text, and `coco_eval` is None where nothing was found."""
+        """Extends COCOEvaluator: class names may be any text, and `coco_eval` is None if nothing was found."""
         if coco_eval is None:
             coco_eval = _evaluate_nothing(self._coco_api, iou_type)
         results = super()._derive_coco_results(coco_eval, iou_type)
@@ -114,7 +116,7 @@ class InstancesEvaluator(COCOEvaluator):
 
 
 def encoded_masks(instances: Instances) -> list[dict[str, Any]]:
-    """The RLE of each mask of R instances with pred_mask_logits, at `instances.image_size`."""
+    """Returns the RLE of each mask of R instances with pred_mask_logits, at `instances.image_size`."""
     crops = MaskCrops.from_instances(instances)
     return [
         encode_crop(crops[row].numpy(), rows.start, columns.start, crops.size)
@@ -123,7 +125,7 @@ def encoded_masks(instances: Instances) -> list[dict[str, Any]]:
 
 
 def _evaluate_nothing(ground_truth: COCO, iou_type: str) -> COCOeval:
-    """COCO's evaluation of no detection at all, which its `loadRes` refuses to read."""
+    """Runs COCO's evaluation without any detections, which its `loadRes` rejects."""
     nothing = COCO()
     nothing.dataset = {**ground_truth.dataset, "annotations": []}
     nothing.createIndex()
@@ -135,7 +137,7 @@ def _evaluate_nothing(ground_truth: COCO, iou_type: str) -> COCOeval:
 
 
 def _complete_json(dataset_name: str, output_dir: str, distributed: bool, max_pixels: int) -> Path:
-    """The JSON of `InstancesEvaluator`; written by the main process, and on machines that do not see its folder too."""
+    """Writes and returns the JSON of `InstancesEvaluator`, from rank 0 and on machines that cannot see its folder."""
     path = Path(output_dir) / f"{safe_name(dataset_name)}_instances.json"
     if not distributed or comm.is_main_process():
         _write_unless_current(path, dataset_name, max_pixels)
@@ -160,10 +162,10 @@ def _write_unless_current(path: Path, dataset_name: str, max_pixels: int) -> Non
 
 
 def _fingerprint(dataset_name: str) -> str:
-    """A text that changes when a file changes from which the instances are made: the JSONs and the PNGs.
+    """Returns a hash that changes when a source file of the instances changes: the JSON files and the PNGs.
 
-    Of each file it has the path, the size and the times of the last changes: of the content, which tools can set, and
-    of the entry in the file system, which they cannot.
+    It covers the path, the size and two times per file: the last change of the content, which tools can set, and the
+    last change of the file system entry, which they cannot.
     """
     files = coco_panoptic.panoptic_files(dataset_name)
     paths = [file for file in (files.panoptic_json, files.instances_json) if file is not None]
@@ -173,7 +175,7 @@ def _fingerprint(dataset_name: str) -> str:
         try:
             status = os.stat(path)
             state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        except OSError:  # whoever reads it says more
+        except OSError:  # reading the file later gives a more specific error
             state = None
         digest.update(repr((os.path.abspath(path), state)).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

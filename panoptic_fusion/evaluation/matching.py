@@ -1,8 +1,7 @@
-"""Matches the predicted segments of an image with its ground-truth segments: integer maps in, pixel counts and pairs
-out.
+"""Matches the predicted segments of an image with its ground-truth segments.
 
 Shapes: G is the number of ground-truth segments of an image, P the number of predicted segments, M the number of pairs.
-Class index: thing t is t, stuff s is T + s (T: number of thing classes).
+Class indices: thing t is t, stuff s is T + s, where T is the number of thing classes.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,16 +12,16 @@ import numpy as np
 from .boundary import boundary_only
 
 MAX_SEGMENT_ID = 256**3 - 1  # the largest id that the PNG format can hold
-_STRIP = 1 << 18  # pixels that are counted at a time: the temporaries stay in the cache
+_STRIP = 1 << 18  # pixels counted at a time, so that the temporaries stay in the CPU cache
 
 
 def confusion_matrix(gt_map: np.ndarray, gt_ids: np.ndarray, pred_map: np.ndarray, pred_ids: np.ndarray) -> np.ndarray:
-    """Counts the pixels of each pair of a ground-truth and a predicted segment.
+    """Counts the pixels of each pair of a ground-truth segment and a predicted segment.
 
-    Maps are constant over long runs of pixels: the ids are looked up, and counted, once for each run.
+    Maps are constant over long runs of pixels, so the ids are looked up and counted once per run.
 
     Args:
-        gt_map, pred_map: integer arrays of the same shape, ids >= 0, 0 is void.
+        gt_map, pred_map: integer arrays of the same shape with ids >= 0, 0 is void.
         gt_ids (G,), pred_ids (P,): distinct ids in [1, 2^24).
 
     Returns:
@@ -37,7 +36,7 @@ def confusion_matrix(gt_map: np.ndarray, gt_ids: np.ndarray, pred_map: np.ndarra
     counts = np.zeros(rows * columns)
     for start in range(0, gt_flat.size, _STRIP):
         gt, pred = gt_flat[start : start + _STRIP], pred_flat[start : start + _STRIP]
-        is_first = np.ones(gt.size, bool)  # the pixel begins a run: it differs from the one before it
+        is_first = np.ones(gt.size, bool)  # the pixel starts a run: it differs from the previous pixel
         np.not_equal(gt[1:], gt[:-1], out=is_first[1:])
         is_first[1:] |= pred[1:] != pred[:-1]
         first = np.flatnonzero(is_first)
@@ -48,7 +47,7 @@ def confusion_matrix(gt_map: np.ndarray, gt_ids: np.ndarray, pred_map: np.ndarra
 
 
 def _row_table(ids: np.ndarray) -> np.ndarray:
-    """(largest id + 2,) int32 from id to row - (N + 1), so that "other", the fresh and never touched pages, is 0."""
+    """Returns a table (largest id + 2,) int32 from id to row - (N + 1): 0, in pages never written, means "other"."""
     table = np.zeros(ids.max(initial=0) + 2, np.int32)
     table[ids] = np.arange(len(ids)) - len(ids)
     table[0] = -len(ids) - 1
@@ -64,14 +63,13 @@ def _look_up(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Matching:
-    """How the segments of one image match.
+    """Matching of the segments of one image.
 
     Attributes:
         gt_classes (G,), pred_classes (P,): int64 class indices.
-        gt_area (G,), pred_area (P,): int64 pixels.
-        g, p (M,): int64, pairs of a ground-truth and a predicted segment of one class that overlap,
-            without crowds.
-        iou (M,): float64 IoU of the pairs; of boundary PQ the smaller one of mask and boundary IoU.
+        gt_area (G,), pred_area (P,): int64 areas in pixels.
+        g, p (M,): int64 indices of overlapping ground-truth and predicted segments of the same class, without crowds.
+        iou (M,): float64 IoU of the pairs; for boundary PQ, the smaller of mask IoU and boundary IoU.
         matched (M,): bool, pairs that are true positives.
         missed (G,): bool, ground-truth segments that are false negatives.
         spurious (P,): bool, predicted segments that are false positives.
@@ -89,7 +87,7 @@ class Matching:
     spurious: np.ndarray
 
     def of_size(self, low: float, high: float) -> "Matching":
-        """Returns only segments of at least `low` and fewer than `high` pixels: pairs by their ground truth."""
+        """Returns the segments of at least `low` and fewer than `high` pixels; ground-truth areas select the pairs."""
         gt, pred = ((low <= area) & (area < high) for area in (self.gt_area, self.pred_area))
         kept = gt[self.g]
         return replace(
@@ -105,13 +103,13 @@ class Matching:
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """The pixels of each pair of segments of one image; what all measures are computed from.
+    """Pixel counts of each pair of segments of one image, from which all metrics are computed.
 
     Attributes:
-        counts: (G + 1, P + 1) int64, row and column 0 are void.
+        counts: (G + 1, P + 1) int64 pixel counts; row and column 0 are void.
         gt_classes (G,), crowd (G,), pred_classes (P,): int64 class index, bool, int64 class index.
-        boundary_counts: (G + 2, P + 2) int64, the same of the boundary maps (the last row and column are inner pixels),
-            or None.
+        boundary_counts: (G + 2, P + 2) int64 pixel counts of the boundary maps, whose last row and column are inner
+            pixels, or None.
     """
 
     counts: np.ndarray
@@ -121,7 +119,7 @@ class ImageCounts:
     boundary_counts: np.ndarray | None
 
     def match(self, *, boundary: bool = False) -> Matching:
-        """Matches the segments by mask IoU, or by the smaller one of mask and boundary IoU."""
+        """Matches the segments by mask IoU or, with `boundary`, by the smaller of mask IoU and boundary IoU."""
         rim = self.boundary_counts if boundary else None
         return match_segments(self.counts, self.gt_classes, self.crowd, self.pred_classes, rim)
 
@@ -136,12 +134,12 @@ def count_image(
     boundary: bool = False,
     name: str = "image",
 ) -> ImageCounts:
-    """Counts the pixels of one image, and checks both maps.
+    """Counts the pixels of one image and checks both maps.
 
     Args:
         pred_map, pred_segments, gt_map, gt_segments, name: see `PanopticQuality.update`.
-        num_classes: T + S.
-        boundary: also count the pixels of the boundary maps.
+        num_classes: total number of classes, T + S.
+        boundary: whether to also count the pixels of the boundary maps.
 
     Raises:
         ValueError: see `PanopticQuality.update`.
@@ -182,10 +180,10 @@ def match_segments(
     """Matches the segments of one image.
 
     Args:
-        counts: (G + 1, P + 1) int64 pixels of each pair of segments; row and column 0 are void.
-        gt_classes (G,), crowd (G,), pred_classes (P,): of the segments: int64, bool, int64.
-        boundary_counts: for boundary PQ, the same of the maps in which only boundary pixels have their segment's id;
-            then rows and columns have one more at the end for the inner pixels. None: the IoU is that of the masks.
+        counts: (G + 1, P + 1) int64 pixel counts of each pair of segments; row and column 0 are void.
+        gt_classes (G,), crowd (G,), pred_classes (P,): int64 class index, bool, int64 class index of the segments.
+        boundary_counts: for boundary PQ, the pixel counts of the maps in which only boundary pixels have the id of
+            their segment. One additional row and column at the end count the inner pixels. None uses the mask IoU.
     """
     gt_area, pred_area, on_void = counts[1:].sum(axis=1), counts[:, 1:].sum(axis=0), counts[0, 1:]
     comparable = (gt_classes[:, None] == pred_classes) & ~crowd[:, None]
@@ -199,7 +197,7 @@ def match_segments(
     missed[g[matched]] = False
     spurious[p[matched]] = False
     crowd_row = np.zeros(max(gt_classes.max(initial=-1), pred_classes.max(initial=-1)) + 1, np.int64)
-    crowd_row[gt_classes[crowd]] = np.flatnonzero(crowd) + 1  # of equal classes, the last one is kept
+    crowd_row[gt_classes[crowd]] = np.flatnonzero(crowd) + 1  # the last crowd of a class is kept
     row = crowd_row[pred_classes]
     forgiven = on_void + np.where(row > 0, counts[row, np.arange(len(pred_classes)) + 1], 0)
     spurious &= forgiven / pred_area <= 0.5
@@ -207,13 +205,13 @@ def match_segments(
 
 
 def _pair_iou(counts: np.ndarray, g: np.ndarray, p: np.ndarray, gt_area: np.ndarray, pred_area: np.ndarray):
-    """IoU of the pairs (g, p); pixels of a prediction on void ground truth count for neither."""
+    """Returns the IoU of the pairs (g, p); predicted pixels on void ground truth are ignored."""
     intersection = counts[1:, 1:][g, p]
     return intersection / (pred_area[p] + gt_area[g] - intersection - counts[0, 1:][p])
 
 
 def _check(segments: list[tuple[int, int]], num_classes: int, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and class indices of listed segments, (N,) and (N,) int64."""
+    """Checks listed segments; returns their ids (N,) and class indices (N,), int64."""
     table = np.array(segments, np.int64).reshape(-1, 2)
     ids, classes = table[:, 0], table[:, 1]
     for id, cls in segments:

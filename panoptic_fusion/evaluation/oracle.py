@@ -1,24 +1,26 @@
-"""Where a model loses panoptic quality: its predictions with parts of them replaced by ground truth (UPSNet, table 6).
+"""Oracle predictions of a model: parts of its predictions are replaced by ground truth (UPSNet, table 6).
 
 Three parts can be replaced, alone or together:
 
-- "box": the instances are those of the ground-truth boxes, as they are in the network's input (no regression, no NMS).
-  The box head classifies each; its most probable thing class and that probability are class and score. The mask head
-  runs on the box. The fusion's score threshold applies, so a box that the box head doubts is lost: the paper's "GT
-  boxes along with our predicted class probabilities".
-- "class": with "box", class and score (1) are the truth; the box head's probability of the class only decides the
-  order of the instances. Without "box", a predicted instance takes the class of the ground-truth box that it overlaps
-  most, if by an IoU of 0.5 or more, and keeps its score. The mask is that of the new class. In both cases UPSNet's
-  class assignment, which may make an instance stuff, is off.
-- "seg": the semantic logits are those of the ground truth, at the size of the network's input (the paper: what remains
-  is lost by resizing). Where it has none (void; things in the ontology "stuff") the model's own stay.
+- "box": there is one instance per ground-truth box, at the resolution of the network's input (no regression, no NMS).
+  The box head classifies each box. The most probable thing class and its probability become class and score. The mask
+  head runs on the box. The fusion's score threshold applies, so boxes that the box head scores low are removed: the
+  paper's "GT boxes along with our predicted class probabilities".
+- "class": with "box", the class is the ground truth and the score is 1; the box head's probability of the class only
+  decides the order of the instances. Without "box", a predicted instance takes the class of the ground-truth box that
+  it overlaps most, if their IoU is 0.5 or more, and keeps its score. The mask of the new class is used. In both cases
+  UPSNet's class assignment, which may turn an instance into stuff, is disabled.
+- "seg": the semantic logits are replaced by the ground truth, at the resolution of the network's input (according to
+  the paper, the remaining loss is caused by resizing). Pixels without ground truth (void; things in the ontology
+  "stuff") keep the model's logits.
 
-Masks are always the model's. The rest is the model's own inference, with its fusion.
+Masks always come from the model. Everything else is the model's inference, including its fusion.
 
-The paper says neither which score a ground-truth box gets nor what logits ground truth gives; the above is our reading.
-Ground truth is that of training: crowds and things that vanish in the resized image give no box.
+The paper does not specify the score of a ground-truth box or the logits of the ground truth; the above is our choice.
+The ground truth is the training ground truth: crowds and things that vanish in the resized image have no box.
 
-Shape shorthand: N: images, C: semantic channels, H, W: size of the padded network input, R_i: boxes of image i.
+Shapes: N is the number of images, C the number of semantic channels, (H, W) the size of the padded network input, and
+R_i the number of boxes of image i.
 """
 
 import contextlib
@@ -34,25 +36,27 @@ from ..networks import IndependentPanoptic, PanopticRCNN
 from ..networks.inference import run_heads
 
 PARTS = ("box", "class", "seg")
-# The rows of the study: the model, then as the paper's table, then what it lacks.
+# Rows of the study: the model, the rows of the paper's table, then rows that the paper does not have.
 ROWS = ((), ("box",), ("box", "class"), ("seg",), ("class",), ("box", "class", "seg"))
 MATCH_IOU = 0.5
-# The logit of the true channel, all others being 0: more than any mask logit, which UPSNet adds, can outweigh.
+# Logit of the ground-truth channel; all others are 0. No mask logit, which UPSNet adds, can outweigh it.
 CERTAIN = 100.0
 
 
 def oracle_outputs(
     model: PanopticRCNN | IndependentPanoptic, batched_inputs: list[dict]
 ) -> dict[tuple[str, ...], list[dict]]:
-    """The outputs of a model for each row of the study. The network (or each of the two) runs once, not once a row.
+    """Returns the outputs of a model for each row of the study.
+
+    The network (or each of the two networks) runs once, not once per row.
 
     Args:
-        model: in eval mode.
-        batched_inputs: as in inference, with `sem_seg` (h, w) int64 and `instances` (gt_boxes, gt_classes) of the
-            resized image, as in training.
+        model: model in eval mode.
+        batched_inputs: inputs as in inference, with `sem_seg` (h, w) int64 and `instances` (gt_boxes, gt_classes) of
+            the resized image as in training.
 
     Returns:
-        For each of `ROWS`, what `model(batched_inputs)` returns with these parts replaced.
+        The output of `model(batched_inputs)` for each of `ROWS`, with its parts replaced.
     """
     network, semantic = (getattr(model, f"{task}_network", model) for task in ("instance", "semantic"))
     heads = run_heads(network, batched_inputs, sem_seg=semantic is network)
@@ -88,13 +92,13 @@ def oracle_outputs(
 def instances_on_boxes(
     roi_heads: nn.Module, features: Mapping[str, Tensor], targets: list[Instances], *, known_classes: bool
 ) -> list[Instances]:
-    """What RoI heads say about ground-truth boxes.
+    """Runs the RoI heads on ground-truth boxes.
 
     Args:
         roi_heads: PanopticROIHeads in eval mode.
-        features: the backbone's feature maps.
+        features: feature maps of the backbone.
         targets: N Instances with gt_boxes (R_i) in pixels of the network's input, and gt_classes (R_i,).
-        known_classes: whether classes are those of the ground truth, with score 1.
+        known_classes: whether to use the ground-truth classes, with score 1.
 
     Returns:
         N Instances with pred_boxes, pred_classes, scores and pred_mask_logits, by descending probability of the class.
@@ -103,7 +107,7 @@ def instances_on_boxes(
     predictions = roi_heads.box_predictor(roi_heads.box_head(pooled))
     instances = []
     for target, probabilities in zip(targets, roi_heads.box_predictor.predict_probs(predictions, targets), strict=True):
-        probability, classes = probabilities[:, :-1].max(dim=1)  # the last one is the background's
+        probability, classes = probabilities[:, :-1].max(dim=1)  # the last channel is the background
         if known_classes:
             classes = target.gt_classes
             probability = probabilities.gather(1, classes[:, None])[:, 0]
@@ -117,13 +121,14 @@ def instances_on_boxes(
 def with_matched_classes(
     roi_heads: nn.Module, features: Mapping[str, Tensor], detections: list[Instances], targets: list[Instances]
 ) -> list[Instances]:
-    """Predicted instances with the classes, and the masks of the classes, of the ground truth that they overlap most.
+    """Gives predicted instances the class, and the mask of that class, of the ground truth they overlap most.
 
-    Those without a ground-truth box at IoU >= `MATCH_IOU` are left as they are. Arguments as of `instances_on_boxes`.
+    Instances without a ground-truth box at IoU >= `MATCH_IOU` keep their class. See `instances_on_boxes` for the
+    arguments.
     """
     changed = []
     for found, target in zip(detections, targets, strict=True):
-        found = Instances(found.image_size, **found.get_fields())  # the caller's stays as it is
+        found = Instances(found.image_size, **found.get_fields())  # leave the caller's instances unchanged
         if len(target):
             iou, index = pairwise_iou(found.pred_boxes, target.gt_boxes).max(dim=1)
             found.pred_classes = torch.where(iou >= MATCH_IOU, target.gt_classes[index], found.pred_classes)
@@ -132,14 +137,14 @@ def with_matched_classes(
 
 
 def ground_truth_logits(logits: Tensor, gt_sem_seg: Tensor, ignore_value: int = 255) -> Tensor:
-    """Semantic logits of the ground truth.
+    """Returns the semantic logits of the ground truth.
 
     Args:
-        logits: (N, C, h, w) float, the model's; they are upsampled bilinearly where there is no ground truth.
+        logits: (N, C, h, w) float logits of the model, upsampled bilinearly for pixels without ground truth.
         gt_sem_seg: (N, H, W) int64 channels or `ignore_value`.
 
     Returns:
-        (N, C, H, W) float32: `CERTAIN` in the true channel, 0 in all others.
+        (N, C, H, W) float32: `CERTAIN` in the ground-truth channel, 0 in all others.
     """
     known = gt_sem_seg != ignore_value
     own = F.interpolate(logits.float(), size=gt_sem_seg.shape[-2:], mode="bilinear", align_corners=False)
@@ -149,7 +154,7 @@ def ground_truth_logits(logits: Tensor, gt_sem_seg: Tensor, ignore_value: int = 
 
 @contextlib.contextmanager
 def returning(values: Mapping[nn.Module, Any]) -> Iterator[None]:
-    """Lets modules return given values, whatever they are called with; afterwards they are as before."""
+    """Context in which modules return given values, whatever their inputs; restores the modules afterwards."""
     before = {module: module.forward for module in values if "forward" in vars(module)}
     try:
         for module, value in values.items():
@@ -164,7 +169,7 @@ def returning(values: Mapping[nn.Module, Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def trusted_classes(fusion: nn.Module, trusted: bool) -> Iterator[None]:
-    """If `trusted`, a fusion that assigns classes leaves them (`UPSNetFusion.trust_classes`); then it is as before."""
+    """Context in which, if `trusted`, a fusion keeps the instance classes (`UPSNetFusion.trust_classes`)."""
     before = getattr(fusion, "trust_classes", None)
     if before is None or not trusted:
         yield

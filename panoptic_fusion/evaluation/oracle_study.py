@@ -1,4 +1,4 @@
-"""The oracle study of a trained model: panoptic quality with parts replaced by ground truth (UPSNet, table 6)."""
+"""Oracle study of a trained model: panoptic quality with parts replaced by ground truth (UPSNet, table 6)."""
 
 import logging
 import sys
@@ -26,11 +26,11 @@ def check_has_parts(cfg: CfgNode, source: str) -> None:
     """Checks that a config's network has parts that ground truth can replace.
 
     Args:
-        cfg: a resolved config.
-        source: where it comes from, for the error.
+        cfg: resolved config.
+        source: origin of the config, for the error message.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: the network has no such parts.
     """
     if not issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), PanopticRCNN | IndependentPanoptic):
         raise ConfigError(
@@ -40,7 +40,7 @@ def check_has_parts(cfg: CfgNode, source: str) -> None:
 
 
 def evaluate_rows(cfg: CfgNode, dataset: str, dicts: list[dict]) -> dict[tuple[str, ...], dict[str, float]]:
-    """The results of `PanopticQualityEvaluator` on some images of a data set, for each of `ROWS`."""
+    """Returns the results of `PanopticQualityEvaluator` on images of a dataset, for each of `ROWS`."""
     model = build_predictor(cfg).model
     mapper = PanopticDatasetMapper(  # images as in inference, labels as in training
         is_train=True,
@@ -56,7 +56,7 @@ def evaluate_rows(cfg: CfgNode, dataset: str, dicts: list[dict]) -> dict[tuple[s
             for row, outputs in oracle_outputs(model, inputs).items():
                 evaluators[row].process(inputs, outputs)
     logger = logging.getLogger(PanopticQualityEvaluator.__module__)
-    logger.disabled = True  # one table instead of two for each row
+    logger.disabled = True  # log one table in all instead of two per row
     try:
         return {row: evaluator.evaluate()["panoptic_seg"] for row, evaluator in evaluators.items()}
     finally:
@@ -64,7 +64,7 @@ def evaluate_rows(cfg: CfgNode, dataset: str, dicts: list[dict]) -> dict[tuple[s
 
 
 def table(rows: dict[tuple[str, ...], dict[str, float]]) -> str:
-    """The measures of the rows as a markdown table, with what they have more than the model itself."""
+    """Returns the metrics of the rows as a Markdown table, with their gain over the unmodified model."""
     lines = [
         [*("x" if part in row else "" for part in PARTS)]
         + [results[name] for name in MEASURES]
@@ -76,7 +76,8 @@ def table(rows: dict[tuple[str, ...], dict[str, float]]) -> str:
 
 
 def interpretation(rows: dict[tuple[str, ...], dict[str, float]]) -> str:
-    """Which single replacement gains most, and what is missing when all are made."""
+    """Describes which single replacement gains most, and how much PQ is missing when all parts are replaced."""
+
     quality = {row: results["PQ"] for row, results in rows.items()}
     single = {row[0]: value - quality[()] for row, value in quality.items() if len(row) == 1}
     best = max(single, key=single.get)

@@ -1,26 +1,27 @@
-"""Panoptic quality: integer maps in, numbers out.
+"""Panoptic quality and related metrics, computed from integer maps.
 
-The measures, with Y the classes that occur in the ground truth or in the predictions:
+The metrics are averaged over the classes that occur (see `PanopticQuality.compute`):
 
-- PQ, SQ, RQ (Kirillov et al., Panoptic Segmentation), to the last digit those of the reference code (panopticapi);
-- boundary PQ (Cheng et al. 2021, see `boundary.py`): PQ with the smaller one of mask IoU and boundary IoU;
+
+- PQ, SQ, RQ (Kirillov et al., Panoptic Segmentation), equal to the reference code (panopticapi) to the last digit;
+- boundary PQ (Cheng et al. 2021, see `boundary.py`): PQ with the smaller of mask IoU and boundary IoU;
 - PQ-dagger (Seamless Scene Segmentation, section 4): things as in PQ, stuff without the IoU > 0.5 rule;
 - mIoU of the panoptic map collapsed to classes.
 
-Shape shorthand in this module: G: ground-truth segments of an image, P: predicted segments, C = T + S: classes.
-Class index: thing t is t, stuff s is T + s (T: number of thing classes).
+Shapes: G is the number of ground-truth segments of an image, P the number of predicted segments, and C = T + S the
+number of classes. Class indices: thing t is t, stuff s is T + s, where T is the number of thing classes.
 
-What follows the reference code rather than the texts:
+These rules follow the reference code, not the papers:
 
-- A ground-truth segment that predicted void covers is a false negative. (The Seamless paper forgives those that
-  void covers by more than half; neither the reference code nor the authors' own does.)
-- A crowd segment is never matched and never a false negative. A prediction of which more than half lies on void
-  and on the crowd segment of its class is no false positive; of several crowd segments of a class in an image, only
-  the last one listed counts.
-- A listed ground-truth segment without a pixel is a false negative.
+- A ground-truth segment covered by predicted void is a false negative. (The Seamless paper ignores ground-truth
+  segments that are more than half covered by void; neither the reference code nor the published code does.)
+- A crowd segment is never matched and is never a false negative. A prediction is not a false positive if more than half
+  of it lies on void and on the crowd segment of its class. If an image has several crowd segments of a class, only the
+  last one listed counts.
+- A listed ground-truth segment without pixels is a false negative.
 
-What differs from the reference code: areas of ground-truth segments are counted in the map, not read from the
-json (equal in a valid data set), and an id in the ground-truth map that no segment has is an error.
+Differences from the reference code: the areas of ground-truth segments are counted in the map, not read from the JSON
+(both are equal in a valid dataset), and an id in the ground-truth map that belongs to no segment is an error.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,12 +35,12 @@ _COLUMNS = ("tp", "fp", "fn", "iou_sum", "pairs", "pairs_iou_sum", "intersection
 
 
 class PanopticQuality:
-    """Accumulates the sums behind PQ, PQ-dagger and mIoU image by image; keeps nothing of an image but its sums."""
+    """Accumulator of PQ, PQ-dagger and mIoU, which keeps only sums over the images."""
 
     def __init__(self, num_things: int, num_stuff: int):
         """
         Args:
-            num_things, num_stuff: T and S, the numbers of classes; either can be 0.
+            num_things, num_stuff: numbers of thing and stuff classes, T and S; either can be 0.
         """
         self.num_things = num_things
         self.num_classes = num_things + num_stuff
@@ -59,14 +60,14 @@ class PanopticQuality:
 
         Args:
             pred_map: (H, W) integer array of segment ids, 0 is void.
-            pred_segments: from segment id to class index in [0, T + S).
+            pred_segments: mapping from segment id to class index in [0, T + S).
             gt_map: (H, W) integer array of segment ids, 0 is void.
-            gt_segments: (segment id, class index, is crowd), in the order of the json.
-            name: what an error calls the image.
+            gt_segments: tuples (segment id, class index, is crowd), in the order of the JSON.
+            name: name of the image in error messages.
 
         Raises:
-            ValueError: the shapes differ; an id is in a map and not among its segments, is listed twice or is not in
-                [1, 2^24); a predicted segment has no pixel; a class index is out of range; a map is not of integers.
+            ValueError: the shapes differ; an id is in a map but not among its segments, is listed twice or is not in
+                [1, 2^24); a predicted segment has no pixels; a class index is out of range; a map is not of integers.
         """
         self.add(count_image(pred_map, pred_segments, gt_map, gt_segments, num_classes=self.num_classes, name=name))
 
@@ -74,15 +75,15 @@ class PanopticQuality:
         """Adds the counts of one image.
 
         Args:
-            image: see `count_image`.
-            boundary: PQ is boundary PQ; then the counts must have `boundary_counts`.
+            image: counts returned by `count_image`.
+            boundary: whether to compute boundary PQ instead of PQ; the counts must then have `boundary_counts`.
         """
         self.add_matching(image.match(boundary=boundary))
         self._add_pixels(image.counts, image.gt_classes, image.pred_classes)
         self.images += 1
 
     def add_matching(self, matching: Matching) -> None:
-        """Adds tp, fp, fn and the sums of the IoU of matched segments, and nothing else."""
+        """Adds only the tp, fp, fn and IoU sums of a matching, without the pixel counts of the mIoU."""
         classes = matching.gt_classes[matching.g]
         self._add("tp", classes[matching.matched])
         self._add("fp", matching.pred_classes[matching.spurious])
@@ -92,14 +93,14 @@ class PanopticQuality:
         self._add("pairs_iou_sum", classes, matching.iou)
 
     def state(self) -> np.ndarray:
-        """All sums as one float64 vector, (9 (T + S) + 1,); counts are exact up to 2^53. What a reduction adds up."""
+        """Returns all sums as a float64 vector (9 (T + S) + 1,) for reductions; counts are exact up to 2^53."""
         return np.append(self._sums, self.images)
 
     def merge(self, state: np.ndarray) -> None:
-        """Adds the `state()` of another accumulator of the same classes.
+        """Adds the `state()` of another accumulator with the same classes.
 
         Raises:
-            ValueError: it belongs to another number of classes.
+            ValueError: the state belongs to a different number of classes.
         """
         if state.shape != (self._sums.size + 1,):
             raise ValueError(f"a state of shape {state.shape} does not belong to {self.num_classes} classes")
@@ -107,17 +108,18 @@ class PanopticQuality:
         self.images += int(state[-1])
 
     def compute(self, pq_dagger: str = "matched") -> dict:
-        """The measures of the images seen.
+        """Returns the metrics of the images seen.
 
-        A class counts where it occurs: tp + fp + fn > 0 for PQ and PQ-dagger, a ground-truth pixel for the mIoU (as in
-        detectron2's SemSegEvaluator). What averages over no class at all is NaN.
+        A class counts if it occurs: tp + fp + fn > 0 for PQ and PQ-dagger, at least one ground-truth pixel for the mIoU
+        (as in detectron2's SemSegEvaluator). An average over no classes is NaN.
 
         Args:
-            pq_dagger: what the sum of the IoU over the pairs M_c = {(s, s^): IoU > 0} of a stuff class c is divided
-                by. "matched": by |M_c|, as the paper prints it; a segment without any overlap then costs nothing.
-                "ground_truth": by the number of ground-truth segments |S_c|; then it costs. A class that occurs
-                without any such pair has 0 in both. The paper has at most one segment of a stuff class in an image,
-                and crowd stuff does not occur; where it has several, every pair counts, and crowds are left out.
+            pq_dagger: divisor of the IoU sum over the pairs M_c = {(s, s^): IoU > 0} of a stuff class c. "matched"
+                divides by |M_c|, as printed in the paper; a segment without any overlap is then not penalized.
+                "ground_truth" divides by the number of ground-truth segments |S_c|; such a segment is then penalized. A
+                class that occurs without any such pair gets 0 in both cases. The paper assumes at most one segment per
+                stuff class and image, and no crowd stuff. If there are several segments, every pair counts; crowds are
+                ignored.
 
         Returns:
             "all", "things", "stuff": {"pq", "sq", "rq", "pq_dagger", "miou": float in [0, 1] or NaN, "n": number of
@@ -126,7 +128,7 @@ class PanopticQuality:
             int. Python numbers only.
 
         Raises:
-            ValueError: an unknown `pq_dagger`.
+            ValueError: `pq_dagger` is unknown.
         """
         if pq_dagger not in PQ_DAGGER_RULES:
             raise ValueError(f"pq_dagger is {pq_dagger!r}; it can be one of {', '.join(PQ_DAGGER_RULES)}")
@@ -154,7 +156,7 @@ class PanopticQuality:
         return result
 
     def _add_pixels(self, counts: np.ndarray, gt_classes: np.ndarray, pred_classes: np.ndarray) -> None:
-        """Adds the pixel counts of the maps collapsed to classes: void ground truth left out, crowds as their class."""
+        """Adds the pixels of the maps collapsed to classes: void ground truth is ignored, crowds keep their class."""
         g, p = np.nonzero(gt_classes[:, None] == pred_classes)
         self._add("intersection", gt_classes[g], counts[1:, 1:][g, p])
         self._add("gt_pixels", gt_classes, counts[1:].sum(axis=1))
@@ -165,11 +167,11 @@ class PanopticQuality:
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """numerator / denominator, 0 where the denominator is 0."""
+    """Returns numerator / denominator, and 0 where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean of the values that are not NaN; NaN where there is none."""
+    """Returns the mean of the values that are not NaN, or NaN if there are none."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float("nan")

@@ -1,4 +1,4 @@
-"""The panoptic segmentation in a model's output, checked before anything is counted or written."""
+"""Reads the panoptic prediction from a model's output and checks it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,15 +12,15 @@ from ..data.label_space import LabelSpace
 def panoptic_prediction(
     output: Mapping[str, Any], label_space: LabelSpace, name: str
 ) -> tuple[np.ndarray, Sequence[Mapping[str, Any]]]:
-    """Returns the map (H, W) of an output as an array, and its segments_info.
+    """Returns the panoptic map (H, W) of an output as an array, and its segments_info.
 
     Args:
-        output: a model's output for one image, with panoptic_seg = (map, segments_info).
-        label_space: the classes that `category_id` may name: contiguous thing or stuff ids.
-        name: the image, for messages.
+        output: output of a model for one image, with panoptic_seg = (map, segments_info).
+        label_space: classes that `category_id` may refer to, as contiguous thing or stuff ids.
+        name: name of the image for error messages.
 
     Raises:
-        ValueError: the output has no such item, or a segment lacks id, isthing or category_id, repeats an id, or has a
+        ValueError: panoptic_seg is missing, or a segment lacks id, isthing or category_id, repeats an id, or has a
             class that does not exist; the message names the image.
     """
     if output.get("panoptic_seg") is None:

@@ -1,4 +1,4 @@
-"""Counting each image once: samplers that pad the last batch show some images twice, often in different processes."""
+"""Counts each image once: samplers that pad the last batch repeat some images, often in different processes."""
 
 from collections.abc import Hashable, Iterable
 
@@ -9,7 +9,7 @@ def first_of_each(image_ids: Iterable[Hashable]) -> list[Hashable]:
     """Returns the images of this process that no process of a lower rank has; all processes must call it.
 
     Args:
-        image_ids: the distinct ids of the images that this process has seen.
+        image_ids: distinct ids of the images that this process has seen.
     """
     of_rank = comm.all_gather(list(image_ids))
     before = set().union(*of_rank[: comm.get_rank()])

@@ -1,4 +1,4 @@
-"""The mean residual between the two heads' things masks over a data set (TASCNet, section 3.2 and figure 3)."""
+"""Mean residual between the things masks of the two heads over a dataset (TASCNet, section 3.2 and figure 3)."""
 
 from collections import OrderedDict
 
@@ -9,23 +9,23 @@ from .repeated_images import first_of_each
 
 
 class ResidualEvaluator(DatasetEvaluator):
-    """Mean of |semantic things mask - flattened instances| over the pixels of each image, then over the images.
+    """Evaluator of the mean of |semantic things mask - flattened instances| per image, then over the images.
 
-    It reads the output `things_masks` of PanopticRCNN (see `modeling.fusion.tasc_loss.things_masks`). No ground truth
-    is used: two heads that both miss a thing agree, so the number says something only next to PQ. An image that is
-    shown twice counts once.
+    It reads the output `things_masks` of PanopticRCNN (see `modeling.fusion.tasc_loss.things_masks`). It uses no ground
+    truth: two heads that both miss a thing agree, so the residual is meaningful only together with PQ. A repeated image
+    counts once.
     """
 
     def __init__(self, *, distributed: bool = True):
         """
         Args:
-            distributed: collect from all processes.
+            distributed: whether to collect from all processes.
         """
         self._distributed = distributed
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all images."""
+        """Removes all images seen so far."""
         self._means = {}
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
@@ -35,7 +35,7 @@ class ResidualEvaluator(DatasetEvaluator):
             self._means.setdefault(image["image_id"], (semantic - instance).abs().mean())
 
     def evaluate(self) -> OrderedDict:
-        """{"residual": {"mean": in percent}}, NaN without an image; in the first process only, elsewhere empty."""
+        """Returns {"residual": {"mean": in percent}} on rank 0 (NaN without images), and an empty dict elsewhere."""
         kept = first_of_each(self._means) if self._distributed else self._means
         means = [float(self._means[image_id]) for image_id in kept]
         if self._distributed:

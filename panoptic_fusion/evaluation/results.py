@@ -1,4 +1,4 @@
-"""The results of an evaluation as files: results.json for programs, results.md for people."""
+"""Writes the results of an evaluation to files: results.json for programs, results.md for people."""
 
 from collections.abc import Mapping
 
@@ -12,8 +12,8 @@ def write_results(results: Mapping[str, Mapping], stem: str) -> None:
     """Writes `<stem>.json` and `<stem>.md`.
 
     Args:
-        results: what `DefaultTrainer.test` returns: {task: {name: number}}, or {data set: {task: ...}} if there are
-            several data sets. Measures are x 100; NaN becomes null in the json.
+        results: output of `DefaultTrainer.test`: {task: {name: number}}, or {dataset: {task: ...}} if there are
+            several datasets. Metrics are x 100; NaN becomes null in the JSON.
         stem: path without a suffix.
     """
     per_dataset = (
@@ -28,7 +28,7 @@ def write_results(results: Mapping[str, Mapping], stem: str) -> None:
 
 
 def results_table(results: Mapping[str, Mapping[str, float]]) -> str:
-    """The results of one data set as markdown tables: the groups, other tasks' measures, and PQ of each class."""
+    """Returns the results of one dataset as Markdown tables: groups, metrics of other tasks, and PQ per class."""
     quality = results.get("panoptic_seg", {})
     tables = []
     if quality:

@@ -1,4 +1,4 @@
-"""The measures of a set of images, in all, by class and by segment size, and their files."""
+"""Metrics of a set of images, overall, per class and per segment size, and their result files."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ GROUPS = ("all", "things", "stuff")
 
 
 class Scores:
-    """The sums behind every measure of a set of images."""
+    """Accumulated sums from which every metric of a set of images is computed."""
 
     def __init__(self, num_things: int, num_stuff: int):
         names = ("mask", "boundary", *SIZES)
@@ -34,7 +34,7 @@ class Scores:
             self.quality[name].add_matching(matching.of_size(low, high))
 
     def state(self) -> np.ndarray:
-        """All sums as one float64 array."""
+        """Returns all sums as one float64 array."""
         return np.stack([quality.state() for quality in self.quality.values()])
 
     def merge(self, state: np.ndarray) -> None:
@@ -44,7 +44,7 @@ class Scores:
 
 
 def image_row(scores: Scores) -> dict[str, float]:
-    """Returns the measures of one image."""
+    """Returns the metrics of one image."""
     quality = {name: scores.quality[name].compute()["all"] for name in ("mask", "boundary")}
     row = {label: 100 * quality["mask"][key] for key, label in (("pq", "PQ"), ("sq", "SQ"), ("rq", "RQ"))}
     row["boundary_PQ"] = 100 * quality["boundary"]["pq"]
@@ -52,7 +52,7 @@ def image_row(scores: Scores) -> dict[str, float]:
 
 
 def summarize(total: Scores, names: Sequence[str], pq_dagger: str) -> dict[str, Any]:
-    """Returns the measures of all images, as `evaluate_files` describes them; `names` are things, then stuff."""
+    """Returns the metrics of all images in the format of `evaluate_files`; `names` lists things, then stuff."""
     quality = {name: q.compute(pq_dagger) for name, q in total.quality.items()}
     mask, boundary = quality["mask"], quality["boundary"]
     result: dict[str, Any] = {"images": mask["images"]}
@@ -67,7 +67,7 @@ def summarize(total: Scores, names: Sequence[str], pq_dagger: str) -> dict[str, 
 
 
 def write_scores(result: Mapping[str, Any], folder: str | os.PathLike) -> None:
-    """Writes results.json, results.md and images.csv; for `result` see `evaluate_files`."""
+    """Writes results.json, results.md and images.csv; see `evaluate_files` for `result`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     without_rows = {key: value for key, value in result.items() if key != "per_image"}
@@ -82,7 +82,7 @@ def write_scores(result: Mapping[str, Any], folder: str | os.PathLike) -> None:
 
 
 def scores_table(result: Mapping[str, Any]) -> str:
-    """Returns the results as markdown tables: groups, segment sizes, classes, problems."""
+    """Returns the results as Markdown tables: groups, segment sizes, classes, problems."""
     keys = ("PQ", "SQ", "RQ", "PQ_dagger", "boundary_PQ", "mIoU", "TP", "FP", "FN")
     header = [f"{result['images']} images", "PQ", "SQ", "RQ", "PQ†", "boundary PQ", "mIoU", "TP", "FP", "FN"]
     tables = [markdown_table([[group, *(result[group][key] for key in keys)] for group in GROUPS], header)]

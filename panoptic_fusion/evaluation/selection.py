@@ -1,4 +1,4 @@
-"""Chooses the evaluators of a data set: by TEST.EVALUATORS, the model's outputs and the data set's metadata."""
+"""Selects the evaluators of a dataset from TEST.EVALUATORS, the model's outputs and the dataset's metadata."""
 
 import contextlib
 import logging
@@ -29,21 +29,21 @@ NEEDED_OUTPUT = {
 
 
 def only_needed_outputs(model: nn.Module, evaluators: Sequence[str]) -> contextlib.AbstractContextManager[None]:
-    """Lets a model compute only what evaluators (names as in TEST.EVALUATORS) read; see `only_outputs`."""
+    """Restricts a model to the outputs that evaluators (names as in TEST.EVALUATORS) read; see `only_outputs`."""
     return only_outputs(model, {NEEDED_OUTPUT[name] for name in evaluators if name in NEEDED_OUTPUT})
 
 
 def check_evaluators(cfg: CfgNode) -> None:
-    """Checks before a training that TEST.EVALUATORS will measure what it names.
+    """Checks before a training run that every evaluator in TEST.EVALUATORS can be used.
 
-    Those of the default list may be there for other networks; one that has to be asked for must get its output, and so
-    must at least one in all.
+    Evaluators in the default list may lack the output they read (they are skipped with a warning). An evaluator that
+    the user adds must have it, and at least one evaluator overall must have it.
 
     Args:
-        cfg: a resolved config.
+        cfg: resolved config.
 
     Raises:
-        ConfigError: TEST.EVALUATORS names one that does not exist, or MODEL.PANOPTIC_FUSION.OUTPUTS lacks the output.
+        ConfigError: TEST.EVALUATORS names an unknown evaluator, or MODEL.PANOPTIC_FUSION.OUTPUTS lacks its output.
     """
     names, outputs = list(cfg.TEST.EVALUATORS), list(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS)
     for name in names:
@@ -59,10 +59,10 @@ def check_evaluators(cfg: CfgNode) -> None:
 
 
 def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str) -> DatasetEvaluators:
-    """The evaluators of TEST.EVALUATORS for a data set.
+    """Builds the evaluators of TEST.EVALUATORS for a dataset.
 
-    "cityscapes" adds nothing for a data set whose metadata do not say that it is Cityscapes. Left out, with a warning,
-    are those whose output MODEL.PANOPTIC_FUSION.OUTPUTS leaves out, and "instances" for a data set without thing
+    "cityscapes" adds nothing for a dataset that is not Cityscapes according to its metadata. Evaluators whose output is
+    not in MODEL.PANOPTIC_FUSION.OUTPUTS are skipped with a warning, and so is "instances" for a dataset without thing
     classes.
 
     Raises:

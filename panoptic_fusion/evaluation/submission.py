@@ -1,7 +1,7 @@
-"""Predictions as COCO panoptic files, the format of submission servers: one PNG per image and one json.
+"""Writes predictions as COCO panoptic files, the format of submission servers: one PNG per image and one JSON.
 
-Each PNG is written in one step when its image has been predicted, and its entry of the json is appended to
-`<folder>.rank<r>.jsonl`, so an evaluation that fails later leaves everything that was predicted.
+Each PNG is written atomically once its image has been predicted, and its JSON entry is appended to
+`<folder>.rank<r>.jsonl`. If the evaluation fails later, all predictions made so far are kept.
 """
 
 import json
@@ -21,22 +21,22 @@ from .matching import MAX_SEGMENT_ID
 
 
 def write_panoptic_png(path: str | os.PathLike, panoptic_map: np.ndarray) -> None:
-    """Writes a map (H, W) of ids in [0, 2^24) as colours, id = R + 256 G + 65536 B.
+    """Writes a map (H, W) of ids in [0, 2^24) as colors, id = R + 256 G + 65536 B.
 
-    The file appears whole or not at all.
+    The file is written atomically.
 
     Raises:
-        ValueError: the map is not 2-D or an id is out of range; the message names the file.
+        ValueError: the map is not 2-D, or an id is out of range; the message names the file.
     """
     if panoptic_map.ndim != 2 or panoptic_map.min(initial=0) < 0 or panoptic_map.max(initial=0) > MAX_SEGMENT_ID:
         raise ValueError(f"{path}: a panoptic PNG needs a map (H, W) of ids in [0, 2^24)")
     little_endian = np.ascontiguousarray(panoptic_map, "<u4").view(np.uint8).reshape(*panoptic_map.shape, 4)
-    _, encoded = cv2.imencode(".png", little_endian[..., 2::-1])  # OpenCV takes B, G, R
+    _, encoded = cv2.imencode(".png", little_endian[..., 2::-1])  # OpenCV expects B, G, R
     write_atomically(path, lambda file: file.write(encoded))
 
 
 def coco_segments(segments_info: Iterable[Mapping[str, Any]], label_space: LabelSpace) -> list[dict[str, Any]]:
-    """COCO entries of a model's `segments_info`: category ids of the data set, Python numbers; changes no argument."""
+    """Returns COCO entries for a model's `segments_info`, with the dataset's category ids and Python numbers."""
     segments = []
     for info in segments_info:
         ids = label_space.thing_ids if info["isthing"] else label_space.stuff_ids
@@ -47,13 +47,13 @@ def coco_segments(segments_info: Iterable[Mapping[str, Any]], label_space: Label
 
 
 class SubmissionWriter:
-    """Writes `<folder>/<image>.png` image by image and `<folder>.json` at the end, over all processes."""
+    """Writer of `<folder>/<image>.png` per image and of `<folder>.json` at the end, over all processes."""
 
     def __init__(self, folder: str | os.PathLike, label_space: LabelSpace):
         """
         Args:
-            folder: gets the PNGs; it is made if it is missing.
-            label_space: gives the category ids of the data set.
+            folder: folder for the PNGs, created if it does not exist.
+            label_space: label space that provides the category ids of the dataset.
         """
         self._folder = Path(folder)
         self._label_space = label_space
@@ -71,10 +71,10 @@ class SubmissionWriter:
         """Writes one image.
 
         Args:
-            image: has image_id and file_name.
+            image: dict with image_id and file_name.
             file_name: name of the PNG in the folder.
             panoptic_map: (H, W) integer array of segment ids.
-            segments_info: the model's, with isthing and contiguous category ids; not changed.
+            segments_info: segments_info of the model, with isthing and contiguous category ids; not modified.
         """
         write_panoptic_png(self._folder / file_name, panoptic_map)
         height, width = panoptic_map.shape
@@ -95,14 +95,15 @@ class SubmissionWriter:
             file.write(json.dumps(entry) + "\n")
 
     def finish(self, distributed: bool = True) -> Path | None:
-        """Writes the json, with the entries of all processes if `distributed`.
+        """Writes the JSON, with the entries of all processes if `distributed`.
 
-        Returns its path; None in the processes that do not write it.
+        Returns:
+            The path of the JSON, or None in the processes that do not write it.
         """
         entries = [json.loads(line) for line in self._entries.read_text().splitlines()]
         if distributed:
             entries = list(chain.from_iterable(comm.gather(entries)))
-        first: dict = {}  # of each image: a sampler that pads may have shown it to two processes
+        first: dict = {}  # first entry per image: padding samplers repeat images in other processes
         for entry in entries:
             first.setdefault(entry["image"]["id"], entry)
         entries = list(first.values())
@@ -112,6 +113,6 @@ class SubmissionWriter:
             content = {"images": [e["image"] for e in entries], "annotations": [e["annotation"] for e in entries]}
             write_json(path, {**content, "categories": self._label_space.to_categories()})
         if distributed:
-            comm.synchronize()  # no process drops its entries before the json is there
+            comm.synchronize()  # no process deletes its entries before the JSON is written
         self._entries.unlink()
         return path

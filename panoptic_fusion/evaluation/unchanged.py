@@ -1,4 +1,4 @@
-"""Running detectron2's own panoptic evaluator beside ours without letting it change what the model returned."""
+"""Wrapper that protects a model's outputs from evaluators that modify them in place."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,16 +7,17 @@ from detectron2.evaluation import DatasetEvaluator
 
 
 class UnchangedOutputs(DatasetEvaluator):
-    """Hands copies of `panoptic_seg` to an evaluator.
+    """Wrapper that passes copies of `panoptic_seg` to an evaluator.
 
     detectron2's `COCOPanopticEvaluator` removes `isthing` from the model's segments_info and rewrites `category_id`, so
-    whatever comes after it, an evaluator or a picture, reads wrong classes.
+    any evaluator or visualization that runs after it reads wrong classes.
     """
 
     def __init__(self, evaluator: DatasetEvaluator):
         """
         Args:
-            evaluator: gets the copies; its results are returned as they are.
+            evaluator: evaluator that receives the copies; its results are returned unchanged.
+
         """
         self._evaluator = evaluator
 

@@ -1,4 +1,4 @@
-"""The networks: whole models made of the parts in `modeling`. Importing this package registers them in detectron2."""
+"""Networks: complete models built from the parts in `modeling`. Importing this package registers them in detectron2."""
 
 from .independent import IndependentPanoptic
 from .panoptic_rcnn import PanopticRCNN

@@ -1,4 +1,4 @@
-"""Which weights may be downloaded: those that a person has asked for."""
+"""Restricts downloads of weights to those that the user has requested."""
 
 from detectron2.config import CfgNode
 
@@ -6,19 +6,20 @@ from panoptic_fusion.config.check import value_of
 from panoptic_fusion.errors import UserError
 
 KEYS = ("MODEL.WEIGHTS", "MODEL.TIMM.WEIGHTS", "MODEL.INDEPENDENT.INSTANCES", "MODEL.INDEPENDENT.SEMANTIC")
-MODEL_ZOO = "detectron2://"  # which leads to the files of detectron2's authors only
+MODEL_ZOO = "detectron2://"  # resolves only to files published by detectron2's authors
 
 
 def check_downloads(cfg: CfgNode, *, allow_download: bool, from_folder: bool = False) -> None:
-    """Refuses URLs of weights, except detectron2's model zoo in MODEL.WEIGHTS of a config that a person has named.
+    """Refuses URLs of weights, except detectron2's model zoo in MODEL.WEIGHTS of a config that the user has named.
 
     Args:
         cfg: a config, before anything is downloaded for it.
-        allow_download: accept all.
-        from_folder: the config lies in a model's folder, which may come from anywhere: the zoo is refused too.
+        allow_download: whether to accept all URLs.
+        from_folder: whether the config comes from a model's folder. Such a folder may come from anywhere, so the model
+            zoo is refused as well.
 
     Raises:
-        UserError: a key is a URL; the message names it and says what to do.
+        UserError: if the value of a key is a URL. The message names the key and says what to do.
     """
     for key in KEYS:
         value = value_of(cfg, key)

@@ -1,4 +1,4 @@
-"""Staged training: parts of a network that stay as they are, for any system (TASCNet, section 4.3 and table 3)."""
+"""Staged training: freezes parts of any network (TASCNet, section 4.3 and table 3)."""
 
 from collections.abc import Iterable
 
@@ -14,22 +14,24 @@ HEADS = ("proposal_generator", "roi_heads", "sem_seg_head")
 def freeze_parts(model: nn.Module, parts: Iterable[str]) -> None:
     """Excludes parts of a PanopticRCNN from training, in place.
 
-    Their parameters get no gradient and their norm layers keep their statistics. The losses of a head that is frozen
-    as a whole ("proposal_generator", "sem_seg_head", "roi_heads", "fusion") are left out of what the model returns in
-    training, so that an untrained head does not disturb the backbone. A loss that trains several parts is left out when
-    one of them is frozen as a whole; what a loss trains is declared by the part that returns it (`losses.py`).
-    The frozen head's forward still runs, its backward does not; where only a fusion is left that learns from the ground
-    truth alone, the network does not run at all. Weights trained in one stage are the MODEL.WEIGHTS of the next.
+    Frozen parameters get no gradient, and frozen norm layers keep their statistics. If a head is frozen as a whole
+    ("proposal_generator", "sem_seg_head", "roi_heads", "fusion"), the model does not return its losses in training, so
+    that an untrained head does not disturb the backbone. A loss that trains several parts is left out if one of them is
+    frozen as a whole. Each part declares what its losses train (`losses.py`).
 
-    With several processes every parameter that is left must get a gradient. Levels of the pyramid that only a frozen
-    head reads are therefore to be listed, too: "backbone.top_block" with "proposal_generator".
+    The forward pass of a frozen head still runs, its backward pass does not. If the only part left to train is a fusion
+    that learns from the ground truth alone, the network does not run at all. Weights trained in one stage are the
+    MODEL.WEIGHTS of the next.
+
+    In distributed training, every remaining parameter must get a gradient. Therefore also list pyramid levels that only
+    a frozen head reads: "backbone.top_block" with "proposal_generator".
 
     Args:
-        model: not yet wrapped for several processes.
-        parts: names of modules or beginnings of them at a dot, such as "backbone.bottom_up" (MODEL.FREEZE).
+        model: model that is not yet wrapped for distributed training.
+        parts: module names or prefixes of them that end at a dot, such as "backbone.bottom_up" (MODEL.FREEZE).
 
     Raises:
-        ConfigError: a part names no parameter, or nothing is left to train.
+        ConfigError: if a part matches no parameter, or nothing is left to train.
     """
     parts = tuple(parts)
     if not parts:

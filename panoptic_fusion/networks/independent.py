@@ -1,5 +1,7 @@
-"""Two separately trained networks, one for instances, one for semantic segmentation, and the fusion of their outputs:
-the baseline that the papers compare their single network with ("Ours Independent" in Seamless, section 5)."""
+"""Fusion of two separately trained networks, one for instances and one for semantic segmentation.
+
+The papers use this baseline for comparison with their single network ("Ours Independent" in Seamless, section 5).
+"""
 
 import os
 from dataclasses import replace
@@ -17,16 +19,17 @@ from panoptic_fusion.modeling.fusion import build_panoptic_fusion, fill_in_thres
 from .inference import image_outputs, output_size_of, run_heads
 from .trained import load_trained
 
-PARTS = {"INSTANCES": "instance_network", "SEMANTIC": "semantic_network"}  # of MODEL.INDEPENDENT
+PARTS = {"INSTANCES": "instance_network", "SEMANTIC": "semantic_network"}  # keys under MODEL.INDEPENDENT
 
 
 @META_ARCH_REGISTRY.register()
 class IndependentPanoptic(nn.Module):
-    """Instances of one network, semantic segmentation of another, any registered fusion. For inference only.
+    """Fusion of one network's instances with another network's semantic segmentation, for inference only.
 
-    The outputs are those of `PanopticRCNN`. Each network normalises the image by its own PIXEL_MEAN and PIXEL_STD.
-    Built from the folders of two trainings it has their weights. Those of a fusion that learns, such as
-    SpatialRankingFusion, come from MODEL.WEIGHTS: the checkpoint of any network that was trained with that fusion.
+    Any registered fusion can be used. The outputs are the same as for `PanopticRCNN`. Each network normalizes the image
+    with its own PIXEL_MEAN and PIXEL_STD. If it is built from the folders of two training runs, it has their weights.
+    The weights of a fusion with parameters, such as SpatialRankingFusion, come from MODEL.WEIGHTS: the checkpoint of
+    any network trained with that fusion.
     """
 
     loads_its_own_weights = True  # from MODEL.INDEPENDENT; MODEL.WEIGHTS may be empty
@@ -42,10 +45,11 @@ class IndependentPanoptic(nn.Module):
         fuse_at_input_resolution: bool = False,
         loaded_parts: tuple[str, ...] = (),
     ):
-        """
+        """Initializes the network.
+
         Args:
-            instance_network: an `InstanceNetwork`, or a `PanopticRCNN` whose semantic segmentation is not used.
-            semantic_network: a `SemanticNetwork`, or a `PanopticRCNN` whose instances are not used.
+            instance_network: an `InstanceNetwork`, or a `PanopticRCNN` whose semantic segmentation is ignored.
+            semantic_network: a `SemanticNetwork`, or a `PanopticRCNN` whose instances are ignored.
             fusion, outputs, fuse_at_input_resolution: see `PanopticRCNN`.
             loaded_parts: see `AtomicCheckpointer`.
         """
@@ -60,6 +64,7 @@ class IndependentPanoptic(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """Returns the arguments of `__init__` for a config; loads both networks."""
         cfg = resolve_config(cfg).clone()
         instance_network, _ = _load_network(cfg, "INSTANCES", "roi_heads")
         semantic_network, semantic_cfg = _load_network(cfg, "SEMANTIC", "sem_seg_head")
@@ -75,10 +80,10 @@ class IndependentPanoptic(nn.Module):
         }
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        """For inputs and outputs see `PanopticRCNN.forward`.
+        """Returns the outputs of each image; see `PanopticRCNN.forward`.
 
         Raises:
-            ConfigError: in training.
+            ConfigError: in training mode.
         """
         if self.training:
             raise ConfigError(
@@ -101,11 +106,11 @@ class IndependentPanoptic(nn.Module):
 
 
 def _load_network(cfg: CfgNode, key: str, part: str) -> tuple[nn.Module, CfgNode]:
-    """The network that MODEL.INDEPENDENT.<key> names, with its weights if that is a folder, and its config.
+    """Returns the network that MODEL.INDEPENDENT.<key> names, with its weights if that is a folder, and its config.
 
     Raises:
-        FileNotFoundError: there is no such folder or file.
-        ConfigError: the network does not fit; the message names the key.
+        FileNotFoundError: if the folder or file does not exist.
+        ConfigError: if the network is not suitable. The message names the key.
     """
     path, device = cfg.MODEL.INDEPENDENT[key], ["MODEL.DEVICE", cfg.MODEL.DEVICE]
     if not path:

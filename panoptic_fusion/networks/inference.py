@@ -1,9 +1,9 @@
-"""Runs a network's heads on a batch, and turns what they return into the outputs of an image.
+"""Runs a network's heads on a batch and converts their results to the outputs of each image.
 
-Every network of this project, trained for both tasks or for one, runs through these functions.
+All networks of this project use these functions, whether they are trained for one task or for both.
 
-Shape shorthand: N: images, R: instances of an image, C: semantic channels, H, W: size of the padded network input,
-h, w: size of an image's outputs, M: side of a mask head's output.
+Shapes: N is the batch size, R the number of instances in an image, C the number of semantic channels, (H, W) the size
+of the padded network input, (h, w) the output size of an image, and M the side of a mask head's output.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ Size = tuple[int, int]  # (height, width) in pixels
 
 @dataclass(frozen=True)
 class ImageHeads:
-    """What the heads computed for one image.
+    """Results of the heads for one image.
 
     Attributes:
         sem_seg_logits: (C, H/4, W/4) float, or None if the stuff head did not run.
-        instances: R instances in pixels of the network's input, or None if the RoI heads did not run.
-        padded_size, image_size: size of the network's input with and without padding.
+        instances: R instances in pixels of the network input, or None if the RoI heads did not run.
+        padded_size, image_size: size of the network input with and without padding.
     """
 
     sem_seg_logits: Tensor | None
@@ -37,7 +37,7 @@ class ImageHeads:
 
 @dataclass(frozen=True)
 class BatchHeads:
-    """What a network computed for a batch of N images at inference.
+    """Results of a network for a batch of N images at inference.
 
     Attributes:
         images: the preprocessed images.
@@ -63,13 +63,13 @@ class BatchHeads:
 def run_heads(
     network: nn.Module, batched_inputs: list[dict], *, instances: bool = True, sem_seg: bool = True
 ) -> BatchHeads:
-    """Runs the backbone once and then the heads that are asked for.
+    """Runs the backbone once and then the requested heads.
 
     Args:
-        network: in eval mode, with `preprocess_image`, `backbone` and the heads that are asked for.
+        network: network in eval mode with `preprocess_image`, `backbone` and the requested heads.
         batched_inputs: one dict per image with `image` (3, height, width).
-        instances: run the proposal generator and the RoI heads.
-        sem_seg: run the stuff head.
+        instances: whether to run the proposal generator and the RoI heads.
+        sem_seg: whether to run the stuff head.
     """
     images = network.preprocess_image(batched_inputs)
     features = network.backbone(images.tensor)
@@ -90,15 +90,15 @@ def image_outputs(
     paste_masks: bool = True,
     fuse_at_input_resolution: bool = False,
 ) -> dict:
-    """Fuses what the heads computed for one image and returns the outputs that are asked for.
+    """Fuses the results of the heads for one image and returns the requested outputs.
 
     Args:
-        heads: of one image. Without instances only "sem_seg" is returned.
+        heads: results of the heads for one image. Without instances, only "sem_seg" is returned.
         output_size: (h, w) of the outputs.
-        fusion: makes the panoptic segmentation.
+        fusion: module that computes the panoptic segmentation.
         outputs: names, as in MODEL.PANOPTIC_FUSION.OUTPUTS.
-        paste_masks: give `instances` pred_masks (R, h, w); otherwise they keep pred_mask_logits (R, M, M).
-        fuse_at_input_resolution: fuse at `heads.image_size`, then resize the labels (nearest).
+        paste_masks: whether `instances` get pred_masks (R, h, w); otherwise they keep pred_mask_logits (R, M, M).
+        fuse_at_input_resolution: whether to fuse at `heads.image_size` and then resize the labels (nearest).
     """
     logits, padded_size, image_size = heads.sem_seg_logits, heads.padded_size, heads.image_size
     result = {}
@@ -120,7 +120,7 @@ def image_outputs(
 
 
 def visible_instances(instances: Instances, size: Size) -> Instances:
-    """Returns the instances whose boxes are not empty in an image of `size`, in their own coordinates."""
+    """Returns the instances with a non-empty box in an image of `size`; their coordinates do not change."""
     return instances[rescale_instances(instances, size).pred_boxes.nonempty()]
 
 
@@ -133,7 +133,7 @@ def output_instances(instances: Instances, size: Size, *, paste_masks: bool) -> 
 def rescale_instances(instances: Instances, size: Size) -> Instances:
     """Returns instances in the coordinates of an image of `size`, with clipped boxes.
 
-    All rows are kept, and the given instances stay as they are (detectron2's detector_postprocess scales their boxes in
+    All rows are kept. The given instances are not modified (detectron2's detector_postprocess scales their boxes in
     place).
     """
     height, width = instances.image_size
@@ -155,19 +155,19 @@ def with_pasted_masks(instances: Instances) -> Instances:
 
 
 def output_size_of(x: dict, size: Size) -> Size:
-    """Returns `height` and `width` of an input dict, or the size of its image."""
+    """Returns `height` and `width` of an input dict, or `size` if it has none."""
     return x.get("height", size[0]), x.get("width", size[1])
 
 
 @contextlib.contextmanager
 def only_outputs(model: nn.Module, needed: Iterable[str]) -> Iterator[None]:
-    """Lets a model compute only some of its outputs; afterwards it is as before.
+    """Restricts a model to some of its outputs inside the context, and restores it afterwards.
 
-    `instances` keep pred_mask_logits in place of pred_masks. So nothing grows with both the output's size and the
+    `instances` keep pred_mask_logits instead of pred_masks. Therefore no tensor grows with both the output size and the
     number of classes or instances, unless "sem_seg" is needed.
 
     Args:
-        model: of this project, or in a DistributedDataParallel; other models are left alone.
+        model: model of this project, possibly wrapped in DistributedDataParallel; other models are not changed.
         needed: names, as in MODEL.PANOPTIC_FUSION.OUTPUTS.
     """
     network = getattr(model, "module", model)

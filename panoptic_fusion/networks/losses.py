@@ -1,14 +1,14 @@
-"""Which parts of a network each loss trains: declared by the parts, in their class attribute `trains`.
+"""Maps each loss to the parts of the network that it trains, as declared by the class attribute `trains` of the parts.
 
 A part is a child of the network: "proposal_generator", "roi_heads", "sem_seg_head" or "fusion". Its class maps each
-loss that it returns to the parts that the loss trains. Declarations of base classes hold, too:
+loss that it returns to the parts that the loss trains. Declarations of base classes are inherited:
 
     class EdgeHead(StuffHead):
         trains = {"loss_edges": ("sem_seg_head",)}
 
-MODEL.FREEZE leaves out the losses of frozen parts. SOLVER.GRADIENT_BALANCE_PERIOD compares the losses of the branches;
-of the stuff head's losses it takes those in the class attribute `weighted_losses`, which MODEL.SEM_SEG_HEAD.LOSS_WEIGHT
-is a factor of.
+MODEL.FREEZE leaves out the losses of frozen parts. SOLVER.GRADIENT_BALANCE_PERIOD compares the losses of the two
+branches. For the stuff head it uses the losses in the class attribute `weighted_losses`, which are scaled by
+MODEL.SEM_SEG_HEAD.LOSS_WEIGHT.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from panoptic_fusion.errors import ConfigError
 
 PARTS = ("proposal_generator", "roi_heads", "sem_seg_head", "fusion")
 
-# The declarations of detectron2's own parts.
+# Declarations for detectron2's own parts.
 DETECTRON2_PARTS: dict[type, dict[str, tuple[str, ...]]] = {
     RPN: {"loss_rpn_cls": ("proposal_generator",), "loss_rpn_loc": ("proposal_generator",)},
     StandardROIHeads: {name: ("roi_heads",) for name in ("loss_cls", "loss_box_reg", "loss_mask")},
@@ -29,10 +29,10 @@ DETECTRON2_PARTS: dict[type, dict[str, tuple[str, ...]]] = {
 
 
 def declared_losses(part: nn.Module) -> dict[str, frozenset[str]]:
-    """Returns {loss: the parts that it trains} of one part, with what its base classes declare.
+    """Returns {loss: parts that it trains} of one part, including the declarations of its base classes.
 
     Raises:
-        ConfigError: a declaration names something that is no part.
+        ConfigError: if a declaration names something that is not a part.
     """
     declared = {}
     for cls in reversed(type(part).__mro__):
@@ -49,11 +49,11 @@ def merge_losses(network: nn.Module, losses: Mapping[str, Mapping[str, Tensor]])
     """Returns the losses of all parts in one dict.
 
     Args:
-        network: has the parts.
+        network: network that contains the parts.
         losses: {part: {loss: scalar}}.
 
     Raises:
-        ConfigError: a part returns a loss that its class does not declare, or that another part returns, too.
+        ConfigError: if a part returns a loss that its class does not declare, or that another part also returns.
     """
     merged = {}
     for part, own in losses.items():
@@ -72,7 +72,7 @@ def merge_losses(network: nn.Module, losses: Mapping[str, Mapping[str, Tensor]])
 
 
 def trained_parts(network: nn.Module) -> dict[str, frozenset[str]]:
-    """Returns {loss: the parts that it trains} of all parts of a network."""
+    """Returns {loss: parts that it trains} for all parts of a network."""
     return {
         name: trained
         for part in PARTS
@@ -82,11 +82,11 @@ def trained_parts(network: nn.Module) -> dict[str, frozenset[str]]:
 
 
 def branch_losses(network: nn.Module) -> dict[str, frozenset[str]]:
-    """Returns the names of the losses that train one branch alone, at the weights that OANet compares.
+    """Returns the names of the losses that train only one branch, at the weights that OANet compares.
 
     Returns:
-        {"instance": losses of the proposal generator or of the RoI heads, "stuff": losses of the stuff head that
-        MODEL.SEM_SEG_HEAD.LOSS_WEIGHT is a factor of}. Losses that train two parts, such as a fusion's, are in neither.
+        {"instance": losses of the proposal generator or the RoI heads, "stuff": losses of the stuff head that are
+        scaled by MODEL.SEM_SEG_HEAD.LOSS_WEIGHT}. Losses that train two parts, such as a fusion's, are in neither.
     """
     trained = trained_parts(network)
     weighted = getattr(getattr(network, "sem_seg_head", None), "weighted_losses", ())

@@ -1,6 +1,6 @@
-"""The one network of all four papers: backbone, RPN, RoI heads, a stuff head and a fusion.
+"""Network that covers all four papers: backbone, RPN, RoI heads, a stuff head and a fusion.
 
-Shape shorthand: N: images, C: semantic channels, H, W: size of the padded network input.
+Shapes: N is the batch size, C the number of semantic channels, (H, W) the size of the padded network input.
 """
 
 from detectron2.config import CfgNode, configurable
@@ -20,14 +20,14 @@ from .losses import merge_losses
 
 @META_ARCH_REGISTRY.register()
 class PanopticRCNN(GeneralizedRCNN):
-    """Mask R-CNN with a stuff head and a fusion: each of the four papers is one choice of the two.
+    """Mask R-CNN with a stuff head and a fusion; each of the four papers is one choice of the two.
 
-    In training it returns a dict of losses. In inference it returns, for each image, what detectron2's PanopticFPN
-    returns: `sem_seg` (C, h, w) float logits, `instances`, and `panoptic_seg`: the map (h, w) int32 (0 = void) with its
-    `segments_info`; h, w are the `height` and `width` of the input dict.
+    In training it returns a dict of losses. In inference it returns the same outputs per image as detectron2's
+    PanopticFPN: `sem_seg` (C, h, w) float logits, `instances`, and `panoptic_seg`, a map (h, w) int32 (0 = void) with
+    its `segments_info`. (h, w) are the `height` and `width` of the input dict.
     """
 
-    has_two_branches = True  # MODEL.SHARING
+    has_two_branches = True  # supports MODEL.SHARING
     without_things = "SemanticNetwork"  # MODEL.META_ARCHITECTURE for a dataset without thing classes
 
     @configurable
@@ -40,24 +40,26 @@ class PanopticRCNN(GeneralizedRCNN):
         fuse_at_input_resolution: bool = False,
         **kwargs,
     ):
-        """
+        """Initializes the network.
+
         Args:
-            sem_seg_head: a module with the interface of `StuffHead`.
+            sem_seg_head: module with the interface of `StuffHead`.
             fusion: a `PanopticFusion`.
-            outputs: what inference returns, of "sem_seg", "instances", "panoptic_seg" and the names in
+            outputs: names of the outputs that inference returns: "sem_seg", "instances", "panoptic_seg" and names in
                 OUTPUT_REGISTRY.
-            fuse_at_input_resolution: fuse at the size of the network's input, then resize the labels (nearest).
+            fuse_at_input_resolution: whether to fuse at input resolution and then resize the labels (nearest).
             kwargs: forwarded to detectron2's GeneralizedRCNN.
         """
         super().__init__(**kwargs)
         self.sem_seg_head = sem_seg_head
         self.fusion = fusion
         self.outputs = frozenset(outputs)
-        self.paste_masks = True  # False: `instances` keep their pred_mask_logits (R, M, M) in place of pred_masks
+        self.paste_masks = True  # False: `instances` keep their pred_mask_logits (R, M, M) instead of pred_masks
         self.fuse_at_input_resolution = fuse_at_input_resolution
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """Returns the arguments of `__init__` for a config; builds all parts."""
         cfg = resolve_config(cfg)
         kwargs = super().from_config(cfg)
         kwargs["backbone"] = add_stuff_branch(kwargs["backbone"], cfg)
@@ -68,20 +70,21 @@ class PanopticRCNN(GeneralizedRCNN):
             "fusion": build_panoptic_fusion(cfg),
             "outputs": tuple(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS),
             "fuse_at_input_resolution": fill_in_thresholds(cfg).MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION,
-            "vis_period": 0,  # pictures come from engine.hooks.VisualizePredictions, not from inside the model
+            "vis_period": 0,  # engine.hooks.VisualizePredictions writes the visualizations, not the model itself
         }
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """
+        """Returns the losses in training, and the outputs of each image in inference.
+
         Args:
-            batched_inputs: one dict per image with `image` (3, h, w); in training also `sem_seg` (h, w) int64 and
-                `instances`; in inference optionally `height` and `width` of the outputs.
+            batched_inputs: one dict per image with `image` (3, h, w). In training it also has `sem_seg` (h, w) int64
+                and `instances`. In inference it may have `height` and `width`, the size of the outputs.
 
         Returns:
-            The losses in training, else a list of dicts with the outputs.
+            The losses in training, otherwise a list of dicts with the outputs.
 
         Raises:
-            ConfigError: a part returns a loss that it does not declare (see `losses.py`).
+            ConfigError: if a part returns a loss that it does not declare (see `losses.py`).
         """
         if not self.training:
             return self.inference(batched_inputs)
@@ -124,12 +127,12 @@ class PanopticRCNN(GeneralizedRCNN):
         return merge_losses(self, losses)
 
     def _network_learns(self) -> bool:
-        """Whether any part but the fusion has a parameter that is trained."""
+        """Returns whether any part except the fusion has a trainable parameter."""
         parts = [part for part in self.children() if part is not self.fusion]
         return any(parameter.requires_grad for part in parts for parameter in part.parameters())
 
     def inference(self, batched_inputs: list[dict]) -> list[dict]:
-        """See `forward`."""
+        """Returns the outputs of each image; see `forward`."""
         heads = run_heads(self, batched_inputs, instances=self.outputs != {"sem_seg"})
         return [
             image_outputs(

@@ -1,6 +1,6 @@
-"""Networks of one task each: instances only and semantic segmentation only, with the parts and configs of PanopticRCNN.
+"""Single-task networks, for instances or for semantic segmentation, with the parts and configs of PanopticRCNN.
 
-Shape shorthand: N: images, C: semantic channels, H, W: size of the padded network input.
+Shapes: N is the batch size, C the number of semantic channels, (H, W) the size of the padded network input.
 """
 
 import torch
@@ -21,9 +21,9 @@ from .losses import merge_losses
 
 @META_ARCH_REGISTRY.register()
 class InstanceNetwork(GeneralizedRCNN):
-    """The network without a stuff head: detectron2's GeneralizedRCNN on this project's configs and RoI heads.
+    """Network without a stuff head: detectron2's GeneralizedRCNN with this project's configs and RoI heads.
 
-    In training it returns a dict of losses, in inference for each image a dict with `instances`.
+    In training it returns a dict of losses, in inference one dict with `instances` per image.
     """
 
     possible_outputs = ("instances",)
@@ -31,10 +31,14 @@ class InstanceNetwork(GeneralizedRCNN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """Returns the arguments of `__init__` for a config; builds all parts."""
         return {**super().from_config(resolve_config(cfg)), "vis_period": 0}
 
     def inference(self, batched_inputs: list[dict]) -> list[dict]:
-        """See detectron2's GeneralizedRCNN; with masks at the size of the output, unless `paste_masks` is False."""
+        """Returns the instances of each image, with masks at output resolution unless `paste_masks` is False.
+
+        See detectron2's GeneralizedRCNN.
+        """
         results = []
         for x, heads in zip(batched_inputs, run_heads(self, batched_inputs, sem_seg=False), strict=True):
             size = output_size_of(x, heads.image_size)
@@ -45,11 +49,11 @@ class InstanceNetwork(GeneralizedRCNN):
 
 @META_ARCH_REGISTRY.register()
 class SemanticNetwork(nn.Module):
-    """The network without RPN and RoI heads: backbone and stuff head.
+    """Network without RPN and RoI heads: backbone and stuff head.
 
-    In training it returns a dict of losses. In inference it returns for each image `sem_seg` (C, h, w) float logits and
-    `panoptic_seg`, in which each class of the argmax is one segment, things too: so the panoptic evaluator measures its
-    mIoU. Such thing segments have no `score` and no `instance_id`.
+    In training it returns a dict of losses. In inference it returns per image `sem_seg` (C, h, w) float logits and
+    `panoptic_seg`, in which each class of the argmax is one segment. This includes thing classes, so that the panoptic
+    evaluator can measure its mIoU. Such thing segments have neither `score` nor `instance_id`.
     """
 
     possible_outputs = ("sem_seg", "panoptic_seg")
@@ -67,13 +71,14 @@ class SemanticNetwork(nn.Module):
         ontology: str = "full",
         outputs: tuple[str, ...] = ("sem_seg", "panoptic_seg"),
     ):
-        """
+        """Initializes the network.
+
         Args:
             backbone: a detectron2 backbone.
-            sem_seg_head: a module with the interface of `StuffHead`.
-            pixel_mean, pixel_std: of the input's channels.
-            label_space, ontology: what the channels of the semantic logits are.
-            outputs: what inference returns, of "sem_seg" and "panoptic_seg"; other names are of no effect.
+            sem_seg_head: module with the interface of `StuffHead`.
+            pixel_mean, pixel_std: mean and standard deviation of each input channel.
+            label_space, ontology: meaning of the channels of the semantic logits.
+            outputs: outputs that inference returns: "sem_seg" and "panoptic_seg"; other names are ignored.
         """
         super().__init__()
         self.backbone = backbone
@@ -86,6 +91,7 @@ class SemanticNetwork(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """Returns the arguments of `__init__` for a config; builds all parts."""
         cfg = resolve_config(cfg)
         backbone = build_backbone(cfg)
         return {
@@ -100,16 +106,19 @@ class SemanticNetwork(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters are."""
+        """Device of the parameters."""
         return self.pixel_mean.device
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
-        """Normalises and pads the images."""
+        """Normalizes and pads the images."""
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
         return self._batch(images)
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """For the inputs see `PanopticRCNN.forward`."""
+        """Returns the losses in training, and the outputs of each image in inference.
+
+        For the inputs see `PanopticRCNN.forward`.
+        """
         if not self.training:
             return self.inference(batched_inputs)
         labels = self._batch([x["sem_seg"].to(self.device) for x in batched_inputs], self.sem_seg_head.ignore_value)
@@ -118,7 +127,7 @@ class SemanticNetwork(nn.Module):
         return merge_losses(self, {"sem_seg_head": self.sem_seg_head.losses(logits, labels.tensor, gt_instances)})
 
     def inference(self, batched_inputs: list[dict]) -> list[dict]:
-        """See the class."""
+        """Returns the outputs of each image; see the class."""
         results = []
         for x, heads in zip(batched_inputs, run_heads(self, batched_inputs, instances=False), strict=True):
             size = output_size_of(x, heads.image_size)
@@ -132,7 +141,7 @@ class SemanticNetwork(nn.Module):
         return results
 
     def _one_segment_per_class(self, sem_seg: SemSegLogits) -> tuple[Tensor, list[dict]]:
-        """`one_segment_per_class` of the argmax; void where a logit is not finite."""
+        """Returns `one_segment_per_class` of the argmax; pixels with a logit that is not finite are void."""
         is_broken = broken_cells(sem_seg.logits)
         where = None
         if is_broken.any():
@@ -147,15 +156,15 @@ class SemanticNetwork(nn.Module):
 
 
 def one_segment_per_class(labels: Tensor, label_space: LabelSpace, ontology: str) -> tuple[Tensor, list[dict]]:
-    """A semantic segmentation in the form of a panoptic one.
+    """Converts a semantic segmentation to the panoptic format.
 
     Args:
         labels: (h, w) int64 semantic channels.
         label_space: the classes.
-        ontology: what the channels are; "collapsed" makes the one channel of all things void.
+        ontology: meaning of the channels; with "collapsed", the single channel of all things becomes void.
 
     Returns:
-        The map (h, w) int32 and segments_info with id, isthing, category_id, area.
+        The map (h, w) int32, and segments_info with id, isthing, category_id, area.
     """
     num_stuff = label_space.num_stuff
     areas = torch.bincount(labels.flatten(), minlength=label_space.num_channels(ontology)).tolist()

@@ -1,4 +1,4 @@
-"""Trained models: the config of an OUTPUT_DIR, a predictor with its weights, images to run it on."""
+"""Loading of trained models: the config of an OUTPUT_DIR, a predictor with its weights, and images to run it on."""
 
 import os
 from collections.abc import Sequence
@@ -23,23 +23,23 @@ from .downloads import check_downloads
 
 
 def load_trained(model_dir: str | os.PathLike, opts: Sequence[str] = (), *, allow_download: bool = False) -> CfgNode:
-    """Returns the config of a trained model from its OUTPUT_DIR alone; no data set needs to be present.
+    """Returns the config of a trained model from its OUTPUT_DIR alone; the dataset is not needed.
 
     Args:
         model_dir: an OUTPUT_DIR with `config.yaml` and a checkpoint.
-        opts: further "KEY VALUE" pairs.
-        allow_download: download weights from any address that the config names, see `check_downloads`.
+        opts: additional "KEY VALUE" pairs.
+        allow_download: whether to download weights from any address that the config names, see `check_downloads`.
 
     Returns:
-        A resolved config whose MODEL.WEIGHTS is a checkpoint of `model_dir`: ready for `DefaultPredictor`. It is
-        `model_best.pth` if the run kept its best checkpoint (TEST.BEST_METRIC, as in fine-tune), else the last one. An
-        evaluated `IndependentPanoptic` loads the checkpoints of its two networks; its MODEL.WEIGHTS stays the
-        checkpoint of its fusion, or empty.
-        MODEL.DEVICE is the one of the training run; "cpu" where there is no GPU.
+        A resolved config, ready for `DefaultPredictor`, whose MODEL.WEIGHTS is a checkpoint of `model_dir`. It is
+        `model_best.pth` if the run kept its best checkpoint (TEST.BEST_METRIC, as in fine-tune), otherwise the last
+        one. An evaluated `IndependentPanoptic` loads the checkpoints of its two networks; its MODEL.WEIGHTS remains the
+        checkpoint of its fusion, or empty. MODEL.DEVICE is the device of the training run, or "cpu" if the machine has
+        no GPU.
 
     Raises:
-        FileNotFoundError: the folder has no config.yaml or no checkpoint.
-        UserError: the checkpoint cannot be read, or holds NaN or infinity.
+        FileNotFoundError: if the folder has no config.yaml or no checkpoint.
+        UserError: if the checkpoint cannot be read, or contains NaN or infinity.
     """
     model_dir = Path(model_dir)
     if not (model_dir / "config.yaml").is_file():
@@ -64,7 +64,7 @@ def load_trained(model_dir: str | os.PathLike, opts: Sequence[str] = (), *, allo
 
 
 def loads_its_own_weights(cfg: CfgNode) -> bool:
-    """Returns whether the network takes its weights from MODEL.INDEPENDENT.*; then MODEL.WEIGHTS may be empty."""
+    """Returns whether the network loads its weights from MODEL.INDEPENDENT.*, so that MODEL.WEIGHTS may be empty."""
     name = cfg.MODEL.META_ARCHITECTURE
     return name in META_ARCH_REGISTRY and getattr(META_ARCH_REGISTRY.get(name), "loads_its_own_weights", False)
 
@@ -72,19 +72,19 @@ def loads_its_own_weights(cfg: CfgNode) -> bool:
 def config_of(
     model_dir: str | None, config_file: str | None, opts: list[str], *, allow_download: bool = False
 ) -> CfgNode:
-    """The resolved config that --model (an OUTPUT_DIR of a training) or --config-file names, with "KEY VALUE" pairs.
+    """Returns the resolved config that --model or --config-file names, changed by "KEY VALUE" pairs.
 
     Args:
-        model_dir: OUTPUT_DIR of a training, or None.
-        config_file: without `model_dir`: a config.
+        model_dir: OUTPUT_DIR of a training run, or None.
+        config_file: config file to use if `model_dir` is None.
         opts: KEY, VALUE, KEY, VALUE, ...
-        allow_download: download weights from any address that the config names, see `check_downloads`.
+        allow_download: whether to download weights from any address that the config names, see `check_downloads`.
 
     Raises:
-        UserError: the config file has no weights, or they may not be downloaded.
+        UserError: if the config file has no weights, or they may not be downloaded.
     """
     if model_dir:
-        read_config(opts=opts)  # an unknown key is reported before the model's own files are read
+        read_config(opts=opts)  # reports an unknown key before the model's own files are read
         return load_trained(model_dir, opts, allow_download=allow_download)
     cfg = read_config(config_file, opts)
     check_downloads(cfg, allow_download=allow_download)
@@ -95,13 +95,13 @@ def config_of(
 
 
 def build_predictor(cfg: CfgNode) -> DefaultPredictor:
-    """detectron2's predictor with the weights of `cfg`, which must be whole; its network is `predictor.model`.
+    """Returns detectron2's predictor with the weights of `cfg`, which must be complete.
 
-    `predictor.metadata` has the classes, colours and category ids of the model (MODEL.CATEGORIES), whatever has become
-    of the data set that it was trained on.
+    The network is `predictor.model`. `predictor.metadata` has the classes, colors and category ids of the model
+    (MODEL.CATEGORIES), even if the training dataset has changed or is missing.
 
     Raises:
-        FileNotFoundError, UserError: the checkpoint is missing, cannot be read or does not fit.
+        FileNotFoundError, UserError: if the checkpoint is missing, cannot be read or does not fit.
     """
     predictor = DefaultPredictor(with_values(cfg, {"MODEL.WEIGHTS": ""}))
     predictor.metadata = LabelSpace.from_categories(cfg.MODEL.CATEGORIES).apply_to_metadata(Metadata())
@@ -110,11 +110,11 @@ def build_predictor(cfg: CfgNode) -> DefaultPredictor:
 
 
 def images_of(cfg: CfgNode, dataset: str) -> list[dict]:
-    """The dicts of a data set that is to be used with a trained model's config.
+    """Returns the dicts of a dataset for use with a trained model's config.
 
     Raises:
-        ConfigError: no such data set (the message names those of the config), it has other classes than the model, no
-            image, or not all files.
+        ConfigError: if the dataset does not exist (the message names the datasets of the config), its classes differ
+            from the model's, it has no image, or some of its files are missing.
     """
     if dataset not in DatasetCatalog.list():
         raise ConfigError(
@@ -126,5 +126,5 @@ def images_of(cfg: CfgNode, dataset: str) -> list[dict]:
 
 
 def evenly_spread(dicts: list[dict], number: int) -> list[dict]:
-    """Returns `number` of the dicts of a data set, or all if it has fewer: the first, the last, and some between."""
+    """Returns `number` dicts of a dataset, evenly spaced from the first to the last, or all if it has fewer."""
     return [dicts[i] for i in np.linspace(0, len(dicts) - 1, min(number, len(dicts))).round().astype(int)]

@@ -1,12 +1,12 @@
-"""detectron2's published models as models of this project: downloaded, checked, in this project's layout.
+"""Loads detectron2's published models as models of this project: downloaded, verified and converted.
 
     from detectron2.engine import DefaultPredictor
     from panoptic_fusion import load_zoo
     predictor = DefaultPredictor(load_zoo("panoptic_fpn_r50_coco"))
 
-The weights are kept where detectron2 keeps its downloads ($FVCORE_CACHE, else ~/.torch/iopath_cache). A copy in this
-project's layout is kept beside them, so that any program that loads it, detectron2's `DefaultPredictor` too, needs
-neither the pickle nor the order of detectron2's channels.
+The weights are stored in detectron2's download cache ($FVCORE_CACHE, else ~/.torch/iopath_cache). A copy in this
+project's layout is stored next to them. Programs that load the copy, including detectron2's `DefaultPredictor`, need
+neither the pickle nor the channel order of detectron2.
 """
 
 import hashlib
@@ -32,25 +32,26 @@ from panoptic_fusion.errors import UserError, one_line
 from panoptic_fusion.files import write_atomically
 
 TIMEOUT = 30.0  # seconds without an answer or a byte
-# Buffers of detectron2's models of 2019 that are no parameters; they follow from the config.
+# Buffers, not parameters, of detectron2's models of 2019; they follow from the config.
 CONFIGURED = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.cell_anchors")
 
 
 def load_zoo(name: str, opts: Sequence[str] = (), weights: str | os.PathLike | None = None) -> CfgNode:
-    """Returns the config of a model of detectron2's zoo, with its weights in place.
+    """Returns the config of a model of detectron2's zoo, and downloads its weights if necessary.
 
     Args:
         name: a key of `ZOO`, such as "panoptic_fpn_r50_coco".
         opts: KEY, VALUE, KEY, VALUE, ... that change the config, such as MODEL.PANOPTIC_FUSION.NAME.
-        weights: a file to use instead of the download, for machines without a network.
+        weights: path to a file to use instead of the download, for machines without network access.
 
     Returns:
         A resolved config whose MODEL.WEIGHTS is a local `.pth` file in this project's layout.
 
     Raises:
-        UserError: there is no such model, the file cannot be downloaded or read, or its tensors are not the model's.
-        ConfigError: an option cannot work.
-        FileNotFoundError: `weights` does not exist.
+        UserError: if the model does not exist, the file cannot be downloaded or read, or its tensors do not match the
+            model.
+        ConfigError: if an option is invalid.
+        FileNotFoundError: if `weights` does not exist.
     """
     if name not in ZOO:
         raise UserError(f"there is no model {name!r} in the zoo; there are: {', '.join(ZOO)}")
@@ -66,10 +67,10 @@ def load_zoo(name: str, opts: Sequence[str] = (), weights: str | os.PathLike | N
 
 
 def download(url: str, md5_prefix: str) -> Path:
-    """Returns the local file of a URL, downloaded with a progress bar unless detectron2's cache has it.
+    """Returns the local file of a URL, and downloads it with a progress bar unless it is in detectron2's cache.
 
     Raises:
-        UserError: it cannot be downloaded, or its MD5 checksum does not start with `md5_prefix`.
+        UserError: if it cannot be downloaded, or its MD5 checksum does not start with `md5_prefix`.
     """
     try:
         with _timeout():
@@ -86,14 +87,14 @@ def download(url: str, md5_prefix: str) -> Path:
 
 
 def converted(cfg: CfgNode, source: Path) -> Path:
-    """Returns the copy of a file of weights in this project's layout, which is made the first time.
+    """Returns the copy of a weights file in this project's layout; the first call creates it.
 
     Args:
         cfg: the resolved config of the model.
-        source: a file in detectron2's layout, or of this project.
+        source: path to a file in detectron2's or in this project's layout.
 
     Raises:
-        UserError: a tensor is missing, left over or of another shape, or the order of the channels is not known.
+        UserError: if a tensor is missing, left over or has a different shape, or the channel order is unknown.
     """
     on_meta = cfg.clone()
     on_meta.defrost()

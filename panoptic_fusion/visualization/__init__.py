@@ -1,4 +1,4 @@
-"""Pictures of panoptic segmentations."""
+"""Visualization of panoptic segmentations."""
 
 from .draw import draw_comparison, draw_panoptic, ground_truth_panoptic
 

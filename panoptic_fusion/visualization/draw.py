@@ -1,7 +1,7 @@
-"""Panoptic maps drawn over images with OpenCV: class colours, one shade an instance, white borders, class names.
+"""Draws panoptic maps over images with OpenCV: class colors, one shade per instance, white borders, class names.
 
-detectron2's Visualizer also draws this project's outputs; this file is for small images, panels and many pictures,
-where matplotlib takes most of the time.
+detectron2's Visualizer can also draw this project's outputs. These functions are for small images, panels and large
+numbers of figures, for which matplotlib takes most of the time.
 """
 
 import colorsys
@@ -12,7 +12,7 @@ import torch
 
 from panoptic_fusion.data.annotation import read_id_map
 
-SHADES = (0.0, 0.22, -0.2, 0.11, -0.1, 0.3, -0.3)  # lightness of the instances of one class, in turn
+SHADES = (0.0, 0.22, -0.2, 0.11, -0.1, 0.3, -0.3)  # changes of lightness that the instances of one class cycle through
 
 
 def draw_panoptic(
@@ -24,7 +24,7 @@ def draw_panoptic(
         image: (H, W, 3) uint8 RGB.
         panoptic_seg: (H, W) integer map of segment ids, 0 = void.
         segments_info: the segments, with contiguous category ids, as the models return them.
-        metadata: with `thing_classes`, `thing_colors`, `stuff_classes`, `stuff_colors`.
+        metadata: object with `thing_classes`, `thing_colors`, `stuff_classes`, `stuff_colors`.
         alpha: opacity of the segments; void stays dark.
 
     Returns:
@@ -52,14 +52,14 @@ def draw_panoptic(
 def draw_comparison(
     image: np.ndarray, ground_truth: tuple | None, prediction: tuple, metadata, scale: int = 0
 ) -> np.ndarray:
-    """Image, ground truth and prediction side by side.
+    """Draws image, ground truth and prediction side by side.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         ground_truth: (map, segments_info), or None to leave it out.
         prediction: (map, segments_info).
         metadata: see `draw_panoptic`.
-        scale: whole factor by which all are enlarged; 0 chooses one that makes the height at least 300 pixels.
+        scale: integer factor of enlargement; 0 chooses one that makes the height at least 300 pixels.
 
     Returns:
         (scale * H, about 3 * scale * W, 3) uint8 RGB.
@@ -83,7 +83,7 @@ def draw_comparison(
 
 
 def ground_truth_panoptic(dataset_dict: dict) -> tuple[np.ndarray, list[dict]]:
-    """The ground truth of a data set dict in the form of a prediction: (map (H, W) of ids, segments_info)."""
+    """Returns the ground truth of a dataset dict in the format of a prediction: (map (H, W) of ids, segments_info)."""
     return read_id_map(dataset_dict["pan_seg_file_name"]), dataset_dict["segments_info"]
 
 
@@ -92,7 +92,7 @@ def _class_name(segment: dict, metadata) -> str:
 
 
 def _segment_colors(known: np.ndarray, segments: dict, metadata) -> list[np.ndarray]:
-    """Class colour for stuff; for things its lightness changes from one instance of a class to the next."""
+    """Returns the class color of each segment; for things, the lightness varies between instances of a class."""
     seen: dict[int, int] = {}
     colors = []
     for segment_id in known.tolist():
@@ -113,7 +113,7 @@ def _segment_colors(known: np.ndarray, segments: dict, metadata) -> list[np.ndar
 
 
 def _borders(ids: np.ndarray) -> np.ndarray:
-    """(H, W) bool: pixels whose right or lower neighbour belongs to another segment."""
+    """Returns (H, W) bool: pixels whose right or lower neighbor belongs to a different segment."""
     border = np.zeros(ids.shape, bool)
     border[:, :-1] |= ids[:, :-1] != ids[:, 1:]
     border[:-1] |= ids[:-1] != ids[1:]
@@ -121,7 +121,7 @@ def _borders(ids: np.ndarray) -> np.ndarray:
 
 
 def _write_name(image: np.ndarray, mask: np.ndarray, name: str) -> None:
-    """Writes `name` into the innermost part of the mask, if the mask is large enough to hold it. In place."""
+    """Writes `name` in place into the innermost part of the mask, if the mask is large enough for it."""
     scale = 0.4
     (width, height), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
     if mask.sum() < 1.5 * width * height:

@@ -1,4 +1,4 @@
-"""Writes the overview of a checked dataset: statistics, and pictures of images that show most of it."""
+"""Writes the overview of a checked dataset: statistics, and figures of the images that show most of it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from panoptic_fusion.files import unused_name, write_atomically, write_json
 
 from .draw import draw_comparison
 
-MAX_SIDE = 800  # pixels of an image in a picture; larger ones are made smaller
-MIN_HEIGHT = 300  # pixels that small images are enlarged to, by a whole factor
+MAX_SIDE = 800  # maximum side of an image in a figure, in pixels; larger images are reduced
+MIN_HEIGHT = 300  # height in pixels that small images are enlarged to, by an integer factor
 
 
 def write_overview(name: str, files: PanopticFiles, result: CheckResult, folder: Path, limit: int = 24) -> Path | None:
@@ -28,14 +28,13 @@ def write_overview(name: str, files: PanopticFiles, result: CheckResult, folder:
 
     Args:
         name: name of the dataset, for the headline.
-        files: where the dataset is.
-        result: of `check_dataset`; images that cannot be drawn because of its problems are left out.
-        folder: gets the files; it is made if it is missing.
-        limit: at most this many pictures.
+        files: locations of the dataset's files.
+        result: result of `check_dataset`; images that cannot be drawn because of its problems are left out.
+        folder: folder for the files; it is created if it does not exist.
+        limit: maximum number of figures.
 
     Returns:
-        The path of overview.md; None if the dataset has no label space or no readable image, so there is nothing to
-        show.
+        The path of overview.md, or None if the dataset has no label space or no readable image.
     """
     if result.label_space is None or not any(image.annotated for image in result.images):
         return None
@@ -60,7 +59,10 @@ def write_overview(name: str, files: PanopticFiles, result: CheckResult, folder:
 
 
 def _picture(record: Mapping[str, Any], metadata: Metadata) -> np.ndarray | None:
-    """Image and ground truth side by side, (h, w, 3) uint8 RGB; None if either cannot be read or they do not fit."""
+    """Draws image and ground truth side by side, (h, w, 3) uint8 RGB.
+
+    Returns None if either cannot be read or their sizes do not match.
+    """
     image = read_image(record, "RGB", lambda fault: None)
     ids = read_id_map(record["pan_seg_file_name"], lambda fault: None)
     if image is None or ids is None or ids.shape != image.shape[:2]:

@@ -1,1 +1,1 @@
-"""Many trainings under one command: what `panoptic-fusion ablation` and `leaderboard` do."""
+"""Implementation of `panoptic-fusion ablation` and `leaderboard`, which run many training runs with one command."""

@@ -1,4 +1,4 @@
-"""What can be known of the runs of an ablation before the first one starts."""
+"""Checks the runs of an ablation before the first one starts."""
 
 from collections.abc import Iterable
 
@@ -25,10 +25,12 @@ OF_CLASSES = {"panoptic_seg": "PQ-", "segm": "AP-", "bbox": "AP-"}
 
 
 def check_runs(spec: Spec) -> dict[str, CfgNode]:
-    """The resolved config of each run; so a mistake in the last one does not come out after the hours of the others.
+    """Resolves and returns the config of each run.
+
+    A mistake in the last run is therefore found before the others have trained for hours.
 
     Raises:
-        ConfigError: a run's config cannot work, its evaluators would measure nothing, or a metric is unknown.
+        ConfigError: the config of a run is invalid, its evaluators cannot be used, or a metric is unknown.
     """
     configs, before = {}, set(DatasetCatalog)
     for run in spec.runs:
@@ -38,7 +40,7 @@ def check_runs(spec: Spec) -> dict[str, CfgNode]:
                 check_evaluators(cfg)
         except UserError as error:
             raise ConfigError(f"run {run.name!r}: {error}") from error
-        finally:  # each run is a process of its own: another may give the same name to other data
+        finally:  # runs are separate processes, which may use the same name for different data
             _forget(set(DatasetCatalog) - before)
     classes = {category["name"] for cfg in configs.values() for category in cfg.MODEL.CATEGORIES}
     for metric in spec.metrics:

@@ -1,7 +1,7 @@
-"""What a trained model costs: parameters, multiply-accumulates, seconds and peak memory for images of given sizes.
+"""Measures the costs of trained models: parameters, multiply-accumulates, seconds and peak memory per image size.
 
-`measure` starts this module again: one process in which all models take turns (seconds), and a process for each model
-and size (the rest). Run as a module, it does one such job.
+`measure` runs this module in child processes: one process per size that interleaves all models (seconds), and one
+process per model and size (all other costs). Run as a module, it does one such job.
 """
 
 import argparse
@@ -30,7 +30,7 @@ Size = tuple[int, int]  # width, height
 
 @dataclass
 class CostsAtSize:
-    """Of one image: multiply-accumulates, seconds, bytes."""
+    """Costs of one image: multiply-accumulates, peak memory in bytes, and seconds."""
 
     macs: int
     memory: int
@@ -39,24 +39,25 @@ class CostsAtSize:
 
 @dataclass
 class Costs:
-    """Of one model."""
+    """Costs of one model."""
 
     parameters: int
     sizes: dict[Size, CostsAtSize] = field(default_factory=dict)
 
     def to_dict(self) -> dict:
-        """What json can hold."""
+        """Returns the costs as a dict for JSON."""
         sizes = {f"{w}x{h}": asdict(costs) for (w, h), costs in self.sizes.items()}
         return {"parameters": self.parameters, "sizes": sizes}
 
 
 def measure(models: dict[str, str], sizes: list[Size], repeats: int, threads: int) -> dict[str, Costs]:
-    """
+    """Measures the costs of trained models.
+
     Args:
-        models: {name: OUTPUT_DIR of its training}.
-        sizes: of the network's input.
-        repeats: timed images of each model and size; the median counts, after one image that does not.
-        threads: of torch.
+        models: {name: OUTPUT_DIR of the training run}.
+        sizes: sizes of the network's input.
+        repeats: number of timed images per model and size, after one warm-up image; the median is reported.
+        threads: number of PyTorch threads.
 
     Returns:
         {name: Costs}.
@@ -75,13 +76,13 @@ def measure(models: dict[str, str], sizes: list[Size], repeats: int, threads: in
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Weights and biases, also those of frozen batch norms, which are buffers."""
+    """Returns the number of weights and biases, including those of frozen batch norms, which are buffers."""
     frozen = [b for name, b in model.named_buffers() if name.rpartition(".")[2] in ("weight", "bias")]
     return sum(tensor.numel() for tensor in (*model.parameters(), *frozen))
 
 
 def count_macs(model: nn.Module, inputs: list[dict]) -> int:
-    """Multiply-accumulates of the convolutions (deformable ones, too) and matrix products of one inference."""
+    """Returns the multiply-accumulates of all convolutions (also deformable) and matrix products of one inference."""
     deformable = {torch.ops.torchvision.deform_conv2d: _deform_conv_flop}
     with FlopCounterMode(display=False, custom_mapping=deformable) as counter, torch.no_grad():
         model(inputs)
@@ -89,30 +90,30 @@ def count_macs(model: nn.Module, inputs: list[dict]) -> int:
 
 
 def _deform_conv_flop(input_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
-    """Twice the multiply-accumulates of the convolution; sampling is not counted, nor is it in RoIAlign."""
+    """Returns twice the multiply-accumulates of the convolution; sampling is not counted, as in RoIAlign."""
     batch, channels, height, width = out_shape
     _, channels_per_group, kernel_h, kernel_w = weight_shape
     return 2 * batch * channels * height * width * channels_per_group * kernel_h * kernel_w
 
 
 def prepare(folder: str) -> tuple[nn.Module, CfgNode]:
-    """The trained model, ready for panoptic maps, and its config."""
+    """Loads a trained model with only its panoptic output; returns the model and its config."""
     cfg = load_trained(folder, ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"])
     return build_predictor(cfg).model, cfg
 
 
 def inputs_of(cfg: CfgNode, size: Size) -> list[dict]:
-    """The middle image of the validation set at `size`, as a batch of one."""
+    """Returns the middle image of the validation set at `size`, as a batch of one."""
     dicts = images_of(cfg, cfg.DATASETS.TEST[0])
     image = cv2.resize(read_image(dicts[len(dicts) // 2], cfg.INPUT.FORMAT), size, interpolation=cv2.INTER_LINEAR)
     return [{"image": torch.from_numpy(image.copy()).permute(2, 0, 1), "height": size[1], "width": size[0]}]
 
 
 def _memory(folder: str, size: Size) -> dict:
-    """Parameters, multiply-accumulates, and memory: of the weights and of the tensors of one image at their most."""
+    """Returns parameters, multiply-accumulates, and memory: the weights plus the peak of one image's tensors."""
     model, cfg = prepare(folder)
     inputs = inputs_of(cfg, size)
-    macs = count_macs(model, inputs)  # before the memory: what is made at the first call only is not the image's
+    macs = count_macs(model, inputs)  # first: tensors that only the first call creates do not count as memory
     with torch.no_grad():
         memory = peak_bytes(lambda: model(inputs), cfg.MODEL.DEVICE)
     memory += sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
@@ -120,7 +121,7 @@ def _memory(folder: str, size: Size) -> dict:
 
 
 def _seconds(folders: list[str], size: Size, repeats: int) -> list[float]:
-    """Median seconds of each model; they take turns, after an image each to warm up."""
+    """Returns the median seconds of each model; the models are interleaved, after one warm-up image each."""
     models = [(model, inputs_of(cfg, size)) for model, cfg in map(prepare, folders)]
     times = [[] for _ in models]
     with torch.no_grad():
@@ -140,7 +141,7 @@ def _on_gpu(model: nn.Module) -> bool:
 
 
 def _child(threads: int, *job: str):
-    """Does one job in a process of its own; what it found."""
+    """Runs one job in a child process and returns its result."""
     env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "panoptic_fusion.cli.experiments.costs", *job]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
@@ -150,7 +151,7 @@ def _child(threads: int, *job: str):
 
 
 def main() -> None:
-    """Does one job and prints what it found as json."""
+    """Runs one job and prints its result as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("job", choices=["memory", "seconds"])
     parser.add_argument("words", nargs="+", help="memory: FOLDER SIZE; seconds: SIZE REPEATS FOLDER ...")

@@ -1,4 +1,4 @@
-"""The page of a leaderboard: tables, a figure and a gallery."""
+"""Writes the page of a leaderboard: tables, a figure and a gallery."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ NUM_IMAGES = 8
 
 @dataclass(frozen=True)
 class Settings:
-    """How the costs are measured and what the gallery shows; see `panoptic_fusion.cli.leaderboard.leaderboard`."""
+    """Settings of the measurements and the gallery; see `panoptic_fusion.cli.leaderboard.leaderboard`."""
 
     sizes: list[Size]
     repeats: int
@@ -35,21 +35,21 @@ class Settings:
 def make_leaderboard(
     spec_file: Path, output: Path, docs: Path, settings: Settings, num_gpus: int, command: str
 ) -> bool:
-    """Trains what is not trained yet, measures, and writes the page.
+    """Trains all untrained systems, measures all costs, and writes the page.
 
     Args:
-        spec_file: the yaml.
-        output: folder of the trainings.
+        spec_file: path to the YAML file.
+        output: folder of the training runs.
         docs: folder of the page and its pictures.
-        settings: of the measurements and the gallery.
-        num_gpus: processes of each training.
-        command: what the page says it was made with.
+        settings: settings of the measurements and the gallery.
+        num_gpus: number of processes per training run.
+        command: command line that the page shows as its origin.
 
     Returns:
         Whether every cell of the tables has a value.
 
     Raises:
-        UserError, FileNotFoundError: no page was written; the message names what is wrong.
+        UserError, FileNotFoundError: no page was written; the message names the problem.
     """
     if min(settings.repeats, settings.threads) < 1:
         raise UserError("--repeats and --threads must be at least 1")
@@ -87,7 +87,7 @@ def make_leaderboard(
 
 
 def quality_table(spec: Spec, jobs: list[Job]) -> list[list[str]]:
-    """Header and rows: mean ± standard deviation over the seeds."""
+    """Returns the header and rows of the quality table: mean ± standard deviation over the seeds."""
     collected = collect(jobs)
     rows = [["system", *(TITLES.get(metric, metric) for metric in spec.metrics), "training s", "seeds"]]
     for run in spec.runs:
@@ -99,7 +99,7 @@ def quality_table(spec: Spec, jobs: list[Job]) -> list[list[str]]:
 
 
 def cost_table(costs: dict[str, Costs], sizes: list[tuple[int, int]]) -> list[list[str]]:
-    """Header and rows."""
+    """Returns the header and rows of the cost table."""
     rows = [["system", "parameters, M"]]
     for width, height in sizes:
         rows[0] += [f"GMAC, {width}×{height}", "s per image", "peak memory, MiB"]
@@ -121,7 +121,7 @@ def make_page(
     figure: str,
     gallery: str,
 ) -> str:
-    """The markdown text."""
+    """Returns the page as Markdown."""
     quality, cost = (
         tabulate(
             rows[1:],

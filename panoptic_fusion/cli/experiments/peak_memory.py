@@ -1,4 +1,4 @@
-"""How much memory a call needs, for the leaderboard and the benchmarks."""
+"""Measures the peak memory of a call, for the leaderboard and the benchmarks."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_bytes(function: Callable[[], object], device: str) -> int:
-    """Most memory that tensors hold during a call beyond what they held before."""
+    """Returns the peak memory of tensors during a call, in addition to the memory in use before it."""
     if device != "cpu":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"""The figure and the gallery of `panoptic-fusion leaderboard`."""
+"""Draws the figure and the gallery of `panoptic-fusion leaderboard`."""
 
 import itertools
 import statistics
@@ -21,13 +21,13 @@ CELL_WIDTH, TITLE_HEIGHT, GAP = 320, 24, 4  # pixels
 def draw_figure(
     path: Path, quality: dict[str, list[float | None]], seconds: dict[str, float], size: tuple[int, int]
 ) -> None:
-    """PQ against seconds per image: a point a system, with its standard deviation over the seeds.
+    """Plots PQ against seconds per image: one point per system, with its standard deviation over the seeds.
 
     Args:
-        path: the picture to write.
-        quality: {system: PQ of each seed}; None where there is none.
+        path: path of the picture to write.
+        quality: {system: PQ of each seed, or None if it is missing}.
         seconds: {system: seconds per image}.
-        size: width and height of that image.
+        size: width and height of the timed image.
     """
     figure = Figure(figsize=(6, 4), dpi=130)
     FigureCanvasAgg(figure)
@@ -48,17 +48,17 @@ def draw_figure(
 
 
 def draw_gallery(path: Path, models: dict[str, str], num_images: int, photos: bool) -> None:
-    """The same validation images through all models: a row an image, a column a model.
+    """Draws the predictions of all models for the same validation images: one row per image, one column per model.
 
     Args:
-        path: the picture to write.
-        models: {title: OUTPUT_DIR of its training}; all of one data set.
-        num_images: how many, evenly spread over the data set.
-        photos: columns of the photo and the ground truth come first, and predictions lie over the photo; otherwise
-            nothing of the photo can be seen.
+        path: path of the picture to write.
+        models: {title: OUTPUT_DIR of the training run}; all models must use the same dataset.
+        num_images: number of images, evenly spread over the dataset.
+        photos: whether to add columns with the photo and the ground truth, and to draw predictions over the photo.
+            Otherwise the photo is not visible at all.
 
     Raises:
-        UserError: the models have different data sets.
+        UserError: the models have different datasets.
     """
     columns: dict[str, list[np.ndarray]] = {}
     dataset = None
@@ -86,7 +86,7 @@ def draw_gallery(path: Path, models: dict[str, str], num_images: int, photos: bo
 
 
 def grid(columns: dict[str, list[np.ndarray]]) -> np.ndarray:
-    """Columns of RGB pictures of CELL_WIDTH under their titles, (H, W, 3) uint8, white between them."""
+    """Arranges columns of RGB pictures of CELL_WIDTH under their titles, with white gaps: (H, W, 3) uint8."""
     drawn = []
     for title, pictures in columns.items():
         cells = [np.full((TITLE_HEIGHT, CELL_WIDTH, 3), 255, np.uint8)]

@@ -1,4 +1,4 @@
-"""Runs the jobs of an ablation, one after the other, and keeps its table up to date."""
+"""Runs the jobs of an ablation one after another and keeps its table up to date."""
 
 import shlex
 import statistics
@@ -22,7 +22,7 @@ LOG_LINES = 15
 
 
 def start(job: Job, num_gpus: int) -> subprocess.Popen:
-    """Starts a job; its output is appended to ablation.log."""
+    """Starts a job, whose output is appended to ablation.log."""
     job.folder.mkdir(parents=True, exist_ok=True)
     record = {"settings": settings_of(job), "commit": commit()}
     write_json(job.folder / "ablation.json", record, indent=1)
@@ -36,7 +36,7 @@ def start(job: Job, num_gpus: int) -> subprocess.Popen:
 
 
 def run_job(job: Job, num_gpus: int, label: str) -> int:
-    """Runs a job to its end and returns its exit code; on a terminal with the iteration it is at."""
+    """Runs a job to its end and returns its exit code; shows the current iteration on a terminal."""
     total = read_config(job.run.base, job.opts()).SOLVER.MAX_ITER
     process = start(job, num_gpus)
     began, terminal = time.monotonic(), sys.stdout.isatty()
@@ -57,7 +57,7 @@ def run_job(job: Job, num_gpus: int, label: str) -> int:
 
 
 def run_all(jobs: list[Job], num_gpus: int, after_each: Callable) -> list[Job]:
-    """Runs what is not finished, one after the other; returns the jobs that failed."""
+    """Runs all unfinished jobs one after another; returns the jobs that failed."""
     failed, spent = [], {True: [], False: []}
     for number, job in enumerate(jobs):
         label = f"[{number + 1}/{len(jobs)}] {job}"
@@ -85,7 +85,7 @@ def run_all(jobs: list[Job], num_gpus: int, after_each: Callable) -> list[Job]:
 
 
 def remaining(left: list[Job], spent: Mapping[bool, list[float]]) -> str:
-    """How much is to come, from how long trainings and evaluations took so far."""
+    """Describes the remaining work, with a time estimate from the training runs and evaluations so far."""
     seconds = 0.0
     for job in left:
         known = spent[job.source is None] or spent[job.source is not None]
@@ -94,25 +94,25 @@ def remaining(left: list[Job], spent: Mapping[bool, list[float]]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Such as 1:02:03."""
+    """Formats a duration, such as 1:02:03."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
 def run_spec(spec_file: Path, output: Path, num_gpus: int, command: str) -> list[str]:
-    """Runs what the yaml asks for and is not finished, and writes the table.
+    """Runs all unfinished runs of a YAML file and writes the table.
 
     Args:
-        spec_file: the yaml.
+        spec_file: path to the YAML file.
         output: folder of the runs, table.md and results.json.
-        num_gpus: processes of each run.
-        command: what the table says it was made with.
+        num_gpus: number of processes per run.
+        command: command line that the table shows as its origin.
 
     Returns:
-        The runs that failed, as "NAME, seed N".
+        The failed runs, as "NAME, seed N".
 
     Raises:
-        UserError, FileNotFoundError: nothing was run; the message names what is wrong.
+        UserError, FileNotFoundError: nothing was run; the message names the problem.
     """
     spec = read_spec(spec_file)
     jobs = make_jobs(spec, output)

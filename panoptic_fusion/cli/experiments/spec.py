@@ -1,4 +1,4 @@
-"""What an ablation is asked to run: its yaml, checked, and the jobs (a run with a seed) that follow from it."""
+"""Reads and checks the YAML file of an ablation, and derives its jobs (each a run with a seed)."""
 
 import json
 import re
@@ -12,13 +12,12 @@ from panoptic_fusion.config.read import leaves
 from panoptic_fusion.errors import ConfigError, one_line
 
 METRICS = ["PQ", "PQ_th", "PQ_st", "SQ", "RQ", "PQ_dagger", "mIoU", "segm AP"]
-OWN_KEYS = ("SEED", "OUTPUT_DIR")  # the tool sets them
+OWN_KEYS = ("SEED", "OUTPUT_DIR")  # set by this tool
 
 
 @dataclass(frozen=True)
 class Run:
-    """One row of the table: its config, its KEY VALUE pairs (those in common included) and the run whose weights it
-    evaluates."""
+    """Row of the table: its config, its KEY VALUE pairs (including the common pairs) and the run that it evaluates."""
 
     name: str
     base: Path
@@ -28,9 +27,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Spec:
-    """What the yaml says; checked."""
+    """Checked content of the YAML file."""
 
-    base: Path | None  # of all runs that do not name their own
+    base: Path | None  # config of all runs without their own
     seeds: tuple[int, ...]
     runs: tuple[Run, ...]
     metrics: tuple[str, ...]
@@ -38,7 +37,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Job:
-    """One run with one seed."""
+    """Run with one seed."""
 
     run: Run
     seed: int
@@ -49,12 +48,12 @@ class Job:
         return f"{self.run.name}, seed {self.seed}"
 
     def opts(self) -> list[str]:
-        """All KEY VALUE pairs but OUTPUT_DIR."""
+        """Returns all KEY VALUE pairs except OUTPUT_DIR."""
         weights = ["MODEL.WEIGHTS", str(self.source / "model_final.pth")] if self.source else []
         return [*self.run.opts, *weights, "SEED", str(self.seed)]
 
     def is_finished(self) -> bool:
-        """Whether there are results, and for an evaluation none of an earlier training of its source."""
+        """Returns whether the job has results; results of an evaluation must be newer than its training run's."""
         results = self.folder / "results.json"
         if not results.is_file() or self.source is None:
             return results.is_file()
@@ -63,11 +62,11 @@ class Job:
 
 
 def read_spec(path: Path) -> Spec:
-    """Reads and checks the whole yaml.
+    """Reads and checks the whole YAML file.
 
     Raises:
-        FileNotFoundError: the yaml or the base config does not exist.
-        ConfigError: something in it is unknown, missing or of the wrong type; the message names it.
+        FileNotFoundError: the YAML file or the base config does not exist.
+        ConfigError: an entry is unknown, missing or of the wrong type; the message names it.
     """
     try:
         path = Path(find_config(path))
@@ -106,7 +105,7 @@ def _mapping(content, where: str, required: tuple = (), optional: tuple = ()) ->
 
 
 def _config(name, spec: Path, where: str) -> Path:
-    """A config, relative to the working folder or to the yaml, or one of the project's."""
+    """Finds a config: relative to the working folder or to the YAML file, or one of the project's configs."""
     for path in (Path(str(name)), spec.parent / str(name)):
         if path.is_file():
             return path
@@ -163,7 +162,7 @@ def _read_opts(content, where: str) -> tuple[str, ...]:
 
 
 def make_jobs(spec: Spec, output: Path) -> list[Job]:
-    """All runs with the first seed, then with the next; evaluations come after the run that they evaluate."""
+    """Lists all runs with the first seed, then with the next seed; evaluations follow the run that they evaluate."""
     ordered = sorted(spec.runs, key=lambda run: run.eval_of is not None)
     return [
         Job(
@@ -178,10 +177,10 @@ def make_jobs(spec: Spec, output: Path) -> list[Job]:
 
 
 def check_unchanged(jobs: list[Job]) -> None:
-    """Compares each job's settings with those that its folder was made with.
+    """Checks that the settings of each job match those stored in its folder.
 
     Raises:
-        ConfigError: they differ; the message names the run and the keys.
+        ConfigError: the settings differ; the message names the run and the keys.
     """
     defaults = dict(leaves(get_cfg()))
     for job in jobs:
@@ -200,7 +199,7 @@ def check_unchanged(jobs: list[Job]) -> None:
 
 
 def settings_of(job: Job) -> dict[str, str]:
-    """All config values of a job as text, by key; OUTPUT_DIR left out, so that the folder can be moved."""
+    """Returns all config values of a job as text, by key, without OUTPUT_DIR so that the folder can be moved."""
     settings = {key: _text(value) for key, value in leaves(read_config(job.run.base, job.opts()))}
     del settings["OUTPUT_DIR"]
     if job.source is not None:

@@ -1,4 +1,4 @@
-"""The table of an ablation: the results of the finished jobs as mean and standard deviation over the seeds."""
+"""Makes the table of an ablation: mean and standard deviation of the finished jobs' results over the seeds."""
 
 import json
 import math
@@ -17,26 +17,26 @@ CLONE = Path(panoptic_fusion.__file__).resolve().parents[1]
 
 
 def metrics_lines(folder: Path) -> list[dict]:
-    """The training's metrics.json, one line an iteration that was logged, the last one where it was logged twice."""
+    """Reads the metrics.json of a training run: one entry per logged iteration, the last one if logged twice."""
     lines = {}
     if (folder / "metrics.json").is_file():
         for text in (folder / "metrics.json").read_text().splitlines():
             try:
                 line = json.loads(text)
                 lines[line["iteration"]] = line
-            except (ValueError, KeyError):  # half a line, when it was killed
+            except (ValueError, KeyError):  # partial line of an interrupted run
                 continue
     return [lines[i] for i in sorted(lines)]
 
 
 def last_iteration(folder: Path) -> int:
-    """The iteration that was logged last."""
+    """Returns the number of iterations at the last log entry, 0 if nothing was logged."""
     lines = metrics_lines(folder)
     return lines[-1]["iteration"] + 1 if lines else 0
 
 
 def training_seconds(folder: Path) -> float:
-    """Seconds of training: those of each logged stretch of iterations; start-up and evaluation do not count."""
+    """Returns the seconds of training, summed over the logged intervals, without start-up and evaluation."""
     seconds, before = 0.0, -1
     for line in metrics_lines(folder):
         if "time" in line:
@@ -46,7 +46,7 @@ def training_seconds(folder: Path) -> float:
 
 
 def collect(jobs: list[Job]) -> dict[str, dict[int, dict]]:
-    """{run: {seed: {data set or "": {task: {metric: number or None}}}}} of what is finished."""
+    """Returns {run: {seed: {dataset or "": {task: {metric: number or None}}}}} of the finished jobs."""
     collected: dict[str, dict[int, dict]] = {}
     for job in jobs:
         if job.is_finished():
@@ -57,13 +57,13 @@ def collect(jobs: list[Job]) -> dict[str, dict[int, dict]]:
 
 
 def metric_of(results: dict, dataset: str, metric: str) -> float | None:
-    """One number of a job's results; None where it is missing or not a number."""
+    """Returns one metric of a job's results; None if it is missing or not a number."""
     task, name = ["panoptic_seg", *metric.split()][-2:]
     return results.get(dataset, {}).get(task, {}).get(name)
 
 
 def mean_and_sd(values: list[float | None]) -> str:
-    """`mean ± sd` (of the sample), the mean alone for one value; how many of them count, if not all do."""
+    """Formats `mean ± sd` (sample standard deviation), or only the mean of one value; adds n if values are missing."""
     numbers = [v for v in values if v is not None and not math.isnan(v)]
     if not numbers:
         return "-"
@@ -74,7 +74,7 @@ def mean_and_sd(values: list[float | None]) -> str:
 
 
 def make_table(spec: Spec, jobs: list[Job], command: str) -> tuple[str, dict]:
-    """The markdown text and the content of results.json."""
+    """Returns the table as Markdown, and the content of results.json."""
     collected = collect(jobs)
     datasets = sorted({d for seeds in collected.values() for results in seeds.values() for d in results}) or [""]
     columns = [(d, m) for d in datasets for m in spec.metrics]
@@ -109,7 +109,7 @@ def make_table(spec: Spec, jobs: list[Job], command: str) -> tuple[str, dict]:
 
 
 def commit() -> str:
-    """The commit of the code, with a plus sign where tracked files differ from it; its version where it is no clone."""
+    """Returns the commit of the code, with a plus sign if tracked files differ from it; the version if not a clone."""
     if not (CLONE / ".git").exists():
         return f"version {panoptic_fusion.__version__}"
     git = ["git", "-C", str(CLONE)]
@@ -122,7 +122,8 @@ def commit() -> str:
 
 
 def machine() -> str:
-    """Cores that this process may use, and the GPU if there is one."""
+    """Describes the CPU cores available to this process, and the GPU if there is one."""
+
     import torch
 
     cores = f"{len(os.sched_getaffinity(0))} CPU cores"

@@ -39,7 +39,7 @@ def config_file(root: Path, split: str, version: str = "v1.2") -> Path:
 
 
 def vistas_files(root: str, split: str, version: str = "v1.2") -> PanopticFiles:
-    """Returns the paths of a split, "train" or "val", in the layout found on disk, by default that of release 2.0."""
+    """Returns the paths of a split, "train" or "val", in the layout found on disk (default: release 2.0)."""
     panoptic = annotation_folder(Path(root), split, version) / "panoptic"
     images = split_folder(Path(root), split) / "images"
     return PanopticFiles(str(images), str(panoptic), str(panoptic / PANOPTIC_JSON[version]))

@@ -1,4 +1,4 @@
-"""From the files of annotation tools to a COCO panoptic data set: one reader per format, one way to paint."""
+"""Imports the files of annotation tools as a COCO panoptic dataset, with one reader per format."""
 
 from .formats import FORMATS, UnknownFormat
 from .run import ImportResult, import_annotations

@@ -1,7 +1,7 @@
-"""ADE20K as downloaded (2017 and 2020-21): `<image>_seg.png` with the class in red and green and the instance in blue.
+"""Reads ADE20K as downloaded (2017 and 2020-21).
 
-Names come from `<image>.json` (2020-21) or `<image>_atr.txt` (2017). Parts of objects are not read. The first of an
-object's names is its class.
+`<image>_seg.png` has the class in red and green and the instance in blue. Names come from `<image>.json` (2020-21) or
+`<image>_atr.txt` (2017). The first name of an object is its class. Parts of objects are not read.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def read(item: tuple[str, str | None, str]) -> ImageAnnotation:
 
 
 def _names_2020(table: str) -> dict[int, str]:
-    """Class -> name, by the json's objects."""
+    """Returns the name of each class, from the objects in the JSON."""
     content = read_json(table)
     try:
         objects = content["annotation"]["object"]
@@ -77,7 +77,7 @@ def _names_2020(table: str) -> dict[int, str]:
 
 
 def _names_2017(table: str) -> dict[int, str]:
-    """Instance -> name, by the lines `instance # part level # occluded # names # raw name # attributes`."""
+    """Reads the name of each instance from lines `instance # part level # occluded # names # raw name # attributes`."""
     names = {}
     for number, line in enumerate(read_text(table).splitlines(), start=1):
         fields = [field.strip() for field in line.split("#")]

@@ -1,4 +1,4 @@
-"""One binary PNG per object, called `<image>_<class>_<number>.png`, next to the images or in another folder."""
+"""Reads one binary PNG per object, named `<image>_<class>_<number>.png`, next to the images or in another folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAME = re.compile(r"(.+)_([^_\d][^_]*)_(\d+)")
 
 
 def _masks(tree: Tree) -> dict[str, list[tuple[str, str]]]:
-    """The masks (file, class) of each image file."""
+    """Returns the masks (file, class) of each image file."""
     images = {os.path.splitext(os.path.basename(file))[0]: file for file in tree.images()}
     found: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for file in tree.having(".png"):

@@ -1,4 +1,4 @@
-"""Decides which classes are things, and makes the categories of a panoptic json."""
+"""Decides which classes are things, and makes the categories of a panoptic JSON."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import Any
 from ...errors import UserError
 from .shapes import IGNORED_NAMES, UNLABELED_NAMES, ClassInfo, Dataset
 
-# Names of regions that are usually not counted. Only a proposal: --things and --stuff decide.
+# Names of regions that are usually not counted. They only set a default, which --things and --stuff override.
 STUFF_NAMES = frozenset(
     "sky road street pavement sidewalk terrain grass lawn vegetation foliage water sea ocean river lake sand snow "
     "ice ground floor wall ceiling mountain hill field soil dirt earth asphalt gravel forest background "
     "dirt-track railroad parking rail-track crosswalk lane beach carpet concrete sidewalks roads walls".split()
 )
 STUFF_SUFFIXES = ("-merged", "-stuff", "-other", " merged", " stuff")
-MANY_IMAGES = 5  # that must have a class before its size counts
-LARGE_SHARE = 1 / 3  # of the image's area, from which a class that never occurs twice looks like stuff
+MANY_IMAGES = 5  # minimum number of images with a class for its size to count
+LARGE_SHARE = 1 / 3  # fraction of the image area from which a class that never occurs twice looks like stuff
 
 
 @dataclass
 class ClassCount:
-    """How a class occurs.
+    """Statistics of a class.
 
     Attributes:
-        images: number of images that have it.
+        images: number of images with the class.
         objects: number of objects.
         most: largest number of objects in one image.
-        semantic: whether it occurs in semantic maps alone.
-        shares: part of the image in the box around it, one per image.
+        semantic: whether the class occurs only in semantic maps.
+        shares: fraction of the image area in the bounding box of the class, one value per image.
     """
 
     images: int = 0
@@ -40,7 +40,7 @@ class ClassCount:
     shares: list[float] = field(default_factory=list)
 
     def add(self, objects: int, semantic: bool, share: float) -> None:
-        """Counts the objects of one image; `share` is the part of the image in the box around them, 0..1."""
+        """Counts the objects of one image; `share` is the fraction of the image in their bounding box, 0..1."""
         self.images += 1
         self.objects += objects
         self.most = max(self.most, objects)
@@ -51,7 +51,7 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class Category:
-    """A class of the result; `reason` says why it is a thing or stuff."""
+    """Class of the result; `reason` explains why it is a thing or stuff."""
 
     id: int
     name: str
@@ -62,13 +62,13 @@ class Category:
     objects: int
 
     def entry(self) -> dict[str, Any]:
-        """The entry of a json's list of categories."""
+        """Returns the entry in a JSON's list of categories."""
         entry: dict[str, Any] = {"id": self.id, "name": self.name, "isthing": int(self.isthing)}
         return entry if self.color is None else {**entry, "color": list(self.color)}
 
 
 def is_class(name: str) -> bool:
-    """Returns whether a label names a class, and not pixels without one."""
+    """Returns whether a label names a class, rather than ignored or unlabeled pixels."""
     return name.lower() not in IGNORED_NAMES | UNLABELED_NAMES
 
 
@@ -79,9 +79,11 @@ def make_categories(
     stuff: Sequence[str] | None,
     unlabeled: str | None,
 ) -> list[Category]:
-    """Lists the classes: those that the format declares in its order, then others by name, with ids.
+    """Lists the classes with ids: first the declared classes in the order of the format, then the others by name.
 
-    Raises UserError if `things` or `stuff` name a class that does not occur, or the same one, or if there is no class.
+    Raises:
+        UserError: `things` or `stuff` name a class that does not occur, both name the same class, or there are no
+            classes.
     """
     declared = {info.name: info for info in dataset.classes if is_class(info.name)}
     others = sorted(name for name in counts if is_class(name) and name not in declared)
@@ -126,7 +128,7 @@ def _decide(
     stuff: Sequence[str] | None,
     unlabeled: str | None,
 ) -> tuple[bool, str]:
-    """Whether a class is a thing, and why."""
+    """Returns whether a class is a thing, and why."""
     if info.name in (things or ()):
         return True, "--things"
     if info.name in (stuff or ()):

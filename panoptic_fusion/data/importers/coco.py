@@ -1,11 +1,11 @@
-"""COCO instances json: polygons, RLE and crowds, with semantic PNGs where they exist; also by Roboflow and CVAT.
+"""Reads COCO instances JSON (polygons, RLE and crowds), also from Roboflow and CVAT, with optional semantic PNGs.
 
-Parts of one annotation are one object. A box without a segmentation is not a mask. Order: smaller in front, since the
-format has none. CVAT and datumaro write iscrowd 1 for every mask; where annotations have CVAT's attribute `occluded`,
-such masks are objects.
+All parts of an annotation form one object. A box without a segmentation is not a mask. Smaller shapes are in front,
+because the format does not define an order. CVAT and datumaro write iscrowd 1 for every mask; if annotations have
+CVAT's attribute `occluded`, such masks are objects.
 
-Semantic PNGs lie in a folder such as COCO-stuff's `stuffthingmaps`, with the image's stem and category ids as values
-(COCO-stuff: id - 1 for ids from 1, 255 is unlabeled). They are painted below the instances.
+Semantic PNGs are in a folder such as COCO-stuff's `stuffthingmaps`. They have the stem of the image, and category ids
+as values (COCO-stuff: id - 1 for ids from 1, 255 is unlabeled). They are painted below the instances.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PIXEL_MAP_FOLDERS = ("stuffthingmaps", "stuff_pixelmaps", "pixelmaps", "semantic
 
 
 def is_coco(content: Any) -> bool:
-    """Returns whether a parsed json is a COCO json of instances."""
+    """Returns whether parsed JSON is a COCO instances JSON."""
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         return False
     annotations = content.get("annotations")
@@ -68,7 +68,7 @@ def open_dataset(tree: Tree) -> Dataset:
 
 
 def read(item: dict[str, Any]) -> ImageAnnotation:
-    """Makes the annotation of one image of its entries."""
+    """Builds the annotation of one image from its entries."""
     image, file = item["image"], item["file"]
     size = None
     if image.get("height") is not None or image.get("width") is not None:
@@ -97,7 +97,7 @@ def read(item: dict[str, Any]) -> ImageAnnotation:
 
 
 def read_with_map(names: dict[int, str], table: ClassTable, offset: int, item: dict[str, Any]) -> ImageAnnotation:
-    """Adds the classes of a semantic PNG below the instances of an image, without the classes that have instances."""
+    """Adds the classes of a semantic PNG below the instances of an image, except classes that have instances."""
     annotation = read(item)
     if item["map"] is None:
         return annotation
@@ -119,7 +119,7 @@ def read_with_map(names: dict[int, str], table: ClassTable, offset: int, item: d
 
 
 def _choose(tree: Tree) -> list[str]:
-    """The jsons to read: where some are called instances..., those alone, since others repeat their images."""
+    """Selects the JSON files to read: only those named instances..., if any, because others repeat their images."""
     files = tree.having(".json")
     named = [file for file in files if os.path.basename(file).lower().startswith("instances")]
     return named or files
@@ -128,7 +128,7 @@ def _choose(tree: Tree) -> list[str]:
 def read_categories(
     dataset: Dataset, classes: dict[str, ClassInfo], entries: list, annotations: list, path: str
 ) -> dict[int, str]:
-    """Category id -> name; adds the classes. Roboflow's unused category 0, the parent of the others, is left out."""
+    """Adds the classes and returns {category id: name}, without Roboflow's unused parent category 0."""
     parents = {entry.get("supercategory") for entry in entries if isinstance(entry, dict)}
     used = Counter(a.get("category_id") for a in annotations if isinstance(a, dict) and is_id(a.get("category_id")))
     names: dict[int, str] = {}
@@ -192,7 +192,7 @@ def _add_items(
         dataset.items[key] = {
             "file": path,
             "image": image,
-            "entries": json.dumps(entries.pop(image_id, [])).encode(),  # a tenth of the memory of lists
+            "entries": json.dumps(entries.pop(image_id, [])).encode(),  # needs a tenth of the memory of lists
             "names": names,
             "split": split or split_of(os.path.dirname(name)),
             "map": maps.get(stem),
@@ -200,12 +200,16 @@ def _add_items(
 
 
 def is_id(value: Any) -> bool:
-    """Returns whether a json value can be the id of an image or category."""
+    """Returns whether a JSON value can be the id of an image or category."""
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 
 def _geometry(entry: dict[str, Any]) -> tuple[Polygon | Mask, bool]:
-    """The geometry of an annotation, and whether it is only a box. Raises ValueError or KeyError."""
+    """Returns the geometry of an annotation, and whether it is only a box.
+
+    Raises:
+        ValueError, KeyError: the annotation is invalid.
+    """
     value = entry.get("segmentation")
     if isinstance(value, dict):
         if "counts" not in value or not isinstance(value.get("size"), list):
@@ -213,7 +217,7 @@ def _geometry(entry: dict[str, Any]) -> tuple[Polygon | Mask, bool]:
         return Mask(partial(decode_coco_rle, value)), False
     if isinstance(value, list) and value:
         if all(isinstance(v, int | float) for v in value):
-            value = [value]  # one polygon that is not in a list
+            value = [value]  # a single polygon that is not in a list
         return Polygon([[check_points(part, 3)] for part in value]), False
     if value not in (None, []):
         raise ValueError(f"its segmentation is of type {type(value).__name__}, not polygons or an RLE")

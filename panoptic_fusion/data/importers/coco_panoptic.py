@@ -1,9 +1,9 @@
-"""COCO panoptic json and PNGs, with faults that can be repaired; also Mapillary Vistas' own panoptic files.
+"""Reads COCO panoptic JSON and PNGs and repairs errors in them; also reads Mapillary Vistas' own panoptic files.
 
-Repaired, and noted: gray and palette PNGs whose values are ids, PNGs with alpha, areas and boxes (counted again),
-several segments of a stuff class, crowd stuff, ids of the PNG without a segment (void), segments without a pixel, a
-missing isthing (proposed), a size in the json that differs from image and PNG, image ids that are texts. A PNG of
-another size than its image is refused.
+These errors are repaired and reported: gray and palette PNGs whose values are ids, PNGs with alpha, areas and boxes
+(recomputed), several segments of a stuff class, crowd stuff, ids in the PNG without a segment (void), segments without
+pixels, a missing isthing (proposed), a size in the JSON that differs from image and PNG, image ids that are text. A PNG
+whose size differs from its image is rejected.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAME = "coco-panoptic"
 
 
 def is_panoptic(content: Any) -> bool:
-    """Returns whether a parsed json is a COCO panoptic one."""
+    """Returns whether parsed JSON is a COCO panoptic JSON."""
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
         return False
     return any(isinstance(a, dict) and "segments_info" in a for a in content["annotations"][:20])
@@ -100,7 +100,7 @@ def _add_items(
 
 
 def _find_png(tree: Tree, file: str, name: str, pngs: dict[str, list[str]]) -> str | None:
-    """The PNG of an annotation: of those of its name the one in a folder that fits the json best."""
+    """Returns the PNG of an annotation: among PNGs of this name, the one whose folder matches the JSON best."""
     candidates = pngs.get(os.path.basename(name), [])
     if not candidates:
         return None

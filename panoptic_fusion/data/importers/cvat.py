@@ -1,8 +1,8 @@
-"""CVAT's own XML 1.1, for images and for video.
+"""Reads CVAT XML 1.1 for images and for video.
 
-Drawing order is z_order, then the order of the file. Shapes of equal label and group_id (other than 0) are one object;
-in a video a track is one. Polylines, points, skeletons, cuboids and tags have no area. A mask has runs along the rows
-of its box, background first.
+Shapes are ordered by z_order, then by file order. Shapes with the same label and group_id (other than 0) form one
+object; in a video, a track is one object. Polylines, points, skeletons, cuboids and tags have no area. A mask consists
+of runs along the rows of its box, background first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NO_AREA = frozenset({"polyline", "points", "skeleton", "cuboid", "tag"})
 
 
 def is_cvat(root: Element) -> bool:
-    """Returns whether a parsed xml is CVAT's."""
+    """Returns whether parsed XML is from CVAT."""
     return root.tag == "annotations" and any(root.find(tag) is not None for tag in ("image", "track", "meta"))
 
 
@@ -62,7 +62,7 @@ def open_dataset(tree: Tree) -> Dataset:
 
 
 def read(item: ImageAnnotation) -> ImageAnnotation:
-    """Returns what `open_dataset` has read already."""
+    """Returns the annotation that `open_dataset` has already read."""
     return item.copy()
 
 

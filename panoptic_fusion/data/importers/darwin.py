@@ -1,8 +1,8 @@
-"""V7 Darwin JSON 2.0: one file per image. Polygons have paths, of which inner ones are holes; drawn with OpenCV.
+"""Reads V7 Darwin JSON 2.0, one file per image.
 
-A raster layer holds the masks of other annotations as values in runs along the rows. Lines, keypoints, skeletons and
-tags have no area. Later annotations lie in front, as in
-the tool's own masks.
+Polygons consist of paths, whose inner paths are holes; they are drawn with OpenCV. A raster layer stores the masks of
+other annotations as runs of values along the rows. Lines, keypoints, skeletons and tags have no area. Later annotations
+are in front, as in the tool's own masks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NO_AREA = ("line", "keypoint", "skeleton", "tag", "cuboid", "string", "graph", "
 
 
 def is_darwin(content: Any) -> bool:
-    """Returns whether a parsed json is Darwin's, version 2."""
+    """Returns whether parsed JSON is Darwin JSON, version 2."""
     return (
         isinstance(content, dict)
         and isinstance(content.get("item"), dict)
@@ -99,7 +99,7 @@ def _geometry(entry: dict[str, Any]) -> Polygon:
 
 
 def _raster(layer: dict[str, Any], labels: dict[str, str], size: tuple[int, int] | None, name: str) -> list[Shape]:
-    """The masks of a raster layer, one for each annotation that it maps to a value."""
+    """Returns the masks of a raster layer, one per annotation that it maps to a value."""
     if size is None:
         raise ValueError("the size of the image is missing in item.slots")
     values = decode_value_runs(layer["dense_rle"], *size)

@@ -13,9 +13,10 @@ from .masks import Crop, empty_crop
 
 
 def decode_coco_rle(rle: Any, height: int, width: int) -> Crop:
-    """Decodes COCO's RLE (down the columns), counts as a list or compressed.
+    """Decodes COCO's RLE (along the columns), with counts as a list or compressed.
 
-    Raises ValueError if its size is not (height, width) or its counts do not add up to that.
+    Raises:
+        ValueError: the size is not (height, width), or the counts do not add up to it.
     """
     size, counts = rle["size"], rle["counts"]
     if list(size) != [height, width]:
@@ -32,13 +33,21 @@ def decode_coco_rle(rle: Any, height: int, width: int) -> Crop:
 
 
 def decode_row_runs(counts: Sequence[int], height: int, width: int) -> np.ndarray:
-    """Decodes runs along the rows, background first (CVAT): a mask (height, width) bool. Raises ValueError."""
+    """Decodes runs along the rows, background first (CVAT), to a mask (height, width) bool.
+
+    Raises:
+        ValueError: the runs do not fit the size.
+    """
     _check_counts(counts, height * width)
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)
 
 
 def decode_value_runs(pairs: Sequence[int], height: int, width: int) -> np.ndarray:
-    """Decodes value, count, value, count ... along the rows (Darwin): (height, width) int64. Raises ValueError."""
+    """Decodes value, count, value, count ... along the rows (Darwin) to (height, width) int64.
+
+    Raises:
+        ValueError: the runs do not fit the size.
+    """
     if len(pairs) % 2:
         raise ValueError("its run-length encoding has a value without a count")
     _check_counts(pairs[1::2], height * width)
@@ -51,12 +60,15 @@ def _check_counts(counts: Any, pixels: int) -> None:
 
 
 def decode_brush(data: Any, height: int, width: int) -> np.ndarray:
-    """Decodes Label Studio's brush RLE: a mask (height, width) bool.
+    """Decodes Label Studio's brush RLE to a mask (height, width) bool.
 
-    The bytes are a stream of bits: the number of values (32 bits), the bits of a value less 1 (5), four lengths of
-    counts, each less 1 (4 bits each). Then runs: 1 bit says whether the values are all the same, 2 bits which length
-    the count (less 1) has, the count, and one value or as many as counted. Values are R, G, B, A of each pixel, along
-    the rows; A is the mask. Raises ValueError if this does not give four values per pixel.
+    The bytes form a bit stream. Its header is the number of values (32 bits), the bit length of a value minus 1
+    (5 bits), and four bit lengths of counts, each minus 1 (4 bits each). Runs follow: 1 bit that tells whether all
+    values are the same, 2 bits that select the bit length of the count, the count minus 1, and one value or as many
+    values as counted. The values are R, G, B, A of each pixel along the rows; A is the mask.
+
+    Raises:
+        ValueError: the stream does not contain four values per pixel.
     """
     array = np.asarray(data)
     if array.ndim != 1 or array.dtype.kind not in "iu" or array.size and not 0 <= array.min() <= array.max() <= 255:

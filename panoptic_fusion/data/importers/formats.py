@@ -1,4 +1,4 @@
-"""The formats that can be imported, in the order in which they are tried."""
+"""Formats that can be imported, in the order in which they are tried."""
 
 from __future__ import annotations
 
@@ -55,13 +55,14 @@ FORMATS = tuple(reader.NAME for reader in READERS)
 
 
 class UnknownFormat(UserError):
-    """Nothing in a folder is of a known format."""
+    """Error raised if no file in a folder has a known format."""
 
 
 def open_dataset(tree: Tree, format: str | None = None) -> Dataset:
-    """Opens a folder with the reader of `format`, or with the first one that recognizes it.
+    """Opens a folder with the reader of `format`, or with the first reader that recognizes the folder.
 
-    Raises UserError if the format is unknown or nothing is recognized.
+    Raises:
+        UserError: the format is unknown, or no reader recognizes the folder.
     """
     if format is not None and format not in FORMATS:
         raise UserError(f"--format is {format!r}; available: {', '.join(FORMATS)}")
@@ -79,7 +80,7 @@ def open_dataset(tree: Tree, format: str | None = None) -> Dataset:
         dataset = found[0].open_dataset(tree)
     except DatasetError:
         raise
-    except Exception as error:  # a file that no reader foresees
+    except Exception as error:  # a file that no reader expects
         name, text = found[0].NAME, describe_error(error)
         raise UserError(f"{tree.root}: the {name} files cannot be read: {text}. Export them again.") from error
     forget_files()

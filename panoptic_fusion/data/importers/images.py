@@ -1,4 +1,4 @@
-"""The images of an import: sizes, orientation, and their place in the result, as links or copies."""
+"""Reads the sizes and orientations of imported images, and links or copies the images to the result."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from PIL import Image
 from ...files import write_atomically
 from ..faults import DatasetError
 
-ORIENTATION = 0x0112  # the Exif tag: 1 is upright, 5 to 8 swap width and height
+ORIENTATION = 0x0112  # Exif tag: 1 is upright, 5 to 8 swap width and height
 _SUFFIX_OF_FORMAT = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif", "MPO": ".jpg"}
 
 
 def image_header(image: str | bytes, file: str) -> tuple[tuple[int, int], int]:
-    """Returns the stored size (height, width) and the Exif orientation of an image, a path or its bytes.
+    """Returns the stored size (height, width) and the Exif orientation of an image, given as a path or as bytes.
 
-    Raises DatasetError naming `file`.
+    Raises:
+        DatasetError: the image cannot be read; the message names `file`.
     """
     try:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
@@ -35,12 +36,12 @@ def image_header(image: str | bytes, file: str) -> tuple[tuple[int, int], int]:
 
 
 def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Returns the size (height, width) of an image as it is shown."""
+    """Returns the displayed size (height, width) of an image."""
     return size if orientation < 5 else size[::-1]
 
 
 def turn_upright(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Turns an array (H, W, ...) from the stored to the shown orientation."""
+    """Turns an array (H, W, ...) from the stored to the displayed orientation."""
     if orientation >= 5:
         array = array.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -51,13 +52,13 @@ def turn_upright(array: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def embedded_suffix(data: bytes) -> str:
-    """Returns the suffix that fits an encoded image."""
+    """Returns the file suffix for an encoded image."""
     with Image.open(io.BytesIO(data)) as opened:
         return _SUFFIX_OF_FORMAT.get(opened.format or "", ".png")
 
 
 def place_image(source: str | None, data: bytes | None, target: Path, copy: bool) -> None:
-    """Puts an image in its place: bytes are written, files linked (or copied where links do not work)."""
+    """Writes an image to its target: bytes are written, files are linked (or copied if links do not work)."""
     if data is not None:
         if not (target.is_file() and not target.is_symlink() and target.read_bytes() == data):
             target.unlink(missing_ok=True)

@@ -1,13 +1,14 @@
-"""Instance PNGs: Cityscapes' naming, KITTI, MOTS, or a folder of instance ids next to one of class values.
+"""Reads instance PNGs: Cityscapes, KITTI, MOTS, or a folder of instance ids next to a folder of class values.
 
-- Cityscapes (`*_instanceIds.png`): class, or class * 1000 + instance from 1000 on. A thing's class alone is a crowd.
-- KITTI (`instance` next to `image_2`): class * 256 + instance; instance 0 is the class alone.
-- MOTS (`instances` with labels.txt): class * 1000 + instance, classes from 1 on in the order of the lines.
-- `instances` (any ids, 0 is none) next to semantic maps of the same stems: the class of an instance is the most
-  frequent one on its pixels.
+- Cityscapes (`*_instanceIds.png`): class, or class * 1000 + instance for values from 1000. A thing class without an
+  instance is a crowd.
+- KITTI (`instance` next to `image_2`): class * 256 + instance; instance 0 is the class without an instance.
+- MOTS (`instances` with labels.txt): class * 1000 + instance; classes start at 1, in the order of the lines.
+- `instances` (any ids, 0 is no instance) next to semantic maps with the same stems: the class of an instance is the
+  most frequent class of its pixels.
 
-Classes come from a table (see `pixels.TABLES`), else Cityscapes' and KITTI's are those of cityscapesscripts, if
-installed.
+Classes come from a table (see `pixels.TABLES`). Without a table, Cityscapes and KITTI use the classes of
+cityscapesscripts, if it is installed.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def open_dataset(tree: Tree) -> Dataset:
 
 
 def read(item: dict[str, Any]) -> ImageAnnotation:
-    """Reads one map, and its semantic map if there is one."""
+    """Reads one instance map, and its semantic map if there is one."""
     file = item["file"]
     pixels = read_map(file)
     ids = color_values(pixels) if pixels.ndim == 3 else pixels.astype(np.int64)
@@ -142,14 +143,14 @@ def _values_of_colors(pixels: np.ndarray, table: ClassTable | None, file: str) -
 
 
 def _semantic(tree: Tree, instances: Sequence[str]) -> dict[tuple[str, str], str]:
-    """Split and stem -> semantic map, of the maps in other folders than the instances."""
+    """Returns {(split, stem): semantic map}, for maps outside the folders of the instances."""
     own = set(instances)
     files = (file for file in tree.having(".png") if file not in own and is_map_folder(os.path.dirname(file)))
     return {(split_of(os.path.dirname(file)), map_stem(file)): file for file in files}
 
 
 def _image_names(tree: Tree, file: str, stem: str) -> list[str]:
-    """Where the image of a map may be: in the place of the map's folder, under the names that the data sets use."""
+    """Returns candidates for the image of a map, in place of the map's folder and under the names of the datasets."""
     folder, names = os.path.dirname(file), []
     for ours, theirs in (("gtFine", "leftImg8bit"), ("instance", "image_2"), ("instances", "images")):
         if ours in folder.split("/"):

@@ -1,6 +1,7 @@
-"""ISAT JSON: one file per image. Objects of equal category and group are one instance; `layer` is the drawing order.
+"""Reads ISAT JSON, one file per image.
 
-The category __background__ cuts a hole into what lies below. Polygons are drawn with their outline.
+Objects with the same category and group form one instance; `layer` is the paint order. The category __background__ cuts
+a hole into the shapes below it. Polygons are drawn with their outline.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ NAME = "isat"
 
 
 def is_isat(content: Any) -> bool:
-    """Returns whether a parsed json is ISAT's."""
+    """Returns whether parsed JSON is from ISAT."""
     if not isinstance(content, dict) or not isinstance(content.get("objects"), list):
         return False
     info = content.get("info")

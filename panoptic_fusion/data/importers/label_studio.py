@@ -1,8 +1,8 @@
-"""Label Studio JSON: full and minimal exports, polygons, boxes, ellipses and brushes.
+"""Reads Label Studio JSON: full and minimal exports with polygons, boxes, ellipses and brushes.
 
-Coordinates are percents of original_width and original_height. Results of equal id are one region: one may hold the
-geometry, another one the class. Of several annotations of a task one is taken: the one marked as ground truth, else
-the first that was not cancelled; they are never merged. Order: as in the file.
+Coordinates are percentages of original_width and original_height. Results with the same id form one region: one result
+may have the geometry and another the class. If a task has several annotations, only one is used: the annotation marked
+as ground truth, otherwise the first that was not canceled. Annotations are never merged. Shapes keep the file order.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NO_AREA = frozenset(
 
 
 def tasks_of(content: Any) -> list[dict[str, Any]]:
-    """Returns the tasks in a parsed json of Label Studio; an empty list if it is not one."""
+    """Returns the tasks in parsed JSON; an empty list if it is not from Label Studio."""
     tasks = content if isinstance(content, list) else [content]
     return [task for task in tasks if isinstance(task, dict) and _annotations(task) is not None]
 
@@ -99,7 +99,7 @@ def read(item: dict[str, Any]) -> ImageAnnotation:
 
 
 def _annotations(task: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The annotations of a task; those of a minimal export (lists of regions by name) in the full form."""
+    """Returns the annotations of a task; converts a minimal export (lists of regions by name) to the full form."""
     found = task.get("annotations", task.get("completions"))
     if isinstance(found, list) and all(isinstance(a, dict) and isinstance(a.get("result"), list) for a in found):
         return found if isinstance(task.get("data"), dict) else None
@@ -122,7 +122,7 @@ def _regions(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _label_of(result: dict[str, Any]) -> str | None:
-    """The class of a result: the first of its list of labels, whatever the list is called."""
+    """Returns the class of a result: the first entry in its list of labels, whatever the name of the list."""
     value = result.get("value")
     if not isinstance(value, dict):
         return None
@@ -133,7 +133,11 @@ def _label_of(result: dict[str, Any]) -> str | None:
 
 
 def _geometry(value: dict[str, Any], size: tuple[int, int] | None) -> Polygon | Mask | None:
-    """The geometry of a region in pixels; None if it has no area. Raises ValueError."""
+    """Returns the geometry of a region in pixels; None if it has no area.
+
+    Raises:
+        ValueError: the region is invalid.
+    """
     if "rle" in value:
         data = value["rle"]
         return Mask(partial(_brush, data))
@@ -159,7 +163,7 @@ def _brush(data: Any, height: int, width: int) -> Any:
 
 
 def _image_names(task: dict[str, Any]) -> list[str]:
-    """Where the image may be: the texts of the task's data that look like one, then the name of the upload."""
+    """Returns candidates for the image: texts in the task's data that look like an image, then the upload's name."""
     data = task["data"] if isinstance(task.get("data"), dict) else task
     texts = [text for text in data.values() if isinstance(text, str)]
     names = []
@@ -171,13 +175,13 @@ def _image_names(task: dict[str, Any]) -> list[str]:
     upload = task.get("file_upload")
     if isinstance(upload, str):
         names.append(upload)
-    # Uploads get a prefix of 8 hexadecimal digits, which the file of the user does not have.
+    # Uploads get a prefix of 8 hexadecimal digits, which the user's file does not have.
     plain = [re.sub(r"^[0-9a-f]{8}-", "", name.rsplit("/", 1)[-1]) for name in names]
     return list(dict.fromkeys([*names, *plain])) or texts
 
 
 def _classes(tree: Tree) -> list[ClassInfo]:
-    """The labels of the project's configuration, if it lies in the folder."""
+    """Returns the labels of the project configuration, if it is in the folder."""
     classes: dict[str, ClassInfo] = {}
     for file in (f for f in tree.files if f.lower().endswith(".xml")):
         try:

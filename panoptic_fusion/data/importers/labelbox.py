@@ -1,7 +1,7 @@
-"""Labelbox exports: the older json list, and newline-delimited json of today.
+"""Reads Labelbox exports: the older JSON list and the current newline-delimited JSON.
 
-Polygons and boxes have an area. Masks lie on Labelbox's server and are not in the file; they are reported. Later
-objects lie in front.
+Polygons and boxes have an area. Masks are stored on Labelbox's server, not in the file; they are reported as missing.
+Later objects are in front.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NAME = "labelbox"
 
 
 def is_row(row: Any) -> bool:
-    """Returns whether a json value is one row of an export."""
+    """Returns whether a JSON value is a row of an export."""
     if not isinstance(row, dict):
         return False
     old = isinstance(row.get("Label"), dict) and ("External ID" in row or "Labeled Data" in row)

@@ -1,8 +1,8 @@
-"""labelme JSON: one file per image, of labelme 3 to 5, AnyLabeling and others that write it.
+"""Reads labelme JSON, one file per image, from labelme 3 to 5, AnyLabeling and other tools that write it.
 
-Polygons are drawn with Pillow, as labelme's own converters do. Shapes of equal label and group_id are one object.
-A rectangle has two corners (or four points), a circle its center and a point on the rim. A mask is a PNG of 0 and 1 at
-the first of its points. Lines and points have no area. The label __ignore__ leaves void pixels.
+Polygons are drawn with Pillow, as in labelme's own converters. Shapes with the same label and group_id form one object.
+A rectangle has two corners (or four points), a circle has its center and a point on the circle. A mask is a PNG of 0
+and 1, placed at its first point. Lines and points have no area. The label __ignore__ leaves void pixels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NO_AREA = frozenset({"line", "linestrip", "point", "points"})
 
 
 def is_labelme(content: Any) -> bool:
-    """Returns whether a parsed json is labelme's."""
+    """Returns whether parsed JSON is from labelme."""
     return isinstance(content, dict) and isinstance(content.get("shapes"), list) and "imagePath" in content
 
 
@@ -81,7 +81,7 @@ def _is_box(entry: dict[str, Any]) -> bool:
 
 
 def _geometry(entry: Any) -> Polygon | Mask | None:
-    """The geometry of a shape; None if it has no area. Raises ValueError, KeyError and others."""
+    """Returns the geometry of a shape; None if it has no area. Raises various errors if the shape is invalid."""
     kind = entry.get("shape_type") or "polygon"
     if kind in NO_AREA:
         return None

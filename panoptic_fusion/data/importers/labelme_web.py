@@ -1,7 +1,7 @@
-"""XML of the LabelMe web tool, also as CVAT exports it ("LabelMe 3.0"): a file per image.
+"""Reads XML of the LabelMe web tool, also exported by CVAT ("LabelMe 3.0"), one file per image.
 
-An object is a polygon, or a mask PNG in `Masks` whose opaque (or nonzero) pixels count. Deleted objects are left out.
-Later objects lie in front.
+An object is a polygon, or a mask PNG in `Masks` whose opaque (or nonzero) pixels count. Deleted objects are skipped.
+Later objects are in front.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAME = "labelme-web"
 
 
 def is_labelme_web(root: Element) -> bool:
-    """Returns whether a parsed xml is LabelMe's: VOC's has the same root, but a size and boxes."""
+    """Returns whether parsed XML is from LabelMe; VOC XML has the same root, but also a size and boxes."""
     return root.tag == "annotation" and root.find("size") is None and root.find("object/bndbox") is None
 
 

@@ -1,8 +1,8 @@
-"""Turns the geometry of annotation tools into masks: polygons, ellipses and boxes.
+"""Converts the polygons, ellipses and boxes of annotation tools to masks.
 
-A mask is a `Crop`, the part of the image that holds its pixels, so that many small objects of a large image cost
-little. Coordinates: x to the right, y down, in pixels; pixel (row, column) covers [column, column + 1) x [row, row +
-1).
+A mask is a `Crop`, the part of the image that contains its pixels, so that many small objects in a large image need
+little memory. Coordinates are in pixels, x to the right and y down. Pixel (row, column) covers
+[column, column + 1) x [row, row + 1).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from PIL import Image, ImageDraw
 from ..coco_json import MAX_COORDINATE
 
 ELLIPSE_POINTS = 256
-MAX_PIXELS = 2**29  # of one image; a larger size in a file is taken for an error
+MAX_PIXELS = 2**29  # largest image; a larger size in a file is treated as an error
 
 
 class Crop(NamedTuple):
-    """Part of an image: `mask` (h, w) bool, whose first pixel is at row `top` and column `left` of the image."""
+    """Part of an image: `mask` (h, w) bool with its first pixel at row `top` and column `left` of the image."""
 
     mask: np.ndarray
     top: int
@@ -29,19 +29,19 @@ class Crop(NamedTuple):
 
 
 def empty_crop() -> Crop:
-    """Returns a crop without a pixel."""
+    """Returns a crop without pixels."""
     return Crop(np.zeros((0, 0), bool), 0, 0)
 
 
 def fill_polygon(rings: Sequence[np.ndarray], height: int, width: int) -> Crop:
-    """Fills a polygon by the even-odd rule: a pixel belongs to it if its center does.
+    """Fills a polygon by the even-odd rule; a pixel belongs to the polygon if its center is inside.
 
-    A center on the left or top edge is inside, one on the right or bottom edge is not, so that polygons which share an
-    edge share no pixel.
+    A center on a left or top edge is inside, a center on a right or bottom edge is outside. Polygons that share an edge
+    therefore share no pixels.
 
     Args:
-        rings: arrays (N, 2) of x, y; closed implicitly. Rings within rings are holes.
-        height, width: size of the image; what lies outside is cut off.
+        rings: arrays (N, 2) of x, y, closed implicitly. Rings within rings are holes.
+        height, width: size of the image, to which the polygon is clipped.
     """
     starts = np.concatenate(rings)
     ends = np.concatenate([np.roll(ring, -1, axis=0) for ring in rings])
@@ -54,7 +54,7 @@ def fill_polygon(rings: Sequence[np.ndarray], height: int, width: int) -> Crop:
     upper, lower = np.where(down[:, None], starts, ends), np.where(down[:, None], ends, starts)
     first = np.clip(np.ceil(upper[:, 1] - 0.5), top, bottom).astype(int)
     count = np.clip(np.ceil(lower[:, 1] - 0.5), top, bottom).astype(int) - first
-    edge = np.repeat(np.arange(len(count)), count)  # one entry for each edge and row that it crosses
+    edge = np.repeat(np.arange(len(count)), count)  # one entry per edge and row that it crosses
     row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + first[edge]
     slope = (lower[:, 0] - upper[:, 0])[edge] / (lower[:, 1] - upper[:, 1])[edge]
     x = upper[edge, 0] + (row + 0.5 - upper[edge, 1]) * slope
@@ -65,9 +65,9 @@ def fill_polygon(rings: Sequence[np.ndarray], height: int, width: int) -> Crop:
 
 
 def draw_polygon(rings: Sequence[np.ndarray], height: int, width: int) -> Crop:
-    """Draws a polygon with its outline as Pillow does: coordinates are pixels, the vertices' pixels belong to it.
+    """Draws a polygon with its outline like Pillow: coordinates are pixels, and the pixels of the vertices are inside.
 
-    Rings after the first are holes, which keep their outline. Arguments as of `fill_polygon`.
+    Rings after the first are holes; their outline is not cut out. See `fill_polygon` for the arguments.
     """
     left, top, right, bottom = _pixel_bounds(rings, height, width)
     if right <= left or bottom <= top:
@@ -81,9 +81,9 @@ def draw_polygon(rings: Sequence[np.ndarray], height: int, width: int) -> Crop:
 
 
 def draw_rounded_polygon(rings: Sequence[np.ndarray], height: int, width: int) -> Crop:
-    """Draws a polygon with its outline as OpenCV does, after rounding its coordinates to whole pixels.
+    """Draws a polygon with its outline like OpenCV, after rounding its coordinates to whole pixels.
 
-    Rings within rings are holes, which keep their outline. Arguments as of `fill_polygon`.
+    Rings within rings are holes; their outline is not cut out. See `fill_polygon` for the arguments.
     """
     left, top, right, bottom = _pixel_bounds(rings, height, width)
     if right <= left or bottom <= top:
@@ -99,13 +99,13 @@ def _pixel_bounds(rings: Sequence[np.ndarray], height: int, width: int) -> tuple
     return (*np.clip(low, 0, (width, height)).tolist(), *np.clip(high, 0, (width, height)).tolist())
 
 
-# How tools turn polygons into pixels. Labelme and ISAT draw with Pillow, Darwin and Supervisely with OpenCV; others
-# describe areas.
+# How tools convert polygons to pixels. Labelme and ISAT draw with Pillow, Darwin and Supervisely with OpenCV; all other
+# tools describe areas.
 FILL = {"area": fill_polygon, "pillow": draw_polygon, "opencv": draw_rounded_polygon}
 
 
 def ellipse_ring(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> np.ndarray:
-    """Returns an ellipse around (x, y) as a polygon (ELLIPSE_POINTS, 2); `degrees` turn it clockwise."""
+    """Returns an ellipse around (x, y) as a polygon (ELLIPSE_POINTS, 2), rotated clockwise by `degrees`."""
     angles = np.linspace(0, 2 * np.pi, ELLIPSE_POINTS, endpoint=False)
     return _turned(np.stack([rx * np.cos(angles), ry * np.sin(angles)], axis=1), degrees) + (x, y)
 
@@ -113,7 +113,7 @@ def ellipse_ring(x: float, y: float, rx: float, ry: float, degrees: float = 0.0)
 def box_ring(
     x0: float, y0: float, x1: float, y1: float, degrees: float = 0.0, pivot: tuple[float, float] | None = None
 ) -> np.ndarray:
-    """Returns a box as a polygon (4, 2); `degrees` turn it clockwise around `pivot`, by default its center."""
+    """Returns a box as a polygon (4, 2), rotated clockwise by `degrees` around `pivot`, by default its center."""
     ring = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], dtype=float)
     pivot = ((x0 + x1) / 2, (y0 + y1) / 2) if pivot is None else pivot
     return _turned(ring - pivot, degrees) + pivot if degrees else ring
@@ -125,7 +125,7 @@ def _turned(points: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def tight_crop(mask: np.ndarray, top: int = 0, left: int = 0) -> Crop:
-    """Cuts a mask (h, w) down to its pixels; `top` and `left` place it in the image."""
+    """Crops a mask (h, w) to its nonzero pixels; `top` and `left` are its position in the image."""
     mask = np.asarray(mask, dtype=bool)
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
@@ -134,7 +134,7 @@ def tight_crop(mask: np.ndarray, top: int = 0, left: int = 0) -> Crop:
 
 
 def clip_crop(crop: Crop, height: int, width: int) -> Crop:
-    """Cuts off what lies outside of an image."""
+    """Clips a crop to the image."""
     top, left = max(-crop.top, 0), max(-crop.left, 0)
     mask = crop.mask[top : max(height - crop.top, 0), left : max(width - crop.left, 0)]
     return Crop(mask, crop.top + top, crop.left + left) if mask.size else empty_crop()
@@ -156,7 +156,7 @@ def merge_crops(crops: Sequence[Crop]) -> Crop:
 
 
 def check_size(height: Any, width: Any) -> tuple[int, int]:
-    """Returns an image size as two integers (height, width). Raises ValueError if it cannot be one."""
+    """Returns an image size as two integers (height, width); raises ValueError if the size is invalid."""
     try:
         size = int(float(height)), int(float(width))
     except (TypeError, ValueError, OverflowError):
@@ -167,7 +167,7 @@ def check_size(height: Any, width: Any) -> tuple[int, int]:
 
 
 def check_points(values: Any, least: int = 1) -> np.ndarray:
-    """Returns coordinates as an array (N, 2) float. Raises ValueError unless they are `least` or more finite pairs."""
+    """Returns coordinates as an array (N, 2) float; raises ValueError unless they are at least `least` finite pairs."""
     try:
         points = np.array(values, dtype=float)
     except (TypeError, ValueError, OverflowError):
@@ -178,7 +178,7 @@ def check_points(values: Any, least: int = 1) -> np.ndarray:
         points = points.reshape(-1, 2)
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError("its coordinates are not pairs of x and y")
-    if not (np.abs(points) <= MAX_COORDINATE).all():  # false for NaN
+    if not (np.abs(points) <= MAX_COORDINATE).all():  # also rejects NaN
         raise ValueError("a coordinate is not finite or far outside of the image")
     if len(points) < least:
         raise ValueError(f"it has {len(points)} point{'s' if len(points) != 1 else ''}, {least} are needed")

@@ -1,13 +1,13 @@
-"""Resolves overlaps: paints the shapes of an image into one panoptic map, and keeps whole masks of its things.
+"""Resolves overlaps by painting the shapes of an image into one panoptic map; keeps the complete masks of its things.
 
-Shapes are painted from back to front, so that the last one on a pixel wins:
+Shapes are painted from back to front, so that the last shape on a pixel wins:
 
-- order "z": by ascending z; at equal z stuff before things, then as in the file.
-- order "annotation": stuff before things, then as in the file.
-- order "smaller-in-front": stuff before things, crowds before other things, then the larger before the smaller.
+- order "z": by ascending z; at equal z, stuff before things, then in file order.
+- order "annotation": stuff before things, then in file order.
+- order "smaller-in-front": stuff before things, crowds before other things, then larger before smaller shapes.
 
-"Ignored" shapes are painted with the things and leave void pixels; "unlabeled" ones cut a hole, whose pixels count as
-not labeled. Pixels that no shape covers are void, or the class `unlabeled` if one is given.
+"Ignored" shapes are painted with the things and leave void pixels. "Unlabeled" shapes cut a hole, whose pixels count as
+unlabeled. Pixels that no shape covers are void, or have the class `unlabeled` if it is given.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _IGNORED = -1
 
 @dataclass(frozen=True)
 class PaintRules:
-    """How shapes become a panoptic map.
+    """Rules for painting shapes into a panoptic map.
 
     Attributes:
         things: labels whose shapes are instances.
-        order: one of `ORDERS`.
+        order: paint order, one of `ORDERS`.
         boxes: whether boxes are painted.
         unlabeled: class of the pixels without a label, or None for void.
     """
@@ -50,14 +50,14 @@ class PaintRules:
 
 @dataclass
 class Painted:
-    """A painted image.
+    """Painted image.
 
     Attributes:
         id_map: (H, W) int32, 0 is void.
-        segments: segment id -> (label, iscrowd); some may have no pixel left.
-        instances: {label, iscrowd, bbox, area, segmentation (RLE)} of the whole masks of the things.
-        notes: counts of what was left out (text -> how often).
-        empty: names of the shapes without a pixel.
+        segments: {segment id: (label, iscrowd)}; some segments may have no pixels left.
+        instances: {label, iscrowd, bbox, area, segmentation (RLE)} of the complete masks of the things.
+        notes: counts of skipped content, {text: number of occurrences}.
+        empty: names of the shapes without pixels.
     """
 
     id_map: np.ndarray
@@ -97,7 +97,7 @@ def paint(annotation: ImageAnnotation, size: tuple[int, int], rules: PaintRules)
 def _pieces(
     annotation: ImageAnnotation, size: tuple[int, int], rules: PaintRules, painted: Painted
 ) -> list[tuple[Shape, Hashable, Crop]]:
-    """The shapes with their pixels, and the key of the segment that each belongs to."""
+    """Returns the shapes with their pixels, and the key of the segment to which each belongs."""
     pieces = []
     for index, shape in enumerate(annotation.shapes):
         if shape.isbox and not rules.boxes:
@@ -126,12 +126,12 @@ def _pieces(
 
 
 def _leaves(bounds: tuple[float, float, float, float], size: tuple[int, int]) -> bool:
-    """Returns whether a shape ends more than a pixel outside of the image."""
+    """Returns whether a shape extends more than one pixel beyond the image."""
     return min(bounds[:2]) < -1 or bounds[2] > size[1] + 1 or bounds[3] > size[0] + 1
 
 
 def components(crop: Crop) -> list[Crop]:
-    """Splits a crop into its connected components; pixels that touch at a corner are connected."""
+    """Splits a crop into its connected components (8-connectivity)."""
     count, labels, boxes, _ = cv2.connectedComponentsWithStats(crop.mask.astype(np.uint8), connectivity=8)
     parts = []
     for label in range(1, count):
@@ -141,7 +141,8 @@ def components(crop: Crop) -> list[Crop]:
 
 
 def _depth(shape: Shape, area: int, rules: PaintRules) -> tuple[float, ...]:
-    """The sort key of a shape: lower is further back. Sorting is stable, so equal ones stay as in the file."""
+    """Returns the sort key of a shape; lower is further back, and shapes with equal keys keep the file order."""
+
     front = shape.label in rules.things or shape.label.lower() in IGNORED_NAMES | UNLABELED_NAMES
     if rules.order == "z":
         return shape.z, front

@@ -1,4 +1,4 @@
-"""Maps of pixels: reading PNGs of any kind, their class tables, and the shapes in them."""
+"""Reads pixel maps: PNGs of any kind, their class tables, and the shapes in them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TABLES = (
     "labelmap.txt", "label_colors.txt", "labels.txt", "classes.txt", "class_names.txt", "classes.json", "labels.json",
     "dataset_meta.json", "class_dict.csv", "classes.csv", "labels.csv", "categories.json", "_classes.csv",
 )  # fmt: skip
-# Ends of file names that say what a file is, not which image it belongs to.
+# Suffixes of file names that describe the kind of a file, not its image.
 _ENDS = re.compile(
     r"(?:_gtfine|_gtcoarse|_leftimg8bit)?_?(?:instanceids|labelids|labeltrainids|color|leftimg8bit|polygons|masks?|segm?"
     r"|labels?|semantic|instances?|instance_ids|gt|l|seg_map|panoptic)$"
@@ -32,7 +32,7 @@ _ENDS = re.compile(
 
 @dataclass
 class ClassTable:
-    """Which class a value, or a color, of a map means."""
+    """Mapping from the values or colors of a map to classes."""
 
     by_value: dict[int, ClassInfo] = field(default_factory=dict)
     by_color: dict[Color, ClassInfo] = field(default_factory=dict)
@@ -47,21 +47,22 @@ class ClassTable:
         return self.by_value[value].name if value in self.by_value else None
 
     def classes(self) -> list[ClassInfo]:
-        """The classes by value; a background, the class of value 0 with a name that says so, is none."""
+        """Returns the classes by value, without a background (the class of value 0 with a background name)."""
         return [
             info for value, info in sorted(self.by_value.items()) if value >= 0 and not is_background(value, info.name)
         ]
 
 
 def is_background(value: int, name: str) -> bool:
-    """Returns whether a class of a table stands for pixels without a class."""
+    """Returns whether a class of a table represents pixels without a class."""
     return value == 0 and name.lower() in ("background", "_background_", "__background__", "void", "unlabeled", "bg")
 
 
 def read_map(path: str) -> np.ndarray:
     """Reads a map: (H, W) integers (palette indices for a palette PNG), or (H, W, 3) uint8 colors.
 
-    Raises DatasetError.
+    Raises:
+        DatasetError: the file cannot be read.
     """
     try:
         with Image.open(path) as image:
@@ -90,7 +91,7 @@ def class_shapes(
     annotation: ImageAnnotation,
     ignored: int | None = None,
 ) -> list[Shape]:
-    """Makes one semantic shape of each value of a map (H, W); values without a name are noted and void."""
+    """Makes one semantic shape per value of a map (H, W); values without a name are reported and become void."""
     shapes = []
     for value in np.unique(pixels).tolist():
         name = name_of(value)
@@ -105,7 +106,7 @@ def class_shapes(
 
 
 def mask_shape(mask: np.ndarray, label: str, name: str, top: int = 0, left: int = 0, **options: Any) -> Shape:
-    """Makes a shape of a mask (h, w) bool that lies at row `top` and column `left`."""
+    """Makes a shape from a mask (h, w) bool at row `top` and column `left`."""
     return Shape(label, Mask(partial(_crop_of, mask, top, left)), name, **options)
 
 
@@ -114,12 +115,12 @@ def _crop_of(mask: np.ndarray, top: int, left: int, _height: int, _width: int) -
 
 
 def color_values(pixels: np.ndarray) -> np.ndarray:
-    """Turns colors (H, W, 3) into integers R + 256 G + 65536 B (H, W)."""
+    """Converts colors (H, W, 3) to integers R + 256 G + 65536 B (H, W)."""
     return pixels[..., :3].astype(np.int32) @ np.array([1, 256, 65536], np.int32)
 
 
 def find_maps(tree: Tree, folders: Sequence[str]) -> dict[str, str]:
-    """Stem of an image -> path of its PNG, of those in a folder of these names (at any depth)."""
+    """Returns {stem of an image: path of its PNG}, for PNGs in folders with these names (at any depth)."""
     found = {}
     for file in tree.files:
         parts = file.lower().split("/")[:-1]
@@ -129,7 +130,7 @@ def find_maps(tree: Tree, folders: Sequence[str]) -> dict[str, str]:
 
 
 def map_stem(file: str) -> str:
-    """Returns the stem that a map shares with its image: without folders, suffixes, and words such as _mask."""
+    """Returns the stem that a map shares with its image, without folders, suffixes, and words such as _mask."""
     stem = os.path.splitext(os.path.basename(file))[0]
     match = _ENDS.search(stem.lower())
     return stem[: match.start()] if match and match.start() > 0 else stem
@@ -139,7 +140,11 @@ def map_stem(file: str) -> str:
 
 
 def find_class_table(tree: Tree) -> ClassTable | None:
-    """Reads the class table of a folder, by the names in `TABLES`, or returns None. Raises DatasetError."""
+    """Reads the class table of a folder, found by the names in `TABLES`; returns None if there is none.
+
+    Raises:
+        DatasetError: the table cannot be read.
+    """
     by_name = {os.path.basename(file).lower(): str(tree.path(file)) for file in reversed(tree.files)}
     for name in TABLES:
         if name in by_name:
@@ -150,7 +155,11 @@ def find_class_table(tree: Tree) -> ClassTable | None:
 
 
 def read_class_table(path: str) -> ClassTable:
-    """Reads a class table: json, csv or text, with or without values and colors. Raises DatasetError."""
+    """Reads a class table in JSON, CSV or text format, with or without values and colors.
+
+    Raises:
+        DatasetError: the table cannot be read.
+    """
     if path.lower().endswith(".json"):
         return _from_json(read_json(path))
     lines = [line.strip() for line in read_text(path).splitlines()]
@@ -159,7 +168,7 @@ def read_class_table(path: str) -> ClassTable:
 
 
 def _from_json(content: Any) -> ClassTable:
-    """A list of names or entries, a dict value -> name (or the reverse), or datumaro's dataset_meta."""
+    """Reads a list of names or entries, a dict {value: name} (or the reverse), or datumaro's dataset_meta."""
     table = ClassTable()
     colors: list = []
     if isinstance(content, dict) and isinstance(content.get("label_map"), dict):
@@ -186,7 +195,8 @@ def _from_json(content: Any) -> ClassTable:
 
 
 def _from_csv(lines: list[str]) -> ClassTable:
-    """A header with name, and r, g, b (CamVid's class_dict.csv) or a value (Roboflow's _classes.csv)."""
+    """Reads a table with a name and r, g, b (CamVid's class_dict.csv) or a value (Roboflow's _classes.csv)."""
+
     table = ClassTable()
     for index, row in enumerate(csv.DictReader(lines)):
         row = {
@@ -200,7 +210,7 @@ def _from_csv(lines: list[str]) -> ClassTable:
 
 
 def _from_lines(lines: list[str]) -> ClassTable:
-    """CVAT's `name:r,g,b::`, `r g b name`, `value: name`, `value name`, or names in the order of the values."""
+    """Reads CVAT's `name:r,g,b::`, `r g b name`, `value: name`, `value name`, or names in the order of the values."""
     table = ClassTable()
     names = [line for line in lines if line != "__ignore__"]
     for index, line in enumerate(names):
@@ -216,7 +226,7 @@ def _from_lines(lines: list[str]) -> ClassTable:
 
 
 def _color(value: Any) -> Color | None:
-    """A color of a list of numbers (or their texts) or "#rrggbb"; None for anything else."""
+    """Parses a color from a list of numbers (or number strings) or "#rrggbb"; returns None for anything else."""
     if isinstance(value, str):
         return hex_color(value)
     try:

@@ -1,4 +1,4 @@
-"""The report of an import as text."""
+"""Formats the report of an import as text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHOWN = 20
 
 
 def format_result(result: ImportResult) -> str:
-    """Formats the classes with why they are things or stuff, the choices, and everything that was left out."""
+    """Formats the classes with the reason why each is a thing or stuff, the settings, and everything skipped."""
     images = ", ".join(f"{split or 'not divided'} {count}" for split, count in result.images.items())
     crowds = f", {result.crowds} of them crowds" if result.crowds else ""
     lines = [

@@ -1,4 +1,4 @@
-"""The result of an import: what it reports, and the jsons, written from the journal one record at a time."""
+"""Result of an import: its report, and the JSON files, which are written from the journal one record at a time."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from .classes import Category
 from .work import Job
 
 SPLITS = ("train", "val", "test")
-PROBLEMS = "problems.txt"  # of the output folder: everything that was left out, one line each
+PROBLEMS = "problems.txt"  # file in the output folder with one line per skipped item
 
 
 @dataclass
 class ImportResult:
-    """What an import did.
+    """Summary of an import.
 
     Attributes:
-        format: the format that was read.
+        format: name of the format that was read.
         output: folder of the result.
-        categories: classes, with why they are things or stuff.
-        images: split -> number of images; the split is "" for a data set that is not divided.
-        segments: category id -> number of segments in the panoptic maps.
-        order: how overlaps were resolved.
-        painted: number of images painted by this run; the others were finished before.
-        faults: everything that was left out, with file and remedy.
-        notes: counts of what the user should know.
+        categories: classes, with the reason why each is a thing or stuff.
+        images: {split: number of images}; the split is "" for a dataset without splits.
+        segments: {category id: number of segments in the panoptic maps}.
+        order: rule by which overlaps were resolved.
+        painted: number of images painted by this run; all others were already finished.
+        faults: everything that was skipped, with the file and a remedy.
+        notes: counts of events that the user should know about.
     """
 
     format: str
@@ -50,7 +50,7 @@ class ImportResult:
 
 
 def finished(journal: Path, jobs: Mapping[str, Job]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The records of the jobs that are done: painted with the same files and rules, and still in place."""
+    """Yields the records of finished jobs: painted with the same files and rules, and with existing results."""
     seen: set[str] = set()
     for record in read_records(journal):
         job = jobs.get(record.get("key")) if isinstance(record, dict) else None
@@ -65,7 +65,7 @@ def finished(journal: Path, jobs: Mapping[str, Job]) -> Iterator[tuple[str, dict
 
 
 def write_result(journal: Path, jobs: Mapping[str, Job], amodal: bool, result: ImportResult) -> None:
-    """Writes the jsons of every split from the journal, one record at a time."""
+    """Writes the JSON files of every split from the journal, one record at a time."""
     output = Path(result.output)
     places = {}
     with open(journal, "rb") as file:
@@ -77,7 +77,7 @@ def write_result(journal: Path, jobs: Mapping[str, Job], amodal: bool, result: I
                 if record["fingerprint"] == job.fingerprint:
                     places[job.key] = offset
             except (ValueError, KeyError, TypeError):
-                pass  # empty, cut short by a kill, or of an item that is gone
+                pass  # empty, cut off by an interruption, or of an item that no longer exists
             offset += len(line)
         splits: dict[str, list[str]] = {}
         for key, job in jobs.items():
@@ -137,7 +137,7 @@ def _instances(record: dict[str, Any], image_id: int, job: Job) -> Iterator[dict
 
 
 def _write_json(path: Path, categories: list, records: Any, ids: Mapping, jobs: Mapping, entries: Any) -> None:
-    """Writes a COCO json as a stream: `entries` makes the annotations of a record."""
+    """Writes a COCO JSON as a stream; `entries` makes the annotations of a record."""
 
     def write(file: Any) -> None:
         file.write(b'{"images": [')

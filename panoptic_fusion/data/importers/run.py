@@ -1,8 +1,8 @@
-"""Imports a folder of annotations: recognizes it, looks at every item, decides the classes, and paints.
+"""Imports a folder of annotations: detects its format, reads every item, decides the classes, and paints.
 
-The result has the layout that `own_folder.find_data` accepts. Work is kept in a journal, `.import/journal`: an item
-whose files and rules are unchanged is not painted again, so a killed import resumes, and changed files are imported
-alone.
+The result has the layout that `own_folder.find_data` accepts. Finished work is recorded in a journal,
+`.import/journal`. Items whose files and rules are unchanged are not painted again. An interrupted import therefore
+resumes, and after a change only the changed files are imported.
 """
 
 from __future__ import annotations
@@ -47,24 +47,24 @@ def import_annotations(
     workers: int | None = None,
     progress: bool = False,
 ) -> ImportResult:
-    """Imports annotations of any supported tool as a COCO panoptic data set.
+    """Imports annotations of any supported tool as a COCO panoptic dataset.
 
     Args:
-        path: folder or file of annotations. Nothing in it is changed.
-        output: folder of the result; new, empty, or of an earlier import of the same path.
-        format: name of the format; recognized by default.
-        things, stuff: names of classes. With one of the two alone, all other classes are of the other kind.
-        order: how overlaps are resolved, one of `ORDERS`; by default what suits the format.
-        boxes: "mask" paints boxes, "skip" leaves them out; by default what suits the format.
-        unlabeled: name of a stuff class for pixels without a label; void by default.
-        images_root: another folder to search for images.
-        copy_images: copies the images instead of linking them.
-        keep_missing: imports annotations without an image, if they hold its size.
+        path: folder or file of annotations, which is not modified.
+        output: folder of the result: new, empty, or from an earlier import of the same path.
+        format: name of the format; detected by default.
+        things, stuff: names of thing and stuff classes. If only one is given, all other classes are of the other kind.
+        order: rule for overlaps, one of `ORDERS`; by default the rule of the format.
+        boxes: "mask" paints boxes, "skip" ignores them; by default the rule of the format.
+        unlabeled: name of a stuff class for pixels without a label, which are void by default.
+        images_root: additional folder to search for images.
+        copy_images: whether to copy the images instead of linking them.
+        keep_missing: whether to import annotations without an image, if they contain its size.
         workers: number of processes; by default one per core.
-        progress: shows bars with the time left.
+        progress: whether to show progress bars with the time left.
 
     Raises:
-        UserError: if nothing can be imported; single bad files are in the result's `faults`.
+        UserError: nothing can be imported. Individual invalid files are listed in the result's `faults`.
     """
     for option, value, known in (("--overlaps", order, ORDERS), ("--boxes", boxes, ("mask", "skip"))):
         if value is not None and value not in known:
@@ -134,7 +134,7 @@ def _open(
 
 
 def _claim(output: Path, marker: Mapping[str, Any]) -> None:
-    """Makes the output folder, or checks that it is of an earlier import of the same files."""
+    """Creates the output folder, or checks that it belongs to an earlier import of the same files."""
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file; choose a folder")
     path = output / MARKER
@@ -162,7 +162,7 @@ def _in_order(keys: Sequence[str], seen: Iterator[work.Seen]) -> list[work.Seen]
 
 
 def _usable(seen: Sequence[work.Seen]) -> tuple[list[work.Seen], list[DatasetError]]:
-    """The items that can be painted, one per image, and the faults of the others."""
+    """Returns the items that can be painted, one per image, and the errors of all others."""
     good, faults, first = [], [], {}
     for found in seen:
         if found.fault is not None:
@@ -186,7 +186,7 @@ def _count(seen: Sequence[work.Seen]) -> dict[str, ClassCount]:
 def _jobs(
     seen: Sequence[work.Seen], output: Path, common: work.Work, categories: Sequence[Category]
 ) -> dict[str, work.Job]:
-    """What to paint, and where: below the splits if the source has a training split and another one."""
+    """Returns the jobs; results go into one folder per split if the source has a training split and another split."""
     splits = {found.split for found in seen}
     divided = bool(splits & {"val", "test"}) and bool(splits & {"train", ""})
     rules = repr((work.VERSION, common.rules.order, common.rules.boxes, common.rules.unlabeled, common.copy))

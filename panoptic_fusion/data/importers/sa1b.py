@@ -1,4 +1,4 @@
-"""Segment Anything's SA-1B: a json per image with masks as RLE, without classes: all are of the class "object"."""
+"""Reads Segment Anything's SA-1B: one JSON per image with RLE masks, which all get the class "object"."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLASS = "object"
 
 
 def is_sa1b(content: Any) -> bool:
-    """Returns whether a parsed json is an annotation of SA-1B."""
+    """Returns whether parsed JSON is an annotation of SA-1B."""
     return (
         isinstance(content, dict)
         and isinstance(content.get("image"), dict)

@@ -1,8 +1,8 @@
-"""Scalabel and BDD100K: a json list of frames with labels, or an object with `frames`.
+"""Reads Scalabel and BDD100K: a JSON list of frames with labels, or an object with `frames`.
 
-A label's `rle` is preferred to its `poly2d`; "C" in the types of a polygon are the control points of cubic Bezier
-curves. Several polygons of a label are one object, open ones have no area. Boxes alone are not masks. Later labels lie
-in front.
+A label's `rle` is preferred to its `poly2d`. "C" in the types of a polygon marks the control points of cubic Bezier
+curves. All polygons of a label form one object; open polygons have no area. A box without a mask or polygon is not a
+mask. Later labels are in front.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CURVE_POINTS = 16
 
 
 def frames_of(content: Any) -> list[Any]:
-    """Returns the frames of a parsed json; an empty list if it is not Scalabel's."""
+    """Returns the frames in parsed JSON; an empty list if it is not from Scalabel."""
     frames = content.get("frames") if isinstance(content, dict) else content
     if isinstance(content, dict) and frames is None and "name" in content:
         frames = [content]
@@ -96,7 +96,7 @@ def read(item: dict[str, Any]) -> ImageAnnotation:
 
 
 def _geometry(entry: dict[str, Any]) -> tuple[Polygon | Mask | None, bool]:
-    """The geometry of a label, None if it has no area, and whether it is only a box."""
+    """Returns the geometry of a label, or None if it has no area, and whether it is only a box."""
     if entry.get("rle"):
         return Mask(partial(decode_coco_rle, entry["rle"])), False
     if entry.get("poly2d"):
@@ -110,7 +110,7 @@ def _geometry(entry: dict[str, Any]) -> tuple[Polygon | Mask | None, bool]:
 
 
 def _outline(vertices: Any, types: str) -> np.ndarray:
-    """The points of an outline, curves sampled: two "C" vertices are control points between their neighbors."""
+    """Returns the points of an outline with sampled curves; two "C" vertices are control points between neighbors."""
     points = check_points(vertices, 3)
     outline: list[np.ndarray] = []
     index = 0

@@ -1,9 +1,9 @@
-"""Semantic PNGs alone: a map of class values, palette indices or colors per image; also CamVid's tree.
+"""Reads semantic PNGs without instances: one map of class values, palette indices or colors per image; also CamVid.
 
-A map belongs to the image of the same stem, without words such as _mask. Classes come from a table (see
-`pixels.TABLES`; values in COCO-stuff's `stuffthingmaps` are its ids less 1), for CamVid's folders from its colors;
-without a table each value becomes a class called "class_<value>". Maps have no instances: all classes are stuff, and
-those of --things are split into connected components.
+A map belongs to the image with the same stem, without words such as _mask. Classes come from a table (see
+`pixels.TABLES`; values in COCO-stuff's `stuffthingmaps` are its ids minus 1), or from the colors of CamVid for its
+folders. Without a table, each value becomes a class named "class_<value>". All classes are stuff, because maps have no
+instances. Classes in --things are split into connected components.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _NOT_MAPS = re.compile(r"instance|panoptic|expected|color|vis|overlay|preview")
 
 
 def is_map_folder(folder: str) -> bool:
-    """Returns whether a folder's path says that it holds maps."""
+    """Returns whether a folder contains maps according to its path."""
     parts = folder.lower().split("/")
     return any(_MAP_FOLDER.search(part) for part in parts) and not any(_NOT_MAPS.search(part) for part in parts)
 
 
 def find_pairs(tree: Tree) -> tuple[list[tuple[str, str]], list[str]]:
-    """Returns the pairs (image, map), by stem, in folders of maps or with a name such as x_mask.png.
+    """Returns pairs (image, map) matched by stem, for maps in map folders or with names such as x_mask.png.
 
-    Also returns the maps next to those that have no image.
+    Also returns maps without an image that are next to maps with an image.
     """
     images: dict[str, list[str]] = {}
     maps = []
@@ -85,7 +85,7 @@ def open_dataset(tree: Tree) -> Dataset:
     if table is None and camvid:
         table = read_class_table(str(Path(__file__).with_name("camvid_colors.csv")))
     if table is not None and any("stuffthingmaps" in file for _, file in pairs):
-        table = ClassTable({value - 1: info for value, info in table.by_value.items()})  # 255, and no 0, is unlabeled
+        table = ClassTable({value - 1: info for value, info in table.by_value.items()})  # 255 is unlabeled, 0 is not
     items = {
         file: {
             "file": str(tree.path(file)),
@@ -118,7 +118,7 @@ def read(item: dict[str, Any]) -> ImageAnnotation:
 
 
 def _ignored(table: ClassTable | None, pixels: np.ndarray) -> int | None:
-    """255, unless it is a class or the only value besides 0, as in binary masks."""
+    """Returns 255, or None if it is a class or the only nonzero value, as in binary masks."""
     binary = table is None and not set(np.unique(pixels).tolist()) - {0, IGNORED}
     return None if binary or (table is not None and table.name_of(IGNORED)) else IGNORED
 
@@ -132,7 +132,7 @@ def _namer(table: ClassTable | None, pixels: np.ndarray) -> Any:
 
 
 def _of_colors(pixels: np.ndarray, table: ClassTable | None, annotation: ImageAnnotation) -> list:
-    """One semantic shape of each color; a gray map saved as RGB is read as its values if the table has no colors."""
+    """Makes one semantic shape per color; reads a gray map saved as RGB by value if the table has no colors."""
     if table is None or not table.by_color:
         if (pixels == pixels[..., :1]).all():
             gray = pixels[..., 0]

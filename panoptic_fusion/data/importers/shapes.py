@@ -1,6 +1,6 @@
-"""The common form of all annotation formats: a data set of items, each an image with shapes.
+"""Common representation of all annotation formats: a dataset of items, each of which is an image with shapes.
 
-A reader of a format makes a `Dataset` of a folder. Its `read` turns one item into an `ImageAnnotation`; that runs in
+The reader of a format opens a folder as a `Dataset`. Its `read` converts one item to an `ImageAnnotation`. It runs in
 several processes, one item at a time.
 """
 
@@ -23,14 +23,14 @@ from ..faults import DatasetError
 from .masks import FILL, Crop, clip_crop, merge_crops, tight_crop
 
 ORDERS = ("z", "annotation", "smaller-in-front")
-# Labels that mean "not labeled" and "do not count these pixels", in the words of labelme, ISAT and the data sets.
+# Labels that mean "unlabeled" and "ignore these pixels" in labelme, ISAT and the datasets.
 UNLABELED_NAMES = frozenset({"_background_", "__background__", "unlabeled", "unlabelled"})
 IGNORED_NAMES = frozenset({"__ignore__", "ignore", "ignored", "void"})
 
 
 @dataclass(frozen=True)
 class Polygon:
-    """Areas: `parts` is a list of polygons, each a list of rings (N, 2); `fill` is a key of `FILL`."""
+    """Polygons: `parts` is a list of polygons, each a list of rings (N, 2); `fill` is a key of `FILL`."""
 
     parts: Sequence[Sequence[np.ndarray]]
     fill: str = "area"
@@ -39,14 +39,14 @@ class Polygon:
         return merge_crops([FILL[self.fill](rings, height, width) for rings in self.parts])
 
     def bounds(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom."""
+        """Returns left, top, right and bottom."""
         points = np.concatenate([ring for rings in self.parts for ring in rings])
         return (*points.min(0).tolist(), *points.max(0).tolist())
 
 
 @dataclass(frozen=True)
 class Mask:
-    """Pixels, decoded when they are first needed: `decode(height, width)` returns a crop, which may leave the image."""
+    """Mask, decoded at first use: `decode(height, width)` returns a crop, which may extend beyond the image."""
 
     decode: Callable[[int, int], Crop]
 
@@ -55,25 +55,25 @@ class Mask:
         return tight_crop(*crop)
 
     def bounds(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom."""
+        """Returns left, top, right and bottom."""
         crop = self.crop(height, width)
         return crop.left, crop.top, crop.left + crop.mask.shape[1], crop.top + crop.mask.shape[0]
 
 
 @dataclass
 class Shape:
-    """One drawn area.
+    """One annotated area.
 
     Attributes:
-        label: the class.
-        geometry: a `Polygon` or `Mask`.
-        name: how a message calls it, such as "shapes[3]".
-        z: order of drawing, higher is in front; used if the order is "z".
-        group: shapes of an image with equal label and group are one object; None stands alone.
-        crowd: whether it covers several objects.
-        isbox: whether it is a box, which `boxes="skip"` leaves out.
-        semantic: whether it is all of a class in the image instead of one object; a thing class is then split into
-            connected components.
+        label: name of the class.
+        geometry: a `Polygon` or a `Mask`.
+        name: name in messages, such as "shapes[3]".
+        z: paint order, higher is in front; used if the order is "z".
+        group: shapes of an image with the same label and group form one object; None is a separate object.
+        crowd: whether the shape covers several objects.
+        isbox: whether the shape is a box, which `boxes="skip"` ignores.
+        semantic: whether the shape covers a whole class in the image instead of one object. If it is a thing class, it
+            is split into connected components.
     """
 
     label: str
@@ -92,18 +92,18 @@ class Shape:
 
 @dataclass
 class ImageAnnotation:
-    """Everything that a format holds about one image.
+    """All annotations of one image.
 
     Attributes:
         file: path to the annotation file, for messages.
-        image_names: where the image may be, best first: paths or names, absolute, relative to `file` or to the root.
-        size: (height, width) by the annotation; None if only the image tells.
-        shapes: in the order of the file.
+        image_names: candidates for the image, best first: paths or names, absolute, relative to `file` or to the root.
+        size: (height, width) according to the annotation; None if the annotation has no size.
+        shapes: shapes in file order.
         split: "train", "val", "test" or "".
-        more_files: paths to other files that the shapes come from, such as masks.
-        image_bytes: the encoded image, where the annotation file holds it.
-        faults: everything that could not be read, with what to do.
-        notes: counts of what the user should know (text -> how often).
+        more_files: paths to other files of the shapes, such as masks.
+        image_bytes: encoded image, if the annotation file contains it.
+        faults: everything that could not be read, with a remedy.
+        notes: counts of events that the user should know about, {text: number of occurrences}.
     """
 
     file: str
@@ -117,16 +117,16 @@ class ImageAnnotation:
     notes: Counter = field(default_factory=Counter)
 
     def copy(self) -> ImageAnnotation:
-        """Returns a copy to which painting may add problems."""
+        """Returns a copy to which painting can add problems."""
         return replace(self, faults=list(self.faults), notes=Counter(self.notes))
 
     def fault(self, text: str, kind: str = "bad annotation entry") -> None:
-        """Adds a problem of this file."""
+        """Records a problem in this file."""
         self.faults.append(DatasetError(text, self.file, kind))
 
     @contextmanager
     def guard(self, name: str, remedy: str = "fix or remove it; it is left out") -> Iterator[None]:
-        """Turns any error in reading one entry of a file into a fault that names the entry."""
+        """Context that records any error in reading one entry of a file as a fault that names the entry."""
         try:
             yield
         except Exception as error:
@@ -135,7 +135,7 @@ class ImageAnnotation:
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """A class that a format declares; `isthing` is None where it does not say, `id` where it has none."""
+    """Class declared by a format; `isthing` and `id` are None if the format does not define them."""
 
     name: str
     isthing: bool | None = None
@@ -145,19 +145,19 @@ class ClassInfo:
 
 @dataclass
 class Dataset:
-    """A folder of one format.
+    """Folder of annotations in one format.
 
     Attributes:
         format: name of the format.
-        items: one per image, or per annotation file; whatever `read` needs. Keys are unique texts.
-        read: turns an item into an `ImageAnnotation`, with the size (height, width) of the image if it is known.
-        classes: those that the format declares, in its order.
-        order: one of `ORDERS`, the default for overlaps.
-        boxes: "mask" or "skip", the default for boxes.
-        objects: whether shapes that are not semantic are objects: "certain" (instance ids), "likely" (formats for
-            objects, where only a class's name may say otherwise) or "unknown".
-        amodal: whether shapes may have hidden parts, which an instances json then keeps.
-        faults: problems of the data set as a whole.
+        items: one item per image or annotation file, in the form that `read` needs. Keys are unique strings.
+        read: function that converts an item to an `ImageAnnotation`, with the image size (height, width) if known.
+        classes: classes declared by the format, in its order.
+        order: default rule for overlaps, one of `ORDERS`.
+        boxes: default rule for boxes, "mask" or "skip".
+        objects: whether non-semantic shapes are objects: "certain" (instance ids), "likely" (object formats, unless the
+            name of the class suggests stuff) or "unknown".
+        amodal: whether shapes may have hidden parts, which an instances JSON then keeps.
+        faults: problems of the whole dataset.
     """
 
     format: str
@@ -173,19 +173,19 @@ class Dataset:
 
     @cached_property
     def keys(self) -> list[str]:
-        """The keys of the items, in a fixed order."""
+        """Returns the keys of the items in a fixed order."""
         return list(self.items)
 
 
 def check_label(value: Any) -> str:
-    """Returns the name of a class without spaces around it. Raises ValueError if it is not a name."""
+    """Returns a class name without surrounding spaces; raises ValueError if the value is not a name."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"its label is {value!r}, not a name")
     return value.strip()
 
 
 def describe_error(error: Exception) -> str:
-    """Says in words what an error in reading an entry means."""
+    """Describes an error in reading an entry in words."""
     if isinstance(error, KeyError):
         return f"has no {error.args[0]!r}"
     if isinstance(error, DatasetError | ValueError) and not isinstance(error, binascii.Error):

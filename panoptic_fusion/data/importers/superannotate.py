@@ -1,7 +1,7 @@
-"""SuperAnnotate vector projects: `<image>___objects.json` (older) or `<image>.json`, and classes/classes.json.
+"""Reads SuperAnnotate vector projects: `<image>___objects.json` (older) or `<image>.json`, and classes/classes.json.
 
-Polygons are flat lists of x and y; `exclude` holds holes. Instances of equal groupId (other than 0) and class are one
-object. Templates, cuboids, points and lines have no area. Later instances lie in front.
+Polygons are flat lists of x and y; `exclude` contains the holes. Instances with the same class and groupId (other than
+0) form one object. Templates, cuboids, points and lines have no area. Later instances are in front.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NO_AREA = frozenset({"template", "cuboid", "point", "polyline", "tag", "comment"
 
 
 def is_superannotate(content: Any) -> bool:
-    """Returns whether a parsed json is an annotation of SuperAnnotate."""
+    """Returns whether parsed JSON is an annotation of SuperAnnotate."""
     return isinstance(content, dict) and "metadata" in content and isinstance(content.get("instances"), list)
 
 

@@ -1,7 +1,7 @@
-"""Supervisely: meta.json, and below each data set `ann/<image>.json` next to `img/<image>`.
+"""Reads Supervisely projects: meta.json, and `ann/<image>.json` next to `img/<image>` in the folder of each dataset.
 
-A bitmap is a zlib-packed PNG at its origin. Polygons have inner rings and are drawn with OpenCV, a rectangle is its
-two corners, both included. Points, lines, graphs and cuboids have no area. Later objects lie in front.
+A bitmap is a zlib-compressed PNG at its origin. Polygons can have inner rings and are drawn with OpenCV. A rectangle is
+given by two corners, both inclusive. Points, lines, graphs and cuboids have no area. Later objects are in front.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NO_AREA = frozenset({"point", "line", "graph", "cuboid", "cuboid_3d", "multichan
 
 
 def is_supervisely(content: Any) -> bool:
-    """Returns whether a parsed json is an annotation of Supervisely."""
+    """Returns whether parsed JSON is an annotation of Supervisely."""
     return (
         isinstance(content, dict)
         and isinstance(content.get("size"), dict)
@@ -100,7 +100,7 @@ def _geometry(kind: str, entry: dict[str, Any]) -> Polygon | Mask:
 
 
 class HoledPolygon(Polygon):
-    """A polygon drawn with its outline, whose holes are cut out with theirs."""
+    """Polygon drawn with its outline, whose holes are cut out including their outlines."""
 
     def crop(self, height: int, width: int) -> Crop:
         exterior, *holes = self.parts[0]

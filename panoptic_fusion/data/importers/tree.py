@@ -1,4 +1,4 @@
-"""Access to a folder of annotations: its files, parsed contents, images by name, and splits by folder names."""
+"""Accesses a folder of annotations: its files, their parsed content, images by name, and splits by folder name."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _SPLIT_TOKEN = re.compile(r"(?<![a-z])(?:" + "|".join(sorted(SPLITS, key=len, re
 
 
 class Tree:
-    """The files below a folder, listed once.
+    """Files below a folder, listed once.
 
     Attributes:
         root: absolute path of the folder.
-        files: sorted paths relative to `root`, with /.
-        single: the file, if the path is one: then only it is an annotation, and images are searched next to it.
+        files: sorted paths relative to `root`, with / as separator.
+        single: the file, if the path is a file. It is then the only annotation, and images are searched next to it.
     """
 
     def __init__(self, path: str | os.PathLike, leave_out: str | os.PathLike | None = None) -> None:
@@ -62,17 +62,17 @@ class Tree:
         return self.root / file
 
     def having(self, *suffixes: str) -> list[str]:
-        """The annotation files that end so, in any case."""
+        """Returns the annotation files with one of these suffixes, ignoring case."""
         if self.single:
             return [self.single] if self.single.lower().endswith(suffixes) else []
         return [file for file in self.files if file.lower().endswith(suffixes)]
 
     def images(self) -> list[str]:
-        """The files with a suffix of an image."""
+        """Returns the files with an image suffix."""
         return [file for file in self.files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]
 
     def samples(self, suffix: str, count: int = 3) -> dict[str, Any]:
-        """The parsed content of the first readable files of each folder with a suffix: .json, or .xml's root."""
+        """Returns the parsed content (.json, or the root of .xml) of the first readable files in each folder."""
         read = read_json if suffix == ".json" else read_xml
         found: dict[str, Any] = {}
         per_folder: dict[str, int] = defaultdict(int)
@@ -87,7 +87,7 @@ class Tree:
 
 
 class ImageIndex:
-    """Finds images by the names that annotation files give, which often hold folders of other machines."""
+    """Index that finds images by the names in annotation files, which often contain folders of other machines."""
 
     def __init__(self, tree: Tree, extra_root: str | os.PathLike | None = None) -> None:
         self.roots = [str(tree.root)]
@@ -107,8 +107,8 @@ class ImageIndex:
         """Returns the path of the first of `names` that is an image, or None.
 
         A name is tried below the folder `near` and the roots, then by its last parts anywhere, then without its suffix.
-        Of several images of that name the one whose path shares most with the name and `near` is taken; never one in a
-        folder of another split than `split`, a map (a PNG in a folder of masks), or one of the paths `but`.
+        If several images have the name, the image whose path shares most with the name and `near` is used. Images in a
+        folder of a different split than `split`, maps (PNGs in a folder of masks) and the paths `but` are excluded.
         """
         for name in names:
             name = name.replace("\\", "/")
@@ -140,7 +140,7 @@ def _is_map(file: str) -> bool:
 
 
 def _closeness(path: str, name: str, near: str) -> tuple[int, int, int, str]:
-    """How well a path fits a name: its last folders equal the name's, it lies near, and no mask folder is in it."""
+    """Scores how well a path matches a name: same last folders, no mask folder in the path, and close to `near`."""
     wanted, parts = name.replace("\\", "/").lower().split("/")[:-1], path.lower().split(os.sep)
     equal = 0
     while equal < len(wanted) and wanted[-1 - equal] == parts[-2 - equal]:
@@ -153,7 +153,7 @@ def _closeness(path: str, name: str, near: str) -> tuple[int, int, int, str]:
 
 
 def split_of(*names: str) -> str:
-    """Returns "train", "val" or "test" by the last part of a path that says so, "" if none does."""
+    """Returns "train", "val" or "test" from the last path component that names a split, or "" if none does."""
     for name in names:
         for part in reversed(name.replace("\\", "/").lower().split("/")):
             found = _SPLIT_TOKEN.findall(os.path.splitext(part)[0] if "." in part else part)
@@ -163,7 +163,7 @@ def split_of(*names: str) -> str:
 
 
 def read_json(path: str) -> Any:
-    """Parses a json file; the last ones are remembered. Raises DatasetError with the place of the error."""
+    """Parses a JSON file, with a cache of the last files; raises DatasetError with the position of the error."""
     try:
         state = os.stat(path)
         return _parse_json(path, state.st_mtime_ns, state.st_size)
@@ -180,12 +180,12 @@ def _parse_json(path: str, _modified: int, _size: int) -> Any:
 
 
 def forget_files() -> None:
-    """Frees the memory of the files that `read_json` remembers."""
+    """Frees the memory of the files that `read_json` caches."""
     _parse_json.cache_clear()
 
 
 def read_xml(path: str) -> ElementTree.Element:
-    """Parses an xml file. Raises DatasetError with the place of the error."""
+    """Parses an XML file; raises DatasetError with the position of the error."""
     try:
         return ElementTree.parse(path).getroot()
     except FileNotFoundError:
@@ -195,7 +195,7 @@ def read_xml(path: str) -> ElementTree.Element:
 
 
 def read_text(path: str) -> str:
-    """Reads a text file, also of tools on Windows. Raises DatasetError."""
+    """Reads a text file, also from Windows tools; raises DatasetError if it cannot be read."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -207,7 +207,7 @@ def read_text(path: str) -> str:
 
 
 def read_yaml(path: str) -> Any:
-    """Parses a yaml file; tags that would make objects are refused. Raises DatasetError."""
+    """Parses a YAML file; raises DatasetError if it is invalid or has tags that would create objects."""
     try:
         return yaml.safe_load(read_text(path))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -215,6 +215,6 @@ def read_yaml(path: str) -> Any:
 
 
 def hex_color(text: Any) -> tuple[int, int, int] | None:
-    """Returns the color of "#rrggbb", or None."""
+    """Returns the color of "#rrggbb", or None for other values."""
     match = re.fullmatch(r"#?([0-9a-fA-F]{6})(?:[0-9a-fA-F]{2})?", text) if isinstance(text, str) else None
     return tuple(bytes.fromhex(match[1])) if match else None

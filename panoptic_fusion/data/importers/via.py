@@ -1,7 +1,8 @@
-"""VGG Image Annotator 2 (json project, json or csv export) and 1.
+"""Reads VGG Image Annotator 2 (JSON project, JSON or CSV export) and 1.
 
-The class is the region attribute called label, labels, class, type, name or category, else the only one. Equal regions
-of an image are taken once. Rectangles, circles, ellipses and polygons have an area. Later regions lie in front.
+The class is the region attribute named label, labels, class, type, name or category, otherwise the only attribute.
+Identical regions of an image count once. Rectangles, circles, ellipses and polygons have an area. Later regions are in
+front.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ CSV_COLUMNS = {"filename", "region_shape_attributes", "region_attributes"}
 
 
 def images_of(content: Any) -> dict[str, dict[str, Any]]:
-    """Returns the images of a parsed json by their keys; empty if it is not VIA's."""
+    """Returns the images in parsed JSON by their keys; empty if it is not from VIA."""
     if isinstance(content, dict) and isinstance(content.get("_via_img_metadata"), dict):
         content = content["_via_img_metadata"]
     if not isinstance(content, dict):
@@ -98,7 +99,7 @@ def _geometry(shape: dict[str, Any]) -> Polygon:
 
 
 def _label(attributes: Any) -> str:
-    """The class in region attributes; a checkbox attribute holds {class: true}."""
+    """Returns the class in region attributes; a checkbox attribute has the form {class: true}."""
     if not isinstance(attributes, dict) or not attributes:
         raise ValueError("it has no region attribute with its class")
     known = [key for key in CLASS_KEYS if key in attributes]

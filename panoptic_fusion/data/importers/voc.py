@@ -1,8 +1,8 @@
-"""Pascal VOC segmentation, also as CVAT ("VOC 1.1", "Segmentation mask 1.1") and labelme's converter write it.
+"""Reads Pascal VOC segmentation, also from CVAT ("VOC 1.1", "Segmentation mask 1.1") and labelme's converter.
 
-SegmentationClass holds classes, SegmentationObject instances, as palette indices or as colors of the label map. The
-class of an instance is the most frequent one on its pixels. Class pixels outside of all instances are kept as the
-class alone. 255, or its color (224, 224, 192), stays void. Without SegmentationObject there are no instances.
+SegmentationClass contains classes and SegmentationObject instances, as palette indices or as colors of the label map.
+The class of an instance is the most frequent class of its pixels. Class pixels outside all instances keep their class,
+without an instance. 255, or its color (224, 224, 192), is void. Without SegmentationObject there are no instances.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BORDER = 255
 
 
 def palette_color(index: int) -> Color:
-    """Returns the color that VOC gives an index: its bits, spread over the high bits of R, G and B."""
+    """Returns the VOC palette color of an index, whose bits are spread over the high bits of R, G and B."""
     color = [0, 0, 0]
     for bit in range(8):
         for channel in range(3):
@@ -101,13 +101,13 @@ def read(item: dict[str, Any]) -> ImageAnnotation:
 
 
 def _name(values: np.ndarray, names: list[str]) -> str | None:
-    """The class of an instance: the most frequent one of its pixels, background left out."""
+    """Returns the class of an instance: the most frequent class of its pixels, ignoring the background."""
     counts = np.bincount(values[(values > 0) & (values < len(names))], minlength=1)
     return names[int(counts.argmax())] if counts.any() else None
 
 
 def _indices(pixels: np.ndarray, colors: list[Color], file: str) -> np.ndarray:
-    """The class indices (H, W) int32 of a map of indices or of colors."""
+    """Returns the class indices (H, W) int32 of a map of indices or colors."""
     if pixels.ndim == 2:
         return pixels.astype(np.int32)
     keys = color_values(pixels)
@@ -128,7 +128,7 @@ def _pngs(tree: Tree, folder: str) -> dict[str, str]:
 
 
 def _splits(tree: Tree) -> dict[str, str]:
-    """Stem -> split, by ImageSets/Segmentation/*.txt; the lists of train and val win over trainval."""
+    """Returns {stem: split} from ImageSets/Segmentation/*.txt; train and val take precedence over trainval."""
     splits: dict[str, str] = {}
     for file in tree.files:
         parts = file.split("/")

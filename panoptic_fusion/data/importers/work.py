@@ -1,4 +1,4 @@
-"""What the processes of an import do with one item: look at it, then paint it."""
+"""Processes one item of an import in a worker process: first reads it, then paints it."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from .painting import PaintRules, paint
 from .shapes import Dataset, ImageAnnotation, Shape, describe_error
 from .tree import ImageIndex
 
-VERSION = 1  # raise it when the same files give another result: earlier results are then made again
+VERSION = 1  # increase it when the same files give a different result, so that earlier results are recomputed
 
 
 @dataclass
 class Seen:
-    """What the first look at an item found.
+    """Result of the first pass over an item.
 
     Attributes:
-        key: of the item.
+        key: key of the item.
         name: file name of the image.
-        image: its path; None if it is embedded or missing.
-        state: changes when a file of the item does.
-        counts: label -> (objects, semantic, share of the image in the box around them).
-        fault: why the item cannot be imported.
-        problem: the first of its entries that cannot be read; painting reports them all.
+        image: path of the image; None if it is embedded or missing.
+        state: text that changes when a file of the item changes.
+        counts: {label: (objects, semantic, fraction of the image in their bounding box)}.
+        fault: error because of which the item cannot be imported.
+        problem: error of the first entry that cannot be read; painting reports all such entries.
     """
 
     key: str
@@ -50,7 +50,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Job:
-    """An item to paint: its key, where its results go, and the fingerprint of all that they depend on."""
+    """Item to paint: its key, the location of its results, and the fingerprint of all their inputs."""
 
     key: str
     image: str | None
@@ -61,7 +61,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Work:
-    """What every process needs; set by `start`."""
+    """State shared by all functions of a worker process, set by `start`."""
 
     dataset: Dataset
     index: ImageIndex
@@ -76,14 +76,14 @@ _work: Work
 
 
 def start(work: Work) -> None:
-    """Prepares a process."""
+    """Prepares a worker process."""
     global _work
     _work = work
     cv2.setNumThreads(0)
 
 
 def look_at(key: str) -> Seen:
-    """Reads one item without its pixels: the image, the split, and the classes."""
+    """Reads one item without decoding pixels: its image, split and classes."""
     seen = Seen(key)
     try:
         annotation, image, size, _ = _open(key)
@@ -105,7 +105,7 @@ def look_at(key: str) -> Seen:
             seen.counts[label] = (*seen.counts[label][:2], share)
     except DatasetError as error:
         seen.fault = error
-    except Exception as error:  # one bad item must not end the import
+    except Exception as error:  # one invalid item must not end the import
         seen.fault = DatasetError(
             describe_error(error) + ". Export it again or remove it.", key, "bad annotation entry"
         )
@@ -113,7 +113,7 @@ def look_at(key: str) -> Seen:
 
 
 def paint_item(job: Job) -> dict[str, Any]:
-    """Paints one item: its PNG and image first, then its record in the journal, which is returned."""
+    """Paints one item: writes its PNG and image, then its record in the journal; returns the record."""
     record: dict[str, Any] = {"key": job.key, "fingerprint": job.fingerprint, "image": None, "faults": [], "notes": {}}
     try:
         _paint(job, record)
@@ -159,7 +159,7 @@ def _paint(job: Job, record: dict[str, Any]) -> None:
 
 
 def _open(key: str) -> tuple[ImageAnnotation, str | None, tuple[int, int], int]:
-    """The annotation of an item, the path of its image or None, the size to paint, and the image's orientation."""
+    """Returns an item's annotation, the path of its image or None, the size to paint, and the image's orientation."""
     annotation = _work.dataset.read(_work.dataset.items[key])
     near, own = os.path.dirname(annotation.file), {annotation.file, *annotation.more_files}
     image = _work.index.find(annotation.image_names, near, annotation.split, own)
@@ -183,10 +183,10 @@ def _open(key: str) -> tuple[ImageAnnotation, str | None, tuple[int, int], int]:
 
 
 def _enclose(box: list[float], shape: Shape, size: tuple[int, int]) -> None:
-    """Extends a box (left, top, right, bottom) by a shape, within the image."""
+    """Extends a box (left, top, right, bottom) to include a shape, clipped to the image."""
     try:
         left, top, right, bottom = shape.geometry.bounds(*size)
-    except Exception:  # painting reports it
+    except Exception:  # painting reports the error
         return
     box[0], box[1] = max(0.0, min(box[0], left)), max(0.0, min(box[1], top))
     box[2], box[3] = min(size[1], max(box[2], right)), min(size[0], max(box[3], bottom))
@@ -200,7 +200,7 @@ def _turned(instance: dict[str, Any], orientation: int) -> dict[str, Any]:
 
 
 def _plain_name(annotation: ImageAnnotation) -> str:
-    """A file name for an image that is embedded or missing."""
+    """Returns a file name for an embedded or missing image."""
     names = annotation.image_names or [Path(annotation.file).stem]
     name = names[0].replace("\\", "/").split("?")[0].rsplit("/", 1)[-1] or Path(annotation.file).stem
     if annotation.image_bytes is not None:

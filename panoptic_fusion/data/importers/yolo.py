@@ -1,7 +1,8 @@
-"""YOLO segmentation: a text per image with `class x y x y ...` in parts of width and height, and data.yaml.
+"""Reads YOLO segmentation: data.yaml and one text file per image with `class x y x y ...` relative to the image size.
 
-Also CVAT's and Label Studio's exports (classes.txt). A line of five numbers is a box, which is not a mask. Text files
-lie in `labels`, images in `images`, below or above the splits. Order: smaller in front, since the format has none.
+Also reads the exports of CVAT and Label Studio (classes.txt). A line of five numbers is a box, which is not a mask.
+Text files are in `labels` and images in `images`, below or above the splits. Smaller shapes are in front, because the
+format does not define an order.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def open_dataset(tree: Tree) -> Dataset:
 
 
 def read(item: dict[str, Any], size: tuple[int, int] | None = None) -> ImageAnnotation:
-    """Reads one text file; its coordinates are scaled to the image when it is painted."""
+    """Reads one text file, whose coordinates are scaled to the image size during painting."""
     file, names = item["file"], item["names"]
     stem = os.path.splitext(os.path.basename(file))[0]
     annotation = ImageAnnotation(file, [item["image"] or stem], None, split=item["split"])
@@ -66,13 +67,13 @@ def read(item: dict[str, Any], size: tuple[int, int] | None = None) -> ImageAnno
 
 
 class RelativePolygon(Polygon):
-    """A polygon in parts of the width and height of its image."""
+    """Polygon with coordinates relative to the width and height of its image."""
 
     def crop(self, height: int, width: int) -> Any:
         return self._scaled(height, width).crop(height, width)
 
     def bounds(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom."""
+        """Returns left, top, right and bottom."""
         return self._scaled(height, width).bounds(height, width)
 
     def _scaled(self, height: int, width: int) -> Polygon:
@@ -81,7 +82,7 @@ class RelativePolygon(Polygon):
 
 def _texts(tree: Tree) -> list[str]:
     texts = [file for file in tree.having(".txt") if "labels" in file.lower().split("/")[:-1]]
-    if not texts and _names_file(tree) is not None:  # texts next to their images
+    if not texts and _names_file(tree) is not None:  # text files next to their images
         images = {os.path.splitext(file)[0] for file in tree.images()}
         texts = [file for file in tree.having(".txt") if os.path.splitext(file)[0] in images]
     return [file for file in texts if os.path.basename(file).lower() not in TABLES]
@@ -113,7 +114,8 @@ def _read_names(file: str) -> dict[int, str]:
 
 
 def _image(text: str, index: ImageIndex) -> str | None:
-    """The image of a text file: in `images` in place of the last `labels`, or by its stem."""
+    """Returns the image of a text file: with `images` in place of the last `labels`, or by its stem."""
+
     stem = os.path.splitext(text)[0]
     parts = stem.split(os.sep)
     if "labels" in parts:

@@ -50,12 +50,12 @@ def prepare(
         root: the dataset's folder.
         splits: default: train and val, if present.
         workers: number of processes; default: one per core.
-        force: redo everything. Files that belong to the official download are never removed.
-        progress: show a bar with the remaining time.
+        force: whether to redo everything. Files that belong to the official download are never removed.
+        progress: whether to show a bar with the remaining time.
 
     Raises:
-        FileNotFoundError: a requested split, or every split, is missing.
-        UserError: files of the dataset are invalid; the message names them.
+        FileNotFoundError: if a requested split, or every split, is missing.
+        UserError: if files of the dataset are invalid. The message names them.
     """
     dataset, root = BUILTIN[key], Path(os.path.expanduser(root))
     folder = (_CONVERTERS.get(key) or coco).annotation_folder

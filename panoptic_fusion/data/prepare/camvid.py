@@ -63,7 +63,7 @@ def plan_split(root: Path, split: str) -> SplitPlan | None:
     """Lists the images of a split to convert; None if only a panoptic JSON exists.
 
     Raises:
-        UserError: label_colors.txt of the Cambridge download is missing or cannot be read.
+        UserError: if label_colors.txt of the Cambridge download is missing or cannot be read.
     """
     files, folder = camvid_files(str(root), split), annotation_folder(root, split)
     if folder == root / LABELED:
@@ -98,7 +98,7 @@ def read_colors(path: Path) -> dict[tuple[int, int, int], int]:
     """Reads label_colors.txt, lines of "R G B name": RGB -> category id, 0 for void.
 
     Raises:
-        UserError: the file is missing, or a line has a different format.
+        UserError: if the file is missing, or a line has a different format.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing: it comes with CamVid and says which color is which class")
@@ -120,8 +120,8 @@ def convert_segnet(raw: Path, images: Path, source: Source) -> Converted:
     """Converts one label PNG, and copies its image from `raw` to `images`.
 
     Raises:
-        ValueError: the PNG cannot be read, has a label above 11, or differs in size from its image.
-        FileNotFoundError: its image is missing.
+        ValueError: if the PNG cannot be read, has a label above 11, or differs in size from its image.
+        FileNotFoundError: if its image is missing.
     """
     labels = read_id_map(source.path)
     if labels.max() > len(camvid_categories()):
@@ -136,8 +136,8 @@ def convert_cambridge(raw: Path, images: Path, colors: dict[tuple[int, int, int]
     """Converts one color-coded PNG at half its size, and writes its image at half the size to `images`.
 
     Raises:
-        ValueError: a PNG cannot be read, or differs in size from its image.
-        FileNotFoundError: its image is missing.
+        ValueError: if a PNG cannot be read, or differs in size from its image.
+        FileNotFoundError: if its image is missing.
     """
     pixels = _read_rgb(Path(source.path))
     check_image(raw / source.image_name, pixels.shape[:2], source.path)

@@ -66,12 +66,18 @@ class SplitPlan:
 
     @property
     def journal(self) -> Path:
+        """Path of the journal, next to the JSON."""
         return self.panoptic_json.with_name(self.panoptic_json.name + ".journal")
 
 
 @dataclass(frozen=True)
 class SplitResult:
-    """`converted`: images converted by this run; `kept`: by earlier runs; `notes`: of all images (text -> count)."""
+    """Result of `run_split`.
+
+    converted: number of images converted by this run.
+    kept: number of images converted by earlier runs.
+    notes: notes of all images (text -> count).
+    """
 
     converted: int
     kept: int
@@ -84,12 +90,12 @@ def run_split(plan: SplitPlan, workers: int | None = None, force: bool = False, 
     Args:
         plan: the split.
         workers: number of processes; default: one per core.
-        force: discard the results of earlier runs.
-        progress: show a bar with the remaining time.
+        force: whether to discard the results of earlier runs.
+        progress: whether to show a bar with the remaining time.
 
     Raises:
-        UserError: annotations could not be converted (all others are converted and kept), the folder holds a conversion
-            to other categories, or another run is active.
+        UserError: if annotations could not be converted (all others are converted and kept), the folder holds a
+            conversion to other categories, or another run is active.
     """
     plan.panoptic_root.mkdir(parents=True, exist_ok=True)
     with locked(plan.journal):

@@ -25,26 +25,30 @@ TIES: tuple[Colour, ...] = ((206, 34, 44), (38, 96, 196), (240, 190, 40), (44, 1
 
 
 class Brush:
-    """Draws shapes on ``colour`` (Hc, Wc, 3) uint8 and, at the same place, on ``mask`` (Hc, Wc) uint8 (0 or 255)."""
+    """Brush that draws shapes both on ``colour`` (Hc, Wc, 3) uint8 and on ``mask`` (Hc, Wc) uint8 (0 or 255)."""
 
     def __init__(self, height: int, width: int) -> None:
         self.colour = np.zeros((height, width, 3), np.uint8)
         self.mask = np.zeros((height, width), np.uint8)
 
     def poly(self, points, colour: Colour) -> None:
+        """Draws a filled polygon with corners ``points`` (N, 2)."""
         points = [np.round(np.asarray(points, np.float64)).astype(np.int32)]
         cv2.fillPoly(self.colour, points, colour)
         cv2.fillPoly(self.mask, points, 255)
 
     def rect(self, x0: float, y0: float, x1: float, y1: float, colour: Colour) -> None:
+        """Draws a filled rectangle."""
         self.poly([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], colour)
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, colour: Colour, start=0, stop=360) -> None:
+        """Draws a filled ellipse with center (x, y), or its sector between two angles in degrees."""
         centre, axes = (round(x), round(y)), (max(1, round(rx)), max(1, round(ry)))
         cv2.ellipse(self.colour, centre, axes, 0, start, stop, colour, -1)
         cv2.ellipse(self.mask, centre, axes, 0, start, stop, 255, -1)
 
     def line(self, start: tuple[float, float], stop: tuple[float, float], width: float, colour: Colour) -> None:
+        """Draws a line of ``width`` pixels, at least 1."""
         ends = (round(start[0]), round(start[1])), (round(stop[0]), round(stop[1]))
         cv2.line(self.colour, *ends, colour, max(1, round(width)))
         cv2.line(self.mask, *ends, 255, max(1, round(width)))
@@ -186,6 +190,7 @@ def draw_bush(brush: Brush, rng: np.random.Generator, x: float, y: float, ppm: f
 
 
 def draw_wheel(brush: Brush, x: float, y: float, radius: float) -> None:
+    """Draws a wheel with its center at (x, y): a tire and a rim."""
     brush.ellipse(x, y, radius, radius, (26, 26, 28))
     brush.ellipse(x, y, 0.5 * radius, 0.5 * radius, (150, 150, 154))
 

@@ -52,6 +52,7 @@ class Layer:
 
     @property
     def isthing(self) -> bool:
+        """Whether the object belongs to a thing class; False for void."""
         return self.category is not None and bool(CATEGORY_OF_NAME[self.category]["isthing"])
 
 

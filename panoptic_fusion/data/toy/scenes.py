@@ -140,7 +140,7 @@ def generate_toy_scenes(
         `register_panoptic`.
 
     Raises:
-        UserError: an argument is out of range, or ``root`` holds something other than toy scenes.
+        UserError: if an argument is out of range, or ``root`` holds something other than toy scenes.
     """
     root = Path(root).absolute()
     if min(num_train, num_val) < 1 or seed < 0:
