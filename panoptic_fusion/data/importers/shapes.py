@@ -46,7 +46,7 @@ class Polygon:
 
 @dataclass(frozen=True)
 class Mask:
-    """Mask, decoded at first use: `decode(height, width)` returns a crop, which may extend beyond the image."""
+    """Mask that is decoded when needed: `decode(height, width)` returns a crop, which may extend beyond the image."""
 
     decode: Callable[[int, int], Crop]
 
@@ -126,7 +126,7 @@ class ImageAnnotation:
 
     @contextmanager
     def guard(self, name: str, remedy: str = "fix or remove it; it is left out") -> Iterator[None]:
-        """Context that records any error in reading one entry of a file as a fault that names the entry."""
+        """Records any error in reading one entry of a file, inside the context, as a fault that names the entry."""
         try:
             yield
         except Exception as error:
