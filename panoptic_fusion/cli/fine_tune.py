@@ -243,4 +243,5 @@ def choose_schedule(base: CfgNode, iterations: int | None) -> dict[str, Any]:
 
 
 def say(text: str) -> None:
+    """Prints a step of the command as a headline."""
     print(f"== {text}", flush=True)

@@ -22,9 +22,11 @@ class UnchangedOutputs(DatasetEvaluator):
         self._evaluator = evaluator
 
     def reset(self) -> None:
+        """Resets the wrapped evaluator."""
         self._evaluator.reset()
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Passes the inputs and copies of the outputs to the wrapped evaluator."""
         copies = []
         for output in outputs:
             segment_map, segments_info = output["panoptic_seg"]
@@ -32,4 +34,5 @@ class UnchangedOutputs(DatasetEvaluator):
         self._evaluator.process(inputs, copies)
 
     def evaluate(self) -> Any:
+        """Returns the results of the wrapped evaluator."""
         return self._evaluator.evaluate()

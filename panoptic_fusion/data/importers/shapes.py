@@ -36,6 +36,7 @@ class Polygon:
     fill: str = "area"
 
     def crop(self, height: int, width: int) -> Crop:
+        """Draws the polygons as a crop of an image with this size."""
         return merge_crops([FILL[self.fill](rings, height, width) for rings in self.parts])
 
     def bounds(self, height: int, width: int) -> tuple[float, float, float, float]:
@@ -51,6 +52,7 @@ class Mask:
     decode: Callable[[int, int], Crop]
 
     def crop(self, height: int, width: int) -> Crop:
+        """Returns the decoded mask as a crop within an image of this size."""
         crop = clip_crop(self.decode(height, width), height, width)
         return tight_crop(*crop)
 
