@@ -14,7 +14,8 @@ class UnchangedOutputs(DatasetEvaluator):
     """
 
     def __init__(self, evaluator: DatasetEvaluator):
-        """
+        """Initializes the wrapper.
+
         Args:
             evaluator: evaluator that receives the copies; its results are returned unchanged.
 
