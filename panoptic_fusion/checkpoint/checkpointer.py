@@ -59,7 +59,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
         name_match: NameMatch | None = None,
         **kwargs,
     ):
-        """
+        """Initializes the checkpointer.
+
         Args:
             model: model to load into and save from. Its optional attribute `loaded_parts` names the children whose
                 weights the model has already loaded; a file need not contain them.

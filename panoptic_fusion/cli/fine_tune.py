@@ -1,4 +1,4 @@
-"""Fine-tunes a model on your own data: checks the data, trains, evaluates and draws pictures (see `make demo-real`).
+"""Fine-tunes a model on your own data: checks it, trains, evaluates and draws pictures (run by `make demo-real`).
 
     panoptic-fusion fine-tune --data FOLDER --output output/mine [--iterations 1000] [KEY VALUE ...]
 
@@ -257,4 +257,5 @@ def choose_schedule(base: CfgNode, iterations: int | None) -> dict[str, Any]:
 
 
 def say(text: str) -> None:
+    """Prints a step of the command as a headline."""
     print(f"== {text}", flush=True)

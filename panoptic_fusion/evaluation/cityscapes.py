@@ -129,7 +129,8 @@ class _OfPanoptic:
     """Mixin of the two evaluators, placed before detectron2's class; restricts the evaluation to the images seen."""
 
     def __init__(self, dataset_name: str) -> None:
-        """
+        """Initializes the evaluator.
+
         Args:
             dataset_name: name of a Cityscapes dataset whose metadata have `cityscapes_gt_dir`.
         """

@@ -46,7 +46,8 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         pq_dagger: str = "matched",
         max_pixels: int = MAX_PIXELS,
     ):
-        """
+        """Initializes the evaluator.
+
         Args:
             dataset_name: name of a dataset registered by `panoptic_fusion.data.register_panoptic`.
             distributed: whether to sum over all processes. Otherwise each process reports the images it has seen.

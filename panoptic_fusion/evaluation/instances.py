@@ -42,7 +42,8 @@ class InstancesEvaluator(COCOEvaluator):
     """
 
     def __init__(self, dataset_name: str, output_dir: str, *, distributed: bool = True, max_pixels: int = MAX_PIXELS):
-        """
+        """Initializes the evaluator.
+
         Args:
             dataset_name: name of a dataset with thing classes, registered by `panoptic_fusion.data.register_panoptic`.
             output_dir: folder for this JSON and for the results in COCO format.

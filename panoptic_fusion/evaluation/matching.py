@@ -47,7 +47,8 @@ def confusion_matrix(gt_map: np.ndarray, gt_ids: np.ndarray, pred_map: np.ndarra
 
 
 def _row_table(ids: np.ndarray) -> np.ndarray:
-    """Returns a table (largest id + 2,) int32 from id to row - (N + 1): 0, in pages never written, means "other"."""
+    """Returns a table (largest id + 2,) int32 from id to row - (N + 1); unwritten entries are 0 and mean "other"."""
+
     table = np.zeros(ids.max(initial=0) + 2, np.int32)
     table[ids] = np.arange(len(ids)) - len(ids)
     table[0] = -len(ids) - 1

@@ -154,7 +154,7 @@ def ground_truth_logits(logits: Tensor, gt_sem_seg: Tensor, ignore_value: int = 
 
 @contextlib.contextmanager
 def returning(values: Mapping[nn.Module, Any]) -> Iterator[None]:
-    """Context in which modules return given values, whatever their inputs; restores the modules afterwards."""
+    """Makes modules return given values inside the context, whatever their inputs, and restores them afterwards."""
     before = {module: module.forward for module in values if "forward" in vars(module)}
     try:
         for module, value in values.items():
@@ -169,7 +169,7 @@ def returning(values: Mapping[nn.Module, Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def trusted_classes(fusion: nn.Module, trusted: bool) -> Iterator[None]:
-    """Context in which, if `trusted`, a fusion keeps the instance classes (`UPSNetFusion.trust_classes`)."""
+    """Makes a fusion keep the instance classes inside the context, if `trusted` (`UPSNetFusion.trust_classes`)."""
     before = getattr(fusion, "trust_classes", None)
     if before is None or not trusted:
         yield

@@ -38,7 +38,8 @@ class PanopticQuality:
     """Accumulator of PQ, PQ-dagger and mIoU, which keeps only sums over the images."""
 
     def __init__(self, num_things: int, num_stuff: int):
-        """
+        """Initializes the accumulator.
+
         Args:
             num_things, num_stuff: numbers of thing and stuff classes, T and S; either can be 0.
         """

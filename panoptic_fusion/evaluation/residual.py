@@ -17,7 +17,8 @@ class ResidualEvaluator(DatasetEvaluator):
     """
 
     def __init__(self, *, distributed: bool = True):
-        """
+        """Initializes the evaluator.
+
         Args:
             distributed: whether to collect from all processes.
         """

@@ -50,7 +50,8 @@ class SubmissionWriter:
     """Writer of `<folder>/<image>.png` per image and of `<folder>.json` at the end, over all processes."""
 
     def __init__(self, folder: str | os.PathLike, label_space: LabelSpace):
-        """
+        """Initializes the writer and creates its folder.
+
         Args:
             folder: folder for the PNGs, created if it does not exist.
             label_space: label space that provides the category ids of the dataset.

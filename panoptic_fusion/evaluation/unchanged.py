@@ -14,7 +14,8 @@ class UnchangedOutputs(DatasetEvaluator):
     """
 
     def __init__(self, evaluator: DatasetEvaluator):
-        """
+        """Initializes the wrapper.
+
         Args:
             evaluator: evaluator that receives the copies; its results are returned unchanged.
 
@@ -22,9 +23,11 @@ class UnchangedOutputs(DatasetEvaluator):
         self._evaluator = evaluator
 
     def reset(self) -> None:
+        """Resets the wrapped evaluator."""
         self._evaluator.reset()
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Passes the inputs and copies of the outputs to the wrapped evaluator."""
         copies = []
         for output in outputs:
             segment_map, segments_info = output["panoptic_seg"]
@@ -32,4 +35,5 @@ class UnchangedOutputs(DatasetEvaluator):
         self._evaluator.process(inputs, copies)
 
     def evaluate(self) -> Any:
+        """Returns the results of the wrapped evaluator."""
         return self._evaluator.evaluate()

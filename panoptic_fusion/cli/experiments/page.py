@@ -176,4 +176,5 @@ The same {NUM_IMAGES} validation images. Columns: {columns}.
 
 
 def jobs_of_one_seed(jobs: list[Job]) -> list[Job]:
+    """Returns the jobs with the first seed, one per run."""
     return [job for job in jobs if job.seed == jobs[0].seed]

@@ -24,6 +24,7 @@ def _table(tree_files: set[str], base: str) -> str | None:
 
 
 def recognize(tree: Tree) -> bool:
+    """Returns whether a tree of files has this format; see `formats`."""
     files = set(tree.files)
     return any(_table(files, file.removesuffix(SUFFIX)) for file in tree.having(SUFFIX))
 

@@ -28,6 +28,7 @@ def _masks(tree: Tree) -> dict[str, list[tuple[str, str]]]:
 
 
 def recognize(tree: Tree) -> bool:
+    """Returns whether a tree of files has this format; see `formats`."""
     pngs = len(tree.having(".png"))
     return pngs > 0 and 2 * sum(map(len, _masks(tree).values())) > pngs
 

@@ -39,6 +39,7 @@ def is_coco(content: Any) -> bool:
 
 
 def recognize(tree: Tree) -> bool:
+    """Returns whether a tree of files has this format; see `formats`."""
     return any(map(is_coco, tree.samples(".json").values()))
 
 

@@ -30,6 +30,7 @@ def is_panoptic(content: Any) -> bool:
 
 
 def recognize(tree: Tree) -> bool:
+    """Returns whether a tree of files has this format; see `formats`."""
     return any(map(is_panoptic, tree.samples(".json").values()))
 
 

@@ -32,6 +32,7 @@ def is_cvat(root: Element) -> bool:
 
 
 def recognize(tree: Tree) -> bool:
+    """Returns whether a tree of files has this format; see `formats`."""
     return any(map(is_cvat, tree.samples(".xml").values()))
 
 

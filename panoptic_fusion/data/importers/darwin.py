@@ -34,6 +34,7 @@ def is_darwin(content: Any) -> bool:
 
 
 def recognize(tree: Tree) -> bool:
+    """Returns whether a tree of files has this format; see `formats`."""
     return any(map(is_darwin, tree.samples(".json").values()))
 
 

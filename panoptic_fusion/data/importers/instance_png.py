@@ -40,6 +40,7 @@ def _instance_files(tree: Tree) -> list[str]:
 
 
 def recognize(tree: Tree) -> bool:
+    """Returns whether a tree of files has this format; see `formats`."""
     return bool(_instance_files(tree))
 
 

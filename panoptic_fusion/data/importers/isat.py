@@ -26,6 +26,7 @@ def is_isat(content: Any) -> bool:
 
 
 def recognize(tree: Tree) -> bool:
+    """Returns whether a tree of files has this format; see `formats`."""
     return any(map(is_isat, tree.samples(".json").values()))
 
 

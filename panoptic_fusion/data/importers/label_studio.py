@@ -35,6 +35,7 @@ def tasks_of(content: Any) -> list[dict[str, Any]]:
 
 
 def recognize(tree: Tree) -> bool:
+    """Returns whether a tree of files has this format; see `formats`."""
     return any(map(tasks_of, tree.samples(".json").values()))
 
 

@@ -27,6 +27,7 @@ def is_row(row: Any) -> bool:
 
 
 def recognize(tree: Tree) -> bool:
+    """Returns whether a tree of files has this format; see `formats`."""
     if any(isinstance(c, list) and any(map(is_row, c[:20])) for c in tree.samples(".json").values()):
         return True
     return any(map(is_row, (_first_line(tree, file) for file in tree.having(".ndjson", ".jsonl"))))

@@ -31,6 +31,7 @@ def is_labelme(content: Any) -> bool:
 
 
 def recognize(tree: Tree) -> bool:
+    """Returns whether a tree of files has this format; see `formats`."""
     return any(map(is_labelme, tree.samples(".json").values()))
 
 

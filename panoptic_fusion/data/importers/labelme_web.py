@@ -28,6 +28,7 @@ def is_labelme_web(root: Element) -> bool:
 
 
 def recognize(tree: Tree) -> bool:
+    """Returns whether a tree of files has this format; see `formats`."""
     return any(map(is_labelme_web, tree.samples(".xml").values()))
 
 

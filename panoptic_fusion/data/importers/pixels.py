@@ -38,12 +38,14 @@ class ClassTable:
     by_color: dict[Color, ClassInfo] = field(default_factory=dict)
 
     def add(self, value: int, name: str, color: Color | None = None, isthing: bool | None = None) -> None:
+        """Adds the class of a value, with its color if it has one."""
         info = ClassInfo(name, isthing, color)
         self.by_value.setdefault(value, info)
         if color is not None:
             self.by_color.setdefault(color, info)
 
     def name_of(self, value: int) -> str | None:
+        """Returns the name of a value's class, or None if the value has no class."""
         return self.by_value[value].name if value in self.by_value else None
 
     def classes(self) -> list[ClassInfo]:

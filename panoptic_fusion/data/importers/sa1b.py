@@ -27,6 +27,7 @@ def is_sa1b(content: Any) -> bool:
 
 
 def recognize(tree: Tree) -> bool:
+    """Returns whether a tree of files has this format; see `formats`."""
     return any(map(is_sa1b, tree.samples(".json").values()))
 
 

@@ -36,6 +36,7 @@ def frames_of(content: Any) -> list[Any]:
 
 
 def recognize(tree: Tree) -> bool:
+    """Returns whether a tree of files has this format; see `formats`."""
     return any(map(frames_of, tree.samples(".json").values()))
 
 

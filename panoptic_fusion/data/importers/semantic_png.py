@@ -74,6 +74,7 @@ def find_pairs(tree: Tree) -> tuple[list[tuple[str, str]], list[str]]:
 
 
 def recognize(tree: Tree) -> bool:
+    """Returns whether a tree of files has this format; see `formats`."""
     return bool(find_pairs(tree)[0])
 
 

@@ -36,6 +36,7 @@ class Polygon:
     fill: str = "area"
 
     def crop(self, height: int, width: int) -> Crop:
+        """Draws the polygons as a crop of an image with this size."""
         return merge_crops([FILL[self.fill](rings, height, width) for rings in self.parts])
 
     def bounds(self, height: int, width: int) -> tuple[float, float, float, float]:
@@ -46,11 +47,12 @@ class Polygon:
 
 @dataclass(frozen=True)
 class Mask:
-    """Mask, decoded at first use: `decode(height, width)` returns a crop, which may extend beyond the image."""
+    """Mask that is decoded when needed: `decode(height, width)` returns a crop, which may extend beyond the image."""
 
     decode: Callable[[int, int], Crop]
 
     def crop(self, height: int, width: int) -> Crop:
+        """Returns the decoded mask as a crop within an image of this size."""
         crop = clip_crop(self.decode(height, width), height, width)
         return tight_crop(*crop)
 
@@ -126,7 +128,7 @@ class ImageAnnotation:
 
     @contextmanager
     def guard(self, name: str, remedy: str = "fix or remove it; it is left out") -> Iterator[None]:
-        """Context that records any error in reading one entry of a file as a fault that names the entry."""
+        """Records any error in reading one entry of a file, inside the context, as a fault that names the entry."""
         try:
             yield
         except Exception as error:

@@ -24,6 +24,7 @@ def is_superannotate(content: Any) -> bool:
 
 
 def recognize(tree: Tree) -> bool:
+    """Returns whether a tree of files has this format; see `formats`."""
     return any(map(is_superannotate, tree.samples(".json").values()))
 
 

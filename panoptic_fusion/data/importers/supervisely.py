@@ -36,6 +36,7 @@ def is_supervisely(content: Any) -> bool:
 
 
 def recognize(tree: Tree) -> bool:
+    """Returns whether a tree of files has this format; see `formats`."""
     return any(map(is_supervisely, tree.samples(".json").values()))
 
 
@@ -103,6 +104,7 @@ class HoledPolygon(Polygon):
     """Polygon drawn with its outline, whose holes are cut out including their outlines."""
 
     def crop(self, height: int, width: int) -> Crop:
+        """Draws the polygons and cuts out their holes, as a crop of an image with this size."""
         exterior, *holes = self.parts[0]
         whole = Polygon([[exterior]], self.fill).crop(height, width)
         mask = whole.mask.copy()

@@ -59,6 +59,7 @@ class Tree:
             self.files += [n if base == "." else f"{base}/{n}" for n in sorted(names) if not n.startswith(".")]
 
     def path(self, file: str) -> Path:
+        """Returns the path of a file, given relative to the root."""
         return self.root / file
 
     def having(self, *suffixes: str) -> list[str]:

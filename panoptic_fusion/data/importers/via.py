@@ -37,6 +37,7 @@ def images_of(content: Any) -> dict[str, dict[str, Any]]:
 
 
 def recognize(tree: Tree) -> bool:
+    """Returns whether a tree of files has this format; see `formats`."""
     return any(map(images_of, tree.samples(".json").values())) or any(_is_csv(tree, f) for f in tree.having(".csv"))
 
 

@@ -36,6 +36,7 @@ def palette_color(index: int) -> Color:
 
 
 def recognize(tree: Tree) -> bool:
+    """Returns whether a tree of files has this format; see `formats`."""
     return any("segmentationclass" in file.lower().split("/")[:-1] for file in tree.files)
 
 

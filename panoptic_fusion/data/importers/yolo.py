@@ -20,6 +20,7 @@ TABLES = ("classes.txt", "obj.names", "labels.txt")
 
 
 def recognize(tree: Tree) -> bool:
+    """Returns whether a tree of files has this format; see `formats`."""
     return _names_file(tree) is not None and bool(_texts(tree))
 
 
@@ -70,6 +71,7 @@ class RelativePolygon(Polygon):
     """Polygon with coordinates relative to the width and height of its image."""
 
     def crop(self, height: int, width: int) -> Any:
+        """Draws the polygons, scaled to the image size, as a crop of the image."""
         return self._scaled(height, width).crop(height, width)
 
     def bounds(self, height: int, width: int) -> tuple[float, float, float, float]:
