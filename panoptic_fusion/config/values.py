@@ -46,7 +46,6 @@ VALUES: dict[str, Rule] = {
     "MODEL.MASK_ON": only(lambda v: v is True, "True, since the fusions need mask logits"),
     "MODEL.KEYPOINT_ON": _off(MISSING),
     "MODEL.LOAD_PROPOSALS": _off(MISSING),
-    "TEST.AUG.ENABLED": _off(MISSING),
     "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": _off("False, since only LVIS has the image counts that it needs"),
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": only(lambda v: v == IGNORE_LABEL, f"{IGNORE_LABEL}, as the labels have"),
     # choices
@@ -154,6 +153,8 @@ VALUES: dict[str, Rule] = {
     "INPUT.MIN_SIZE_TEST": whole(0, 2**16, "; 0 for the size of the image"),
     "INPUT.MAX_SIZE_TEST": whole(32, 2**16),
     "INPUT.MAX_PIXELS": COUNT,
+    "TEST.AUG.MIN_SIZES": each(whole(0, 2**16), "one or more sizes; 0 for that of the image", length=range(1, 100)),
+    "TEST.AUG.MAX_SIZE": whole(32, 2**16),
     "INPUT.PIXEL_BUDGET": whole(0, note="; 0 keeps the sizes"),
     "DATALOADER.NUM_WORKERS": whole(0, 256),
     "DATALOADER.REPEAT_THRESHOLD": SHARE,

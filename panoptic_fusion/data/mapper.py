@@ -111,6 +111,8 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     detectron2. The crop is INPUT.CROP. Unlike in detectron2's mapper, it comes after the resize, so that an absolute
     crop size bounds the network's input size. Raises ConfigError unless SCALE_JITTER is two factors, 0 < low <= high.
     """
+    if not is_train and cfg.TEST.AUG.ENABLED:
+        return []  # the network resizes the image itself, once per view
     if not is_train:
         return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
     sizes, sampling = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING

@@ -4,7 +4,6 @@ The papers use this baseline for comparison with their single network ("Ours Ind
 """
 
 import os
-from dataclasses import replace
 
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
@@ -16,7 +15,8 @@ from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.modeling.fusion import build_panoptic_fusion, fill_in_thresholds
 
-from .inference import image_outputs, output_size_of, run_heads
+from .inference import image_outputs
+from .test_time_augmentation import TestTimeAugmentation, heads_of_images
 from .trained import load_trained
 
 PARTS = {"INSTANCES": "instance_network", "SEMANTIC": "semantic_network"}  # keys under MODEL.INDEPENDENT
@@ -43,6 +43,7 @@ class IndependentPanoptic(nn.Module):
         fusion: nn.Module,
         outputs: tuple[str, ...] = ("sem_seg", "instances", "panoptic_seg"),
         fuse_at_input_resolution: bool = False,
+        augmentation: TestTimeAugmentation | None = None,
         loaded_parts: tuple[str, ...] = (),
     ):
         """Initializes the network.
@@ -50,7 +51,7 @@ class IndependentPanoptic(nn.Module):
         Args:
             instance_network: an `InstanceNetwork`, or a `PanopticRCNN` whose semantic segmentation is ignored.
             semantic_network: a `SemanticNetwork`, or a `PanopticRCNN` whose instances are ignored.
-            fusion, outputs, fuse_at_input_resolution: see `PanopticRCNN`.
+            fusion, outputs, fuse_at_input_resolution, augmentation: see `PanopticRCNN`.
             loaded_parts: see `AtomicCheckpointer`.
         """
         super().__init__()
@@ -60,6 +61,7 @@ class IndependentPanoptic(nn.Module):
         self.outputs = frozenset(outputs)
         self.paste_masks = True  # as in PanopticRCNN
         self.fuse_at_input_resolution = fuse_at_input_resolution
+        self.augmentation = augmentation
         self.loaded_parts = loaded_parts
 
     @classmethod
@@ -76,6 +78,7 @@ class IndependentPanoptic(nn.Module):
             "fusion": build_panoptic_fusion(cfg),
             "outputs": tuple(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS),
             "fuse_at_input_resolution": fill_in_thresholds(cfg).MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION,
+            "augmentation": TestTimeAugmentation.from_config(cfg),
             "loaded_parts": tuple(part for key, part in PARTS.items() if os.path.isdir(cfg.MODEL.INDEPENDENT[key])),
         }
 
@@ -90,18 +93,17 @@ class IndependentPanoptic(nn.Module):
                 "MODEL.META_ARCHITECTURE IndependentPanoptic is not trained itself: train an InstanceNetwork and a "
                 "SemanticNetwork, then use it with --eval-only"
             )
-        detections = run_heads(self.instance_network, batched_inputs, sem_seg=False)
-        segmentations = run_heads(self.semantic_network, batched_inputs, instances=False)
+        networks = self.instance_network, self.semantic_network
         return [
             image_outputs(
-                replace(semantic, instances=detected.instances),
-                output_size_of(x, semantic.image_size),
+                image,
+                size,
                 fusion=self.fusion,
                 outputs=self.outputs,
                 paste_masks=self.paste_masks,
                 fuse_at_input_resolution=self.fuse_at_input_resolution,
             )
-            for x, detected, semantic in zip(batched_inputs, detections, segmentations, strict=True)
+            for image, size in heads_of_images(batched_inputs, *networks, self.augmentation)
         ]
 
 

@@ -8,7 +8,7 @@ of the padded network input, (h, w) the output size of an image, and M the side 
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import ImageList, Instances
@@ -79,6 +79,27 @@ def run_heads(
         proposals, _ = network.proposal_generator(images, features, None)
         detections, _ = network.roi_heads(images, features, proposals, None)
     return BatchHeads(images, features, logits, proposals, detections)
+
+
+def run_networks(
+    batched_inputs: list[dict], instance_network: nn.Module | None, semantic_network: nn.Module | None
+) -> Iterator[ImageHeads]:
+    """Runs one network for both tasks, two networks, or one for a single task; returns what the heads computed.
+
+    Args:
+        batched_inputs: see `run_heads`.
+        instance_network: computes instances; None: no instances.
+        semantic_network: computes semantic logits; None: no logits. If both are the same network, it runs once.
+    """
+    if instance_network is semantic_network:
+        return iter(run_heads(instance_network, batched_inputs))
+    if instance_network is None:
+        return iter(run_heads(semantic_network, batched_inputs, instances=False))
+    detected = iter(run_heads(instance_network, batched_inputs, sem_seg=False))
+    if semantic_network is None:
+        return detected
+    segmented = run_heads(semantic_network, batched_inputs, instances=False)
+    return (replace(heads, instances=own.instances) for heads, own in zip(segmented, detected, strict=True))
 
 
 def image_outputs(

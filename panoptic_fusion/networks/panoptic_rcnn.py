@@ -14,8 +14,9 @@ from panoptic_fusion.modeling.backbone.branches import add_stuff_branch
 from panoptic_fusion.modeling.fusion import FusionTrainingInputs, build_panoptic_fusion, fill_in_thresholds
 from panoptic_fusion.modeling.things.roi_heads import select_class
 
-from .inference import image_outputs, output_size_of, run_heads
+from .inference import image_outputs
 from .losses import merge_losses
+from .test_time_augmentation import TestTimeAugmentation, heads_of_images
 
 
 @META_ARCH_REGISTRY.register()
@@ -38,6 +39,7 @@ class PanopticRCNN(GeneralizedRCNN):
         fusion: nn.Module,
         outputs: tuple[str, ...] = ("sem_seg", "instances", "panoptic_seg"),
         fuse_at_input_resolution: bool = False,
+        augmentation: TestTimeAugmentation | None = None,
         **kwargs,
     ):
         """Initializes the network.
@@ -48,6 +50,7 @@ class PanopticRCNN(GeneralizedRCNN):
             outputs: names of the outputs that inference returns: "sem_seg", "instances", "panoptic_seg" and names in
                 OUTPUT_REGISTRY.
             fuse_at_input_resolution: whether to fuse at input resolution and then resize the labels (nearest).
+            augmentation: multi-scale and flip testing.
             kwargs: forwarded to detectron2's GeneralizedRCNN.
         """
         super().__init__(**kwargs)
@@ -56,6 +59,7 @@ class PanopticRCNN(GeneralizedRCNN):
         self.outputs = frozenset(outputs)
         self.paste_masks = True  # False: `instances` keep their pred_mask_logits (R, M, M) instead of pred_masks
         self.fuse_at_input_resolution = fuse_at_input_resolution
+        self.augmentation = augmentation
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -70,6 +74,7 @@ class PanopticRCNN(GeneralizedRCNN):
             "fusion": build_panoptic_fusion(cfg),
             "outputs": tuple(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS),
             "fuse_at_input_resolution": fill_in_thresholds(cfg).MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION,
+            "augmentation": TestTimeAugmentation.from_config(cfg),
             "vis_period": 0,  # engine.hooks.VisualizePredictions writes the visualizations, not the model itself
         }
 
@@ -133,15 +138,15 @@ class PanopticRCNN(GeneralizedRCNN):
 
     def inference(self, batched_inputs: list[dict]) -> list[dict]:
         """Returns the outputs of each image; see `forward`."""
-        heads = run_heads(self, batched_inputs, instances=self.outputs != {"sem_seg"})
+        detector = None if self.outputs == {"sem_seg"} else self
         return [
             image_outputs(
                 image,
-                output_size_of(x, image.image_size),
+                size,
                 fusion=self.fusion,
                 outputs=self.outputs,
                 paste_masks=self.paste_masks,
                 fuse_at_input_resolution=self.fuse_at_input_resolution,
             )
-            for image, x in zip(heads, batched_inputs, strict=True)
+            for image, size in heads_of_images(batched_inputs, detector, self, self.augmentation)
         ]

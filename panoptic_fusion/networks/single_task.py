@@ -15,8 +15,9 @@ from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.modeling.fusion import SemSegLogits
 from panoptic_fusion.modeling.fusion.finite import broken_cells, void_pixels, without_broken_cells
 
-from .inference import output_instances, output_size_of, run_heads, visible_instances
+from .inference import output_instances, visible_instances
 from .losses import merge_losses
+from .test_time_augmentation import TestTimeAugmentation, heads_of_images
 
 
 @META_ARCH_REGISTRY.register()
@@ -29,10 +30,22 @@ class InstanceNetwork(GeneralizedRCNN):
     possible_outputs = ("instances",)
     paste_masks = True  # as in PanopticRCNN
 
+    @configurable
+    def __init__(self, *, augmentation: TestTimeAugmentation | None = None, **kwargs):
+        """Initializes the network.
+
+        Args:
+            augmentation: see `PanopticRCNN`.
+            kwargs: forwarded to detectron2's GeneralizedRCNN.
+        """
+        super().__init__(**kwargs)
+        self.augmentation = augmentation
+
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         """Returns the arguments of `__init__` for a config; builds all parts."""
-        return {**super().from_config(resolve_config(cfg)), "vis_period": 0}
+        cfg = resolve_config(cfg)
+        return {**super().from_config(cfg), "augmentation": TestTimeAugmentation.from_config(cfg), "vis_period": 0}
 
     def inference(self, batched_inputs: list[dict]) -> list[dict]:
         """Returns the instances of each image, with masks at output resolution unless `paste_masks` is False.
@@ -40,8 +53,7 @@ class InstanceNetwork(GeneralizedRCNN):
         See detectron2's GeneralizedRCNN.
         """
         results = []
-        for x, heads in zip(batched_inputs, run_heads(self, batched_inputs, sem_seg=False), strict=True):
-            size = output_size_of(x, heads.image_size)
+        for heads, size in heads_of_images(batched_inputs, self, None, self.augmentation):
             instances = visible_instances(heads.instances, size)
             results.append({"instances": output_instances(instances, size, paste_masks=self.paste_masks)})
         return results
@@ -70,6 +82,7 @@ class SemanticNetwork(nn.Module):
         label_space: LabelSpace,
         ontology: str = "full",
         outputs: tuple[str, ...] = ("sem_seg", "panoptic_seg"),
+        augmentation: TestTimeAugmentation | None = None,
     ):
         """Initializes the network.
 
@@ -79,6 +92,7 @@ class SemanticNetwork(nn.Module):
             pixel_mean, pixel_std: mean and standard deviation of each input channel.
             label_space, ontology: meaning of the channels of the semantic logits.
             outputs: outputs that inference returns: "sem_seg" and "panoptic_seg"; other names are ignored.
+            augmentation: see `PanopticRCNN`.
         """
         super().__init__()
         self.backbone = backbone
@@ -86,6 +100,7 @@ class SemanticNetwork(nn.Module):
         self.label_space = label_space
         self.ontology = ontology
         self.outputs = frozenset(outputs)
+        self.augmentation = augmentation
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -102,6 +117,7 @@ class SemanticNetwork(nn.Module):
             "label_space": LabelSpace.from_categories(cfg.MODEL.CATEGORIES),
             "ontology": cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY,
             "outputs": tuple(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS),
+            "augmentation": TestTimeAugmentation.from_config(cfg),
         }
 
     @property
@@ -129,8 +145,7 @@ class SemanticNetwork(nn.Module):
     def inference(self, batched_inputs: list[dict]) -> list[dict]:
         """Returns the outputs of each image; see the class."""
         results = []
-        for x, heads in zip(batched_inputs, run_heads(self, batched_inputs, instances=False), strict=True):
-            size = output_size_of(x, heads.image_size)
+        for heads, size in heads_of_images(batched_inputs, None, self, self.augmentation):
             sem_seg = SemSegLogits(heads.sem_seg_logits, heads.padded_size, heads.image_size, size)
             result = {}
             if "sem_seg" in self.outputs:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
+from detectron2.data import transforms as T
 from detectron2.data.catalog import Metadata
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -105,6 +106,8 @@ def build_predictor(cfg: CfgNode) -> DefaultPredictor:
     """
     predictor = DefaultPredictor(with_values(cfg, {"MODEL.WEIGHTS": ""}))
     predictor.metadata = LabelSpace.from_categories(cfg.MODEL.CATEGORIES).apply_to_metadata(Metadata())
+    if cfg.TEST.AUG.ENABLED:
+        predictor.aug = T.ResizeShortestEdge(0)  # none: the network resizes the image itself, once per view
     AtomicCheckpointer.from_config(cfg, predictor.model, require_complete=True).load(cfg.MODEL.WEIGHTS)
     return predictor
 

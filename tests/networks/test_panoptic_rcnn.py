@@ -186,7 +186,7 @@ def test_nan_in_the_image_is_no_crash():
         ("MODEL.SEM_SEG_HEAD.ONTOLOGY", "half", "collapsed"),
         ("MODEL.PANOPTIC_FUSION.OUTPUTS", ["masks"], "panoptic_seg"),
         ("MODEL.KEYPOINT_ON", True, "False"),
-        ("TEST.AUG.ENABLED", True, "False"),
+        ("TEST.AUG.MIN_SIZES", (), "one or more sizes"),
     ],
 )
 def test_config_errors_name_the_key_and_the_choices(key, value, words):
