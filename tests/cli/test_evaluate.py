@@ -3,10 +3,14 @@
 import json
 from pathlib import Path
 
+import cv2
 import pytest
+import torch
 
+from panoptic_fusion import load_trained
 from panoptic_fusion.cli.evaluate import evaluate
 from panoptic_fusion.config import resolve
+from panoptic_fusion.networks.trained import build_predictor
 
 
 @pytest.fixture
@@ -54,3 +58,17 @@ def test_what_cannot_be_evaluated(run_script, toy_config, tiny_opts, tmp_path):
     assert code == 2 and "has no config.yaml" in err and "Traceback" not in err
     code, _, err = run_script("evaluate", "--config-file", toy_config, *tiny_opts, "OUTPUT_DIR", tmp_path / "out")
     assert code == 2 and "MODEL.WEIGHTS is empty" in err and "Traceback" not in err
+
+
+def test_test_time_augmentation_in_an_evaluation_and_in_a_predictor(trained, tiny_data, tmp_path):
+    """One view at the config's test size changes nothing; more views reach the networks of both."""
+    views = ["TEST.AUG.ENABLED", "True", "TEST.AUG.FLIP", "False", "TEST.AUG.MIN_SIZES"]
+    expected = read_results(trained)
+    assert evaluate(trained, opts=[*views, "(64,)", "OUTPUT_DIR", str(tmp_path / "one")]) == expected
+    assert evaluate(trained, opts=[*views, "(64, 96)", "OUTPUT_DIR", str(tmp_path / "two")]) != expected
+    photo = cv2.imread(str(next(Path(tiny_data["val"]["images"]).glob("*.jpg"))))
+    plain = build_predictor(load_trained(trained))(photo)
+    one = build_predictor(load_trained(trained, [*views, "(64,)"]))(photo)
+    two = build_predictor(load_trained(trained, [*views, "(64, 96)"]))(photo)
+    assert torch.equal(plain["sem_seg"], one["sem_seg"]) and not torch.equal(plain["sem_seg"], two["sem_seg"])
+    assert torch.equal(plain["panoptic_seg"][0], one["panoptic_seg"][0])
