@@ -77,7 +77,7 @@ def main() -> None:
     """Entry point of the command-line tool."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--model", help="OUTPUT_DIR of a training")
+    source.add_argument("--model", help="OUTPUT_DIR of a training run")
     source.add_argument("--config-file", help="a config, in place of a training")
     parser.add_argument("--size", type=int, nargs=2, help="height and width to resize images to")
     parser.add_argument("--images", type=int, default=20, help="of the validation set")
@@ -111,7 +111,8 @@ def compare(model: str, args: argparse.Namespace) -> None:
     size = "x".join(map(str, args.size)) if args.size else "the size of the config"
     print(
         f"{args.model or args.config_file} ({cfg.MODEL.PANOPTIC_FUSION.NAME}), {len(rows)} images at {size}, "
-        f"{cfg.MODEL.DEVICE}, {args.threads} thread(s), torch {torch.__version__}, median of {args.repeats}, in turns\n"
+        f"{cfg.MODEL.DEVICE}, {args.threads} thread(s), torch {torch.__version__}, median of {args.repeats}"
+        ", interleaved\n"
     )
     for name, times in zip(names, (one, two), strict=True):
         print(f"{name}: {1e3 * statistics.mean(times):.1f} ms an image")

@@ -51,7 +51,7 @@ def train_step(network: torch.nn.Module, batch: list[dict]) -> None:
 def main() -> int:
     """Entry point of the command-line tool."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="OUTPUT_DIR of a training with SpatialRankingFusion")
+    parser.add_argument("--model", help="OUTPUT_DIR of a training run with SpatialRankingFusion")
     parser.add_argument("--images", type=int, default=50, help="of the validation set")
     parser.add_argument("--batches", type=int, default=5, help="of the training set")
     parser.add_argument("--repeats", type=int, default=5, help="of each image and batch; the median counts")
@@ -107,7 +107,7 @@ def compare(args: argparse.Namespace) -> int:
     print(
         f"{args.model}, {len(images)} images of {cfg.DATASETS.TEST[0]}, {args.batches} batches of "
         f"{cfg.SOLVER.IMS_PER_BATCH} images, {device}, {args.threads} thread(s), torch {torch.__version__}, median of "
-        f"{args.repeats}, in turns\n"
+        f"{args.repeats}, interleaved\n"
     )
     print("| | heuristic, ms | spatial ranking, ms | ratio of the sums | median of the ratios | limit |")
     print("|---|---|---|---|---|---|")

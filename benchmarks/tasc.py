@@ -110,7 +110,7 @@ def main() -> None:
     height, width = args.size
     print(
         f"{Path(args.config_file).stem}, {args.images} x {height}x{width}, {args.things} things each, {args.device}, "
-        f"{args.threads} threads, torch {torch.__version__}, {args.repeats} steps each, in turns\n"
+        f"{args.threads} threads, torch {torch.__version__}, {args.repeats} steps each, interleaved\n"
     )
     print("| step | median, ms | fastest, ms | peak memory, MiB |")
     print("|---|---|---|---|")

@@ -1,4 +1,4 @@
-"""Shared fixtures: a data set of a few toy scenes, a tiny training on it, commands and scripts run in this process.
+"""Shared fixtures: a dataset of a few toy scenes, a tiny training on it, commands and scripts run in this process.
 
 Nothing here is imported by the package. detectron2 is imported by the fixtures that need it.
 """
@@ -30,7 +30,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_settings(tiny_data) -> dict:
-    """Config settings {KEY: VALUE} of a tiny training on `tiny_data`: data sets tiny_train and tiny_val."""
+    """Config settings {KEY: VALUE} of a tiny training on `tiny_data`: datasets tiny_train and tiny_val."""
     entries = [{"name": f"tiny_{split}", **tiny_data[split]} for split in ("train", "val")]
     return {
         **TINY_NETWORK,

@@ -122,7 +122,7 @@ def check_files(output: Path) -> int | None:
         return None
     name = pointer.read_text()
     if name not in iterations:
-        raise Violation(f"last_checkpoint names {name!r}, which is not there")
+        raise Violation(f"last_checkpoint names {name!r}, which does not exist")
     for other in set(iterations) - {name}:
         (output / other).unlink()
     return iterations[name]
@@ -134,7 +134,7 @@ def check_start(attempt: Attempt, expected: int) -> str:
     if first is None:
         return "(killed before)"
     if first != expected:
-        raise Violation(f"training went on at iteration {first} instead of {expected}, see {attempt.log}")
+        raise Violation(f"training resumed at iteration {first} instead of {expected}, see {attempt.log}")
     return str(first)
 
 
@@ -201,7 +201,7 @@ def run(kills: int, seed: int, max_iter: int, folder: Path) -> None:
         quality = check_end(attempt, output, max_iter)
         rows[-1] += [max_iter - 1, 0]
     finally:
-        header = ["kill", "during", "seconds after start", "went on at", "last checkpoint", "half-written files"]
+        header = ["kill", "during", "seconds after start", "resumed at", "last checkpoint", "half-written files"]
         print("\n" + tabulate(rows, header, tablefmt="pipe"))
     print(
         f"\n{len(moments)} kills, {half_written} with a half-written file, which no start has used; each start went on"
@@ -212,9 +212,9 @@ def run(kills: int, seed: int, max_iter: int, folder: Path) -> None:
 def main() -> int:
     """Runs the tool; returns 1 if a check failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=10, help="how often the training is killed")
+    parser.add_argument("--kills", type=int, default=10, help="number of kills")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--iterations", type=int, default=250, help="length of the training")
+    parser.add_argument("--iterations", type=int, default=250, help="number of iterations")
     parser.add_argument("--output", type=Path, help="a new folder, kept; default: a temporary one, kept on a violation")
     args = parser.parse_args()
     if args.kills < 0:

@@ -133,7 +133,7 @@ def sheet(pictures: list[np.ndarray]) -> np.ndarray:
 def main() -> None:
     """Runs the tool."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="OUTPUT_DIR of a training with SpatialRankingFusion")
+    parser.add_argument("--model", required=True, help="OUTPUT_DIR of a training run with SpatialRankingFusion")
     parser.add_argument("--input", nargs="+", required=True, help="images, folders, globs or videos")
     parser.add_argument("--output", required=True, help="folder for the results")
     parser.add_argument("--num-images", type=int, default=4, help="how many are written at most")

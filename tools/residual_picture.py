@@ -62,10 +62,10 @@ def main() -> None:
     """Runs the tool."""
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="OUTPUT_DIR of a training")
-    parser.add_argument("--dataset", required=True, help="a data set of the model's config, such as toy_val")
+    parser.add_argument("--model", required=True, help="OUTPUT_DIR of a training run")
+    parser.add_argument("--dataset", required=True, help="a dataset of the model's config, such as toy_val")
     parser.add_argument("--output", required=True, help="folder for the results")
-    parser.add_argument("--num-images", type=int, default=4, help="how many are drawn, evenly spread over the data set")
+    parser.add_argument("--num-images", type=int, default=4, help="how many are drawn, evenly spread over the dataset")
     parser.add_argument("--mean-max", type=float, default=0.5, help="residual that is brightest in mean.png")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs that change the config")
     args = parser.parse_args()

@@ -248,7 +248,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 name, theirs = next(iter(lost.items()))
                 raise UserError(
                     f"the checkpoint does not fit: it has two branches, such as {theirs}, where the model has one, "
-                    f"{name}, and two branches cannot become one. Set MODEL.SHARING to that of the checkpoint, or to "
+                    f"{name}, and two branches cannot become one. Set MODEL.SHARING to the checkpoint's value, or to "
                     "one that shares less"
                 )
         try:
@@ -342,7 +342,7 @@ def last_checkpoint(folder: str | os.PathLike) -> tuple[str, int] | None:
     content = _read(path)
     iteration = content.get("iteration", -1)
     if type(iteration) is not int:
-        raise UserError(f"{path} is not a checkpoint of a training: its iteration is a {type(iteration).__name__}")
+        raise UserError(f"{path} is not a checkpoint of a training run: its iteration is a {type(iteration).__name__}")
     return path.name, iteration
 
 

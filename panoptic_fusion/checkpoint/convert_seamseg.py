@@ -90,7 +90,7 @@ def read_file(path: str) -> tuple[dict[str, Tensor], str]:
     content = read_weights_file(path)
     states = content.get("state_dict") if isinstance(content, Mapping) else None
     if not isinstance(states, Mapping) or not all(isinstance(states.get(part), Mapping) for part in PARTS):
-        raise UserError(f"{path} is no Seamless checkpoint: it needs a state_dict with {', '.join(PARTS)}")
+        raise UserError(f"{path} is not a Seamless checkpoint: it needs a state_dict with {', '.join(PARTS)}")
     tensors = {f"{part}::{name}": value for part in PARTS for name, value in states[part].items()}
     settings = content.get("config")
     return only_tensors(tensors, path), settings if isinstance(settings, str) else ""

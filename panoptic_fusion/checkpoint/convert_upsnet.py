@@ -97,10 +97,10 @@ def read_file(path: str) -> dict[str, Tensor]:
     """Reads the tensors of a file, without the prefix of a multi-GPU model; see `convert_upsnet` for the errors."""
     content = read_weights_file(path)
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
-        raise UserError(f"{path} is no UPSNet checkpoint: it must be a dict from names to tensors")
+        raise UserError(f"{path} is not a UPSNet checkpoint: it must be a dict from names to tensors")
     tensors = {name.removeprefix("module."): value for name, value in content.items()}
     if not any(name.startswith(f"{BACKBONE}.") for name in tensors):
-        raise UserError(f"{path} is no UPSNet checkpoint: it needs tensors whose names start with {BACKBONE}")
+        raise UserError(f"{path} is not a UPSNet checkpoint: it needs tensors whose names start with {BACKBONE}")
     return only_tensors(tensors, path)
 
 

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from panoptic_fusion.data.checks import CheckResult
     from panoptic_fusion.data.coco_panoptic import PanopticFiles
 
-HELP = "read a data set through and report every fault"
+HELP = "read a dataset and report every problem"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that select datasets."""
-    parser.add_argument("name", nargs="?", help="a registered data set")
+    parser.add_argument("name", nargs="?", help="a registered dataset")
     parser.add_argument("--config-file", help="a yaml with DATASETS.REGISTER")
     parser.add_argument("--images", help="folder of the images")
     parser.add_argument("--panoptic-root", help="folder of the PNGs")
@@ -123,5 +123,5 @@ def data_sets(
     if config_file:
         names = register_from_config(read_config(config_file).DATASETS.REGISTER)
         if not names:
-            raise ConfigError(f"{config_file} registers no data set: its DATASETS.REGISTER is empty")
+            raise ConfigError(f"{config_file} registers no dataset: its DATASETS.REGISTER is empty")
     return {each: panoptic_files(each) for each in ([name] if name else names)}

@@ -22,10 +22,10 @@ HELP = "draw image, ground truth and prediction side by side"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the model, the dataset and the output folder."""
-    parser.add_argument("--model", required=True, help="OUTPUT_DIR of a training")
-    parser.add_argument("--dataset", required=True, help="a data set of the model's config, such as toy_val")
+    parser.add_argument("--model", required=True, help="OUTPUT_DIR of a training run")
+    parser.add_argument("--dataset", required=True, help="a dataset of the model's config, such as toy_val")
     parser.add_argument("--output", required=True, help="folder for the pictures")
-    parser.add_argument("--num-images", type=int, default=8, help="how many, evenly spread over the data set")
+    parser.add_argument("--num-images", type=int, default=8, help="how many, evenly spread over the dataset")
     add_opts(parser)
 
 

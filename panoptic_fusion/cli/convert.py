@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     if args.config:
         print(f"config written to {args.config}")
     else:
-        print(f"the config that goes with it:\n\n{config}")
+        print(f"the config for it:\n\n{config}")
 
 
 def convert(
@@ -99,4 +99,4 @@ def _read(format: str, path: Path) -> tuple[dict[str, Tensor], str, str | None]:
     if format == "upsnet":
         tensors, upsnet_layout = convert_upsnet.convert_upsnet(path)
         return tensors, convert_upsnet.describe(upsnet_layout), upsnet_layout.dataset
-    raise UserError(f"format {format!r} is unknown; there are: {', '.join(FORMATS)}")
+    raise UserError(f"format {format!r} is unknown; available: {', '.join(FORMATS)}")

@@ -39,13 +39,13 @@ EVALUATED_OFTEN = 200  # runs of at least this many iterations are evaluated fou
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the data, the output folder and the training options."""
-    parser.add_argument("--data", required=True, help="folder of the data set")
+    parser.add_argument("--data", required=True, help="folder of the dataset")
     parser.add_argument("--output", required=True, help="folder for the model, the table and the pictures")
     parser.add_argument("--config-file", default=CONFIG, help="default: %(default)s")
     parser.add_argument(
         "--weights", metavar="FILE", help="MODEL.WEIGHTS: where there is no network, or a trained model's"
     )
-    parser.add_argument("--iterations", type=int, help="length of the training; default: the config's")
+    parser.add_argument("--iterations", type=int, help="number of iterations; default: the config's")
     parser.add_argument("--val-share", type=float, default=0.2, help="share of images set apart if there is no val")
     parser.add_argument("--num-gpus", type=int, default=1, help="as in `panoptic-fusion train`")
     add_allow_download(parser)
@@ -121,11 +121,11 @@ def fine_tune(
     check_writable(output, "--output")
     if named_checkpoint(output) is None:
         fetch_weights(cfg.MODEL.WEIGHTS)
-    say("1/4 reading the data set through")
+    say("1/4 reading the dataset")
     splits = find_or_import(data, output)
     checked = check_splits(splits)
     if not all(result.can_be_trained() for result in checked.values()):
-        print("nothing was trained: correct these faults first, or leave the images at fault out of the jsons")
+        print("nothing was trained: fix these problems first, or remove the affected images from the JSON files")
         return 1
     settings = {
         **choose_sizes(splits["train"], cfg, opts),

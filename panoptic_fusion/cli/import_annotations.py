@@ -22,7 +22,7 @@ from .arguments import check_at_least_one
 if TYPE_CHECKING:
     from panoptic_fusion.data.importers import ImportResult
 
-HELP = "turn the annotations of other tools into a COCO panoptic data set"
+HELP = "turn the annotations of other tools into a COCO panoptic dataset"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ SIZES = ((480, 360), (2048, 1024))
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the YAML file, the folders and the options of the measurements."""
     parser.add_argument("spec", type=Path, help="a yaml of `panoptic-fusion ablation` whose runs are all trained")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the trainings")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the training runs")
     parser.add_argument("--docs", type=Path, required=True, help="folder of the page and its pictures")
     parser.add_argument("--sizes", nargs="+", type=read_size, default=SIZES, help="such as 480x360")
     parser.add_argument(
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, default=1, help="of torch, while the costs are measured")
     parser.add_argument("--photos", action="store_true", help="also photos and ground truth in the gallery")
-    parser.add_argument("--num-gpus", type=int, default=1, help="as in `panoptic-fusion train`, for each training")
+    parser.add_argument("--num-gpus", type=int, default=1, help="as in `panoptic-fusion train`, for each run")
 
 
 def read_size(text: str) -> tuple[int, int]:

@@ -20,9 +20,9 @@ HELP = "measure where a trained model loses quality, with ground truth in place 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the model, the dataset and the output folder."""
     add_model(parser)
-    parser.add_argument("--dataset", required=True, help="a data set of the model's config, such as toy_val")
+    parser.add_argument("--dataset", required=True, help="a dataset of the model's config, such as toy_val")
     parser.add_argument("--output", required=True, help="folder for oracle.json")
-    parser.add_argument("--num-images", type=int, help="only so many, evenly spread over the data set")
+    parser.add_argument("--num-images", type=int, help="only so many, evenly spread over the dataset")
     add_opts(parser)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from panoptic_fusion.data.prepare import SplitSummary
 
-HELP = "make a data set ready for training, from its download or as toy scenes"
+HELP = "make a dataset ready for training, from its download or as toy scenes"
 
 # Display name per dataset key; the keys are those of panoptic_fusion.data.datasets.BUILTIN.
 PUBLIC = {
@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for key, name in PUBLIC.items():
         public = data_sets.add_parser(key, help=f"{name}, from its download")
-        public.add_argument("root", nargs="?", help=f"the data set's folder (default: $DETECTRON2_DATASETS/{key})")
-        public.add_argument("--splits", nargs="+", metavar="SPLIT", help="default: those of train and val that exist")
+        public.add_argument("root", nargs="?", help=f"the dataset's folder (default: $DETECTRON2_DATASETS/{key})")
+        public.add_argument("--splits", nargs="+", metavar="SPLIT", help="default: train and val, if they exist")
         public.add_argument("--workers", type=int, help="processes (default: one per core)")
         public.add_argument("--force", action="store_true", help="do all again, also what earlier runs have finished")
 

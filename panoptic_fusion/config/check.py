@@ -92,12 +92,12 @@ def check_parts(cfg: CfgNode) -> None:
         known = sorted(name for name, part in registry if works(name, part))
         if value_of(cfg, key) not in known:
             missing = missing_plugins(cfg.get("PLUGINS"))
-            raise ConfigError(f"{key} is {shown(value_of(cfg, key))}; there are: {', '.join(known)}{missing}")
+            raise ConfigError(f"{key} is {shown(value_of(cfg, key))}; available: {', '.join(known)}{missing}")
     name, bottom_up = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.BOTTOM_UP
     if name not in PYRAMIDS and bottom_up != DEFAULT_BOTTOM_UP:
         raise ConfigError(
             f"MODEL.BACKBONE.NAME is {name!r}, which has a network of its own: MODEL.BACKBONE.BOTTOM_UP {bottom_up} "
-            f"goes with {', '.join(sorted(PYRAMIDS))}"
+            f"requires one of {', '.join(sorted(PYRAMIDS))}"
         )
     architecture = cfg.MODEL.META_ARCHITECTURE
     if cfg.MODEL.SHARING != "skip" and not getattr(META_ARCH_REGISTRY.get(architecture), "has_two_branches", False):

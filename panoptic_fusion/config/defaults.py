@@ -224,7 +224,7 @@ def config_file(name: str) -> str:
         if (root / name).is_file():
             return str(root / name)
         known.update(str(p.relative_to(root)) for p in root.glob("*/*.yaml"))
-    raise FileNotFoundError(f"no config {name!r}; there are: {', '.join(sorted(known))}")
+    raise FileNotFoundError(f"no config {name!r}; available: {', '.join(sorted(known))}")
 
 
 def config_root() -> Path:

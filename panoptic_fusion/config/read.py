@@ -144,7 +144,7 @@ def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         key = RENAMED_KEYS.get(key, key)
         if key == "MODEL.DEVICE" and str(value).startswith("cuda") and not torch.cuda.is_available():
-            raise ConfigError(f"option {key} {value}: there is no GPU here; leave it out, or use cpu")
+            raise ConfigError(f"option {key} {value}: no GPU is available; remove it, or use cpu")
         section, _, name = str(key).rpartition(".")
         if section == "MODEL.PANOPTIC_FUSION" and name in PanopticFusion.thresholds:
             cfg.MODEL.PANOPTIC_FUSION[name] = None  # None accepts an int instead of a float, see `check_values`

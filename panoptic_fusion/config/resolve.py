@@ -66,7 +66,7 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
     if not cfg.MODEL.CATEGORIES:
         if not cfg.DATASETS.TRAIN:
-            raise ConfigError("MODEL.CATEGORIES and DATASETS.TRAIN are both empty: name a training data set")
+            raise ConfigError("MODEL.CATEGORIES and DATASETS.TRAIN are both empty: name a training dataset")
         cfg.MODEL.CATEGORIES = label_space_of(cfg.DATASETS.TRAIN[0]).to_categories()
     label_space = LabelSpace.from_categories(cfg.MODEL.CATEGORIES)
     if not label_space.thing_classes:

@@ -78,7 +78,7 @@ VALUES: dict[str, Rule] = {
     # lists
     "PLUGINS": NAMES,
     "MODEL.CATEGORIES": each(ENTRY, "a list of categories: {id: ..., name: ..., isthing: ...}"),
-    "DATASETS.REGISTER": each(ENTRY, "a list of data sets: {name: ..., panoptic_json: ..., ...}"),
+    "DATASETS.REGISTER": each(ENTRY, "a list of datasets: {name: ..., panoptic_json: ..., ...}"),
     "DATASETS.TRAIN": NAMES,
     "DATASETS.TEST": NAMES,
     "DATASETS.PROPOSAL_FILES_*": NAMES,
@@ -95,7 +95,7 @@ VALUES: dict[str, Rule] = {
     "MODEL.ANCHOR_GENERATOR.OFFSET": only(lambda v: 0 <= v < 1, "a number in [0, 1)"),
     "MODEL.RPN.CONV_DIMS": each(
         only(lambda v: type(v) is int and (v == -1 or 1 <= v <= 2**14), "channels"),
-        "one or more numbers of channels, or -1 for those of the input",
+        "one or more numbers of channels, or -1 for the number of input channels",
         length=range(1, 20),
     ),
     "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS": each(BOX_WEIGHTS, "a list of four numbers above 0 for each stage"),
@@ -153,7 +153,7 @@ VALUES: dict[str, Rule] = {
     "INPUT.MIN_SIZE_TEST": whole(0, 2**16, "; 0 for the size of the image"),
     "INPUT.MAX_SIZE_TEST": whole(32, 2**16),
     "INPUT.MAX_PIXELS": COUNT,
-    "TEST.AUG.MIN_SIZES": each(whole(0, 2**16), "one or more sizes; 0 for that of the image", length=range(1, 100)),
+    "TEST.AUG.MIN_SIZES": each(whole(0, 2**16), "one or more sizes; 0 keeps the image's size", length=range(1, 100)),
     "TEST.AUG.MAX_SIZE": whole(32, 2**16),
     "INPUT.PIXEL_BUDGET": whole(0, note="; 0 keeps the sizes"),
     "DATALOADER.NUM_WORKERS": whole(0, 256),

@@ -72,7 +72,7 @@ def read_id_map(path: str, report: Report = raise_fault, max_pixels: int = MAX_P
 def _png_fault(data: bytes) -> str | None:
     """Returns what is wrong with the chunks of a PNG (truncated, bad checksum ...), or None."""
     if data[:8] != _PNG_SIGNATURE:
-        return "it is no PNG" if data else "it is empty"
+        return "it is not a PNG" if data else "it is empty"
     position, kind = 8, b""
     while kind != b"IEND":
         if position + 8 > len(data):
@@ -94,7 +94,11 @@ def check_map_size(id_map: np.ndarray, height: int, width: int, file: str, repor
     if id_map.shape == (height, width):
         return True
     size = f"{id_map.shape[1]}x{id_map.shape[0]}"
-    report(DatasetError(f"the PNG is {size}, its image {width}x{height} by the json", file, "wrong PNG size"))
+    report(
+        DatasetError(
+            f"the PNG is {size}, but its image is {width}x{height} according to the JSON", file, "wrong PNG size"
+        )
+    )
     return False
 
 

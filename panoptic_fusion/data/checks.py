@@ -129,7 +129,7 @@ def format_result(name: str, result: CheckResult) -> str:
     if result.can_be_trained():
         lines = [_headline(name, result), *_class_lines(result)]
     else:
-        lines = [f"{name}: {len(result.faults)} fault{'s' if len(result.faults) > 1 else ''}"]
+        lines = [f"{name}: {len(result.faults)} problem{'s' if len(result.faults) > 1 else ''}"]
     for kind, faults in _by_kind(result).items():
         lines.append(f"{kind}: {len(faults)}{' (warning)' if kind in MINOR_KINDS else ''}")
         lines += [f"  {fault}" for fault in faults]
@@ -146,7 +146,7 @@ def _headline(name: str, result: CheckResult) -> str:
     void = 100 * result.void_pixels / max(result.pixels, 1)
     total = sum(result.segments.values())
     return (
-        f"{name}: no {'serious ' if result.faults else ''}fault in {result.num_images} images, {total} segments "
+        f"{name}: no {'serious ' if result.faults else ''}problems in {result.num_images} images, {total} segments "
         f"({result.num_crowds} of them crowds), {void:.1f} % of the pixels void"
     )
 
@@ -229,11 +229,11 @@ def _check_annotation(task: Mapping[str, Any], result: CheckResult) -> list[tupl
             continue  # already reported as "segment without pixel"
         found.append((segment["category_id"], segment.get("iscrowd", 0), area))
         if segment.get("area", area) != area:
-            text = f"segment id {segment['id']} has {area} pixels, by the json {segment['area']}"
+            text = f"segment id {segment['id']} has {area} pixels; according to the JSON, {segment['area']}"
             report(DatasetError(text, file, "area mismatch"))
         box = [x0, y0, x1 - x0, y1 - y0]
         if not _boxes_agree(segment.get("bbox", box), box):
-            text = f"segment id {segment['id']} has bbox {box}, by the json {segment['bbox']}"
+            text = f"segment id {segment['id']} has bbox {box}; according to the JSON, {segment['bbox']}"
             report(DatasetError(text, file, "bbox mismatch"))
     result.pixels += labels.size
     result.void_pixels += int(labels.size - areas.sum())
@@ -260,7 +260,7 @@ def _check_instance(task: Mapping[str, Any], instance: Mapping[str, Any], report
     elif isinstance(instance["segmentation"], dict) and "bbox" in instance:  # boxes of polygons are not pixel boxes
         box = mask_api.toBbox(mask_api.encode(mask)).tolist()
         if not _boxes_agree(instance["bbox"], box):
-            text = f"{name} has bbox {[int(v) for v in box]}, by the json {instance['bbox']}"
+            text = f"{name} has bbox {[int(v) for v in box]}; according to the JSON, {instance['bbox']}"
             report(DatasetError(text, task["files"].instances_json, "bbox mismatch"))
 
 

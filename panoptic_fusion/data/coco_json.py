@@ -217,7 +217,7 @@ def _check_shared_files(
 
 def _image_fault(entry: Any) -> str | None:
     if not isinstance(entry, dict):
-        return "is no object"
+        return "is not an object"
     if not _is_id(entry.get("id")):
         return f"needs an id (integer or text), not {entry.get('id')!r}"
     if not _is_file_name(entry.get("file_name")):
@@ -230,7 +230,7 @@ def _image_fault(entry: Any) -> str | None:
 
 def _annotation_fault(entry: Any) -> str | None:
     if not isinstance(entry, dict):
-        return "is no object"
+        return "is not an object"
     if not _is_id(entry.get("image_id")):
         return f"needs an image_id (integer or text), not {entry.get('image_id')!r}"
     if not _is_file_name(entry.get("file_name")):
@@ -242,7 +242,7 @@ def _annotation_fault(entry: Any) -> str | None:
 
 def _segment_fault(segment: Any) -> str | None:
     if not isinstance(segment, dict):
-        return "is no object"
+        return "is not an object"
     for key in ("id", "category_id"):
         if not is_integer(segment.get(key)):
             return f"needs {key} as an integer, not {segment.get(key)!r}"
@@ -294,7 +294,7 @@ def _check_segments(
 
 def _instance_fault(entry: Any) -> str | None:
     if not isinstance(entry, dict):
-        return "is no object"
+        return "is not an object"
     for key in ("id", "category_id"):
         if not is_integer(entry.get(key)):
             return f"needs {key} as an integer, not {entry.get(key)!r}"

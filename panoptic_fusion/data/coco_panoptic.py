@@ -76,7 +76,7 @@ def register_panoptic(
         MetadataCatalog.get(name).set(builtin_key=builtin_key)
     if name in DatasetCatalog:
         before = f"with other arguments: {asdict(_REGISTERED[name])}" if name in _REGISTERED else "by other code"
-        raise ConfigError(f"data set {name!r} is registered already, {before}; choose another name")
+        raise ConfigError(f"dataset {name!r} is already registered, {before}; choose another name")
     present = MetadataCatalog[name].as_dict() if name in MetadataCatalog else {}
     # Without a dataset, classes under this name come from a trained model whose data was not available.
     present = {key: value for key, value in present.items() if key not in _LazyMetadata._LAZY}
@@ -124,7 +124,7 @@ def panoptic_files(name: str) -> PanopticFiles:
     paths = [metadata.get(key) if metadata else None for key in ("image_root", "panoptic_root", "panoptic_json")]
     if None in paths:
         known = ", ".join(sorted(_REGISTERED)) or "none"
-        raise ConfigError(f"no panoptic data set {name!r} is registered (registered: {known}); see DATASETS.REGISTER")
+        raise ConfigError(f"no panoptic dataset {name!r} is registered (registered: {known}); see DATASETS.REGISTER")
     return PanopticFiles(*paths, metadata.get("instances_json"))
 
 
@@ -250,7 +250,7 @@ def _check_there(name: str, path: str) -> None:
     if path.startswith("datasets/toy/"):
         remedy = "`panoptic-fusion prepare toy` makes it"
     make = f"; {remedy}" if remedy else ""
-    raise DatasetError(f"the file is missing (panoptic_json of data set {name!r}{where}){make}", path, "missing file")
+    raise DatasetError(f"the file is missing (panoptic_json of dataset {name!r}{where}){make}", path, "missing file")
 
 
 def _load_registered(name: str) -> list[dict[str, Any]]:
@@ -259,7 +259,7 @@ def _load_registered(name: str) -> list[dict[str, Any]]:
     if name not in _LABEL_SPACES:
         _remember(name, label_space)
     elif _LABEL_SPACES[name] != label_space:
-        text = f"the categories have changed since this process first read them for data set {name!r}: start it again"
+        text = f"the categories have changed since this process first read them for dataset {name!r}: start it again"
         raise DatasetError(text, files.panoptic_json, "bad category")
     return dicts
 

@@ -124,7 +124,7 @@ class LabelSpace:
 
     # -- requirements of models --------------------------------------------------------------------------------------
 
-    def require_things(self, where: str = "the data set") -> None:
+    def require_things(self, where: str = "the dataset") -> None:
         """Raises UserError if there is no thing class: a network with RoI heads cannot be trained without one."""
         if not self.thing_classes:
             raise UserError(
@@ -132,7 +132,7 @@ class LabelSpace:
                 f"(now: {_shorten(self.stuff_classes)})"
             )
 
-    def require_stuff(self, where: str = "the data set") -> None:
+    def require_stuff(self, where: str = "the dataset") -> None:
         """Raises UserError if there is no stuff class: a network with a stuff head cannot be trained without one."""
         if not self.stuff_classes:
             raise UserError(
@@ -183,14 +183,14 @@ class LabelSpace:
             for key in (f"{kind}_classes", f"{kind}_dataset_id_to_contiguous_id"):
                 if getattr(meta, key, None) is None:
                     raise UserError(
-                        f"the metadata of data set {getattr(meta, 'name', '?')!r} has no {key}: "
+                        f"the metadata of dataset {getattr(meta, 'name', '?')!r} has no {key}: "
                         "register it with panoptic_fusion.data.register_panoptic"
                     )
             names = tuple(getattr(meta, f"{kind}_classes"))
             to_contiguous = getattr(meta, f"{kind}_dataset_id_to_contiguous_id")
             if sorted(to_contiguous.values()) != list(range(len(names))):
                 raise UserError(
-                    f"the metadata of data set {getattr(meta, 'name', '?')!r} is not of panoptic_fusion's label space: "
+                    f"the metadata of dataset {getattr(meta, 'name', '?')!r} is not of panoptic_fusion's label space: "
                     f"{kind}_dataset_id_to_contiguous_id does not lead to 0..{len(names) - 1}"
                 )
             ids = sorted(to_contiguous, key=to_contiguous.__getitem__)
@@ -224,7 +224,7 @@ class LabelSpace:
         present = meta.as_dict()
         for key, value in values.items():
             if key in present and present[key] != value:
-                raise UserError(f"the metadata of data set {getattr(meta, 'name', '?')!r} has another {key} already")
+                raise UserError(f"the metadata of dataset {getattr(meta, 'name', '?')!r} has another {key} already")
         return meta.set(**values)
 
 

@@ -135,11 +135,11 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
 def common_label_space(names: Sequence[str]) -> LabelSpace:
     """Returns the label space of DATASETS.TRAIN; raises ConfigError if there is none or if the datasets differ."""
     if not names:
-        raise ConfigError("DATASETS.TRAIN is empty: name at least one registered data set")
+        raise ConfigError("DATASETS.TRAIN is empty: name at least one registered dataset")
     label_space = label_space_of(names[0])
     for name in names[1:]:
         if not label_space_of(name).same_classes(label_space):
-            raise ConfigError(f"the data sets {names[0]!r} and {name!r} of DATASETS.TRAIN have different categories")
+            raise ConfigError(f"the datasets {names[0]!r} and {name!r} of DATASETS.TRAIN have different categories")
     return label_space
 
 
@@ -175,7 +175,7 @@ def read_image(
         return None
     height, width = image.pixels.shape[:2]
     if (height, width) != size:
-        text = f"the image is {width}x{height}, by the json {record['width']}x{record['height']}"
+        text = f"the image is {width}x{height}; according to the JSON, {record['width']}x{record['height']}"
         report(DatasetError(text, file, "wrong image size"))
     elif not image.upright:
         text = (

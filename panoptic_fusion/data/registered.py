@@ -20,13 +20,13 @@ def check_data_set(name: str, model: LabelSpace) -> None:
     data = label_space_of(name)
     if (data.thing_classes, data.stuff_classes) != (model.thing_classes, model.stuff_classes):
         raise ConfigError(
-            f"the classes of data set {name!r} are not those of the model (MODEL.CATEGORIES, or "
-            f"DATASETS.TRAIN[0]): {data.num_things} things and {data.num_stuff} stuff there, {model.num_things} "
-            f"and {model.num_stuff} here, or other names or another order"
+            f"the classes of dataset {name!r} differ from the model's (MODEL.CATEGORIES, or "
+            f"DATASETS.TRAIN[0]): the dataset has {data.num_things} things and {data.num_stuff} stuff "
+            f"classes, the model {model.num_things} and {model.num_stuff}, or names or order differ"
         )
     dicts = DatasetCatalog.get(name)
     if not dicts:
-        raise ConfigError(f"data set {name!r} has no image")
+        raise ConfigError(f"dataset {name!r} has no image")
     _check_files(name, dicts)
 
 
@@ -43,6 +43,6 @@ def _check_files(name: str, dicts: list[dict]) -> None:
                 missing.append(dataset_dict[key])
         if missing:
             raise ConfigError(
-                f"data set {name!r}: {len(missing)} of {len(dicts)} files are missing, the first is {missing[0]}; "
-                "`panoptic-fusion check` lists all faults"
+                f"dataset {name!r}: {len(missing)} of {len(dicts)} files are missing, the first is {missing[0]}; "
+                "`panoptic-fusion check` lists all problems"
             )

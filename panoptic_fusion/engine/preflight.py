@@ -56,10 +56,10 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
             for entry in cfg.DATASETS.REGISTER:  # a trained model's config registers only datasets that exist
                 if entry.get("name") == name:
                     raise FileNotFoundError(
-                        f"data set {name!r}: {entry['panoptic_json']} (DATASETS.REGISTER) does not exist here"
+                        f"dataset {name!r}: {entry['panoptic_json']} (DATASETS.REGISTER) does not exist here"
                     )
             raise ConfigError(
-                f"data set {name!r} (DATASETS.TRAIN, DATASETS.TEST) is not registered: name it in DATASETS.REGISTER or "
+                f"dataset {name!r} (DATASETS.TRAIN, DATASETS.TEST) is not registered: name it in DATASETS.REGISTER or "
                 "call register_panoptic"
             )
         check_data_set(name, model)
@@ -148,8 +148,8 @@ def _check_last_checkpoint(folder: str) -> None:
     path = named_checkpoint(folder)
     if not path.is_file():
         raise UserError(
-            f"--resume: {folder}/last_checkpoint names {path.name}, which is not there: write the name of a "
-            "checkpoint of that folder into last_checkpoint, or remove it to start anew"
+            f"--resume: {folder}/last_checkpoint names {path.name}, which does not exist: write the name of a "
+            "checkpoint of that folder into last_checkpoint, or remove it to start from scratch"
         )
     check_finite_weights(path)
 
@@ -159,7 +159,7 @@ def _check_no_model(folder: str) -> None:
     for name in ("last_checkpoint", "model_final.pth"):
         if os.path.isfile(os.path.join(folder, name)):
             raise UserError(
-                f"OUTPUT_DIR {folder} holds a training already ({name}): add --resume to go on with it, or give "
+                f"OUTPUT_DIR {folder} already holds a training run ({name}): add --resume to resume it, or choose "
                 "another OUTPUT_DIR (or remove the folder)"
             )
 

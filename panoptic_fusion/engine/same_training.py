@@ -58,7 +58,7 @@ def check_same_data(folder: str, data: Mapping[str, PanopticFiles], val_share: f
         for key in ("images", "panoptic_root"):
             there, here = (os.path.abspath(p) for p in (trained_on.get(key, ""), getattr(data["train"], key)))
             if there != here:
-                _refuse(folder, f"of the data set in {there}, not {here}")
+                _refuse(folder, f"of the dataset in {there}, not {here}")
         known = json.loads(path.read_bytes()) if path.is_file() else origin
         for key, what in (("images", "of other images in the same folder"), ("val_share", "of another --val-share")):
             if known[key] != origin[key]:

@@ -213,6 +213,6 @@ def check_same_start(mine: tuple[str, int] | None) -> None:
     for rank, start in enumerate(starts):
         if start != starts[0]:
             raise UserError(
-                f"--resume: process 0 goes on from {starts[0]}, process {rank} from {start}: OUTPUT_DIR must be a "
+                f"--resume: process 0 resumes from {starts[0]}, process {rank} from {start}: OUTPUT_DIR must be a "
                 "folder that all machines share, or copy last_checkpoint and the file it names to each machine"
             )

@@ -100,7 +100,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         for image, output in zip(inputs, outputs, strict=True):
             record = self._images.get(image["image_id"])
             if record is None:
-                raise UserError(f"image id {image['image_id']!r} is not in data set {self._dataset_name!r}")
+                raise UserError(f"image id {image['image_id']!r} is not in dataset {self._dataset_name!r}")
             name = record["file_name"]
             if record["image_id"] in self._sums:
                 logger.warning("%s was evaluated before: an image counts once", name)
@@ -139,7 +139,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         if self._submission is not None:
             path = self._submission.finish(self._distributed)
             if path is not None:
-                logger.info("Predictions written to %s and the folder beside it", path)
+                logger.info("Predictions written to %s and the folder next to it", path)
         total = self._total(first_of_each(self._sums) if self._distributed else list(self._sums))
         if total is None:
             return OrderedDict()

@@ -86,7 +86,7 @@ def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str) -> Datase
         elif name == "residual":
             evaluators.append(ResidualEvaluator())
         elif LabelSpace.from_metadata(MetadataCatalog.get(dataset_name)).num_things == 0:
-            logger.warning("evaluator %r is left out: data set %s has no thing class", name, dataset_name)
+            logger.warning("evaluator %r is left out: dataset %s has no thing class", name, dataset_name)
         else:
             evaluators.append(InstancesEvaluator(dataset_name, output_dir, max_pixels=cfg.INPUT.MAX_PIXELS))
     return DatasetEvaluators(evaluators)

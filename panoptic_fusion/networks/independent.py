@@ -116,7 +116,7 @@ def _load_network(cfg: CfgNode, key: str, part: str) -> tuple[nn.Module, CfgNode
     """
     path, device = cfg.MODEL.INDEPENDENT[key], ["MODEL.DEVICE", cfg.MODEL.DEVICE]
     if not path:
-        raise ConfigError(f"MODEL.INDEPENDENT.{key} is empty: name the OUTPUT_DIR of a training, or a config file")
+        raise ConfigError(f"MODEL.INDEPENDENT.{key} is empty: name the OUTPUT_DIR of a training run, or a config file")
     if os.path.isdir(path):
         own = load_trained(path, device)
     elif os.path.isfile(path):
@@ -130,7 +130,7 @@ def _load_network(cfg: CfgNode, key: str, part: str) -> tuple[nn.Module, CfgNode
         ("INPUT.FORMAT", own.INPUT.FORMAT, cfg.INPUT.FORMAT),
     ):
         if theirs != ours:
-            raise ConfigError(f"MODEL.INDEPENDENT.{key}: the {what} of {path} are not those of this config")
+            raise ConfigError(f"MODEL.INDEPENDENT.{key}: the {what} of {path} differ from this config's")
     network = build_model(own)
     if getattr(network, part, None) is None:
         raise ConfigError(f"MODEL.INDEPENDENT.{key}: {path} is a {own.MODEL.META_ARCHITECTURE}, which has no {part}")

@@ -121,7 +121,7 @@ def images_of(cfg: CfgNode, dataset: str) -> list[dict]:
     """
     if dataset not in DatasetCatalog.list():
         raise ConfigError(
-            f"data set {dataset!r} is not registered; the model's config registers "
+            f"dataset {dataset!r} is not registered; the model's config registers "
             f"{', '.join(e['name'] for e in cfg.DATASETS.REGISTER) or 'none'}"
         )
     check_data_set(dataset, LabelSpace.from_categories(cfg.MODEL.CATEGORIES))

@@ -402,7 +402,7 @@ def test_a_trained_model_on_reordered_classes(trained, tiny_cfg, tiny_data, tmp_
 
 @pytest.fixture
 def own_data_removed():
-    """Takes back the data sets that fine-tune registers."""
+    """Takes back the datasets that fine-tune registers."""
     yield
     for name in {"own_train", "own_val"} & set(DatasetCatalog.list()):
         DatasetCatalog.remove(name)

@@ -1,4 +1,4 @@
-"""The checker: nothing on a sound data set; a seeded fuzz of 1,000 corruptions, each reported with kind and file."""
+"""The checker: nothing on a sound dataset; a seeded fuzz of 1,000 corruptions, each reported with kind and file."""
 
 import copy
 import json
@@ -36,7 +36,7 @@ def originals(tmp_path_factory) -> list[PanopticFiles]:
 
 
 def broken_copy(files: PanopticFiles, root: Path, seed: int) -> tuple[PanopticFiles, object]:
-    """Copies a data set to `root`, applies the corruption that `seed` picks; returns its files and what is expected."""
+    """Copies a dataset to `root`, applies the corruption that `seed` picks; returns its files and what is expected."""
     original = Path(files.images).parent
     shutil.copytree(original, root)
     rng = np.random.default_rng(seed)
@@ -53,7 +53,7 @@ def broken_copy(files: PanopticFiles, root: Path, seed: int) -> tuple[PanopticFi
 
 
 def train_through(files: PanopticFiles) -> None:
-    """What training does with a data set, without the network."""
+    """What training does with a dataset, without the network."""
     label_space, dicts = load_panoptic(files)
     mapper = PanopticDatasetMapper(True, augmentations=[], image_format="RGB", label_space=label_space)
     for record in dicts:
@@ -71,7 +71,7 @@ def test_sound_data_sets_have_no_fault(originals):
         assert result.pixels == sum(i["height"] * i["width"] for i in panoptic["images"])
         assert result.void_pixels == result.pixels - sum(s["area"] for s in segments)
         text = format_result("tiny", result)
-        assert text.startswith("tiny: no fault in 4 images") and f"thing car: {result.segments[4]}" in text
+        assert text.startswith("tiny: no problems in 4 images") and f"thing car: {result.segments[4]}" in text
         train_through(files)
 
 
@@ -126,7 +126,7 @@ def test_report_groups_by_kind():
     faults = [DatasetError("b", "2.png", "missing PNG"), DatasetError("a", "1.jpg", "missing image")]
     faults.append(DatasetError("c", "3.png", "missing PNG"))
     assert format_result("x", CheckResult(faults=faults)).splitlines() == [
-        "x: 3 faults", "missing image: 1", "  1.jpg: a", "missing PNG: 2", "  2.png: b", "  3.png: c",
+        "x: 3 problems", "missing image: 1", "  1.jpg: a", "missing PNG: 2", "  2.png: b", "  3.png: c",
     ]  # fmt: skip
 
 
@@ -169,7 +169,7 @@ def test_command_line(originals, tmp_path, run_script, child_env):
     paths = ("--images", sound.images, "--panoptic-root", sound.panoptic_root, "--panoptic-json", sound.panoptic_json)
     (tmp_path / "bad.yaml").write_text("DATASETS: [1, {")
     for arguments, code, stdout, stderr in (
-        (paths, 0, "no fault in 4 images", ""),
+        (paths, 0, "no problems in 4 images", ""),
         (("--config-file", str(tmp_path / "config.yaml")), 1, f"{expected.kind}: 1", ""),
         (("--config-file", str(tmp_path / "config.yaml"), "sound_one"), 0, "sound_one: no fault", ""),
         (("nobody_knows_this",), 2, "", "nobody_knows_this"),
@@ -201,11 +201,11 @@ def test_real_data_is_sound(name):
     files = PanopticFiles(*(str(SHARED / path) for path in REAL[name]))
     result = check_dataset(files, num_workers=0)
     assert result.faults == [] and result.num_images >= 2
-    assert re.match(r".*no fault in \d+ images", format_result(name, result))
+    assert re.match(r".*no problems in \d+ images", format_result(name, result))
 
 
 def test_warnings_do_not_fail_and_fine_tune_agrees(originals, tmp_path, run_script):
-    """The exit code is 0 exactly if fine-tune would accept the data set, whatever the corruption."""
+    """The exit code is 0 exactly if fine-tune would accept the dataset, whatever the corruption."""
     from panoptic_fusion.cli.fine_tune import check_splits
 
     codes = Counter()
@@ -221,7 +221,7 @@ def test_warnings_do_not_fail_and_fine_tune_agrees(originals, tmp_path, run_scri
 
 
 def test_overview(originals, tmp_path, run_script):
-    """--output writes one folder, or one per data set; it must be writable."""
+    """--output writes one folder, or one per dataset; it must be writable."""
     files = originals[0]
     paths = ["--images", files.images, "--panoptic-root", files.panoptic_root, "--panoptic-json", files.panoptic_json]
     code, out, err = run_script("check", *paths, "--workers", "0", "--output", tmp_path / "one")

@@ -48,7 +48,7 @@ def check_image(output: Path, entry: dict, size: tuple[int, int], categories: di
     found = {int(i): int(n) for i, n in zip(*np.unique(ids, return_counts=True), strict=True) if i}
     assert found == {s["id"]: s["area"] for s in entry["segments_info"]}
     for segment in entry["segments_info"]:
-        category = categories[segment["category_id"]]  # an id of the data set, not a contiguous one
+        category = categories[segment["category_id"]]  # an id of the dataset, not a contiguous one
         assert (category["name"], bool(category["isthing"])) == (segment["category"], segment["isthing"])
         assert ("score" in segment) == segment["isthing"]
     picture = cv2.imread(str(output / entry["file_name"].replace(".png", ".jpg")))
@@ -157,7 +157,7 @@ def test_other_outputs_than_the_panoptic_map_change_nothing(segment, photos: Pat
 
 
 def test_classes_are_those_of_the_model(trained, tiny_data, photos: Path, run_script, tmp_path: Path, tiny_cfg):
-    """Also where the data set on this machine has got other categories since."""
+    """Also where the dataset on this machine has got other categories since."""
     data, model = tmp_path / "data", tmp_path / "model"
     shutil.copytree(Path(tiny_data["val"]["images"]).parent, data)
     content = json.loads((data / "panoptic.json").read_text())
@@ -177,7 +177,7 @@ def test_classes_are_those_of_the_model(trained, tiny_data, photos: Path, run_sc
     code, _, err = run_script(
         "compare", "--model", model, "--dataset", "changed_val", "--output", tmp_path / "pictures"
     )
-    assert code == 2 and "classes of data set 'changed_val'" in err
+    assert code == 2 and "classes of dataset 'changed_val'" in err
 
 
 def test_config_file_and_weights_instead_of_a_model(run_script, trained, photos: Path, tmp_path: Path):

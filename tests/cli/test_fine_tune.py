@@ -115,7 +115,7 @@ def test_the_output_of_another_training_is_refused(tiny_data, tmp_path, run_scri
         assert {name: (output / name).read_bytes() for name in kept} == kept
 
     other = data_folder(tiny_data, tmp_path / "other")
-    refused(f"the data set in {data}/train/images, not {other}/train/images", *short, folder=other)
+    refused(f"the dataset in {data}/train/images, not {other}/train/images", *short, folder=other)
     refused("INPUT.MIN_SIZE_TRAIN", *short, "INPUT.MIN_SIZE_TRAIN", "(80,)")
     refused("MODEL.FPN.OUT_CHANNELS 16, not 24", *short, "MODEL.FPN.OUT_CHANNELS", "24")
     refused("SEM_SEG_HEAD.IN_FEATURES", *short, "MODEL.SHARING", "none")
@@ -175,7 +175,7 @@ def test_minor_faults_do_not_stop_it(tiny_data, tmp_path, run_script, toy_config
     assert code == 0, err
     kinds = ("image without annotation", "several stuff segments of a class", "area mismatch", "bbox mismatch")
     assert all(out.count(f"warning: 1 x {kind}, the first: {data}") == 2 for kind in kinds), out
-    assert out.count("no serious fault in") == 2
+    assert out.count("no serious problems in") == 2
     assert json.loads((output / "results.json").read_text())["panoptic_seg"]["images"] == 2
 
 

@@ -85,7 +85,7 @@ def fails_early(run_script, trained, tmp_path, monkeypatch):
 
 
 def test_errors_before_any_work_starts(fails_early):
-    fails_early("data set 'no_such' is not registered", "--dataset", "no_such")
+    fails_early("dataset 'no_such' is not registered", "--dataset", "no_such")
     fails_early("--num-images is 0", "--dataset", "tiny_val", "--num-images", "0")
     other = ("MODEL.META_ARCHITECTURE", "SemanticNetwork")
     fails_early("in a PanopticRCNN or IndependentPanoptic only", "--dataset", "tiny_val", *other)
@@ -105,4 +105,4 @@ def test_data_set_of_other_classes(fails_early, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps(content))
     name = f"oracle_{uuid.uuid4().hex}"
     register_panoptic(name, images=tmp_path, panoptic_root=tmp_path, panoptic_json=tmp_path / "other.json")
-    fails_early(f"the classes of data set {name!r} are not those of the model", "--dataset", name)
+    fails_early(f"the classes of dataset {name!r} differ from the model's", "--dataset", name)

@@ -164,7 +164,7 @@ from detectron2.utils.visualizer import Visualizer
 from panoptic_fusion import load_trained
 model, picture = sys.argv[1:]
 cfg = load_trained(model)
-assert cfg.DATASETS.TEST[0] not in DatasetCatalog, "the data set should not be there"
+assert cfg.DATASETS.TEST[0] not in DatasetCatalog, "the dataset should not be there"
 predictor = DefaultPredictor(cfg)
 image = cv2.imread(picture)
 outputs = predictor(image)

@@ -60,7 +60,7 @@ def test_registered_parts_that_cannot_work(resolve, key: str, value: str, instea
     """They are refused, and those that the message offers do not include them."""
     with pytest.raises(ConfigError) as error:
         resolve(key, value)
-    offered = str(error.value).partition("there are: ")[2].split(", ")
+    offered = str(error.value).partition("available: ")[2].split(", ")
     assert key in str(error.value) and instead in offered and value not in offered
 
 

@@ -1,6 +1,6 @@
-"""Every config: its keys are known, its names resolve, its heads have the sizes of the data set's classes.
+"""Every config: its keys are known, its names resolve, its heads have the sizes of the dataset's classes.
 
-No file of a data set is needed. Networks are built on the meta device, without memory and without weights.
+No file of a dataset is needed. Networks are built on the meta device, without memory and without weights.
 """
 
 from pathlib import Path
@@ -22,14 +22,14 @@ from panoptic_fusion.networks.freeze import freeze_parts
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name != "ablations")
-# (things, stuff) of the data sets that have known classes, from the papers' tables.
+# (things, stuff) of the datasets that have known classes, from the papers' tables.
 KNOWN_CLASSES = {"cityscapes": (8, 11), "coco": (80, 53), "vistas": (37, 28), "idd": (9, 17), "camvid": (3, 8)}
 # Toy scenes take their classes from a json that is not there before it has been made.
 STAND_IN = [{"id": i + 1, "name": f"class {i}", "isthing": int(i < 3), "color": [i, i, i]} for i in range(7)]
 
 
 def dataset_of(path: Path) -> str:
-    """The known data set of a config, by its folder (in own and zoo: by its name); "" for others."""
+    """The known dataset of a config, by its folder (in own and zoo: by its name); "" for others."""
     key = path.stem.rpartition("_")[2] if path.parent.name in ("own", "zoo") else path.parent.name
     return key if key in KNOWN_CLASSES else ""
 
@@ -40,7 +40,7 @@ def name_of(path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def catalogs_as_before():
-    """A test of another file may register a data set of the same name from another place."""
+    """A test of another file may register a dataset of the same name from another place."""
     before = set(DatasetCatalog.list())
     yield
     for name in set(DatasetCatalog.list()) - before:
@@ -49,7 +49,7 @@ def catalogs_as_before():
 
 
 def resolved(path: Path):
-    """The resolved config, with stand-in classes where the data set's are in a json."""
+    """The resolved config, with stand-in classes where the dataset's are in a json."""
     cfg = read_config(path, ["MODEL.DEVICE", "meta"])
     if cfg.MODEL.BACKBONE.BOTTOM_UP == "build_timm_backbone":
         pytest.importorskip("timm", reason="timm is an extra")
@@ -138,7 +138,7 @@ def test_every_data_set_has_the_baseline(key):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("Base-*.yaml")), ids=name_of)
 def test_shared_bases_have_known_keys(path):
-    assert not read_config(path).DATASETS.TRAIN  # a base names no data set
+    assert not read_config(path).DATASETS.TRAIN  # a base names no dataset
 
 
 def test_outputs_go_to_different_folders():

@@ -39,7 +39,7 @@ SYSTEMS = {
     "upsnet": ("UPSNetFusion", 0.6, 0.3, False, True),
     "oanet": ("SpatialRankingFusion", 0.5, 0.5, True, False),
 }
-# The area limit, by data set; 4096 in all others.
+# The area limit, by dataset; 4096 in all others.
 AREA_LIMITS = {"toy": 64, "camvid": 256}
 AREA_LIMITS_OF_SYSTEMS = {("cityscapes", "upsnet"): 2048, ("coco", "oanet"): 4900}
 LOSS_WEIGHTS = {"oanet": 0.25}

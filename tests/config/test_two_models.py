@@ -94,7 +94,7 @@ def test_a_data_set_registered_after_a_model_whose_data_is_not_there(model, tmp_
 def test_a_name_given_twice_by_hand_is_still_an_error(model, tmp_path):
     model("a")
     files = make_tiny(tmp_path / "other", 6, num_images=1, instances=False)
-    with pytest.raises(ConfigError, match="registered already, with other arguments"):
+    with pytest.raises(ConfigError, match="already registered, with other arguments"):
         register_panoptic(model.name, files.images, files.panoptic_root, files.panoptic_json)
 
 

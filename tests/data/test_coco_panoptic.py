@@ -91,10 +91,10 @@ def test_registering_twice(tmp_path, name, monkeypatch):
     monkeypatch.setenv("TINY_ROOT", str(tmp_path))
     register_panoptic(name, "$TINY_ROOT/images", **{k: v for k, v in arguments(files).items() if k != "images"})
     assert panoptic_files(name) == files
-    with pytest.raises(ConfigError, match=f"{name}.*registered already"):
+    with pytest.raises(ConfigError, match=f"{name}.*already registered"):
         register_panoptic(name, str(tmp_path), files.panoptic_root, files.panoptic_json)
     MetadataCatalog.get("other_" + name)
-    with pytest.raises(ConfigError, match="no panoptic data set 'nope'"):
+    with pytest.raises(ConfigError, match="no panoptic dataset 'nope'"):
         label_space_of("nope")
     DatasetCatalog.register("other_" + name, list)
     with pytest.raises(ConfigError, match="by other code"):

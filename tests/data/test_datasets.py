@@ -1,4 +1,4 @@
-"""The registered data sets: class lists against the official ones, laziness, errors, loading from official layouts."""
+"""The registered datasets: class lists against the official ones, laziness, errors, loading from official layouts."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def _back_to_default_root():
 
 @pytest.mark.parametrize(
     ("name", "things", "stuff"),
-    # COCO: its panoptic task; Cityscapes, Vistas, IDD: Seamless Scene Segmentation, section 5 (table of data sets)
+    # COCO: its panoptic task; Cityscapes, Vistas, IDD: Seamless Scene Segmentation, section 5 (table of datasets)
     [("coco_panoptic_2017", 80, 53), ("cityscapes_fine", 8, 11), ("vistas", 37, 28), ("idd", 9, 17), ("camvid", 3, 8)],
 )
 def test_numbers_of_classes(name, things, stuff):

@@ -1,6 +1,6 @@
-"""Each known data set from its official tree to results.json by the scripts: prepare, check, train two steps, evaluate.
+"""Each known dataset from its official tree to results.json by the scripts: prepare, check, train two steps, evaluate.
 
-The network is a tiny one on the config of the baseline; data set names, label space and evaluators are the real ones.
+The network is a tiny one on the config of the baseline; dataset names, label space and evaluators are the real ones.
 """
 
 import csv
@@ -50,7 +50,7 @@ SHRUNK = {
 
 @pytest.fixture
 def tree(request, tmp_path, monkeypatch):
-    """The tree of one data set below $DETECTRON2_DATASETS, not prepared."""
+    """The tree of one dataset below $DETECTRON2_DATASETS, not prepared."""
     key = request.param
     MAKE[key](tmp_path / "data" / key, np.random.default_rng(7))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
@@ -105,7 +105,7 @@ def test_from_the_official_tree_to_results(tree, tmp_path, run_script):
 
 
 def check_coco_submission(folder: Path, dicts: list[dict], key: str) -> None:
-    """One json and one PNG an image; the segments of the json are those of the PNG, of the data set's categories."""
+    """One json and one PNG an image; the segments of the json are those of the PNG, of the dataset's categories."""
     content = json.loads((folder / "panoptic_predictions.json").read_text())
     categories = {c["id"]: c for c in BUILTIN[key].categories()}
     assert {c["id"] for c in content["categories"]} == set(categories)

@@ -188,7 +188,7 @@ def test_faults_name_the_file(tmp_path):
     space, dicts = load_panoptic(make_tiny(tmp_path, seed=0))
     mapper, record = mapper_of(space), dicts[0]
     name = Path(record["file_name"]).name
-    with pytest.raises(DatasetError, match=f"{name}: the image is .* by the json 7x"):
+    with pytest.raises(DatasetError, match=f"{name}: the image is .* according to the JSON, 7x"):
         mapper({**record, "width": 7})
     with pytest.raises(DatasetError, match="map0.png: id .* not in segments_info"):
         mapper({**record, "segments_info": record["segments_info"][1:]})

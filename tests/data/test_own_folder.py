@@ -1,4 +1,4 @@
-"""Finding a user's data set in a folder, and splitting it."""
+"""Finding a user's dataset in a folder, and splitting it."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The training loader on data sets with and without an instances json: the filter and the samplers."""
+"""The training loader on datasets with and without an instances json: the filter and the samplers."""
 
 import itertools
 import json
@@ -122,7 +122,7 @@ def test_only_void_is_refused(tmp_path):
 
 
 def test_other_colors_are_no_other_classes(tmp_path):
-    """Two data sets whose jsons differ in colors alone are trained together; another name is another class."""
+    """Two datasets whose jsons differ in colors alone are trained together; another name is another class."""
     found = []
     for index, change in enumerate(({}, {"color": [9, 9, 9]}, {"name": "bicycle"})):
         files = make_tiny(tmp_path / str(index), seed=index, instances=False)
@@ -167,7 +167,7 @@ def test_repeated_images_come_in_an_order_of_the_seed(names):
 
 
 def test_draws_are_those_of_detectron2(names):
-    """Where it can read the data set; the same images, augmented in the same way."""
+    """Where it can read the dataset; the same images, augmented in the same way."""
     for cfg in (
         config(names["instances"]),
         config(names["instances"], FILTER_EMPTY_ANNOTATIONS=True),

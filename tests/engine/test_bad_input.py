@@ -17,7 +17,7 @@ from panoptic_fusion.networks.trained import build_predictor
 
 @pytest.fixture
 def scenes(tiny_data, tmp_path: Path):
-    """A copy of the tiny data set to be spoilt: (folder, function that gives the settings of a training on it)."""
+    """A copy of the tiny dataset to be spoilt: (folder, function that gives the settings of a training on it)."""
     source = Path(tiny_data["train"]["images"]).parents[1]
     folder = tmp_path / "scenes"
     shutil.copytree(source, folder)
@@ -64,7 +64,7 @@ def assert_refused(run_script, monkeypatch, tiny_settings, toy_config, tmp_path:
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("MODEL.PANOPTIC_FUSION.NAME", "MagicFusion", "there are: HeuristicFusion"),
+        ("MODEL.PANOPTIC_FUSION.NAME", "MagicFusion", "available: HeuristicFusion"),
         ("MODEL.SEM_SEG_HEAD.NAME", "MagicHead", "PanopticFPNHead"),
         ("MODEL.META_ARCHITECTURE", "Magic", "PanopticRCNN"),
         ("MODEL.SEM_SEG_HEAD.ONTOLOGY", "all", "collapsed"),
@@ -177,7 +177,7 @@ def test_processes_that_do_not_fit(assert_refused):
     assert "at least 1" in assert_refused.training({}, "--num-gpus", "0")
 
 
-# -- the data set ----------------------------------------------------------------------------------------------------
+# -- the dataset ----------------------------------------------------------------------------------------------------
 
 
 def test_data_set_that_is_not_registered(assert_refused):

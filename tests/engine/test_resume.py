@@ -122,4 +122,4 @@ def test_all_machines_go_on_from_the_same_checkpoint(tiny_cfg, trained, tmp_path
     assert found[0] == found[1] and found[0][0] == 40
     others = ["no checkpoint", "no checkpoint", "model_final.pth of iteration 24", "model_0000024.pth of iteration 24"]
     for message, other in zip(found[0][1:], [*others, "no checkpoint"], strict=True):
-        assert f"process 0 goes on from model_final.pth of iteration 39, process 1 from {other}: OUTPUT_DIR" in message
+        assert f"process 0 resumes from model_final.pth of iteration 39, process 1 from {other}: OUTPUT_DIR" in message

@@ -224,7 +224,7 @@ def test_wrong_input_is_one_clear_error(pairs, files, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             evaluator.process([image], [output])
-    with pytest.raises(UserError, match="image id 'x' is not in data set"):
+    with pytest.raises(UserError, match="image id 'x' is not in dataset"):
         evaluator.process([{"image_id": "x"}], [{}])
 
 
@@ -301,7 +301,7 @@ def test_build_evaluators_runs_panoptic_quality_and_mask_ap(tmp_path):
 
 
 def test_the_derived_instances_are_those_of_the_data_set(tmp_path, tiny_data):
-    """An OUTPUT_DIR that is used again: the data set of that name may have moved to an older json."""
+    """An OUTPUT_DIR that is used again: the dataset of that name may have moved to an older json."""
     name = f"moved_{uuid.uuid4().hex}"
     for split, num_images in (("val", 3), ("train", 6)):
         files = {key: value for key, value in tiny_data[split].items() if key != "instances_json"}

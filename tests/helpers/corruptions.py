@@ -1,4 +1,4 @@
-"""Ways to break a tiny data set, for the fuzz of the checker: each changes one thing and says what must be reported."""
+"""Ways to break a tiny dataset, for the fuzz of the checker: each changes one thing and says what must be reported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 @dataclass
 class Tree:
-    """A tiny data set in memory (the jsons) and on disk (the rest); a corruption changes it in place."""
+    """A tiny dataset in memory (the jsons) and on disk (the rest); a corruption changes it in place."""
 
     root: Path
     rng: np.random.Generator

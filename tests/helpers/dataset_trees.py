@@ -1,4 +1,4 @@
-"""Builders of tiny data sets in the official layouts: real folders, file names and encodings, images of some 60 pixels.
+"""Builders of tiny datasets in the official layouts: real folders, file names and encodings, images of some 60 pixels.
 
 Every builder returns nothing: a test looks at the files, as the code under test does.
 """

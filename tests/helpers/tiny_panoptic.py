@@ -1,4 +1,4 @@
-"""A random tiny COCO panoptic data set on disk, with an instances json, for tests."""
+"""A random tiny COCO panoptic dataset on disk, with an instances json, for tests."""
 
 from __future__ import annotations
 

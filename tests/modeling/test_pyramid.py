@@ -73,5 +73,5 @@ def test_deformable_stages_need_their_network(name, bottom_up):
 
 
 def test_a_network_without_the_feature_map():
-    with pytest.raises(ConfigError, match="MODEL.FPN.IN_FEATURES has 'res4'.*there are: res2, res3"):
+    with pytest.raises(ConfigError, match="MODEL.FPN.IN_FEATURES has 'res4'.*available: res2, res3"):
         build("build_fpn_backbone", "build_resnet_backbone", "MODEL.RESNETS.OUT_FEATURES", "['res2', 'res3']")

@@ -94,7 +94,7 @@ def test_pretrained_weights_want_their_normalization(start, key, value, hint):
             [*TIMM, "MODEL.BACKBONE.NAME", "build_narrow_resnet_fpn_backbone"],
             "MODEL.BACKBONE.NAME.*which no longer exists: set MODEL.BACKBONE.NAME build_fpn_backbone",
         ),
-        ([*TIMM, "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"], "goes with .*build_fpn_backbone"),
+        ([*TIMM, "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"], "requires one of .*build_fpn_backbone"),
         (["MODEL.BACKBONE.BOTTOM_UP", "build_nothing"], "MODEL.BACKBONE.BOTTOM_UP is 'build_nothing'"),
     ],
 )

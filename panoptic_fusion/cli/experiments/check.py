@@ -57,7 +57,7 @@ def _forget(names: Iterable[str]) -> None:
 def _check_metric(metric: str, classes: set[str]) -> None:
     task, name = ["panoptic_seg", *metric.split()][-2:]
     if task not in TASKS:
-        raise ConfigError(f"metrics: {metric!r} is of no task; there are: {', '.join(TASKS)}")
+        raise ConfigError(f"metrics: {metric!r} belongs to no task; available: {', '.join(TASKS)}")
     prefix = OF_CLASSES.get(task, "")
     of_class = prefix and name.startswith(prefix) and name.removeprefix(prefix) in classes
     if name not in TASKS[task] and not of_class:

@@ -60,9 +60,9 @@ def make_leaderboard(
     check_writable(str(docs), "--docs")
     datasets = sorted({name for cfg in check_runs(spec).values() for name in cfg.DATASETS.TEST})
     if len(datasets) != 1:
-        raise UserError(f"a leaderboard is of one data set; DATASETS.TEST has {', '.join(datasets) or 'none'}")
+        raise UserError(f"a leaderboard is of one dataset; DATASETS.TEST has {', '.join(datasets) or 'none'}")
     if run_spec(spec_file, output, num_gpus, command):
-        raise UserError(f"not all trainings of {spec_file} have ended well: see above")
+        raise UserError(f"some training runs of {spec_file} failed: see above")
     jobs = make_jobs(spec, output)
     models = {run.name: next(str(job.folder) for job in jobs if job.run == run) for run in spec.runs}
     measured_at = commit()  # before the pictures, which may be tracked files

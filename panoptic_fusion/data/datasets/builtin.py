@@ -53,7 +53,7 @@ class BuiltinDataset:
         for path in filter(None, asdict(files).values()):
             if not os.path.exists(path):
                 raise FileNotFoundError(
-                    f"data set {self.names[split]!r}: {path} is missing; {self._remedy(root, split)}"
+                    f"dataset {self.names[split]!r}: {path} is missing; {self._remedy(root, split)}"
                 )
         found, dicts = coco_panoptic.load_panoptic(files)
         if self.categories is None:
@@ -84,7 +84,7 @@ class BuiltinDataset:
         for split, name in self.names.items():
             if name in DatasetCatalog:
                 if MetadataCatalog.get(name).get("builtin_key") != self.key:
-                    raise ConfigError(f"data set {name!r} is registered already by other code")
+                    raise ConfigError(f"dataset {name!r} is already registered by other code")
                 DatasetCatalog.remove(name)
                 MetadataCatalog.remove(name)
             coco_panoptic.register_panoptic(name, **asdict(self.files(root, split)))

@@ -83,7 +83,7 @@ def read(item: dict[str, Any]) -> ImageAnnotation:
         with annotation.guard(where):
             for part in parts:
                 if "original_width" in part and check_size(part["original_height"], part["original_width"]) != size:
-                    raise ValueError("its original_width and original_height differ from those of the other regions")
+                    raise ValueError("its original_width and original_height differ from the other regions'")
             kinds = {str(part.get("type", "")) for part in parts}
             label = next(filter(None, map(_label_of, parts)), None)
             geometry = next((g for g in (_geometry(p["value"], size) for p in parts if "value" in p) if g), None)

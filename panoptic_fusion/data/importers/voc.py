@@ -78,7 +78,7 @@ def read(item: dict[str, Any]) -> ImageAnnotation:
         objects = read_map(item["objects"])
         if objects.shape[:2] != values.shape:
             size = f"{objects.shape[1]}x{objects.shape[0]}"
-            text = f"the map is {size}, that of the classes {values.shape[1]}x{values.shape[0]}. Export both again."
+            text = f"the map is {size}, the class map is {values.shape[1]}x{values.shape[0]}. Export both again."
             raise DatasetError(text, item["objects"], "wrong PNG size")
         border = sum(v << 8 * k for k, v in enumerate((224, 224, 192)))
         objects = color_values(objects) if objects.ndim == 3 else objects.astype(np.int32)

@@ -65,7 +65,7 @@ def prepare(
     else:
         for split in splits:
             if split not in dataset.names:
-                raise UserError(f"{key} has no split {split!r}; there are: {', '.join(dataset.names)}")
+                raise UserError(f"{key} has no split {split!r}; available: {', '.join(dataset.names)}")
         missing = " and ".join(str(folder(root, split)) for split in splits if not folder(root, split).exists())
     if missing:
         layout = dataset.layout.format(split="(train|val)")
@@ -83,7 +83,7 @@ def _prepare_split(key: str, root: Path, split: str, workers: int | None, force:
     else:
         plan = _CONVERTERS[key].plan_split(root, split)
         if plan is None:
-            notes.append("the data set's own panoptic annotations are there, nothing to convert")
+            notes.append("the dataset's own panoptic annotations exist, nothing to convert")
         elif not plan.sources:
             raise FileNotFoundError(f"no annotation found for {plan.panoptic_json}; docs/datasets.md has the tree")
         else:

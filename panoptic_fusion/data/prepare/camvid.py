@@ -125,7 +125,7 @@ def convert_segnet(raw: Path, images: Path, source: Source) -> Converted:
     """
     labels = read_id_map(source.path)
     if labels.max() > len(camvid_categories()):
-        raise ValueError(f"{source.path}: {labels.max()} is no label of CamVid's 11 classes")
+        raise ValueError(f"{source.path}: {labels.max()} is not one of CamVid's 11 labels")
     check_image(raw / source.image_name, labels.shape, source.path)
     content = (raw / source.image_name).read_bytes()
     write_atomically(images / source.image_name, lambda file: file.write(content))

@@ -48,7 +48,7 @@ def convert(source: Source) -> Converted:
     for segment_id in np.flatnonzero(np.bincount(id_map.ravel())).tolist():
         label = id2label.get(segment_id if segment_id < 1000 else segment_id // 1000)
         if label is None:
-            raise ValueError(f"{source.path}: {segment_id} is no instance id of Cityscapes")
+            raise ValueError(f"{source.path}: {segment_id} is not an instance id of Cityscapes")
         if not label.ignoreInEval:
             categories[segment_id] = (label.id, int(segment_id < 1000 and label.hasInstances))
     pixels, segments = describe_segments(id_map, categories)

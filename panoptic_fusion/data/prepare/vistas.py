@@ -62,7 +62,7 @@ def plan_split(root: Path, split: str, version: str = "v1.2") -> SplitPlan | Non
 def read_labels(config: Path) -> Labels:
     """Reads a config. Raises UserError if it is missing or not a config of Mapillary Vistas."""
     if not config.is_file():
-        raise UserError(f"{config} is missing: it comes with the data set and says what the instance maps mean")
+        raise UserError(f"{config} is missing: it comes with the dataset and says what the instance maps mean")
     try:
         labels = [
             (str(x["name"]), str(x["readable"]), bool(x["evaluate"]), int(bool(x["instances"])), list(x["color"]))

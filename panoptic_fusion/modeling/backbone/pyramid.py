@@ -49,7 +49,7 @@ def build_bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     for name in cfg.MODEL.FPN.IN_FEATURES:
         if name not in there:
             raise ConfigError(
-                f"MODEL.FPN.IN_FEATURES has {name!r}, which {cfg.MODEL.BACKBONE.BOTTOM_UP} does not give; there are: "
+                f"MODEL.FPN.IN_FEATURES has {name!r}, which {cfg.MODEL.BACKBONE.BOTTOM_UP} does not give; available: "
                 f"{', '.join(there)}"
             )
     return bottom_up

@@ -1,4 +1,4 @@
-"""Masks that overlap, made of masks that do not: what the spatial ranking module learns from where a data set has none.
+"""Masks that overlap, made of masks that do not: what the spatial ranking module learns from where a dataset has none.
 
 Shape shorthand: R: instances of an image, H, W: size of the image, h, w: rows and columns that are looked at.
 """
