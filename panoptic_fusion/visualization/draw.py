@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 import torch
 
-from panoptic_fusion.data.annotation import read_id_map
+from panoptic_fusion.data.annotation import label_extents, read_id_map
 
 SHADES = (0.0, 0.22, -0.2, 0.11, -0.1, 0.3, -0.3)  # changes of lightness that the instances of one class cycle through
+
+STRIP_PIXELS = 2**18  # pixels that are blended at a time
 
 
 def draw_panoptic(
@@ -31,21 +33,20 @@ def draw_panoptic(
         (H, W, 3) uint8 RGB.
     """
     ids = np.asarray(torch.as_tensor(panoptic_seg).cpu())
-    known, inverse = np.unique(ids, return_inverse=True)
-    inverse = inverse.reshape(ids.shape)
-    colors = np.zeros((len(known), 3), np.float32)
     segments = {s["id"]: s for s in segments_info}
-    for row, (segment_id, color) in enumerate(
-        zip(known.tolist(), _segment_colors(known, segments, metadata), strict=True)
-    ):
-        if segment_id in segments:
-            colors[row] = color
-    drawn = image * (1 - alpha) + colors[inverse] * alpha
-    drawn[_borders(ids)] = 255
-    drawn = np.ascontiguousarray(drawn.round().astype(np.uint8))
+    known = np.unique(np.concatenate([np.unique(ids[rows]) for rows in _strips(ids)] or [ids[:0, 0]]))
+    colors = np.stack([np.zeros(3, np.float32), *_segment_colors(known, segments, metadata)])
+    labels = np.empty(ids.shape, np.int32)  # row of `colors`
+    drawn = np.empty((*ids.shape, 3), np.uint8)
+    for rows in _strips(ids):
+        labels[rows] = np.searchsorted(known, ids[rows]) + 1
+        drawn[rows] = (image[rows] * (1 - alpha) + colors[labels[rows]] * alpha).round()
+        drawn[rows][_borders(ids[rows.start : rows.stop + 1])[: rows.stop - rows.start]] = 255
+    boxes, areas = label_extents(labels, len(known))
     for row, segment_id in enumerate(known.tolist()):
         if segment_id in segments:
-            _write_name(drawn, inverse == row, _class_name(segments[segment_id], metadata))
+            name, (x0, y0, x1, y1) = _class_name(segments[segment_id], metadata), boxes[row]
+            _write_name(drawn, labels[y0:y1, x0:x1] == row + 1, (x0, y0), int(areas[row]), name)
     return drawn
 
 
@@ -120,15 +121,32 @@ def _borders(ids: np.ndarray) -> np.ndarray:
     return border
 
 
-def _write_name(image: np.ndarray, mask: np.ndarray, name: str) -> None:
-    """Writes `name` in place into the innermost part of the mask, if the mask is large enough for it."""
+def _write_name(image: np.ndarray, mask: np.ndarray, corner: tuple[int, int], area: int, name: str) -> None:
+    """Writes `name` in place into the innermost part of a mask, if the mask is large enough for it.
+
+    Args:
+        image: (H, W, 3) uint8.
+        mask: (h, w) bool, the bounding box of the mask.
+        corner: x and y of the box in the image.
+        area: pixels of the mask.
+        name: the text.
+    """
     scale = 0.4
     (width, height), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-    if mask.sum() < 1.5 * width * height:
+    if area < 1.5 * width * height:
         return
-    distance = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    padded = cv2.copyMakeBorder(mask.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    distance = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
     y, x = np.unravel_index(int(distance.argmax()), distance.shape)
+    x, y = x + corner[0], y + corner[1]
     left = int(np.clip(x - width // 2, 0, max(image.shape[1] - width, 0)))
     origin = (left, int(np.clip(y + height // 2, height, image.shape[0] - 1)))
     cv2.putText(image, name, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 3, cv2.LINE_AA)
     cv2.putText(image, name, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
+
+
+def _strips(ids: np.ndarray) -> list[slice]:
+    """Returns slices of rows, each of about STRIP_PIXELS, so that no array of floats has the size of the image."""
+    height, width = ids.shape
+    step = max(1, STRIP_PIXELS // max(width, 1))
+    return [slice(start, min(start + step, height)) for start in range(0, height, step)]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from panoptic_fusion.visualization import draw_comparison, draw_panoptic
+from panoptic_fusion.visualization import draw, draw_comparison, draw_panoptic
 
 METADATA = SimpleNamespace(
     thing_classes=["car"], thing_colors=[(200, 0, 0)], stuff_classes=["sky"], stuff_colors=[(0, 0, 200)]
@@ -63,3 +63,25 @@ def test_comparison_places_panels_side_by_side():
     assert np.array_equal(panel[:, 64:124], panel[:, 128:])  # equal maps give equal pictures
     assert draw_comparison(image, None, (ids, info), METADATA, scale=1).shape == (20, 2 * 30 + 4, 3)
     assert draw_comparison(image, None, (ids, info), METADATA).shape[0] >= 300
+
+
+def test_strips_against_the_whole_image_at_once(monkeypatch):
+    """Colors, blending and borders of random maps with any ids, drawn in strips of a few rows."""
+    monkeypatch.setattr(draw, "STRIP_PIXELS", 300)
+    nameless = SimpleNamespace(**{**vars(METADATA), "thing_classes": [""], "stuff_classes": [""]})
+    rng = np.random.default_rng(4)
+    for _ in range(50):
+        height, width = rng.integers(1, 60, 2)
+        ids = np.zeros((height, width), np.int32)
+        for _ in range(int(rng.integers(0, 6))):
+            y, x, number = int(rng.integers(height)), int(rng.integers(width)), int(rng.integers(1, 2**24))
+            ids[y : y + rng.integers(1, 30), x : x + rng.integers(1, 30)] = number
+        known = [i for i in np.unique(ids).tolist() if i and rng.random() < 0.9]
+        info = [{"id": i, "isthing": False, "category_id": 0} for i in known]
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        expected = image * 0.7 + 0.3 * np.isin(ids, known)[..., None] * np.array([0, 0, 200])
+        for y in range(height):
+            for x in range(width):
+                if (x + 1 < width and ids[y, x] != ids[y, x + 1]) or (y + 1 < height and ids[y, x] != ids[y + 1, x]):
+                    expected[y, x] = 255
+        assert np.abs(draw_panoptic(image, ids, info, nameless, alpha=0.3) - expected).max() <= 0.51
