@@ -39,8 +39,8 @@ and the sizes of that input with and without padding.
 class FusionTrainingInputs:
     """Training inputs of a fusion for a batch of N images.
 
-    The outputs of the network (sem_seg_logits, foreground, mask_logits_of) are None if only the fusion is trained and it
-    does not need them.
+    The outputs of the network (sem_seg_logits, foreground, mask_logits_of) are None if only the fusion is trained and
+    it does not need them.
 
     Attributes:
         sem_seg_logits: (N, C, H/4, W/4) float, output of the stuff head on the padded batch of size H x W.

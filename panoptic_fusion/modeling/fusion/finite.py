@@ -103,12 +103,12 @@ def without_broken_cells(sem_seg: SemSegLogits, is_broken: Tensor, num_stuff: in
 
 
 def void_pixels(panoptic_seg: Tensor, segments_info: list[dict], where: Tensor) -> PanopticSeg:
-    """Makes pixels void and counts the areas again; segments without a pixel are left out, ids are kept.
+    """Makes pixels void and recomputes the areas. Segments without a pixel are dropped, and ids are kept.
 
     Args:
         panoptic_seg: (H, W) int32.
-        segments_info: its segments, with `id` and `area`. They are not changed.
-        where: (H, W) bool.
+        segments_info: its segments, with `id` and `area`. They are not modified.
+        where: (H, W) bool, the pixels that become void.
     """
     panoptic_seg = panoptic_seg.masked_fill(where, 0)
     areas = torch.bincount(panoptic_seg.flatten(), minlength=1 + max((s["id"] for s in segments_info), default=0))
