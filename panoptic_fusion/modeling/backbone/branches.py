@@ -87,13 +87,16 @@ class BranchedBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
+        """Number that the sides of the input must be multiples of."""
         return self.instances.size_divisibility
 
     @property
     def padding_constraints(self) -> dict[str, int]:
+        """Padding constraints of the input images."""
         return self.instances.padding_constraints
 
     def output_shape(self) -> dict[str, ShapeSpec]:
+        """Returns the shape of each output feature map."""
         stuff = {STUFF_PREFIX + name: shape for name, shape in self.stuff.output_shape().items()}
         return {**self.instances.output_shape(), **stuff}
 

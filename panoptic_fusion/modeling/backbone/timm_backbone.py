@@ -108,6 +108,7 @@ class TimmBackbone(Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        """Returns the constructor arguments from a config."""
         keys = cfg.MODEL.TIMM
         return {
             "name": keys.NAME,

@@ -147,6 +147,7 @@ class PanopticFusion(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """Returns the constructor arguments from a config."""
         fusion = cls.fill_in(cfg).MODEL.PANOPTIC_FUSION
         return {
             "label_space": LabelSpace.from_categories(cfg.MODEL.CATEGORIES),

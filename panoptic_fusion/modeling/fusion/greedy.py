@@ -74,6 +74,7 @@ class GreedyFusion(PanopticFusion):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
+        """Returns the constructor arguments from a config."""
         fusion = cls.fill_in(cfg).MODEL.PANOPTIC_FUSION
         return {**super().from_config(cfg), "stuff_channels_only": fusion.STUFF_CHANNELS_ONLY}
 
@@ -86,6 +87,7 @@ class GreedyFusion(PanopticFusion):
         raise NotImplementedError(f"{type(self).__name__} does not define accept().")
 
     def combine(self, sem_seg: SemSegLogits, instances: Instances, size: tuple[int, int] | None) -> PanopticSeg:
+        """Applies the rule to one image; see `PanopticFusion.combine`."""
         scene = self.scene(sem_seg, instances)
         return self.fuse(scene, self.order(scene), size)
 

@@ -23,5 +23,6 @@ class HeuristicFusion(GreedyFusion):
     """
 
     def accept(self, scene: Scene, candidate: Candidate) -> torch.Tensor:
+        """Returns whether to paint a candidate, as a 0-d bool tensor."""
         # float64 as in detectron2, which divides Python integers: the decision at the threshold itself is the same.
         return candidate.overlap.double() / candidate.area <= self.overlap_thresh

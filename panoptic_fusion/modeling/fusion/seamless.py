@@ -32,6 +32,7 @@ class SeamlessFusion(HeuristicFusion):
     }
 
     def order(self, scene: Scene) -> Sequence[int]:
+        """Returns the rows of the instances to paint, topmost first."""
         above = (scene.instances.scores > self.instances_confidence_thresh).tolist()
         return [row for row in scene.kept if above[row]]
 

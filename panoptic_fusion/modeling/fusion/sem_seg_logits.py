@@ -54,6 +54,7 @@ class SemSegLogits:
 
     @property
     def num_channels(self) -> int:
+        """Number of channels of the logits."""
         return self.logits.shape[0]
 
     def select(self, channels: slice | list[int] | torch.Tensor) -> SemSegLogits:

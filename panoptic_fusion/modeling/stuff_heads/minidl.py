@@ -111,6 +111,7 @@ class MiniDLSemSegHead(StuffHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Returns the constructor arguments from a config."""
         head = cfg.MODEL.SEM_SEG_HEAD
         return {
             **super().from_config(cfg, input_shape),

@@ -66,6 +66,7 @@ class OANetSemSegHead(StuffHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Returns the constructor arguments from a config."""
         return {**super().from_config(cfg, input_shape), **level_settings(cfg, input_shape)}
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:

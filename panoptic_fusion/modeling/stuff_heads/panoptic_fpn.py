@@ -51,6 +51,7 @@ class PanopticFPNHead(SemSegFPNHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Returns the constructor arguments from a config."""
         levels = level_settings(cfg, input_shape)
         return {
             **super().from_config(cfg, input_shape),

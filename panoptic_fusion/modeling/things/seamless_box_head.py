@@ -47,6 +47,7 @@ class SeamlessBoxHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        """Returns the constructor arguments from a config."""
         head = cfg.MODEL.ROI_BOX_HEAD
         return {
             "input_shape": input_shape,

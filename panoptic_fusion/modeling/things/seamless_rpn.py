@@ -54,6 +54,7 @@ class SeamlessRPNHead(StandardRPNHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict:
+        """Returns the constructor arguments from a config."""
         base = super().from_config(cfg, input_shape)
         return {
             "in_channels": base["in_channels"],
@@ -71,6 +72,7 @@ class SeamlessRPN(RPN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Returns the constructor arguments from a config."""
         rpn = cfg.MODEL.RPN
         for key, value, needed in (
             ("RPN.BBOX_REG_LOSS_TYPE", rpn.BBOX_REG_LOSS_TYPE, "smooth_l1"),

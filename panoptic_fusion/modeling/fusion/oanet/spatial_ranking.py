@@ -102,6 +102,7 @@ class SpatialRankingFusion(HeuristicFusion):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
+        """Returns the constructor arguments from a config."""
         srm = cfg.MODEL.PANOPTIC_FUSION.SRM
         return {
             **super().from_config(cfg),
@@ -126,6 +127,7 @@ class SpatialRankingFusion(HeuristicFusion):
         return {"loss_srm": self.loss_weight * loss}
 
     def order(self, scene: Scene) -> Sequence[int]:
+        """Returns the rows of the instances to paint, topmost first."""
         if len(scene.kept) < 2:
             return scene.kept
         scores = self.ranking_scores(scene)
@@ -147,6 +149,7 @@ class SpatialRankingFusion(HeuristicFusion):
 
     @property
     def device(self) -> torch.device:
+        """Device of the parameters."""
         return next(self.parameters()).device
 
     def _training_masks(self, instances: Instances) -> Tensor:

@@ -88,6 +88,7 @@ class MaskGuidedFusion(GreedyFusion):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
+        """Returns the constructor arguments from a config."""
         tasc = cfg.MODEL.PANOPTIC_FUSION.TASC
         return {
             **super().from_config(cfg),
@@ -112,6 +113,7 @@ class MaskGuidedFusion(GreedyFusion):
         return {"loss_tasc": self.tasc_loss_weight * tasc_loss(semantic, instance, valid)}
 
     def accept(self, scene: Scene, candidate: Candidate) -> torch.Tensor:
+        """Returns whether to paint a candidate, as a 0-d bool tensor."""
         agreed = (candidate.mask & scene.things_mask[candidate.window]).count_nonzero().double()
         whole = candidate.area
         if self.agreement == "iou":

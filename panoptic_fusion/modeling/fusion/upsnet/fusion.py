@@ -99,6 +99,7 @@ class UPSNetFusion(PanopticFusion):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
+        """Returns the constructor arguments from a config."""
         upsnet = cfg.MODEL.PANOPTIC_FUSION.UPSNET
         return {
             **super().from_config(cfg),

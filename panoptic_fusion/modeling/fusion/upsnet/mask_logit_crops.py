@@ -92,6 +92,7 @@ class ResizedLogitCrops(MaskLogitCrops):
         return mask_taps(offset, self.extents.mask_size[:, axis, None], side)
 
     def rows(self, index: int, y0: int, y1: int) -> Tensor:
+        """Returns Y_mask in the given rows; see `MaskLogitCrops.rows`."""
         top, mask = self.windows[index][0].start, self.widened[index]
         first, second, weight = (tap[index, y0 - top : y1 - top] for tap in self.taps)
         return torch.lerp(mask.index_select(0, first), mask.index_select(0, second), weight[:, None])
@@ -111,5 +112,6 @@ class BitMaskLogitCrops(MaskLogitCrops):
         self.masks, self.index = masks, index
 
     def rows(self, index: int, y0: int, y1: int) -> Tensor:
+        """Returns Y_mask in the given rows; see `MaskLogitCrops.rows`."""
         mask = self.masks[self.index[index], y0:y1, self.windows[index][1]]
         return mask.float().sub_(0.5).mul_(2 * BIT_MASK_LOGIT)
