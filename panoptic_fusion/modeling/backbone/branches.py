@@ -101,7 +101,7 @@ class BranchedBackbone(Backbone):
         return {**self.instances.output_shape(), **stuff}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """The feature maps of both branches for images (N, 3, H, W)."""
+        """Returns the feature maps of both branches for images (N, 3, H, W)."""
         x = self.bottom_up(x)
         stuff = {STUFF_PREFIX + name: feature for name, feature in self.stuff(x).items()}
         return {**self.instances(x), **stuff}
