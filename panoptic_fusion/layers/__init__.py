@@ -1,4 +1,4 @@
-"""Operations that no paper owns alone: pure functions first, thin modules on them."""
+"""Paper-independent operations: pure functions and thin modules that wrap them."""
 
 from .activated_norm import check_norm, freeze_norm_parameters, get_activated_norm, resolve_norm
 from .box_pool import box_average

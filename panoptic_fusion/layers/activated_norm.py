@@ -16,7 +16,7 @@ from .in_place_abn import InPlaceABN
 
 
 class _Activated:
-    """Puts the sum with a residual and LeakyReLU behind the norm that it is mixed into."""
+    """Mixin that adds the sum with a residual and LeakyReLU after a norm."""
 
     slope = 0.01
 
@@ -33,7 +33,7 @@ class _Activated:
 
 
 class ActivatedGroupNorm(_Activated, nn.GroupNorm):
-    """Group normalisation, then LeakyReLU."""
+    """Group normalization, then LeakyReLU."""
 
 
 class ActivatedBatchNorm(_Activated, nn.BatchNorm2d):
@@ -41,7 +41,7 @@ class ActivatedBatchNorm(_Activated, nn.BatchNorm2d):
 
 
 class ActivatedSyncBatchNorm(_Activated, nn.SyncBatchNorm):
-    """Synchronised batch normalisation, then LeakyReLU."""
+    """Synchronized batch normalization, then LeakyReLU."""
 
 
 class ActivatedFrozenBatchNorm(_Activated, FrozenBatchNorm2d):

@@ -1,5 +1,7 @@
-"""Average pooling with a large fixed window at stride 1, at a cost that does not depend on the window (Seamless,
-section 3.3: the third branch of MiniDL)."""
+"""Average pooling with a large fixed window at stride 1, at a cost that does not depend on the window.
+
+It is the third branch of MiniDL (Seamless, section 3.3).
+"""
 
 import torch
 from torch import Tensor
@@ -8,7 +10,7 @@ from torch.nn import functional as F
 
 
 def box_average(x: Tensor, kernel_size: int = 64) -> Tensor:
-    """Mean over windows of kernel_size x kernel_size, then replication of the border to the input's size.
+    """Averages over windows of kernel_size x kernel_size, then replicates the border to the input's size.
 
     A map smaller than the window in one dimension is averaged over all of that dimension. Windows that would reach over
     the border do not exist; the result there is that of the nearest window (no zero padding). Equal to
@@ -24,7 +26,7 @@ def box_average(x: Tensor, kernel_size: int = 64) -> Tensor:
         Shape and dtype of `x`. Backward keeps no tensor.
 
     Raises:
-        ValueError: kernel_size < 1, or an empty map.
+        ValueError: if kernel_size < 1, or if the map is empty.
     """
     if kernel_size < 1:
         raise ValueError(f"box_average: kernel_size is {kernel_size}; it must be at least 1")
@@ -55,12 +57,12 @@ class _BoxAverage(torch.autograd.Function):
 
 
 def _border(k: int) -> tuple[int, int]:
-    """How many positions lie before the first and behind the last window's centre."""
+    """Returns the number of positions before the first and after the last window's center."""
     return (k - 1) // 2, k - 1 - (k - 1) // 2
 
 
 def _window_sum(x: Tensor, dim: int, k: int) -> Tensor:
-    """Sums of all windows of `k` positions along `dim`; length n becomes n - k + 1."""
+    """Returns the sums of all windows of `k` positions along `dim`. Length n becomes n - k + 1."""
     num = x.shape[dim] - k + 1
     sums = x.cumsum(dim)
     out = sums.narrow(dim, k - 1, num).clone()

@@ -1,13 +1,13 @@
-"""Work on many maps in parts that a cache or a GPU's memory holds."""
+"""Processing of many maps in parts that fit a cache or a GPU's memory."""
 
 import torch
 
 MAX_CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**23}
-"""Floats of maps x H x W that are worked on at a time, by device type: what a cache holds, what fills a GPU."""
+"""Number of floats (maps x H x W) per part, by device type: fits a CPU cache, keeps a GPU busy."""
 
 
 def chunks_of_maps(num: int, size: tuple[int, int], device: torch.device) -> list[slice]:
-    """Slices that cover `num` maps of `size` (H, W), in order, at least one map each; none if `num` is 0."""
+    """Returns slices that cover `num` maps of `size` (H, W) in order, at least one map each; none if `num` is 0."""
     limit = MAX_CHUNK_ELEMENTS.get(device.type, MAX_CHUNK_ELEMENTS["cuda"])
     step = max(1, limit // max(1, size[0] * size[1]))
     return [slice(start, min(start + step, num)) for start in range(0, num, step)]

@@ -1,7 +1,7 @@
 """Deformable convolution (Dai et al., "Deformable Convolutional Networks", 2017) on torchvision's operator.
 
-detectron2's own layer needs its compiled extension, has no bias and no backward pass on a CPU; this one has none of
-these limits, and works under autocast.
+detectron2's own layer needs its compiled extension, and has no bias and no backward pass on a CPU. This layer has none
+of these limits, and works under autocast.
 """
 
 import torch
@@ -101,10 +101,11 @@ class DeformConv2d(torchvision.ops.DeformConv2d):
     """`deform_conv2d` with its parameters, and optionally a norm. The offsets come from outside: see `offset_conv`."""
 
     def __init__(self, *args, norm: nn.Module | None = None, **kwargs):
-        """
+        """Builds the layer.
+
         Args:
-            norm: of the result; None for none.
-            args, kwargs: those of torchvision's DeformConv2d, which are those of nn.Conv2d.
+            norm: norm of the result, or None.
+            args, kwargs: forwarded to torchvision's DeformConv2d, which has the arguments of nn.Conv2d.
         """
         super().__init__(*args, **kwargs)
         self.norm = norm
@@ -117,9 +118,9 @@ class DeformConv2d(torchvision.ops.DeformConv2d):
 
 
 def offset_conv(in_channels: int, kernel_size: int = 3, *, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    """The convolution that computes the offsets of a deformable one of the same kernel, stride and dilation.
+    """Builds the convolution for the offsets of a deformable convolution with the same kernel, stride and dilation.
 
-    It is zero at first, so that training starts from an ordinary convolution.
+    It is initialized to zero, so training starts from an ordinary convolution.
     """
     channels, padding = 2 * kernel_size**2, dilation * (kernel_size // 2)
     conv = nn.Conv2d(in_channels, channels, kernel_size, stride, padding, dilation)

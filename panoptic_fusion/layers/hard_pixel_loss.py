@@ -17,24 +17,24 @@ def hard_pixel_cross_entropy(
     class_weights: Tensor | None = None,
     image_sizes: Sequence[tuple[int, int]] | None = None,
 ) -> Tensor:
-    """Mean over the images of the mean cross entropy of their hardest pixels.
+    """Returns the mean over the images of the mean cross entropy of their hardest pixels.
 
-    Of an image of h x w pixels the ceil(fraction * h * w) with the largest loss count. As in the authors' published
-    implementation, pixels without ground truth are among the h * w, with loss 0: an image with little ground truth is
-    averaged over zeros as well. Padding is not, where `image_sizes` says what it is.
+    The ceil(fraction * h * w) pixels with the largest loss are used per image of h x w pixels. As in the published
+    code, pixels without ground truth are among the h * w with loss 0, so the mean of an image with little ground truth
+    includes zeros. Padding is excluded if `image_sizes` is given.
 
     Args:
         logits: (N, C, H, W) float.
         target: (N, H, W) int64 in [0, C) or `ignore_value`.
-        fraction: in (0, 1].
-        class_weights: (C,) factors of the pixels' loss by their class, before the hardest are taken; None: all 1.
-        image_sizes: for each image (h, w), the part [:h, :w] that is not padding; None: no padding.
+        fraction: fraction of pixels to use, in (0, 1].
+        class_weights: (C,) weights of the pixel loss per class, applied before the selection. None means 1 for all.
+        image_sizes: for each image (h, w), the part [:h, :w] without padding. None means no padding.
 
     Returns:
         A scalar float32 tensor (float64 for float64 logits); 0 with a gradient for an empty batch.
 
     Raises:
-        ValueError: fraction is not in (0, 1].
+        ValueError: if fraction is not in (0, 1].
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"the fraction of hard pixels is {fraction}; it must be in (0, 1]")

@@ -1,7 +1,6 @@
-"""RoI-Flatten: the masks of all instances of an image, each relative to its box, as one map of confidence (TASCNet,
-section 3.2).
+"""RoI-Flatten, which combines the box-relative masks of an image into one confidence map (TASCNet, section 3.2).
 
-Shape shorthand: R: instances of one image, M: side of a mask (28), H, W: size of the map.
+Shapes: R is the number of instances in an image, M the side of a mask (28), H x W the size of the map.
 """
 
 import torch
@@ -12,7 +11,7 @@ from .chunks import chunks_of_maps
 
 
 def roi_flatten(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
-    """Mean confidence, at each pixel, of the instances that claim it.
+    """Returns the mean confidence at each pixel over the instances whose mask contains it.
 
     Each mask is interpolated bilinearly to its box (like `F.interpolate`, align_corners=False: pixel centres, edge
     texels continued to the edge of the box), is zero where it is below `threshold` and outside of the box, and is

@@ -1,5 +1,7 @@
-"""What the papers and the small configs change in ResNet and FPN, and the networks of timm. Importing this package
-registers the builders; timm itself is imported when a config asks for it."""
+"""Backbones: changes of the papers and the small configs to ResNet and FPN, and timm models.
+
+Importing this package registers the builders. timm itself is imported only if a config uses it.
+"""
 
 from . import (  # noqa: F401
     abn_fpn,

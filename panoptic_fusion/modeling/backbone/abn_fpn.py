@@ -112,6 +112,7 @@ class ExtraLevels(nn.Module):
             self.add_module(f"p{first_stage + level}", conv)
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """Computes the output of the module."""
         results = []
         for conv in self.children():
             x = conv(x)

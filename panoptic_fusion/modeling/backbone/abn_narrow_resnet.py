@@ -42,6 +42,7 @@ class AbnBasicBlock(AbnBlock):
         self.conv2 = conv(out_channels, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes the output of the module."""
         out = F.conv2d(self.conv1(x), self.conv2.weight, padding=1)
         return self.conv2.norm(out, x if self.shortcut is None else self.shortcut(x))
 

@@ -44,6 +44,7 @@ class AbnStem(AbnBlock):
         self.conv1 = _conv(in_channels, out_channels, 7, get_activated_norm(norm, out_channels), stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes the output of the module."""
         return F.max_pool2d(self.conv1(x), kernel_size=3, stride=2, padding=1)
 
 
@@ -74,6 +75,7 @@ class AbnBottleneck(AbnBlock):
         self.conv3 = _conv(width, out_channels, 1, get_activated_norm(norm, out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes the output of the module."""
         out = self.conv2(self.conv1(x))
         shortcut = x if self.shortcut is None else self.shortcut(x)
         return self.conv3.norm(F.conv2d(out, self.conv3.weight), shortcut)

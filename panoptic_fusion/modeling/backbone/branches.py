@@ -87,18 +87,21 @@ class BranchedBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
+        """Number that the sides of the input must be multiples of."""
         return self.instances.size_divisibility
 
     @property
     def padding_constraints(self) -> dict[str, int]:
+        """Padding constraints of the input images."""
         return self.instances.padding_constraints
 
     def output_shape(self) -> dict[str, ShapeSpec]:
+        """Returns the shape of each output feature map."""
         stuff = {STUFF_PREFIX + name: shape for name, shape in self.stuff.output_shape().items()}
         return {**self.instances.output_shape(), **stuff}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """The feature maps of both branches for images (N, 3, H, W)."""
+        """Returns the feature maps of both branches for images (N, 3, H, W)."""
         x = self.bottom_up(x)
         stuff = {STUFF_PREFIX + name: feature for name, feature in self.stuff(x).items()}
         return {**self.instances(x), **stuff}

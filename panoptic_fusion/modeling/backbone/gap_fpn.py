@@ -20,7 +20,7 @@ class GapFPN(FPN):
     """
 
     def __init__(self, *args, **kwargs):
-        """`args`, `kwargs`: those of detectron2's FPN."""
+        """Builds the pyramid; `args` and `kwargs` are forwarded to detectron2's FPN."""
         super().__init__(*args, **kwargs)
         last = self.lateral_convs[0]
         self.fpn_gap = nn.Linear(last.in_channels, last.out_channels)

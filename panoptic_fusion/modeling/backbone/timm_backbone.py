@@ -1,6 +1,6 @@
-"""Any network of timm that gives feature maps (ConvNeXt, Swin, EfficientNet, ResNet, ...) as a detectron2 backbone.
+"""Any timm model with feature maps (ConvNeXt, Swin, EfficientNet, ResNet, ...) as a detectron2 backbone.
 
-timm is not needed to import this module. Shape shorthand: N: images, H, W: size of the padded network input.
+timm is not needed to import this module. Shapes: N is the batch size, H x W the padded network input.
 """
 
 import difflib
@@ -78,8 +78,8 @@ class TimmBackbone(Backbone):
             frozen_stages: feature maps, counted from the first, up to which parameters are not trained and batch norms
                 keep their statistics; 0: none.
             frozen_bn: the same for the batch norms of the whole network.
-            drop_path: rate of stochastic depth of the last block, from 0 in the first.
-            gradient_checkpointing: keep fewer activations and compute them again in the backward pass.
+            drop_path: stochastic depth rate of the last block, increasing from 0 in the first.
+            gradient_checkpointing: whether to keep fewer activations and recompute them in the backward pass.
 
         Raises:
             UserError: timm is missing, or the weights cannot be read or fetched.
@@ -108,6 +108,7 @@ class TimmBackbone(Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        """Returns the constructor arguments from a config."""
         keys = cfg.MODEL.TIMM
         return {
             "name": keys.NAME,
@@ -156,8 +157,10 @@ class TimmBackbone(Backbone):
         return result
 
     def _probe(self, in_channels: int) -> None:
-        """Runs the network once on a black image whose sides are odd multiples of the largest stride (96 x 160), so
-        that one that cannot do that is refused now and not by the first such batch of a training."""
+        """Runs the network once on a black image whose sides are odd multiples of the largest stride (96 x 160).
+
+        Models that cannot handle such sizes are therefore rejected at build time instead of during training.
+        """
         size = (3 * self.size_divisibility, 5 * self.size_divisibility)
         training = self.net.training
         self.net.eval()
@@ -173,7 +176,7 @@ class TimmBackbone(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
-    """The network that MODEL.TIMM describes; for MODEL.BACKBONE.BOTTOM_UP."""
+    """Builds the network that MODEL.TIMM describes, for MODEL.BACKBONE.BOTTOM_UP."""
     return TimmBackbone(cfg, input_shape)
 
 

@@ -1,5 +1,4 @@
-"""What a config with a network of timm leaves to timm's metadata: the normalisation of the input. And what goes wrong
-when its keys contradict each other."""
+"""Input normalization from timm's metadata for configs with a timm model, and checks of their keys."""
 
 from detectron2.config import CfgNode
 

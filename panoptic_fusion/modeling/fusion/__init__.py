@@ -1,4 +1,4 @@
-"""Fusions: how instances and semantic segmentation become one panoptic segmentation, one file per rule."""
+"""Fusions: rules that combine instances and semantic segmentation into one panoptic segmentation."""
 
 from panoptic_fusion.modeling.fusion.oanet.spatial_ranking import SpatialRankingFusion
 from panoptic_fusion.modeling.fusion.tascnet.mask_guided import MaskGuidedFusion

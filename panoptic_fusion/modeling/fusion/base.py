@@ -1,7 +1,8 @@
-"""The interface of a fusion: how instances and semantic segmentation become one panoptic segmentation.
+"""Interface of a fusion, which combines instances and semantic segmentation into one panoptic segmentation.
 
-Shape shorthand of this package: N images of a batch, R instances of an image, C semantic channels (stuff first, then
-things), T thing classes, S stuff classes, M side of a mask head's output, H x W pixels of the output.
+Shapes in this package: N is the batch size, R the number of instances in an image, C the number of semantic channels
+(stuff first, then things), T the number of thing classes, S the number of stuff classes, M the side of a mask head's
+output, H x W the output resolution.
 """
 
 from __future__ import annotations
@@ -36,21 +37,21 @@ and the sizes of that input with and without padding.
 
 @dataclass
 class FusionTrainingInputs:
-    """What a fusion may learn from, for a batch of N images in training.
+    """Training inputs of a fusion for a batch of N images.
 
-    What the network computes (sem_seg_logits, foreground, mask_logits_of) is None where only a fusion learns that does
-    not need it.
+    The outputs of the network (sem_seg_logits, foreground, mask_logits_of) are None if only the fusion is trained and
+    it does not need them.
 
     Attributes:
         sem_seg_logits: (N, C, H/4, W/4) float, output of the stuff head on the padded batch of size H x W.
         gt_sem_seg: (N, H, W) int64 semantic channels, padded with 255 (ignored).
         gt_instances: N Instances with gt_boxes, gt_classes, gt_masks (BitMasks), in coordinates of the padded batch.
         foreground: N Instances, the sampled positive proposals: proposal_boxes, gt_classes, gt_masks
-            (IndexedMasks) where the image has things, and mask_logits (R_i, M, M) float of the ground-truth class, with
+            (IndexedMasks) if the image has things, and mask_logits (R_i, M, M) float of the ground-truth class, with
             gradient.
         image_sizes: N pairs (height, width) of the images before padding.
-        mask_logits_of: runs the mask head on given boxes: N Boxes and N int64 tensors of classes (R_i,) in, N tensors
-            (R_i, M, M) of the mask logits of these classes out, with gradient.
+        mask_logits_of: function that runs the mask head on given boxes. It takes N Boxes and N int64 tensors of classes
+            (R_i,), and returns N tensors (R_i, M, M) with the mask logits of these classes, with gradient.
     """
 
     sem_seg_logits: torch.Tensor
@@ -62,18 +63,18 @@ class FusionTrainingInputs:
 
 
 class PanopticFusion(nn.Module):
-    """Base class of fusions: `losses` in training, `forward` at inference, for which a rule defines `combine`.
+    """Base class of fusions, with `losses` for training and `forward` for inference. A rule defines `combine`.
 
-    A rule that paints instances one after another derives from `GreedyFusion`, which needs only its order and its
-    accept decision; other rules derive from this class.
+    Rules that paint one instance after another derive from `GreedyFusion`, which needs only the paint order and the
+    accept decision. Other rules derive from this class.
 
     Attributes:
-        needs_network: whether `losses` looks at what the network computes. Where it does not, and the network is frozen
-            (MODEL.FREEZE), training the fusion alone need not run it.
-        trains: {loss: names of the network's parts that it trains}, of every loss that `losses` returns: some of
-            "proposal_generator", "roi_heads", "sem_seg_head" and "fusion" (itself, if it has parameters).
-        thresholds: {key of MODEL.PANOPTIC_FUSION: its value where the config has None}. A subclass names only those in
-            which it differs from its base class.
+        needs_network: whether `losses` uses outputs of the network. If it does not and the network is frozen
+            (MODEL.FREEZE), the network is not run to train the fusion alone.
+        trains: {loss: names of the network's parts that it trains}, for every loss that `losses` returns. Parts are
+            "proposal_generator", "roi_heads", "sem_seg_head" and "fusion" (the fusion itself, if it has parameters).
+        thresholds: {key of MODEL.PANOPTIC_FUSION: value to use if the config has None}. A subclass lists only the keys
+            that differ from its base class.
     """
 
     needs_network = True
@@ -99,13 +100,14 @@ class PanopticFusion(nn.Module):
         """
         Args:
             label_space: the thing and stuff classes.
-            ontology: which semantic channels the stuff head puts out: "full", "collapsed" or "stuff".
-            instances_confidence_thresh: instances of a lower score are not used, in [0, 1].
-            overlap_thresh: how much of an instance others may cover already, in [0, 1]; each rule says its measure.
-            stuff_area_limit: stuff segments of fewer pixels (at output size) become void.
+            ontology: which semantic channels the stuff head outputs: "full", "collapsed" or "stuff".
+            instances_confidence_thresh: score threshold in [0, 1]. Instances with a lower score are not used.
+            overlap_thresh: overlap threshold in [0, 1] for an instance and the earlier ones. Each rule defines its
+                measure.
+            stuff_area_limit: number of pixels at output resolution. Smaller stuff segments become void.
 
         Raises:
-            ConfigError: for a value outside of these ranges.
+            ConfigError: if a value is out of range.
         """
         super().__init__()
         check_ontology(ontology)
@@ -125,10 +127,10 @@ class PanopticFusion(nn.Module):
 
     @classmethod
     def fill_in(cls, cfg: CfgNode) -> CfgNode:
-        """Returns a copy of a config in which each threshold that is None has the value of this class.
+        """Returns a copy of a config in which each threshold that is None is replaced by the value of this class.
 
         Raises:
-            ConfigError: `thresholds` has a key that is not one of `PanopticFusion.thresholds`.
+            ConfigError: if `thresholds` has a key that `PanopticFusion.thresholds` does not have.
         """
         cfg = cfg.clone()
         cfg.defrost()
@@ -145,6 +147,7 @@ class PanopticFusion(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        """Returns the constructor arguments from a config."""
         fusion = cls.fill_in(cfg).MODEL.PANOPTIC_FUSION
         return {
             "label_space": LabelSpace.from_categories(cfg.MODEL.CATEGORIES),
@@ -155,43 +158,44 @@ class PanopticFusion(nn.Module):
         }
 
     def losses(self, inputs: FusionTrainingInputs) -> dict[str, torch.Tensor]:
-        """The losses that the fusion adds in training, each a weighted scalar; none by default."""
+        """Returns the losses that the fusion adds in training, each a weighted scalar. There are none by default."""
         return {}
 
     def forward(self, sem_seg: SemSegLogits, instances: Instances, size: tuple[int, int] | None = None) -> PanopticSeg:
-        """Fuses the two outputs for one image, at inference.
+        """Fuses the instances and the semantic logits of one image at inference.
 
-        Numbers that are not finite never enter the rule, see `finite.py`: such instances are dropped, and pixels with
-        such semantic logits become void unless an instance takes them.
+        Non-finite numbers never enter the rule, see `finite.py`. Instances with such numbers are dropped. Pixels with
+        such semantic logits become void unless an instance covers them.
 
         Args:
-            sem_seg: semantic logits that know how to bring themselves to the size at which is fused.
-            instances: R instances in coordinates of that size, which is their `image_size`: pred_boxes, scores (R,) in
-                [0, 1], pred_classes (R,) int64 thing ids, and either pred_mask_logits (R, M, M) float (raw logits of
-                the predicted class on the box) or pred_masks (R, H, W) bool.
-            size: (height, width) of the output, to which the labels are resized (nearest) before segments are made of
-                them; None: that at which is fused.
+            sem_seg: semantic logits, which can be resized to the fusion resolution.
+            instances: R instances in coordinates of the fusion resolution, which is their `image_size`: pred_boxes,
+                scores (R,) in [0, 1], pred_classes (R,) int64 thing ids, and either pred_mask_logits (R, M, M) float
+                (raw logits of the predicted class on the box) or pred_masks (R, H, W) bool.
+            size: (height, width) of the output. The labels are resized to it (nearest) before segments are built from
+                them. None means the fusion resolution.
 
         Returns:
-            the panoptic map (H, W) int32 on the device of the logits, 0 = void, segment ids from 1, and segments_info,
-            a list of dicts of Python scalars, things first: id, isthing (bool), category_id (thing id if isthing, else
-            stuff id), area (pixels), and for things score (float) and instance_id (row of `instances`).
+            The panoptic map (H, W) int32 on the device of the logits, with 0 for void and segment ids from 1.
+            The segments_info, a list of dicts of Python scalars, things first: id, isthing (bool), category_id (thing
+            id if isthing, else stuff id), area (pixels), and for things score (float) and instance_id (row of
+            `instances`).
         """
         return fuse_finite(self.combine, sem_seg, instances, size, self.label_space.num_stuff)
 
     def combine(self, sem_seg: SemSegLogits, instances: Instances, size: tuple[int, int] | None) -> PanopticSeg:
-        """The rule: as `forward`, on finite numbers."""
+        """Applies the fusion rule to finite inputs. Arguments and result are the same as for `forward`."""
         raise NotImplementedError(f"{type(self).__name__} does not define combine().")
 
 
 def fill_in_thresholds(cfg: CfgNode) -> CfgNode:
-    """Returns a copy of a config whose thresholds below MODEL.PANOPTIC_FUSION are all set.
+    """Returns a copy of a config in which all thresholds below MODEL.PANOPTIC_FUSION are set.
 
-    Those that are None get the values of the fusion that MODEL.PANOPTIC_FUSION.NAME names. Configs and the config.yaml
-    of trained models keep None, so that another NAME brings its own thresholds.
+    Thresholds that are None get the values of the fusion named in MODEL.PANOPTIC_FUSION.NAME. Configs and the
+    config.yaml of trained models keep None, so that a different NAME uses its own thresholds.
 
     Raises:
-        KeyError: no fusion of this name is registered (`resolve_config` checks the name).
+        KeyError: if no fusion with this name is registered (`resolve_config` checks the name).
     """
     return PANOPTIC_FUSION_REGISTRY.get(cfg.MODEL.PANOPTIC_FUSION.NAME).fill_in(cfg)
 
@@ -200,6 +204,6 @@ def build_panoptic_fusion(cfg: CfgNode) -> PanopticFusion:
     """Builds the fusion named in MODEL.PANOPTIC_FUSION.NAME, with its own thresholds where the config has None.
 
     Raises:
-        KeyError: no fusion of this name is registered (`resolve_config` checks the name).
+        KeyError: if no fusion with this name is registered (`resolve_config` checks the name).
     """
     return PANOPTIC_FUSION_REGISTRY.get(cfg.MODEL.PANOPTIC_FUSION.NAME)(fill_in_thresholds(cfg))

@@ -1,9 +1,11 @@
-"""Keeps numbers that are not finite out of every fusion: a diverged network, a broken pixel, another program's arrays.
+"""Keeps non-finite numbers out of every fusion.
 
-An instance with such a number in its box, score or mask is dropped. Where a semantic logit is not finite, no class can
-be told: the pixel becomes void unless an instance takes it.
+They come from a diverged network, a broken pixel or arrays of another program. An instance with such a number in its
+box, score or mask is dropped. A pixel with a non-finite semantic logit has no defined class, so it becomes void unless
+an instance covers it.
 
-Shapes: R instances, C semantic channels (S stuff first), h x w pixels of the semantic logits, H x W of the output.
+Shapes: R is the number of instances, C the number of semantic channels (S stuff channels first), h x w the resolution
+of the semantic logits, H x W the output resolution.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from panoptic_fusion.modeling.fusion.resize import resize_labels
 from panoptic_fusion.modeling.fusion.sem_seg_logits import SemSegLogits
 
 LIMIT = 2.0**60
-"""What counts as infinite: below it, sums of logits and whole pixels of boxes are finite, too."""
+"""Magnitude from which a number counts as infinite. Below it, sums of logits and whole pixels of boxes are finite."""
 
 PanopticSeg = tuple[Tensor, list[dict]]
 """A panoptic segmentation: map (H, W) int32, 0 = void, and its segments_info (see `PanopticFusion.forward`)."""
@@ -32,17 +34,17 @@ def fuse_finite(
     size: tuple[int, int] | None,
     num_stuff: int,
 ) -> PanopticSeg:
-    """Runs a fusion rule on what is finite of its inputs; for arguments and result see `PanopticFusion.forward`.
+    """Runs a fusion rule on the finite part of its inputs.
 
-    Inputs that are finite reach the rule as they are.
+    Finite inputs are passed to the rule unchanged. The result is described in `PanopticFusion.forward`.
 
     Args:
-        combine: the rule.
-        sem_seg, instances, size: its arguments.
-        num_stuff: the number S of stuff classes.
+        combine: fusion rule.
+        sem_seg, instances, size: arguments of the rule, see `PanopticFusion.forward`.
+        num_stuff: S, the number of stuff classes.
     """
     is_usable, is_broken = usable_instances(instances), broken_cells(sem_seg.logits)
-    all_usable, some_broken = torch.stack([is_usable.all(), is_broken.any()]).tolist()  # the only read on the host
+    all_usable, some_broken = torch.stack([is_usable.all(), is_broken.any()]).tolist()  # the only copy to the CPU
     rows = None if all_usable else is_usable.nonzero()[:, 0]
     if rows is not None:
         instances = instances[rows]
@@ -62,7 +64,7 @@ def fuse_finite(
 
 
 def usable_instances(instances: Instances) -> Tensor:
-    """Returns which of R instances have a box, a score and a mask that are finite: (R,) bool."""
+    """Returns which of R instances have a finite box, score and mask, as (R,) bool."""
     fields = [instances.pred_boxes.tensor, instances.scores]
     if instances.has("pred_mask_logits"):
         fields.append(instances.pred_mask_logits)
@@ -73,7 +75,7 @@ def usable_instances(instances: Instances) -> Tensor:
 
 
 def broken_cells(logits: Tensor) -> Tensor:
-    """Returns where a channel of logits (C, h, w) is not finite: (h, w) bool."""
+    """Returns where any channel of the logits (C, h, w) is non-finite, as (h, w) bool."""
     if len(logits) == 0:
         return logits.new_zeros(logits.shape[1:], dtype=torch.bool)
     lowest, highest = logits.aminmax(dim=0)  # NaN where a channel is NaN
@@ -86,12 +88,12 @@ def without_broken_cells(sem_seg: SemSegLogits, is_broken: Tensor, num_stuff: in
     Args:
         sem_seg: logits of C channels.
         is_broken: (h, w) bool, see `broken_cells`.
-        num_stuff: the number S of stuff classes.
+        num_stuff: S, the number of stuff classes.
 
     Returns:
-        The logits with 0 in all channels of such a cell, and just above 0 in those of things, so that the semantic side
-        objects to no instance.
-        The pixels of `sem_seg.output_size` whose values depend on such a cell, (H, W) bool.
+        The logits with 0 in the stuff channels of each broken cell and a value just above 0 in the thing channels, so
+        that the semantic logits do not reject any instance.
+        The pixels at `sem_seg.output_size` whose values depend on a broken cell, (H, W) bool.
     """
     logits = sem_seg.logits
     neutral = torch.zeros(len(logits), 1, 1, dtype=logits.dtype, device=logits.device)
@@ -101,12 +103,12 @@ def without_broken_cells(sem_seg: SemSegLogits, is_broken: Tensor, num_stuff: in
 
 
 def void_pixels(panoptic_seg: Tensor, segments_info: list[dict], where: Tensor) -> PanopticSeg:
-    """Makes pixels void and counts the areas again; segments without a pixel are left out, ids are kept.
+    """Makes pixels void and recomputes the areas. Segments without a pixel are dropped, and ids are kept.
 
     Args:
         panoptic_seg: (H, W) int32.
-        segments_info: its segments, with `id` and `area`. They are not changed.
-        where: (H, W) bool.
+        segments_info: its segments, with `id` and `area`. They are not modified.
+        where: (H, W) bool, the pixels that become void.
     """
     panoptic_seg = panoptic_seg.masked_fill(where, 0)
     areas = torch.bincount(panoptic_seg.flatten(), minlength=1 + max((s["id"] for s in segments_info), default=0))

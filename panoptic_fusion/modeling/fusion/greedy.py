@@ -1,4 +1,4 @@
-"""The frame of the rules that paint instances one after another: each rule adds its order and its accept decision."""
+"""Base class of the rules that paint one instance after another. Each rule adds its order and its accept decision."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from panoptic_fusion.modeling.fusion.sem_seg_logits import SemSegLogits
 
 @dataclass(frozen=True)
 class Scene:
-    """What is known of one image when instances are ordered and accepted.
+    """Inputs of one image for ordering and accepting instances.
 
     Attributes:
-        sem_seg: the semantic logits.
+        sem_seg: semantic logits.
         instances: all R instances.
-        crops: the masks of all R instances.
-        scores, classes: of all R instances, on the host.
-        kept: rows of the instances of sufficient score, by descending score; in a tie the lower row is first.
-        num_stuff: S.
+        crops: masks of all R instances.
+        scores, classes: scores and classes of all R instances, on the CPU.
+        kept: rows of the instances that pass the score threshold, by descending score. In a tie the lower row is first.
+        num_stuff: S, the number of stuff classes.
     """
 
     sem_seg: SemSegLogits
@@ -40,60 +40,62 @@ class Scene:
 
     @cached_property
     def sem_labels(self) -> torch.Tensor:
-        """(H, W) int64, the semantic channel of every pixel."""
+        """Semantic channel of every pixel, (H, W) int64."""
         return self.sem_seg.argmax()
 
     @cached_property
     def things_mask(self) -> torch.Tensor:
-        """(H, W) bool, the pixels whose semantic label is a thing."""
+        """Pixels whose semantic label is a thing class, (H, W) bool."""
         return self.sem_labels >= self.num_stuff
 
     @cached_property
     def things_area(self) -> torch.Tensor:
-        """The number of pixels of `things_mask`: a 0-d int64 tensor."""
+        """Number of pixels of `things_mask`, a 0-d int64 tensor."""
         return self.things_mask.count_nonzero()
 
 
 class GreedyFusion(PanopticFusion):
-    """Paint the instances in an order, each where no earlier one is; stuff takes what is left.
+    """Base class of greedy rules: instances are painted in order on free pixels, and stuff fills the rest.
 
-    A rule defines `accept` and, where it does not paint by descending score, `order`. Both work on tensors and read
-    none of them on the host, apart from one read of the order.
+    A rule defines `accept`, and `order` if it does not paint by descending score. Both work on tensors and do not copy
+    them to the CPU, except for one copy of the order.
     """
 
     @configurable
     def __init__(self, *, stuff_channels_only: bool = False, **kwargs):
         """
         Args:
-            stuff_channels_only: pixels that no instance takes get the best of the stuff classes. Otherwise they get the
-                best of all semantic channels, and where that is a thing they become void.
-            kwargs: those of `PanopticFusion`.
+            stuff_channels_only: whether pixels without an instance get the best stuff class. Otherwise they get the
+                best of all semantic channels, and become void if that is a thing.
+            kwargs: forwarded to `PanopticFusion`.
         """
         super().__init__(**kwargs)
         self.stuff_channels_only = stuff_channels_only
 
     @classmethod
     def from_config(cls, cfg) -> dict:
+        """Returns the constructor arguments from a config."""
         fusion = cls.fill_in(cfg).MODEL.PANOPTIC_FUSION
         return {**super().from_config(cfg), "stuff_channels_only": fusion.STUFF_CHANNELS_ONLY}
 
     def order(self, scene: Scene) -> Sequence[int]:
-        """The rows of the instances to paint, the first on top: `scene.kept` or a rearrangement of it."""
+        """Returns the rows of the instances to paint, topmost first: `scene.kept` or a reordering or subset of it."""
         return scene.kept
 
     def accept(self, scene: Scene, candidate: Candidate) -> torch.Tensor:
-        """Whether to paint a candidate: a 0-d bool tensor."""
+        """Returns whether to paint a candidate, as a 0-d bool tensor."""
         raise NotImplementedError(f"{type(self).__name__} does not define accept().")
 
     def combine(self, sem_seg: SemSegLogits, instances: Instances, size: tuple[int, int] | None) -> PanopticSeg:
+        """Applies the rule to one image; see `PanopticFusion.combine`."""
         scene = self.scene(sem_seg, instances)
         return self.fuse(scene, self.order(scene), size)
 
     def scene(self, sem_seg: SemSegLogits, instances: Instances) -> Scene:
-        """What `order` and `accept` are asked about; for the arguments see `forward`.
+        """Builds the inputs of `order` and `accept`. The arguments are described in `forward`.
 
         Raises:
-            ValueError: instances and logits are of different output sizes, or instances have no masks.
+            ValueError: if instances and logits have different output sizes, or if the instances have no masks.
         """
         ranking = instances.scores.argsort(descending=True, stable=True)
         table = torch.stack([ranking.double(), instances.scores.double(), instances.pred_classes.double()]).tolist()
@@ -106,7 +108,7 @@ class GreedyFusion(PanopticFusion):
         return scene
 
     def fuse(self, scene: Scene, order: Sequence[int], size: tuple[int, int] | None = None) -> PanopticSeg:
-        """The panoptic segmentation (see `forward`) that this rule makes of a scene in a given order."""
+        """Returns the panoptic segmentation (see `forward`) of a scene, painted in the given order."""
         painted = paint(scene.crops, order, lambda candidate: self.accept(scene, candidate))
         return assemble(
             replace(painted, canvas=resize_labels(painted.canvas, size)),
@@ -118,7 +120,7 @@ class GreedyFusion(PanopticFusion):
         )
 
     def _left_over(self, scene: Scene) -> torch.Tensor:
-        """(H, W) int64: the semantic channel that a pixel gets if no instance takes it."""
+        """Returns the semantic channel of each pixel if no instance covers it, (H, W) int64."""
         num_stuff = self.label_space.num_stuff
         if self.stuff_channels_only and num_stuff:
             return scene.sem_seg.select(slice(num_stuff)).argmax()

@@ -1,4 +1,4 @@
-"""The heuristic rule of Panoptic FPN: by descending score, unless too much of the instance is covered already."""
+"""Heuristic rule of Panoptic FPN: paints by descending score, unless too much of the instance is already covered."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from panoptic_fusion.modeling.fusion.paint import Candidate
 
 @PANOPTIC_FUSION_REGISTRY.register()
 class HeuristicFusion(GreedyFusion):
-    """The rule of detectron2's `combine_semantic_and_instance_outputs`, on the semantic channels of this project.
+    """Rule of detectron2's `combine_semantic_and_instance_outputs` on the semantic channels of this project.
 
-    Instances of a score of at least INSTANCES_CONFIDENCE_THRESH are painted by descending score (in a tie the lower row
-    first). One of whose pixels more than the fraction OVERLAP_THRESH is covered already is dropped. Stuff segments of
-    fewer than STUFF_AREA_LIMIT pixels and left-over thing labels become void. The map and segments_info are those of
-    detectron2, but that things also have an `area`, and that segments without a pixel are left out (detectron2 lists
-    them where OVERLAP_THRESH is 1 or STUFF_AREA_LIMIT is 0).
+    Instances with a score of at least INSTANCES_CONFIDENCE_THRESH are painted by descending score (in a tie the lower
+    row first). An instance is dropped if more than OVERLAP_THRESH of its pixels are already covered. Stuff segments
+    with fewer than STUFF_AREA_LIMIT pixels become void. Remaining pixels with a thing label also become void, unless
+    STUFF_CHANNELS_ONLY is set.
+
+    The map and segments_info match detectron2, with two exceptions. Things also have an `area`, and segments without a
+    pixel are omitted (detectron2 lists them if OVERLAP_THRESH is 1 or STUFF_AREA_LIMIT is 0).
     """
 
     def accept(self, scene: Scene, candidate: Candidate) -> torch.Tensor:
-        # In float64, in which detectron2 computes it from Python integers: the same decision at the threshold itself.
+        """Returns whether to paint a candidate, as a 0-d bool tensor."""
+        # float64 as in detectron2, which divides Python integers: the decision at the threshold itself is the same.
         return candidate.overlap.double() / candidate.area <= self.overlap_thresh

@@ -1,7 +1,7 @@
-"""The masks of R instances as box crops: what painting needs, without a tensor of R x H x W.
+"""Masks of R instances as box crops, so that painting needs no tensor of R x H x W.
 
 A window is the box of an instance in whole pixels, enlarged by one pixel and clipped to the image. The windows of all
-instances reach the host in a single transfer; everything else stays on the device.
+instances are copied to the CPU in a single transfer. Everything else stays on the device.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ Window = tuple[slice, slice]
 
 
 class MaskCrops:
-    """R masks that are read one at a time: `crops[i]` is the (h, w) bool mask in `crops.windows[i]`.
+    """Container of R masks to read one at a time: `crops[i]` is the (h, w) bool mask in `crops.windows[i]`.
 
     Attributes:
         size: (height, width) of the image.
-        device: where the masks are.
+        device: device of the masks.
         corners: (R, 4) int64, the windows as x0, y0, x1, y1 with exclusive ends.
         windows: R windows; `image[crops.windows[i]]` is a view that matches `crops[i]`. A window may be empty.
     """
@@ -37,14 +37,14 @@ class MaskCrops:
         raise NotImplementedError
 
     def sample(self, instances: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
-        """Masks at some pixels only, with the values that the crops have there.
+        """Samples masks at selected pixels only, with the same values as the crops.
 
         Args:
-            instances: (K,) int64, which masks.
-            rows, cols: (h,) and (w,) int64, which rows and columns of the image.
+            instances: (K,) int64, indices of the masks.
+            rows, cols: (h,) and (w,) int64, rows and columns of the image.
 
         Returns:
-            (K, h, w) bool. Where this is smaller than the image, so is the memory that it takes.
+            (K, h, w) bool. Memory use scales with this size, not with the image.
         """
         x0, y0, x1, y1 = self.corners[instances, :, None].unbind(1)
         in_rows, in_cols = (rows >= y0) & (rows < y1), (cols >= x0) & (cols < x1)
@@ -53,12 +53,12 @@ class MaskCrops:
         return masks & in_rows[:, :, None] & in_cols[:, None]
 
     def _sample(self, instances: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
-        """`sample`, but outside of the windows the values mean nothing."""
+        """Returns the same as `sample`, except that values outside the windows are undefined."""
         raise NotImplementedError
 
     @staticmethod
     def from_instances(instances: Instances) -> MaskCrops:
-        """The crops of instances at output size (`instances.image_size`), from pred_mask_logits or pred_masks.
+        """Returns the crops of instances at output size (`instances.image_size`), from pred_mask_logits or pred_masks.
 
         Raises:
             ValueError: if the instances have neither.
@@ -72,11 +72,11 @@ class MaskCrops:
 
 
 class BitmaskCrops(MaskCrops):
-    """Crops of full masks: views, no copy.
+    """Crops of full masks, as views without a copy.
 
     Args:
-        masks: (R, H, W) bool; each mask lies inside of its box enlarged by 1 pixel, what lies outside is not seen.
-            The masks that detectron2 pastes fulfil this.
+        masks: (R, H, W) bool. Each mask must lie inside its box enlarged by 1 pixel; pixels outside are ignored. Masks
+            pasted by detectron2 satisfy this.
         boxes: (R, 4) float, XYXY in pixels.
     """
 
@@ -96,9 +96,9 @@ class BitmaskCrops(MaskCrops):
 
 
 class PastedCrops(MaskCrops):
-    """Crops of masks that a mask head gives relative to boxes, pasted as detectron2's `paste_masks_in_image` does.
+    """Crops of box-relative masks from a mask head, pasted in the same way as detectron2's `paste_masks_in_image`.
 
-    A pixel belongs to the mask if the probability at its centre, interpolated bilinearly with zeros around the map, is
+    A pixel belongs to the mask if the probability at its center, interpolated bilinearly with zeros around the map, is
     at least 0.5. Sampling is separable, so each crop takes one interpolation of columns and one of rows.
 
     Args:
@@ -136,14 +136,14 @@ class PastedCrops(MaskCrops):
         return torch.lerp(maps.gather(1, first), maps.gather(1, second), weight) >= 0.5
 
     def _taps(self, axis: int, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Where pixels lie in the maps, which are padded with one zero on each side, along one axis.
+        """Returns where pixels lie along one axis of the maps, which are padded with one zero on each side.
 
         Args:
             axis: 0 for columns, 1 for rows.
             pixels: (R, length) or (1, length) int64.
 
         Returns:
-            three tensors (R, length): the two texels to read (int64) and the weight of the second (float).
+            Three tensors (R, length): the two mask elements to read (int64) and the weight of the second (float).
         """
         side = self.maps.shape[-1] - 2
         start, end = self.boxes[:, axis, None], self.boxes[:, axis + 2, None]
@@ -155,7 +155,7 @@ class PastedCrops(MaskCrops):
 
 
 def _window_corners(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Boxes (R, 4) XYXY as whole pixels, enlarged by one pixel and clipped: (R, 4) int64, XYXY with exclusive ends."""
+    """Returns boxes (R, 4) XYXY in whole pixels, enlarged by one pixel and clipped: (R, 4) int64, exclusive ends."""
     height, width = size
     start, end = boxes[:, :2].floor() - 1, boxes[:, 2:].ceil() + 1
     corners = torch.cat([start, torch.maximum(start, end)], dim=1)
@@ -164,5 +164,5 @@ def _window_corners(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def to_windows(corners: torch.Tensor) -> list[Window]:
-    """Whole pixels (R, 4) int64, XYXY with exclusive ends, as windows; one transfer to the host."""
+    """Converts corners (R, 4) int64, XYXY with exclusive ends, to windows with one transfer to the CPU."""
     return [(slice(y0, y1), slice(x0, x1)) for x0, y0, x1, y1 in corners.tolist()]

@@ -1,4 +1,4 @@
-"""The greedy painting routine that all rules share: which order and which instances is the rule's, the rest is here."""
+"""Greedy painting routine shared by all greedy rules. A rule decides only the order and which instances to accept."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops, Window
 
 @dataclass(frozen=True)
 class Candidate:
-    """An instance at its turn to be painted: what a rule may look at.
+    """The next instance to paint, as input of a rule's accept decision.
 
     Attributes:
         index: row of the instance.
-        window: its rows and columns: `image[window]` matches `mask`.
+        window: rows and columns of the instance: `image[window]` matches `mask`.
         mask: (h, w) bool.
-        painted: (h, w) int32, what is painted already in the window: 0 where free, else 1 + position in the order.
-        area: 0-d int64, pixels of the mask.
-        overlap: 0-d int64, pixels of the mask that are painted already.
+        painted: (h, w) int32, the canvas in the window: 0 where free, else 1 + position in the order.
+        area: 0-d int64, number of pixels of the mask.
+        overlap: 0-d int64, number of pixels of the mask that are already painted.
     """
 
     index: int
@@ -33,11 +33,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Painted:
-    """Instances on a canvas.
+    """Canvas with painted instances.
 
     Attributes:
         canvas: (H, W) int32, 0 where free, else 1 + position in `order`.
-        order: rows of the instances in the order in which they had their turn, those that were not accepted included.
+        order: rows of the instances in paint order, including the rejected ones.
     """
 
     canvas: torch.Tensor
@@ -45,14 +45,15 @@ class Painted:
 
 
 def paint(crops: MaskCrops, order: Sequence[int], accept: Callable[[Candidate], torch.Tensor]) -> Painted:
-    """Paint instances one after another, each where the canvas is still free.
+    """Paints instances one after another, each where the canvas is still free.
 
-    No value is read on the host, so that a GPU is never waited for.
+    No value is copied to the CPU, so the CPU never waits for a GPU.
 
     Args:
-        crops: the masks of R instances.
-        order: rows of the instances to paint, the first on top.
-        accept: whether to paint a candidate, as a 0-d bool tensor. (For an empty mask the answer is of no effect.)
+        crops: masks of R instances.
+        order: rows of the instances to paint, topmost first.
+        accept: function that returns whether to paint a candidate, as a 0-d bool tensor. The result is ignored for an
+            empty mask.
     """
     canvas = torch.zeros(crops.size, dtype=torch.int32, device=crops.device)
     for position, index in enumerate(order, start=1):
@@ -61,7 +62,7 @@ def paint(crops: MaskCrops, order: Sequence[int], accept: Callable[[Candidate], 
         free = mask & part.logical_not()
         area = mask.count_nonzero()
         candidate = Candidate(index, window, mask, part, area, area - free.count_nonzero())
-        # The free pixels hold 0, so adding is painting; on a CPU that is ten times faster than a masked assignment.
+        # Free pixels hold 0, so addition paints them. On a CPU this is ten times faster than a masked assignment.
         part += free * (accept(candidate).int() * position)
     return Painted(canvas, list(order))
 
@@ -75,23 +76,23 @@ def assemble(
     num_stuff: int,
     stuff_area_limit: int,
 ) -> tuple[torch.Tensor, list[dict]]:
-    """Turn a canvas into a panoptic segmentation; what no instance covers goes to stuff.
+    """Converts a canvas to a panoptic segmentation. Pixels that no instance covers become stuff or void.
 
-    The free pixels of a stuff class form one segment if they are at least `stuff_area_limit`, else void. Free pixels of
-    any other label (thing classes, the collapsed things channel, ignored) become void. As in detectron2, ids count
-    from 1, first things in the order of painting, then stuff by ascending class. An instance that has no pixel is no
-    segment (with an overlap threshold below 1 an accepted instance has one, unless the canvas was resized): evaluators
-    reject empty segments.
+    The free pixels of a stuff class form one segment if there are at least `stuff_area_limit` of them; otherwise they
+    become void. Free pixels with any other label (thing classes, the collapsed things channel, ignored) become void. As
+    in detectron2, ids count from 1, first things in paint order, then stuff by ascending class. An instance without a
+    pixel is omitted, because evaluators reject empty segments. With an overlap threshold below 1 an accepted instance
+    has a pixel, unless the canvas was resized.
 
     Args:
-        painted: the result of `paint`.
+        painted: result of `paint`.
         sem_labels: (H, W) int64, the semantic channel of every pixel.
-        scores, classes: of all R instances, on the host, indexed by the rows in `painted.order`.
-        num_stuff: the number S of stuff classes, which are the semantic channels 0..S-1.
-        stuff_area_limit: in pixels.
+        scores, classes: scores and classes of all R instances, on the CPU, indexed by the rows in `painted.order`.
+        num_stuff: S, the number of stuff classes, which are the semantic channels 0..S-1.
+        stuff_area_limit: minimum number of pixels of a stuff segment.
 
     Returns:
-        the panoptic map (H, W) int32 and segments_info, as `PanopticFusion.forward` describes them.
+        The panoptic map (H, W) int32 and segments_info, as described in `PanopticFusion.forward`.
     """
     canvas, order = painted.canvas, painted.order
     first_stuff = len(order) + 1

@@ -1,4 +1,4 @@
-"""Maps of labels at another size, by nearest neighbour: for fusions that work at the size of the network's input."""
+"""Nearest-neighbor resizing of label maps, for fusions that work at input resolution."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from torch.nn import functional as F
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """Labels (h, w), integers below 2^24, at the `size` (H, W); None: as they are. Pixel (y, x) reads
-    (floor(y h / H), floor(x w / W))."""
+    """Resizes a label map to `size` by nearest neighbor.
+
+    Args:
+        labels: (h, w) integers below 2^24.
+        size: (H, W) of the result. None returns the labels unchanged.
+
+    Returns:
+        (H, W) labels. Pixel (y, x) is read from (floor(y h / H), floor(x w / W)).
+    """
     if size is None or tuple(labels.shape) == tuple(size):
         return labels
     return F.interpolate(labels[None, None].float(), size=tuple(size), mode="nearest")[0, 0].to(labels.dtype)
@@ -18,12 +25,12 @@ def resize_labels(labels: Tensor, size: tuple[int, int] | None) -> Tensor:
 def resize_panoptic(
     panoptic_seg: Tensor, segments_info: list[dict], size: tuple[int, int] | None
 ) -> tuple[Tensor, list[dict]]:
-    """A panoptic map at another size; areas are counted anew, vanished segments dropped, ids kept.
+    """Resizes a panoptic map. Areas are recomputed, vanished segments are dropped, and ids are kept.
 
     Args:
         panoptic_seg: (h, w) int32.
         segments_info: its segments, with `id` and `area`.
-        size: the new (height, width); None: as it is.
+        size: (height, width) of the result. None returns the map unchanged.
     """
     resized = resize_labels(panoptic_seg, size)
     if resized is panoptic_seg:

@@ -1,5 +1,4 @@
-"""The rule of Seamless Scene Segmentation (section 3.5): by descending score, if at least half of the instance is still
-free."""
+"""Rule of Seamless Scene Segmentation (section 3.5): paints by descending score if half of the instance is free."""
 
 from __future__ import annotations
 
@@ -13,16 +12,16 @@ from panoptic_fusion.modeling.fusion.resize import resize_panoptic
 
 @PANOPTIC_FUSION_REGISTRY.register()
 class SeamlessFusion(HeuristicFusion):
-    """The rule of the paper, with its published constants where the configs name them.
+    """Fusion of the Seamless paper; the configs set its published constants.
 
-    Instances of a score above INSTANCES_CONFIDENCE_THRESH are painted by descending score (in a tie the lower row
-    first), unless more than the fraction OVERLAP_THRESH of the mask is taken already: at 0.5 an instance of which
-    exactly half is free is painted. Left-over pixels take the class of the semantic head, or void if that is a thing;
-    a stuff class with fewer than STUFF_AREA_LIMIT of them becomes void.
+    Instances with a score above INSTANCES_CONFIDENCE_THRESH are painted by descending score (in a tie the lower row
+    first). An instance is skipped if more than OVERLAP_THRESH of its mask is already covered. At 0.5, an instance of
+    which exactly half is free is painted. Remaining pixels take the class of the stuff head, or void if that is a
+    thing. A stuff class with fewer than STUFF_AREA_LIMIT of them becomes void.
 
-    On the thresholds' two sides this is the heuristic rule that it is "inspired by"; the paper's own part is that thing
-    channels take part in the semantic argmax, so that a thing that no instance claims is void, not stuff. The authors'
-    implementation makes crowd segments of such pixels, which its evaluation counts as void.
+    Except exactly at the thresholds, this is the heuristic rule that it is "inspired by". The paper's own contribution
+    is that thing channels take part in the semantic argmax, so a thing pixel without an instance is void, not stuff.
+    The published code turns such pixels into crowd segments, which its evaluation counts as void.
     """
 
     thresholds = {
@@ -33,9 +32,10 @@ class SeamlessFusion(HeuristicFusion):
     }
 
     def order(self, scene: Scene) -> Sequence[int]:
+        """Returns the rows of the instances to paint, topmost first."""
         above = (scene.instances.scores > self.instances_confidence_thresh).tolist()
         return [row for row in scene.kept if above[row]]
 
     def fuse(self, scene: Scene, order: Sequence[int], size: tuple[int, int] | None = None) -> PanopticSeg:
-        """See GreedyFusion. As in the authors' implementation the area limit counts at the size at which is fused."""
+        """Fuses as `GreedyFusion`, with the area limit at the fusion resolution as in the published code."""
         return resize_panoptic(*super().fuse(scene, order), size)

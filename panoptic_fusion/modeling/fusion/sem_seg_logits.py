@@ -1,4 +1,4 @@
-"""Semantic logits of one image that are brought to the output size in row strips, never all at once."""
+"""Semantic logits of one image, resized to output resolution in row strips, never all at once."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from torch.nn import functional as F
 
 MAX_STRIP_ELEMENTS = {"cpu": 2**20, "cuda": 2**24}
-"""Float elements that one strip may have, by device type: what stays in the cache, what keeps the device busy."""
+"""Maximum number of float elements per strip, by device type: fits the CPU cache, keeps the GPU busy."""
 
 
 @dataclass(frozen=True)
 class SemSegLogits:
-    """Logits of the stuff head for one image, and the sizes that lead to the output.
+    """Logits of the stuff head for one image, with the sizes needed to resize them to the output.
 
-    The values at output size are those of bilinear upsampling by the stride, cropping to the image, and bilinear
-    resizing to the output size (what detectron2 does in its heads and in `sem_seg_postprocess`), up to the rounding of
-    float32. The two steps act on rows and columns separately, so a strip of output rows first interpolates the
-    few rows of the logits that it needs, and only then widens them.
+    The values at output size match bilinear upsampling by the stride, cropping to the image, and bilinear resizing to
+    the output size, as in detectron2's heads and `sem_seg_postprocess`, up to float32 rounding. Both steps act on rows
+    and columns separately. A strip of output rows therefore interpolates only the few rows of the logits that it needs,
+    and widens them afterward.
 
     Attributes:
         logits: (C, h, w) float, at `stride` of the padded input.
@@ -49,19 +49,20 @@ class SemSegLogits:
 
     @property
     def stride(self) -> int:
-        """Pixels of the padded input per pixel of the logits."""
+        """Stride of the logits in pixels of the padded input."""
         return self.padded_size[0] // self.logits.shape[1]
 
     @property
     def num_channels(self) -> int:
+        """Number of channels of the logits."""
         return self.logits.shape[0]
 
     def select(self, channels: slice | list[int] | torch.Tensor) -> SemSegLogits:
-        """The same for some of the channels only."""
+        """Returns a copy with only the given channels."""
         return replace(self, logits=self.logits[channels])
 
     def full(self) -> torch.Tensor:
-        """All logits at output size, (C, H, W) float32, in one tensor: for callers that want them all."""
+        """Returns all logits at output size in one tensor, (C, H, W) float32."""
         x = F.interpolate(self.logits[None].float(), scale_factor=float(self.stride), mode="bilinear")
         x = x[..., : self.image_size[0], : self.image_size[1]]
         if tuple(self.image_size) != tuple(self.output_size):
@@ -69,7 +70,7 @@ class SemSegLogits:
         return x[0]
 
     def strips(self) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """Yield (y0, y1, logits (C, y1 - y0, W) float32) for consecutive strips of output rows, from the top."""
+        """Yields (y0, y1, logits (C, y1 - y0, W) float32) for consecutive strips of output rows, from the top."""
         height, width = self.output_size
         widest = max(width, self.logits.shape[2] * self.stride)
         rows = max(1, self._max_elements() // (self.num_channels * widest))
@@ -78,7 +79,7 @@ class SemSegLogits:
             yield y0, y1, self._widen(self._rows(y0, y1))
 
     def argmax(self) -> torch.Tensor:
-        """The channel of the highest logit for every pixel, (H, W) int64; the lowest such channel in a tie."""
+        """Returns the channel of the highest logit of every pixel, (H, W) int64, the lowest channel in a tie."""
         if tuple(self.image_size) == tuple(self.output_size):
             return self._argmax_by_phase()
         labels = torch.empty(self.output_size, dtype=torch.int64, device=self.logits.device)
@@ -87,10 +88,10 @@ class SemSegLogits:
         return labels
 
     def _argmax_by_phase(self) -> torch.Tensor:
-        """`argmax` where the output has the size of the image.
+        """Computes `argmax` for an output of the image's size.
 
-        All pixels at the same place (j, k) of their stride x stride block have the same weights, so they are sums of
-        shifted views: in this order enlarging costs a CPU a third of what it costs in the order of the pixels.
+        All pixels at the same position (j, k) of their stride x stride block have the same weights, so they are sums of
+        shifted views. Upsampling in this order takes a CPU a third of the time that it takes in pixel order.
         """
         _, height, width = self.logits.shape
         stride, (out_height, out_width) = self.stride, self.output_size
@@ -110,7 +111,7 @@ class SemSegLogits:
         return MAX_STRIP_ELEMENTS.get(self.logits.device.type, MAX_STRIP_ELEMENTS["cuda"])
 
     def _rows(self, y0: int, y1: int) -> torch.Tensor:
-        """Rows y0..y1 of the output, not yet widened: (C, y1 - y0, w) float32."""
+        """Returns rows y0..y1 of the output before widening, (C, y1 - y0, w) float32."""
         rows = torch.arange(y0, y1, device=self.logits.device, dtype=torch.float32)
         if self.image_size[0] == self.output_size[0]:
             return self._input_rows(rows)
@@ -120,7 +121,7 @@ class SemSegLogits:
         return torch.lerp(first, second, (source - upper)[:, None])
 
     def _input_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """The given rows (K,) of the input, not yet widened: (C, K, w) float32."""
+        """Returns the given rows (K,) of the input before widening, (C, K, w) float32."""
         source = _source(rows, 1 / self.stride)
         upper = source.floor()
         last = self.logits.shape[1] - 1
@@ -128,7 +129,7 @@ class SemSegLogits:
         return torch.lerp(first, second, (source - upper)[:, None])
 
     def _widen(self, x: torch.Tensor) -> torch.Tensor:
-        """(C, rows, w) at the width of the logits to (C, rows, W)."""
+        """Resizes (C, rows, w) from the width of the logits to (C, rows, W)."""
         x = F.interpolate(x[None], scale_factor=(1.0, float(self.stride)), mode="bilinear")
         x = x[..., : self.image_size[1]]
         if self.image_size[1] != self.output_size[1]:
@@ -137,22 +138,22 @@ class SemSegLogits:
 
 
 def _source(positions: torch.Tensor, scale: float) -> torch.Tensor:
-    """Source positions of bilinear resizing (align_corners=False), not clamped at the far end."""
+    """Returns the source positions of bilinear resizing (align_corners=False), not clamped at the far end."""
     return ((positions + 0.5) * scale - 0.5).clamp(min=0)
 
 
 def _shifted(x: torch.Tensor, dim: int, offset: float) -> torch.Tensor:
-    """x, padded by 1 at both ends of `dim`, at its unpadded positions + offset, where -1 <= offset < 1."""
+    """Samples x, padded by 1 at both ends of `dim`, at its unpadded positions + offset, where -1 <= offset < 1."""
     start, length = 1 + math.floor(offset), x.shape[dim] - 2
     first, second = x.narrow(dim, start, length), x.narrow(dim, start + 1, length)
     return torch.lerp(first, second, offset - math.floor(offset))
 
 
 def highest_channel(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same as `logits.max(dim=0)` for (C, h, w) float without NaN: values, and channels as int16.
+    """Returns the same as `logits.max(dim=0)` for (C, h, w) float without NaN: values, and channels as int16.
 
-    On a CPU it takes a fifth of the time. Maxima are fast there and their positions are not, so the channels that reach
-    the maximum are marked with numbers that fall with the channel, and the highest mark is taken.
+    It takes a fifth of the time on a CPU, where maxima are fast but their positions are slow. The channels that reach
+    the maximum are marked with numbers that decrease with the channel, and the highest mark is taken.
     """
     channels = logits.shape[0]
     marks = torch.arange(channels, 0, -1, device=logits.device, dtype=torch.uint8 if channels < 256 else torch.int16)

@@ -1,4 +1,4 @@
-"""Stuff heads: how every pixel gets semantic logits. One file a head; all in detectron2's SEM_SEG_HEADS_REGISTRY."""
+"""Stuff heads, which predict semantic logits. Each has its own file and is in detectron2's SEM_SEG_HEADS_REGISTRY."""
 
 from .base import StuffHead, semantic_loss
 from .deformable import DeformableSemSegHead

@@ -1,7 +1,7 @@
-"""The interface of a stuff head, and the semantic loss that all of them share.
+"""Interface of a stuff head, and the semantic loss that all of them share.
 
-Shape shorthand: N: images, C: semantic channels (of the ontology), H, W: size of the padded network input, s: stride of
-the head's logits (4).
+Shapes: N is the batch size, C the number of semantic channels of the ontology, H x W the padded network input, s the
+stride of the head's logits (4).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,14 +21,14 @@ from panoptic_fusion.layers.hard_pixel_loss import hard_pixel_cross_entropy
 
 
 class StuffHead(nn.Module):
-    """What the meta-architecture expects of a stuff head: `forward` and `losses`.
+    """Base class of stuff heads, with the interface that the meta-architecture requires: `forward` and `losses`.
 
-    A head sets its layers and implements `forward`; `losses` may be extended.
+    A head defines its layers and implements `forward`. It may extend `losses`.
 
     Attributes:
-        trains: {loss: names of the network's parts that it trains}, of every loss that `losses` returns. A subclass
+        trains: {loss: names of the network's parts that it trains}, for every loss that `losses` returns. A subclass
             declares only the losses that it adds.
-        weighted_losses: names of the losses that MODEL.SEM_SEG_HEAD.LOSS_WEIGHT is a factor of.
+        weighted_losses: names of the losses that are multiplied by MODEL.SEM_SEG_HEAD.LOSS_WEIGHT.
     """
 
     trains: Mapping[str, Sequence[str]] = {"loss_sem_seg": ("sem_seg_head",)}
@@ -46,11 +46,11 @@ class StuffHead(nn.Module):
     ):
         """
         Args:
-            loss_weight: factor of `loss_sem_seg`.
-            ignore_value: label of pixels without ground truth.
+            loss_weight: weight of `loss_sem_seg`.
+            ignore_value: label of ignored pixels.
             common_stride: stride of the logits, in pixels of the network's input.
-            hard_pixel_fraction: see `semantic_loss`.
-            class_weights: C factors of the pixels' loss by their class; empty: all 1.
+            hard_pixel_fraction: fraction of pixels in the loss, see `semantic_loss`.
+            class_weights: C weights of the pixel loss, one per class. Empty means 1 for all.
         """
         super().__init__()
         self.loss_weight = loss_weight
@@ -61,6 +61,7 @@ class StuffHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict | None = None) -> dict:
+        """Returns the constructor arguments from a config."""
         return {
             "loss_weight": cfg.MODEL.SEM_SEG_HEAD.LOSS_WEIGHT,
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
@@ -70,21 +71,23 @@ class StuffHead(nn.Module):
         }
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """
+        """Computes the semantic logits.
+
         Args:
-            features: the backbone's feature maps.
+            features: feature maps of the backbone.
 
         Returns:
-            (N, C, H/s, W/s) logits, in training and in inference.
+            (N, C, H/s, W/s) logits, in training and at inference.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement forward")
 
     def losses(self, logits: Tensor, gt_sem_seg: Tensor, gt_instances: list[Instances]) -> dict[str, Tensor]:
-        """
+        """Computes the losses of the head.
+
         Args:
-            logits: what `forward` returned.
+            logits: result of `forward`.
             gt_sem_seg: (N, H, W) int64 channels, `ignore_value` where there is no ground truth and on padding.
-            gt_instances: for each image the ground-truth things.
+            gt_instances: ground-truth things of each image.
         """
         loss = semantic_loss(
             logits,
@@ -98,10 +101,10 @@ class StuffHead(nn.Module):
 
 
 def levels_from_finest(input_shape: dict[str, ShapeSpec], common_stride: int, head: str) -> list[tuple[str, ShapeSpec]]:
-    """The feature maps of a head that upsamples all of them to the finest, that one first.
+    """Returns the feature maps of a head that upsamples all of them to the finest level, finest first.
 
     Raises:
-        ConfigError: the finest one's stride is not `common_stride`; the message names `head` and the keys.
+        ConfigError: if the stride of the finest level is not `common_stride`. The message names `head` and the keys.
     """
     levels = sorted(input_shape.items(), key=lambda item: item[1].stride)
     if not levels or levels[0][1].stride != common_stride:
@@ -113,11 +116,10 @@ def levels_from_finest(input_shape: dict[str, ShapeSpec], common_stride: int, he
 
 
 def level_settings(cfg: CfgNode, input_shape: dict[str, ShapeSpec], known_norms: Sequence[str] = PLAIN_NAMES) -> dict:
-    """What the heads that treat each pyramid level alike read from the config: input_shape, num_classes, conv_dim,
-    norm.
+    """Returns the config values of heads that treat all levels alike: input_shape, num_classes, conv_dim, norm.
 
     Raises:
-        ConfigError: there is no such feature map or norm; the message names the key and those that there are.
+        ConfigError: if a feature map or the norm does not exist. The message names the key and the available values.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
     if not head.IN_FEATURES or not set(head.IN_FEATURES) <= set(input_shape):
@@ -133,7 +135,7 @@ def level_settings(cfg: CfgNode, input_shape: dict[str, ShapeSpec], known_norms:
 
 
 def conv_norm_relu(in_channels: int, out_channels: int, norm: nn.Module | None) -> Conv2d:
-    """3x3 convolution (with a bias if there is no norm), norm, ReLU."""
+    """Builds a 3x3 convolution (with a bias if there is no norm), norm and ReLU."""
     conv = Conv2d(
         in_channels,
         out_channels,
@@ -148,7 +150,7 @@ def conv_norm_relu(in_channels: int, out_channels: int, norm: nn.Module | None) 
 
 
 def stack_levels(levels: Iterable[Tensor]) -> Tensor:
-    """Concatenation of maps (N, D, h, w), each upsampled bilinearly to the size of the first: (N, levels x D, h, w)."""
+    """Concatenates maps (N, D, h, w), upsampled bilinearly to the size of the first, to (N, levels x D, h, w)."""
     maps = []
     for x in levels:
         if maps and x.shape[-2:] != maps[0].shape[-2:]:
@@ -158,19 +160,19 @@ def stack_levels(levels: Iterable[Tensor]) -> Tensor:
 
 
 def predict_from_levels(levels: Iterable[Tensor], predictor: nn.Conv2d) -> Tensor:
-    """1x1 convolution of the concatenation of all levels, each upsampled bilinearly to the size of the first.
+    """Applies a 1x1 convolution to the concatenation of all levels, upsampled bilinearly to the size of the first.
 
-    Both are linear and act on different axes, so each level is multiplied by its part of the weight first and upsampled
-    then: the same logits up to rounding, without a map of levels x D channels at the size of the first. Under autocast,
-    too, it is done in float32: logits that are rounded to half precision tie, and the argmax then decides by the order
-    of the classes.
+    Both steps are linear and act on different axes, so each level is first multiplied by its part of the weight and
+    then upsampled. The logits are the same up to rounding, without a map of levels x D channels at the size of the
+    first level. The computation is in float32 even under autocast, because logits in half precision can tie, and the
+    argmax then depends on the order of the classes.
 
     Args:
-        levels: (N, D, h, w) floating each, the finest first; taken one by one, so a generator saves memory.
-        predictor: the convolution, from levels x D to C channels.
+        levels: (N, D, h, w) float each, finest first. They are consumed one by one, so a generator saves memory.
+        predictor: convolution from levels x D to C channels.
 
     Returns:
-        (N, C, h, w) float32 (float64 with a float64 predictor), of the size of the first level.
+        (N, C, h, w) float32 (float64 with a float64 predictor), at the size of the first level.
     """
     dtype = torch.promote_types(predictor.weight.dtype, torch.float32)
     logits, start = None, 0
@@ -195,20 +197,20 @@ def semantic_loss(
     class_weights: Tensor | None = None,
     image_sizes: Sequence[tuple[int, int]] | None = None,
 ) -> Tensor:
-    """Cross entropy of the bilinearly upsampled logits.
+    """Returns the cross entropy of the bilinearly upsampled logits.
 
-    With `hard_pixel_fraction` 1 it is the mean over all pixels that have ground truth (detectron2's semantic loss, but
-    0 instead of NaN for a batch without any); below 1 the mean over each image's hardest pixels.
+    With `hard_pixel_fraction` 1, it is the mean over all labeled pixels (detectron2's semantic loss, but 0 instead of
+    NaN for a batch without labeled pixels). Below 1, it is the mean over each image's hardest pixels.
 
     Args:
         logits: (N, C, h, w) float.
         gt_sem_seg: (N, H, W) int64 channels or `ignore_value`.
-        hard_pixel_fraction: in (0, 1].
-        class_weights: (C,) factors of the pixels' loss by their class (a mean is then a weighted mean); None: all 1.
+        hard_pixel_fraction: fraction of pixels in the loss, in (0, 1].
+        class_weights: (C,) weights of the pixel loss per class (a mean is then a weighted mean). None means 1 for all.
         image_sizes: sizes of the images before padding, see `hard_pixel_cross_entropy`.
 
     Returns:
-        A scalar with a gradient, also where no pixel has ground truth.
+        A scalar with a gradient, even if no pixel is labeled.
     """
     logits = F.interpolate(logits.float(), size=gt_sem_seg.shape[-2:], mode="bilinear", align_corners=False)
     if hard_pixel_fraction < 1:
@@ -229,10 +231,10 @@ def semantic_loss(
 
 
 def class_weights_of(cfg: CfgNode) -> tuple[float, ...]:
-    """MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS.
+    """Returns the values of MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS.
 
     Raises:
-        ConfigError: there are not as many as semantic channels, or one is negative.
+        ConfigError: if their number differs from the number of semantic channels, or if one is negative.
     """
     weights = tuple(float(w) for w in cfg.MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS)
     if weights and (len(weights) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES or min(weights) < 0):
@@ -244,5 +246,5 @@ def class_weights_of(cfg: CfgNode) -> tuple[float, ...]:
 
 
 def class_weight_tensor(class_weights: Sequence[float]) -> Tensor | None:
-    """(C,) float32, or None if there are none."""
+    """Returns the class weights as a (C,) float32 tensor, or None if there are none."""
     return torch.tensor(class_weights, dtype=torch.float32) if len(class_weights) else None

@@ -1,4 +1,4 @@
-"""The stuff head of UPSNet (section 3.1, figure 2): deformable convolutions that all pyramid levels share."""
+"""Stuff head of UPSNet (section 3.1, figure 2): deformable convolutions shared by all pyramid levels."""
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec, get_norm
@@ -29,19 +29,20 @@ class DeformableLayer(nn.Module):
         nn.init.zeros_(self.conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, out_channels, H, W)."""
+        """Maps (N, in_channels, H, W) to (N, out_channels, H, W)."""
         return F.relu(self.conv(x, exact_offsets(self.offset, x)))
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class DeformableSemSegHead(StuffHead):
-    """The same deformable layers on every level, bilinear upsampling to 1/4, concatenation, 1x1 convolution.
+    """Shared deformable layers on every level, bilinear upsampling to 1/4, concatenation, 1x1 convolution.
 
-    The paper leaves the layers' channels open. As in the authors' published implementation the last two have `conv_dim`
-    (128), those before as many as the levels (256). See `predict_from_levels` for the order of the last steps.
+    The paper does not specify the channels of the layers. As in the published code, the last two have `conv_dim` (128)
+    channels, and earlier ones have as many as the levels (256). See `predict_from_levels` for the order of the last
+    steps.
 
-    Deviations: `loss_sem_seg` is the mean over all labelled pixels of a batch; the published implementation has one
-    image a process. The offsets and the deformable convolutions compute in float32 under mixed precision.
+    Deviations: `loss_sem_seg` is the mean over all labeled pixels of a batch. The published code uses one image per
+    process. The offsets and the deformable convolutions are computed in float32 under mixed precision.
 
     `losses` adds `loss_sem_seg_roi`, the cross entropy inside the ground-truth boxes, see `sem_seg_roi_loss`.
     """
@@ -62,18 +63,18 @@ class DeformableSemSegHead(StuffHead):
     ):
         """
         Args:
-            input_shape: of the feature maps that the head uses; any order, of the same number of channels.
+            input_shape: shapes of the feature maps that the head uses, in any order, with equal numbers of channels.
             num_classes: C, the number of semantic channels.
             conv_dim: channels of the last two layers.
             num_convs: number of layers: 2 (the paper's Cityscapes) or 3 (its COCO).
             norm: a name of detectron2's `get_norm`, "InPlaceABN", or "" for none. Batch norms mix the statistics of all
                 levels.
-            roi_loss_weight: factor of `loss_sem_seg_roi`; 0 trains without it.
-            kwargs: those of `StuffHead`.
+            roi_loss_weight: weight of `loss_sem_seg_roi`. 0 disables it.
+            kwargs: forwarded to `StuffHead`.
 
         Raises:
-            ConfigError: the finest level's stride is not `common_stride`, the levels differ in channels, the groups of
-                group norm (32) do not divide the channels, or a number is out of its range.
+            ConfigError: if the stride of the finest level is not `common_stride`, the levels differ in channels, the
+                32 groups of group norm do not divide the channels, or a number is out of range.
         """
         super().__init__(**kwargs)
         levels = levels_from_finest(input_shape, self.common_stride, "DeformableSemSegHead")
@@ -98,6 +99,7 @@ class DeformableSemSegHead(StuffHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Returns the constructor arguments from a config."""
         return {
             **super().from_config(cfg, input_shape),
             **level_settings(cfg, input_shape),
@@ -106,11 +108,11 @@ class DeformableSemSegHead(StuffHead):
         }
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Logits (N, C, H/4, W/4) of the feature maps."""
+        """Returns the logits (N, C, H/4, W/4)."""
         return predict_from_levels((self.layers(features[name]) for name in self.in_features), self.predictor)
 
     def losses(self, logits: Tensor, gt_sem_seg: Tensor, gt_instances: list[Instances]) -> dict[str, Tensor]:
-        """See `StuffHead.losses`; with `loss_sem_seg_roi` if its weight is not 0."""
+        """Returns the losses of `StuffHead.losses`, and `loss_sem_seg_roi` if its weight is not 0."""
         losses = super().losses(logits, gt_sem_seg, gt_instances)
         if self.roi_loss_weight > 0:
             boxes = [x.gt_boxes for x in gt_instances]

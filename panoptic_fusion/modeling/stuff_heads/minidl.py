@@ -1,4 +1,4 @@
-"""The stuff head of Seamless Scene Segmentation (section 3.3): a small DeepLab head, MiniDL, for each pyramid level."""
+"""Stuff head of Seamless Scene Segmentation (section 3.3): a small DeepLab head, MiniDL, on each pyramid level."""
 
 from collections.abc import Callable
 
@@ -19,9 +19,9 @@ LEAKY_GAIN = nn.init.calculate_gain("leaky_relu", 0.01)
 class MiniDL(nn.Module):
     """Three branches (3x3; 3x3 of dilation 6; average over a fixed large window, then 1x1), concatenated and fused.
 
-    As in the authors' published implementation the branches share one norm behind the concatenation (the same as three
-    for batch norms; with group norm some groups hold channels of two branches), and the fusing convolution is 1x1,
-    which the paper's parameter count asks for, where its text says 3x3.
+    As in the published code, the branches share one norm after the concatenation. This equals three separate batch
+    norms, but with group norm some groups contain channels of two branches. The fusing convolution is 1x1, which
+    matches the paper's parameter count, although its text says 3x3.
     """
 
     def __init__(
@@ -35,11 +35,11 @@ class MiniDL(nn.Module):
     ):
         """
         Args:
-            in_channels: of the feature map.
-            out_channels: of every branch and of the result.
+            in_channels: number of channels of the feature map.
+            out_channels: number of channels of every branch and of the result.
             pool_size: side of the averaging window, in pixels of the feature map.
-            fuse_kernel: 1, or 3 as in the paper's text.
-            norm: see `get_activated_norm`.
+            fuse_kernel: kernel size of the fusing convolution, 1, or 3 as in the paper's text.
+            norm: name or builder of the norm, see `get_activated_norm`.
         """
         super().__init__()
         self.pool_size = pool_size
@@ -59,7 +59,7 @@ class MiniDL(nn.Module):
             nn.init.xavier_normal_(conv.weight, LEAKY_GAIN)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, out_channels, H, W)."""
+        """Maps (N, in_channels, H, W) to (N, out_channels, H, W)."""
         pooled = box_average(x, self.pool_size)
         branches = [self.branch_3x3(x), self.branch_dilated(x), self.branch_pooled(pooled)]
         return self.fuse(self.norm(torch.cat(branches, dim=1)))
@@ -67,9 +67,9 @@ class MiniDL(nn.Module):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class MiniDLSemSegHead(StuffHead):
-    """MiniDL on every level (nothing shared), bilinear upsampling to the finest, concatenation, 1x1 convolution.
+    """MiniDL on every level (not shared), bilinear upsampling to the finest, concatenation, 1x1 convolution.
 
-    `losses` is the cross entropy over the hardest pixels of each image (section 3.4), padding left out.
+    The loss is the cross entropy over the hardest pixels of each image without padding (section 3.4).
     """
 
     @configurable
@@ -87,14 +87,14 @@ class MiniDLSemSegHead(StuffHead):
     ):
         """
         Args:
-            input_shape: of the feature maps that the head uses; any order.
+            input_shape: shapes of the feature maps that the head uses, in any order.
             num_classes: C, the number of semantic channels.
             conv_dim, pool_size, fuse_kernel, norm: see `MiniDL`.
-            hard_pixel_fraction: share of each image's pixels that the loss averages over; 1 averages over all.
-            kwargs: those of `StuffHead`.
+            hard_pixel_fraction: fraction of each image's pixels in the mean of the loss. 1 uses all.
+            kwargs: forwarded to `StuffHead`.
 
         Raises:
-            ConfigError: the finest feature map's stride is not `common_stride`.
+            ConfigError: if the stride of the finest feature map is not `common_stride`.
         """
         super().__init__(hard_pixel_fraction=hard_pixel_fraction, **kwargs)
         levels = levels_from_finest(input_shape, self.common_stride, "MiniDLSemSegHead")
@@ -111,6 +111,7 @@ class MiniDLSemSegHead(StuffHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Returns the constructor arguments from a config."""
         head = cfg.MODEL.SEM_SEG_HEAD
         return {
             **super().from_config(cfg, input_shape),
@@ -120,5 +121,5 @@ class MiniDLSemSegHead(StuffHead):
         }
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Logits (N, C, H/4, W/4) of the feature maps."""
+        """Returns the logits (N, C, H/4, W/4)."""
         return self.predictor(stack_levels(self.heads[name](features[name]) for name in self.in_features))

@@ -1,4 +1,4 @@
-"""The stuff head of OANet (section 3.1, figure 3): two convolutions on every pyramid level, concatenation, two more."""
+"""Stuff head of OANet (section 3.1, figure 3): two convolutions on every pyramid level, concatenation, two more."""
 
 import fvcore.nn.weight_init as weight_init
 from detectron2.config import CfgNode, configurable
@@ -13,20 +13,20 @@ from .base import StuffHead, conv_norm_relu, level_settings, levels_from_finest,
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class OANetSemSegHead(StuffHead):
-    """On each level two 3x3 convs, bilinear upsampling to 1/4; concatenation; one 3x3 conv; one 1x1 conv.
+    """Two 3x3 convs and bilinear upsampling to 1/4 on each level, concatenation, one 3x3 conv, one 1x1 conv.
 
-    Section 3.1 names these layers in this order, but no upsampling, and leaves the details to figure 3, a drawing that
-    survives in no text. Our reading:
+    Section 3.1 names these layers in this order, but without upsampling. Details are only in figure 3, a drawing
+    without a text version. Our choices:
 
-    - the "RPN feature maps" are P2 to P5 behind FPN's own 3x3 convolution, which is what detectron2's FPN puts out
-      (with MODEL.SHARING "backbone" or "none" those of the stuff branch's own FPN);
-    - every level has its own two convolutions;
-    - maps of different sizes can be concatenated only at one size, which is that of P2;
-    - `conv_dim` channels everywhere (128, as detectron2's and TASCNet's heads), and after each 3x3 convolution a norm
-      (group norm of 32 groups) and ReLU: the paper gives neither channels nor norms.
+    - The "RPN feature maps" are P2 to P5 after FPN's 3x3 output convolution, the output of detectron2's FPN. With
+      MODEL.SHARING "backbone" or "none", they come from the stuff branch's own FPN.
+    - Every level has its own two convolutions.
+    - Maps must have the same size to be concatenated, so all are upsampled to the size of P2.
+    - All layers have `conv_dim` channels (128, as in the heads of detectron2 and TASCNet). A norm (group norm with 32
+      groups) and ReLU follow each 3x3 convolution. The paper specifies neither channels nor norms.
 
-    Object context (table 2) is MODEL.SEM_SEG_HEAD.ONTOLOGY: "full" supervises all stuff and thing classes, "stuff"
-    the stuff classes only. The loss weight lambda of equation 1 is MODEL.SEM_SEG_HEAD.LOSS_WEIGHT.
+    Object context (table 2) corresponds to MODEL.SEM_SEG_HEAD.ONTOLOGY: "full" supervises all stuff and thing classes,
+    "stuff" only the stuff classes. The loss weight lambda of equation 1 is MODEL.SEM_SEG_HEAD.LOSS_WEIGHT.
     """
 
     @configurable
@@ -41,14 +41,14 @@ class OANetSemSegHead(StuffHead):
     ):
         """
         Args:
-            input_shape: of the feature maps that the head uses; any order.
+            input_shape: shapes of the feature maps that the head uses, in any order.
             num_classes: C, the number of semantic channels.
             conv_dim: channels of all 3x3 convolutions.
             norm: a name of detectron2's `get_norm`, "InPlaceABN", or "" for none.
-            kwargs: those of `StuffHead`.
+            kwargs: forwarded to `StuffHead`.
 
         Raises:
-            ConfigError: the finest level's stride is not `common_stride`.
+            ConfigError: if the stride of the finest level is not `common_stride`.
         """
         super().__init__(**kwargs)
         levels = levels_from_finest(input_shape, self.common_stride, "OANetSemSegHead")
@@ -66,8 +66,9 @@ class OANetSemSegHead(StuffHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Returns the constructor arguments from a config."""
         return {**super().from_config(cfg, input_shape), **level_settings(cfg, input_shape)}
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Logits (N, C, H/4, W/4) of the feature maps."""
+        """Returns the logits (N, C, H/4, W/4)."""
         return self.predictor(self.fuse(stack_levels(self.levels[name](features[name]) for name in self.in_features)))

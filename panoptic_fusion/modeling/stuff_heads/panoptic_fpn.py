@@ -1,5 +1,7 @@
-"""The baseline's stuff head: the layout of Panoptic FPN (Kirillov et al., "Panoptic Feature Pyramid Networks", section
-3.1) on the project's channels."""
+"""Stuff head of the baseline, with the layout of Panoptic FPN and the project's channels.
+
+Reference: Kirillov et al., "Panoptic Feature Pyramid Networks", section 3.1.
+"""
 
 from collections.abc import Sequence
 
@@ -19,8 +21,8 @@ from .base import StuffHead, class_weight_tensor, class_weights_of, level_settin
 class PanopticFPNHead(SemSegFPNHead):
     """detectron2's SemSegFPNHead with the interface of `StuffHead`; its checkpoints load.
 
-    Deviation from detectron2: the channels are stuff first, then things (or one for all), where detectron2 has one
-    "things" channel at 0.
+    Deviation from detectron2: the channels are stuff first, then things (or one channel for all things). detectron2 has
+    one "things" channel at 0.
     """
 
     trains = StuffHead.trains
@@ -38,10 +40,10 @@ class PanopticFPNHead(SemSegFPNHead):
     ):
         """
         Args:
-            input_shape: of the backbone's feature maps that the head uses.
+            input_shape: shapes of the feature maps that the head uses.
             norm: a name of detectron2's `get_norm`, "InPlaceABN", or "" for none.
             hard_pixel_fraction, class_weights: see `StuffHead`.
-            kwargs: those of detectron2's SemSegFPNHead.
+            kwargs: forwarded to detectron2's SemSegFPNHead.
         """
         super().__init__(input_shape, norm=resolve_norm(norm), **kwargs)
         self.hard_pixel_fraction = hard_pixel_fraction
@@ -49,6 +51,7 @@ class PanopticFPNHead(SemSegFPNHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Returns the constructor arguments from a config."""
         levels = level_settings(cfg, input_shape)
         return {
             **super().from_config(cfg, input_shape),
@@ -59,7 +62,7 @@ class PanopticFPNHead(SemSegFPNHead):
         }
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Logits (N, C, H/4, W/4) of the feature maps."""
+        """Returns the logits (N, C, H/4, W/4)."""
         return self.layers(features)
 
     def losses(self, logits: Tensor, gt_sem_seg: Tensor, gt_instances: list[Instances]) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
-"""The RoI loss of UPSNet (section 3.1): the semantic cross entropy once more, inside the boxes of the instances.
+"""RoI loss of UPSNet (section 3.1): an additional semantic cross entropy inside the boxes of the instances.
 
-Shape shorthand: N: images, C: semantic channels, h, w: size of the logits, H, W: of the padded network input, R: boxes
-of all images, P: side of a patch.
+Shapes: N is the batch size, C the number of semantic channels, h x w the resolution of the logits, H x W the padded
+network input, R the number of boxes in all images, P the side of a patch.
 """
 
 import torch
@@ -11,30 +11,30 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-PATCH_SIZE = 28  # as the masks of Mask R-CNN
+PATCH_SIZE = 28  # same as the masks of Mask R-CNN
 
 
 def sem_seg_roi_loss(
     logits: Tensor, gt_sem_seg: Tensor, boxes: list[Boxes], *, ignore_value: int = 255, patch_size: int = PATCH_SIZE
 ) -> Tensor:
-    """Cross entropy of the semantic logits on patches of all ground-truth boxes.
+    """Returns the cross entropy of the semantic logits on patches of all ground-truth boxes.
 
-    Each box counts the same, whatever its size, so that small things weigh more than in the loss of the whole image. As
-    in the authors' published implementation, a patch's pixels without ground truth count as 0 in its mean instead of
-    being left out. It has one image a process: here the result is the mean over the images, and an image without things
-    (which it does not train on) counts as 0.
+    Each box has the same weight regardless of its size, so small things have more weight than in the loss of the whole
+    image. As in the published code, pixels of a patch without ground truth count as 0 in its mean instead of being
+    excluded. The published code uses one image per process and skips images without things. This project averages over
+    the images, and an image without things counts as 0.
 
-    Deviation: the published boxes end at their last pixel, and both crops end there, so that the last row and column
-    are missing. Here boxes end behind their last pixel, as everywhere in detectron2, and the crops hold all of it.
+    Deviation: boxes of the published code end at their last pixel, and both crops end there, so the last row and column
+    are missing. In this project box ends are exclusive, as everywhere in detectron2, and the crops are complete.
 
     Args:
-        logits: (N, C, h, w) float; half precision is computed in float32.
+        logits: (N, C, h, w) float. Half precision is converted to float32.
         gt_sem_seg: (N, H, W) int64 channels or `ignore_value`; H / h = W / w is the stride of the logits.
-        boxes: for each image its ground-truth boxes, in pixels of the network's input.
-        patch_size: P.
+        boxes: ground-truth boxes of each image, in pixels of the network's input.
+        patch_size: P, the side of a patch.
 
     Returns:
-        A scalar; 0 with a gradient if there is no box.
+        A scalar, 0 with a gradient if there are no boxes.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     rois = convert_boxes_to_pooler_format(boxes).to(logits.dtype)
@@ -47,16 +47,16 @@ def sem_seg_roi_loss(
 
 
 def label_patches(labels: Tensor, rois: Tensor, patch_size: int) -> Tensor:
-    """Crops of label maps, resized by nearest neighbour.
+    """Crops label maps and resizes the crops by nearest neighbor.
 
-    A crop goes from the rounded upper left corner to the rounded lower right one, without it, and is at least one pixel
-    wide and high. Pixel i of P of a patch reads pixel floor(i * side / P) of the crop. What reaches over the map's
-    border is cut off before.
+    A crop extends from the rounded upper left corner to the rounded lower right corner (exclusive). It is at least one
+    pixel wide and high. Pixel i of P of a patch reads pixel floor(i * side / P) of the crop. Boxes are first clipped to
+    the map.
 
     Args:
         labels: (N, H, W) int64.
-        rois: (R, 5) float: index of the image, then XYXY in pixels of `labels`.
-        patch_size: P.
+        rois: (R, 5) float, index of the image, then XYXY in pixels of `labels`.
+        patch_size: P, the side of a patch.
 
     Returns:
         (R, P, P) int64.

@@ -1,4 +1,4 @@
-"""The stuff head of TASCNet (section 3.1.1): two convolutions on every pyramid level, stacked, one prediction."""
+"""Stuff head of TASCNet (section 3.1.1): two convolutions on every pyramid level, concatenation, one prediction."""
 
 import fvcore.nn.weight_init as weight_init
 from detectron2.config import CfgNode, configurable
@@ -14,11 +14,11 @@ from .base import StuffHead, conv_norm_relu, level_settings, levels_from_finest,
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class TASCSemSegHead(StuffHead):
-    """On each level 3x3 conv, norm, ReLU, 3x3 conv, norm, ReLU, bilinear upsampling to 1/4; concatenation; 1x1 conv.
+    """Two blocks of 3x3 conv, norm and ReLU and bilinear upsampling to 1/4 on each level, concatenation, 1x1 conv.
 
-    Where the paper leaves room: its "set of 3x3 convolutions" is one convolution (as many as its parameter count has
-    room for); ReLU follows each norm; the last convolution is 1x1; the levels are P2 to P5. See `predict_from_levels`
-    for the order of the last steps.
+    Our choices where the paper does not specify details: its "set of 3x3 convolutions" is one convolution (the most
+    that its parameter count allows), ReLU follows each norm, the last convolution is 1x1, and the levels are P2 to P5.
+    See `predict_from_levels` for the order of the last steps.
     """
 
     @configurable
@@ -34,15 +34,16 @@ class TASCSemSegHead(StuffHead):
     ):
         """
         Args:
-            input_shape: of the feature maps that the head uses; any order.
+            input_shape: shapes of the feature maps that the head uses, in any order.
             num_classes: C, the number of semantic channels.
             conv_dim: channels of both convolutions.
             norm: a name of detectron2's `get_norm`, or "InPlaceABN"; "GN" is group norm of `num_groups` groups.
-            num_groups: see `norm`.
-            kwargs: those of `StuffHead`.
+            num_groups: number of groups of group norm.
+            kwargs: forwarded to `StuffHead`.
 
         Raises:
-            ConfigError: the finest level's stride is not `common_stride`, or the groups do not divide the channels.
+            ConfigError: if the stride of the finest level is not `common_stride`, or the groups do not divide the
+                channels.
         """
         super().__init__(**kwargs)
         levels = levels_from_finest(input_shape, self.common_stride, "TASCSemSegHead")
@@ -64,8 +65,9 @@ class TASCSemSegHead(StuffHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Returns the constructor arguments from a config."""
         return {**super().from_config(cfg, input_shape), **level_settings(cfg, input_shape)}
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Logits (N, C, H/4, W/4) of the feature maps."""
+        """Returns the logits (N, C, H/4, W/4)."""
         return predict_from_levels((self.levels[name](features[name]) for name in self.in_features), self.predictor)

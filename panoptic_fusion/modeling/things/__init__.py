@@ -1,4 +1,4 @@
-"""Instances: what the project adds to detectron2's RPN and RoI heads."""
+"""Instance heads: the project's additions to detectron2's RPN and RoI heads."""
 
 from .roi_heads import PanopticROIHeads
 from .rounded_anchors import RoundedAnchorGenerator

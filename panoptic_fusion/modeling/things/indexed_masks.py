@@ -1,4 +1,4 @@
-"""The ground-truth masks of many regions, without a copy of a whole mask for each of them."""
+"""Ground-truth masks of many regions, without a full copy of a mask per region."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from torch import Tensor
 
 
 class IndexedMasks:
-    """R masks (H, W), each of them one of G: what training needs of detectron2's `BitMasks(masks[index])`.
+    """R masks (H, W), each one of G stored masks: a replacement of detectron2's `BitMasks(masks[index])` in training.
 
-    `BitMasks` would hold (R, H, W), and its crops would be taken from a float32 copy of that.
+    `BitMasks` would store (R, H, W), and would crop from a float32 copy of it.
 
     Attributes:
         masks: (G, H, W) bool.
-        index: (R,) int64, the row of each mask.
+        index: (R,) int64, the row in `masks` of each mask.
     """
 
     def __init__(self, masks: Tensor, index: Tensor | None = None):
-        """Without `index` each mask once."""
+        """Initializes the masks. Without `index`, each mask is used once."""
         self.masks = masks
         self.index = torch.arange(len(masks), device=masks.device) if index is None else index
 
@@ -26,15 +26,15 @@ class IndexedMasks:
         return len(self.index)
 
     def __getitem__(self, item: slice | Tensor) -> IndexedMasks:
-        """The masks that a slice or an int64 or bool tensor selects; `masks` is shared."""
+        """Returns the masks selected by a slice or an int64 or bool tensor. `masks` is shared."""
         return IndexedMasks(self.masks, self.index[item])
 
     def crop_and_resize(self, boxes: Tensor, mask_size: int) -> Tensor:
-        """See detectron2's BitMasks, bit for bit.
+        """Crops and resizes the masks. The result is identical to detectron2's BitMasks.
 
         Args:
-            boxes: (R, 4) float, x0, y0, x1, y1 in pixels; one a mask.
-            mask_size: side M of the crops.
+            boxes: (R, 4) float, x0, y0, x1, y1 in pixels, one box per mask.
+            mask_size: M, the side of the crops.
 
         Returns:
             (R, M, M) bool.

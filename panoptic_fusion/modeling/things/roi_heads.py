@@ -1,6 +1,6 @@
-"""Mask R-CNN's RoI heads that hand their mask logits over to the fusion.
+"""Mask R-CNN's RoI heads that pass their mask logits to the fusion.
 
-Shape shorthand: R: number of regions of all images of the batch, R_i: of image i, T: number of thing classes, M: side
+Shapes: R is the number of regions in all images of the batch, R_i in image i, T the number of thing classes, M the side
 of a mask (28).
 """
 
@@ -18,9 +18,9 @@ from .indexed_masks import IndexedMasks
 class PanopticROIHeads(StandardROIHeads):
     """detectron2's StandardROIHeads whose mask logits stay available.
 
-    In training it returns the positive proposals with their `mask_logits`, so that a fusion can learn from them
-    without a second forward of the mask head. In inference the instances carry `pred_mask_logits` (R_i, M, M), the raw
-    logits of the predicted class, instead of `pred_masks`: the meta-architecture pastes masks only when asked for.
+    In training, it returns the positive proposals with their `mask_logits`, so that a fusion can use them without a
+    second forward pass of the mask head. At inference, instances have `pred_mask_logits` (R_i, M, M), the raw logits of
+    the predicted class, instead of `pred_masks`. The meta-architecture pastes masks only on request.
     """
 
     def forward(
@@ -30,12 +30,13 @@ class PanopticROIHeads(StandardROIHeads):
         proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """
+        """Runs the box head and the mask head.
+
         Returns:
             In training, the positive proposals of each image (`proposal_boxes`, `gt_classes`, `gt_masks`
             (IndexedMasks) if the image has any, `mask_logits` (R_i, M, M) float of the ground-truth class), and the
             losses.
-            In inference, the instances of each image and an empty dict.
+            At inference, the instances of each image and an empty dict.
         """
         if not self.training:
             return super().forward(images, features, proposals, targets)
@@ -50,7 +51,7 @@ class PanopticROIHeads(StandardROIHeads):
         return foreground, losses
 
     def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
-        """See detectron2's ROIHeads. `gt_masks` become IndexedMasks, not a copy for each sampled proposal."""
+        """Labels and samples proposals as detectron2's ROIHeads, with `gt_masks` as IndexedMasks instead of copies."""
         indexed = [Instances(t.image_size, **t.get_fields()) for t in targets]
         for target in indexed:
             if target.has("gt_masks"):
@@ -61,8 +62,8 @@ class PanopticROIHeads(StandardROIHeads):
         """Runs the mask head on given boxes.
 
         Args:
-            features: the backbone's feature maps.
-            boxes: one `Boxes` (R_i) an image, in pixels of the network's input.
+            features: feature maps of the backbone.
+            boxes: one `Boxes` (R_i) per image, in pixels of the network's input.
 
         Returns:
             (R, T, M, M) raw mask logits.
@@ -79,7 +80,7 @@ class PanopticROIHeads(StandardROIHeads):
 
 
 def select_class(logits: Tensor, classes: list[Tensor]) -> list[Tensor]:
-    """The masks of one class each.
+    """Selects the masks of one class per region.
 
     Args:
         logits: (R, T, M, M); T = 1 for a class-agnostic mask head.

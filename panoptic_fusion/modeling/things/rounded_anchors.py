@@ -1,4 +1,4 @@
-"""Anchors of rounded sizes, as in the first Faster R-CNN and Detectron: those of UPSNet's published models."""
+"""Anchors with rounded sizes, as in the first Faster R-CNN, Detectron and UPSNet's published models."""
 
 import math
 
@@ -8,31 +8,32 @@ from torch import Tensor
 
 from panoptic_fusion.errors import ConfigError
 
-SCALE = 8  # pixels that sides are multiples of
+SCALE = 8  # sides are multiples of this number of pixels
 
 
 @ANCHOR_GENERATOR_REGISTRY.register()
 class RoundedAnchorGenerator(DefaultAnchorGenerator):
     """detectron2's anchors with sides rounded to multiples of 8 pixels.
 
-    Their area is not quite `size` squared for aspect ratios other than 1: size 32 gives 48 x 24, 32 x 32 and 24 x 48,
-    where detectron2 has 45.3 x 22.6. A model that was trained with the ones predicts boxes a little off with the
-    others.
+    Their area is not exactly `size` squared for aspect ratios other than 1. Size 32 produces 48 x 24, 32 x 32 and
+    24 x 48, where detectron2 has 45.3 x 22.6. A model trained with one anchor type predicts slightly shifted boxes with
+    the other.
     """
 
     def generate_cell_anchors(
         self, sizes: tuple[float, ...] = (32, 64, 128, 256, 512), aspect_ratios: tuple[float, ...] = (0.5, 1, 2)
     ) -> Tensor:
-        """
+        """Generates the anchors of one cell.
+
         Args:
-            sizes: of the anchors of aspect ratio 1, in pixels; multiples of 8.
+            sizes: sizes of the anchors of aspect ratio 1 in pixels, multiples of 8.
             aspect_ratios: height / width.
 
         Returns:
             (sizes x ratios, 4) float, XYXY around (0, 0).
 
         Raises:
-            ConfigError: a size is no multiple of 8, or a side would be 0 after rounding.
+            ConfigError: if a size is not a multiple of 8, or if a side would be 0 after rounding.
         """
         anchors = []
         for size in sizes:

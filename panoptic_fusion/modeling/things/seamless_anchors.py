@@ -1,10 +1,10 @@
-"""Which anchors are positive, negative or unused in training: the rules of Seamless Scene Segmentation."""
+"""Labeling of anchors as positive, negative or unused in training, by the rules of Seamless Scene Segmentation."""
 
 import torch
 from detectron2.structures import Boxes, pairwise_iou
 from torch import Tensor
 
-MAX_IOU_ELEMENTS = 2**24  # of the part of the IoU matrix that is in memory at a time
+MAX_IOU_ELEMENTS = 2**24  # size of the part of the IoU matrix that is in memory at a time
 
 
 def match_anchors(
@@ -12,14 +12,15 @@ def match_anchors(
 ) -> tuple[Tensor, Tensor]:
     """Labels the anchors of one image.
 
-    An anchor that is not wholly inside the image is not used. Of the others one is positive if its largest IoU is
-    `high` or more, negative if it is below `low`, else not used. Then every ground-truth box makes the one anchor that
-    it overlaps most positive (the first of several, if it overlaps any) and has it for itself; where two boxes want the
-    same anchor, the one that overlaps it more gets it, then the first. (detectron2 makes all of several such anchors
-    positive, leaves them to the box that they overlap most, and uses anchors that leave the image.)
+    An anchor that is not entirely inside the image is not used. Any other anchor is positive if its largest IoU is
+    `high` or more, negative if it is below `low`, and otherwise not used. Then the anchor with the largest overlap with
+    each ground-truth box (the first of several, if there is any overlap) becomes positive and is matched with that box.
+    If two boxes have the same best anchor, the one with the larger overlap is matched, then the first. (detectron2
+    makes all of several such anchors positive, keeps their match with the box that they overlap most, and uses anchors
+    that extend beyond the image.)
 
-    Deviation from the authors' implementation: anchors on crowd regions are not left out, because crowds are not part
-    of the ground truth here (as in detectron2, they are background to the detection branch).
+    Deviation from the published code: anchors on crowd regions are not excluded, because crowd regions are not part of
+    the ground truth in this project. As in detectron2, they are background to the detection branch.
 
     Args:
         anchors: (K, 4) float, XYXY in pixels.
@@ -28,8 +29,8 @@ def match_anchors(
         low, high: IoU thresholds.
 
     Returns:
-        labels (K,) int8: 1 positive, 0 negative, -1 not used; and (K,) int64, the row of the box that an anchor is
-        matched with (of no meaning unless positive).
+        labels (K,) int8: 1 positive, 0 negative, -1 not used; and (K,) int64, the row of the box matched with each
+        anchor (undefined unless positive).
     """
     height, width = image_size
     inside = (anchors[:, :2] >= 0).all(1) & (anchors[:, 2] <= width) & (anchors[:, 3] <= height)

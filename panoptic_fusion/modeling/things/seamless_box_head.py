@@ -1,7 +1,6 @@
-"""The box head of Seamless Scene Segmentation (section 3.2): two linear layers with norm and LeakyReLU, and
-what follows from their result.
+"""Box head of Seamless Scene Segmentation (section 3.2): two linear layers with norm and LeakyReLU, and the predictor.
 
-Shape shorthand: R: regions of all images, T: thing classes.
+Shapes: R is the number of regions in all images, T the number of thing classes.
 """
 
 import torch
@@ -30,7 +29,8 @@ class SeamlessBoxHead(nn.Module):
 
     @configurable
     def __init__(self, *, input_shape: ShapeSpec, fc_dim: int = 1024, norm: str = "InPlaceABN"):
-        """
+        """Builds the layers.
+
         Args:
             input_shape: channels, height and width of the pooled features.
             fc_dim: width of both layers.
@@ -47,6 +47,7 @@ class SeamlessBoxHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        """Returns the constructor arguments from a config."""
         head = cfg.MODEL.ROI_BOX_HEAD
         return {
             "input_shape": input_shape,
@@ -55,21 +56,21 @@ class SeamlessBoxHead(nn.Module):
         }
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R, C, 14, 14) to (R, fc_dim); R may be 0."""
+        """Maps (R, C, 14, 14) to (R, fc_dim). R may be 0."""
         x = F.avg_pool2d(x, 2).flatten(1)
         x = self.norm1(self.fc1(x))
         return self.norm2(self.fc2(x))
 
     @property
     def output_shape(self) -> ShapeSpec:
-        """Its channels."""
+        """Shape of the output (channels)."""
         return ShapeSpec(channels=self.fc2.out_features)
 
 
 class SeamlessBoxPredictor(FastRCNNOutputLayers):
-    """detectron2's class scores (background last) and class-specific deltas, with the published initialisation.
+    """detectron2's class scores (background last) and class-specific deltas, with the published initialization.
 
-    In inference boxes without an area after clipping are dropped before NMS, and NMS drops at the threshold, too.
+    At inference, boxes without an area after clipping are dropped before NMS, and NMS also drops at the threshold.
     """
 
     @configurable
@@ -90,7 +91,7 @@ class SeamlessBoxPredictor(FastRCNNOutputLayers):
             boxes = Boxes(raw_boxes.reshape(-1, 4))
             boxes.clip(size)
             has_area = boxes.nonempty().view(len(raw_boxes), raw_boxes.shape[1] // 4)
-            # A score of 0 is never above the threshold, so these boxes are out; the last column is the background.
+            # A score of 0 is never above the threshold, so these boxes are dropped. The last column is the background.
             all_scores.append(torch.cat([probs[:, :-1] * has_area, probs[:, -1:]], dim=1))
             all_boxes.append(boxes.tensor.view_as(raw_boxes))
         return fast_rcnn_inference(

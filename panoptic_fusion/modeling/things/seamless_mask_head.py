@@ -1,6 +1,6 @@
-"""The mask head of Seamless Scene Segmentation (section 3.2): convolutions with norm and LeakyReLU, one upsampling.
+"""Mask head of Seamless Scene Segmentation (section 3.2): convolutions with norm and LeakyReLU, one upsampling.
 
-Shape shorthand: R: regions of all images, T: thing classes.
+Shapes: R is the number of regions in all images, T the number of thing classes.
 """
 
 from collections import OrderedDict
@@ -21,24 +21,25 @@ LEAKY_GAIN = nn.init.calculate_gain("leaky_relu", 0.01)
 class SeamlessMaskHead(BaseMaskRCNNHead):
     """3x3 convolutions, a 2x2 deconvolution of stride 2, each with norm and LeakyReLU, and a 1x1 convolution.
 
-    detectron2's names (`mask_fcn1`, `deconv`, `predictor`). The norm is InPlaceABN in the published models; the paper's
-    text has GroupNorm ("GN", 16 groups).
+    The layers have detectron2's names (`mask_fcn1`, `deconv`, `predictor`). The norm is InPlaceABN in the published
+    models. The paper's text has GroupNorm ("GN", 16 groups).
 
-    Deviations from the authors' implementation, whose ground truth is a map of ids: the targets are detectron2's (the
-    instance's mask, averaged over each bin, at least one half), and pixels without ground truth count as background.
+    Deviations from the published code, whose ground truth is a map of ids: the targets are detectron2's (the instance's
+    mask, averaged over each bin, at least one half), and pixels without ground truth count as background.
     """
 
     @configurable
     def __init__(
         self, *, input_shape: ShapeSpec, num_classes: int, conv_dims: list[int], norm: str = "InPlaceABN", **kwargs
     ):
-        """
+        """Builds the layers.
+
         Args:
-            input_shape: of the pooled features.
+            input_shape: shape of the pooled features.
             num_classes: T, or 1 for a class-agnostic head.
             conv_dims: output channels of the convolutions and, last, of the deconvolution.
             norm: "InPlaceABN" or "GN", see `get_activated_norm`.
-            kwargs: those of BaseMaskRCNNHead.
+            kwargs: forwarded to BaseMaskRCNNHead.
         """
         super().__init__(**kwargs)
         channels, layers = input_shape.channels, OrderedDict()
@@ -58,6 +59,7 @@ class SeamlessMaskHead(BaseMaskRCNNHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        """Returns the constructor arguments from a config."""
         head = cfg.MODEL.ROI_MASK_HEAD
         return {
             **super().from_config(cfg, input_shape),
@@ -68,7 +70,7 @@ class SeamlessMaskHead(BaseMaskRCNNHead):
         }
 
     def layers(self, x: Tensor) -> Tensor:
-        """(R, C, 14, 14) to (R, T, 28, 28) logits; R may be 0."""
+        """Maps (R, C, 14, 14) to (R, T, 28, 28) logits. R may be 0."""
         for layer in self.children():
             x = layer(x)
         return x

@@ -1,6 +1,6 @@
-"""RoI features by one bilinear sample at the centre of each bin, as Seamless Scene Segmentation takes them.
+"""RoI pooling of Seamless Scene Segmentation, with one bilinear sample at the center of each bin.
 
-Shape shorthand: R: regions of all images, C: channels, P: side of the pooled map.
+Shapes: R is the number of regions in all images, C the number of channels, P the side of the pooled map.
 """
 
 import torch
@@ -10,12 +10,12 @@ from torchvision.ops import roi_align
 
 
 class BinCentreSampler(nn.Module):
-    """Samples one feature map at the centres of P x P bins.
+    """Sampler of one feature map at the centers of P x P bins.
 
-    A point p of the image, where pixel k covers [k, k + 1), reads the map at index (p - 0.5) / stride: the centre of
-    pixel 0 is the centre of texel 0. (ROIAlignV2 reads p / stride - 0.5.) That is ROIAlignV2 on boxes that are moved by
-    half of stride - 1. The published code has (size of the map) / (size of the padded image) for 1 / stride; they are
-    equal here, where images are padded to multiples of 32.
+    A point p of the image, where pixel k covers [k, k + 1), reads the map at index (p - 0.5) / stride. The center of
+    pixel 0 is therefore the center of map element 0. (ROIAlignV2 reads p / stride - 0.5.) This equals ROIAlignV2 on
+    boxes that are shifted by half of stride - 1. The published code uses (size of the map) / (size of the padded image)
+    for 1 / stride. Both are equal in this project, because images are padded to multiples of 32.
     """
 
     def __init__(self, output_size: tuple[int, int], stride: int):
@@ -24,7 +24,8 @@ class BinCentreSampler(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor, rois: Tensor) -> Tensor:
-        """
+        """Samples the feature map.
+
         Args:
             x: (N, C, H, W) feature map.
             rois: (R, 5) image index and box (XYXY, pixels of the network's input).
@@ -43,15 +44,16 @@ class BinCentreSampler(nn.Module):
 class SeamlessROIPooler(ROIPooler):
     """detectron2's ROIPooler with `BinCentreSampler` on each level.
 
-    Boxes go to levels by the usual rule, floor(4 + log2(sqrt(area) / 224)) clamped to those that there are; the paper's
-    formula has 224 under the square root by mistake.
+    Boxes are assigned to levels by the usual rule, floor(4 + log2(sqrt(area) / 224)), clamped to the available levels.
+    The paper's formula has 224 under the square root by mistake.
     """
 
     def __init__(self, output_size: int, strides: list[int]):
-        """
+        """Builds a sampler per level.
+
         Args:
-            output_size: P.
-            strides: of the feature maps, each twice the one before.
+            output_size: P, the side of the pooled map.
+            strides: strides of the feature maps, each twice the previous one.
         """
         super().__init__(output_size, [1.0 / s for s in strides], sampling_ratio=1, pooler_type="ROIAlignV2")
         self.level_poolers = nn.ModuleList(BinCentreSampler(self.output_size, s) for s in strides)

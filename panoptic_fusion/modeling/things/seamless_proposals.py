@@ -1,4 +1,4 @@
-"""Selection of proposals jointly over the pyramid's levels: as Seamless Scene Segmentation does it (section 3.5)."""
+"""Joint selection of proposals over all pyramid levels, as in Seamless Scene Segmentation (section 3.5)."""
 
 import torch
 from detectron2.structures import Boxes
@@ -7,7 +7,7 @@ from torchvision.ops import nms
 
 
 def nms_threshold(threshold: float) -> float:
-    """What to give torchvision's NMS, which suppresses above its threshold, to suppress at `threshold` and above."""
+    """Returns the value for torchvision's NMS (which suppresses above it) that suppresses at `threshold` and above."""
     as_float32 = torch.tensor(threshold, dtype=torch.float32)
     return float(torch.nextafter(as_float32, as_float32.new_tensor(-1.0)))
 
@@ -21,13 +21,13 @@ def select_proposals(
     post_nms_topk: int,
     nms_thresh: float,
 ) -> tuple[Tensor, Tensor]:
-    """The proposals of one image from the boxes of all levels together.
+    """Selects the proposals of one image from the boxes of all levels together.
 
-    The `pre_nms_topk` highest logits stay, whatever level they come from, their boxes are clipped to the image, boxes
-    that overlap a higher one with IoU `nms_thresh` or more are dropped, again whatever their level, and the first
-    `post_nms_topk` stay. (detectron2 does the first two steps for each level on its own.) Boxes without an area, such
-    as those that lay outside of the image, are kept like all others; detectron2 drops them. Boxes or logits that are
-    not finite are dropped after the first step.
+    The `pre_nms_topk` highest logits of all levels are kept, and their boxes are clipped to the image. Boxes of any
+    level are dropped if their IoU with a higher-scoring box is `nms_thresh` or more. The first `post_nms_topk` of the
+    rest are kept. (detectron2 performs the first two steps for each level separately.) Boxes without an area, such as
+    boxes outside the image, are kept; detectron2 drops them. Non-finite boxes or logits are dropped after the first
+    step.
 
     Args:
         boxes: (K, 4) float, XYXY in pixels, of all levels.

@@ -1,4 +1,4 @@
-"""The region segmentation head of Seamless Scene Segmentation (section 3.2) as RoI heads of detectron2."""
+"""Region segmentation head of Seamless Scene Segmentation (section 3.2) as detectron2 RoI heads."""
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -12,13 +12,13 @@ from .seamless_pooler import SeamlessROIPooler
 
 @ROI_HEADS_REGISTRY.register()
 class SeamlessROIHeads(PanopticROIHeads):
-    """`PanopticROIHeads` with Seamless's sampling of features and box predictor; the heads are those of the config.
+    """`PanopticROIHeads` with Seamless's feature sampling and box predictor. The config selects the heads.
 
-    In training an image without things gives no region at all (detectron2 would sample background). The heads run all
-    the same, so that the processes of a job meet in the synchronised norms.
+    In training, an image without things has no regions (detectron2 would sample background). The heads still run, so
+    that all processes of a job take part in the synchronized norms.
 
-    Deviation from the authors' implementation: proposals on crowd regions are not left out but count as background,
-    because crowds are not part of detectron2's ground-truth instances.
+    Deviation from the published code: proposals on crowd regions are not excluded but count as background, because
+    crowd regions are not part of detectron2's ground-truth instances.
     """
 
     @classmethod
@@ -40,6 +40,6 @@ class SeamlessROIHeads(PanopticROIHeads):
         return SeamlessROIPooler(resolution, [input_shape[name].stride for name in cfg.MODEL.ROI_HEADS.IN_FEATURES])
 
     def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
-        """See detectron2's ROIHeads; no proposals for an image without ground truth."""
+        """Labels and samples proposals as detectron2's ROIHeads, but keeps none for an image without ground truth."""
         usable = [p if len(t) else p[:0] for p, t in zip(proposals, targets, strict=True)]
         return super().label_and_sample_proposals(usable, targets)

@@ -1,7 +1,8 @@
-"""The region proposal branch of Seamless Scene Segmentation (section 3.2): detectron2's RPN with activated norm in its
-head, joint selection over the levels, and other rules for the anchors.
+"""Region proposal branch of Seamless Scene Segmentation (section 3.2).
 
-Shape shorthand: N: images, A: anchors at a position, K: anchors of all levels and positions together.
+It is detectron2's RPN with an activated norm in its head, joint selection over the levels, and other anchor rules.
+
+Shapes: N is the batch size, A the number of anchors per position, K the number of anchors of all levels and positions.
 """
 
 from functools import partial
@@ -28,19 +29,20 @@ LEAKY_GAIN = nn.init.calculate_gain("leaky_relu", 0.01)
 
 @RPN_HEAD_REGISTRY.register()
 class SeamlessRPNHead(StandardRPNHead):
-    """3x3 convolution with activated norm, then 1x1 convolutions for objectness and deltas; shared by all levels.
+    """3x3 convolution with activated norm, then 1x1 convolutions for objectness and deltas, shared by all levels.
 
-    The 3x3 convolution has stride 1, where the paper's text says 2: only with 1 its 0.514 TFLOP come out.
-    In training each level is normalised by its own statistics; the running ones are of all levels mixed.
+    The 3x3 convolution has stride 1, although the paper's text says 2. Only stride 1 matches its 0.514 TFLOP. In
+    training, each level is normalized by its own statistics. The running statistics mix all levels.
     """
 
     @configurable
     def __init__(self, *, in_channels: int, num_anchors: int, norm: str = "InPlaceABN"):
-        """
+        """Builds the layers.
+
         Args:
-            in_channels: of all feature maps, and of the hidden layer.
-            num_anchors: A.
-            norm: see `get_activated_norm`.
+            in_channels: number of channels of each feature map and of the hidden layer.
+            num_anchors: A, the number of anchors per position.
+            norm: name of the norm, see `get_activated_norm`.
         """
         super().__init__(in_channels=in_channels, num_anchors=num_anchors)
         self.conv = Conv2d(
@@ -52,6 +54,7 @@ class SeamlessRPNHead(StandardRPNHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict:
+        """Returns the constructor arguments from a config."""
         base = super().from_config(cfg, input_shape)
         return {
             "in_channels": base["in_channels"],
@@ -62,13 +65,14 @@ class SeamlessRPNHead(StandardRPNHead):
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class SeamlessRPN(RPN):
-    """detectron2's RPN with `select_proposals`, `match_anchors` and losses over the anchors that were really sampled.
+    """detectron2's RPN with `select_proposals`, `match_anchors` and losses over the anchors that were sampled.
 
-    PRE_NMS_TOPK and POST_NMS_TOPK are numbers of an image, over all levels together.
+    PRE_NMS_TOPK and POST_NMS_TOPK are numbers per image, over all levels together.
     """
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Returns the constructor arguments from a config."""
         rpn = cfg.MODEL.RPN
         for key, value, needed in (
             ("RPN.BBOX_REG_LOSS_TYPE", rpn.BBOX_REG_LOSS_TYPE, "smooth_l1"),
@@ -84,7 +88,8 @@ class SeamlessRPN(RPN):
     def label_and_sample_anchors(
         self, anchors: list[Boxes], gt_instances: list[Instances]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """
+        """Labels the anchors and samples them for training.
+
         Returns:
             For each image (K,) int8 labels, 1, 0 or -1 (not sampled), and (K, 4) the boxes matched with the anchors.
         """
@@ -105,8 +110,11 @@ class SeamlessRPN(RPN):
         pred_anchor_deltas: list[Tensor],
         gt_boxes: list[Tensor],
     ) -> dict[str, Tensor]:
-        """Binary cross entropy over the sampled anchors and smooth L1 over the positive ones, both summed and divided
-        by the number of sampled anchors of the whole batch (at least 1). For the arguments see detectron2's RPN."""
+        """Returns the binary cross entropy over the sampled anchors and the smooth L1 loss over the positive ones.
+
+        Both are summed and divided by the number of sampled anchors of the whole batch (at least 1). The arguments are
+        described in detectron2's RPN.
+        """
         labels = torch.stack(gt_labels)
         logits, deltas = torch.cat(pred_objectness_logits, dim=1), torch.cat(pred_anchor_deltas, dim=1)
         sampled = labels >= 0
@@ -133,16 +141,17 @@ class SeamlessRPN(RPN):
         pred_anchor_deltas: list[Tensor],
         image_sizes: list[tuple[int, int]],
     ) -> list[Instances]:
-        """
+        """Predicts the proposals of each image.
+
         Args:
-            anchors, pred_objectness_logits, pred_anchor_deltas: of each level, see detectron2's RPN.
-            image_sizes: of the images before padding.
+            anchors, pred_objectness_logits, pred_anchor_deltas: values of each level, see detectron2's RPN.
+            image_sizes: sizes of the images before padding.
 
         Returns:
             For each image its proposals by descending score: `proposal_boxes`, `objectness_logits`.
 
         Raises:
-            FloatingPointError: in training, a prediction is not finite.
+            FloatingPointError: if a prediction is non-finite in training.
         """
         logits = torch.cat(pred_objectness_logits, dim=1)
         boxes = torch.cat(self._decode_proposals(anchors, pred_anchor_deltas), dim=1)

@@ -1,1 +1,1 @@
-"""OANet: the spatial ranking module and the fusion in its order (section 3.2)."""
+"""OANet: spatial ranking module and the fusion that paints in its order (section 3.2)."""

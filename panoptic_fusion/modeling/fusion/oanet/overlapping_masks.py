@@ -1,6 +1,6 @@
-"""Masks that overlap, made of masks that do not: what the spatial ranking module learns from where a dataset has none.
+"""Generates overlapping masks from disjoint ones, to train the spatial ranking module on datasets without overlaps.
 
-Shape shorthand: R: instances of an image, H, W: size of the image, h, w: rows and columns that are looked at.
+Shapes: R is the number of instances in an image, H x W the image size, h and w the number of sampled rows and columns.
 """
 
 import torch
@@ -11,31 +11,31 @@ from torch.nn import functional as F
 from panoptic_fusion.layers.chunks import chunks_of_maps
 from panoptic_fusion.modeling.fusion.mask_crops import PastedCrops
 
-SIDE = 28  # of a mask head's output
-REACH = 4  # texels: what is at most twice as wide, such as the hole that a tie leaves, is filled
-MOVE = 0.1  # of the box: each of its sides moves by up to so much, inwards or outwards
+SIDE = 28  # side of a mask head's output
+REACH = 4  # in mask elements: gaps up to twice as wide, such as the hole that a tie leaves, are filled
+MOVE = 0.1  # fraction of the box: each side moves by at most this much, inward or outward
 
 
 def overlapping_masks(masks: Tensor, boxes: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
-    """Masks as a mask head might predict them for the instances: closed, and on boxes that are not quite right.
+    """Returns masks similar to predictions of a mask head: closed, and on slightly wrong boxes.
 
-    Each mask is cut out on its box at `SIDE` x `SIDE` texels, and holes and notches of up to 2 `REACH` texels are
-    filled (morphological closing), so that an instance covers what stands in front of its middle. The result is laid
-    onto the box after each side has moved by a random share, uniform in [-MOVE, MOVE], so that neighbours overlap.
-    Random numbers come from torch's generator of the device: the same seed gives the same masks.
+    Each mask is cropped to its box at `SIDE` x `SIDE` mask elements. Holes and notches of up to 2 `REACH` elements are
+    filled (morphological closing), so that an instance covers objects in front of its middle. Each side of the box then
+    moves by a random fraction, uniform in [-MOVE, MOVE], and the mask is pasted onto the moved box, so that neighbors
+    overlap. Random numbers come from the device's torch generator, so the same seed gives the same masks.
 
-    Boxes move inwards as often as outwards. If they only grew, most contested pixels would be a rim around the thing in
-    front, won by the one behind it, and the module would learn to paint ties last.
+    Boxes move inward as often as outward. If they only grew, most contested pixels would form a rim around the front
+    object and belong to the object behind it, and the module would learn to paint ties last.
 
     Args:
         masks: (R, H, W) bool.
         boxes: (R, 4) float, the boxes of the masks, XYXY in pixels.
-        rows, cols: (h,) and (w,) int64, which rows and columns of the image.
+        rows, cols: (h,) and (w,) int64, sampled rows and columns of the image.
 
     Returns:
         (R, h, w) bool.
     """
-    # detectron2 makes floats of whole masks to cut them out
+    # detectron2 converts whole masks to float to crop them
     parts = chunks_of_maps(len(masks), masks.shape[1:], masks.device) or [slice(0, 0)]
     texels = torch.cat([BitMasks(masks[part]).crop_and_resize(boxes[part], SIDE) for part in parts]).float()[:, None]
     window = {"kernel_size": 2 * REACH + 1, "stride": 1, "padding": REACH}

@@ -1,5 +1,4 @@
-"""The fusion of OANet (section 3.2): instances are painted by what a small network, the spatial ranking module, says of
-their masks, not by detection score."""
+"""Fusion of OANet (section 3.2): the paint order comes from the spatial ranking module, not from detection scores."""
 
 from __future__ import annotations
 
@@ -31,26 +30,28 @@ ORDERS = ("ranking", "product")
 
 @PANOPTIC_FUSION_REGISTRY.register()
 class SpatialRankingFusion(HeuristicFusion):
-    """The heuristic rule in the order of ranking scores.
+    """Heuristic rule in the order of ranking scores.
 
-    Instances of a score of at least INSTANCES_CONFIDENCE_THRESH are put into class channels, from which the spatial
-    ranking module computes the probability of each class at each cell. An instance's ranking score is the mean
-    probability of its class over its mask; the highest is painted first, in a tie the one of the higher detection
-    score. As in the heuristic rule, one of whose pixels more than the fraction OVERLAP_THRESH is covered already is
-    dropped. "In inference we only extract the stuff predictions" is MODEL.PANOPTIC_FUSION.STUFF_CHANNELS_ONLY.
+    Instances with a score of at least INSTANCES_CONFIDENCE_THRESH are mapped to class channels. The spatial ranking
+    module computes the probability of each class at each cell from them. The ranking score of an instance is the mean
+    probability of its class over its mask. The highest is painted first; a tie is broken by the detection score. As in
+    the heuristic rule, an instance is dropped if more than OVERLAP_THRESH of its pixels are already covered. "In
+    inference we only extract the stuff predictions" corresponds to MODEL.PANOPTIC_FUSION.STUFF_CHANNELS_ONLY.
 
-    The ranking score says who is in front, not who is there: of an instance and a false detection, or of two detections
-    of one instance, the detection score would more often know the right one. So the order by ranking scores wants false
-    detections left out beforehand (INSTANCES_CONFIDENCE_THRESH), or SRM.ORDER "product".
+    The ranking score tells which instance is in front, not which one exists. Between an instance and a false detection,
+    or between two detections of the same instance, the detection score is right more often. The order by ranking scores
+    therefore needs false detections removed beforehand (INSTANCES_CONFIDENCE_THRESH), or SRM.ORDER "product".
 
-    In training it adds `loss_srm`. The module sees the ground-truth masks as the data has them: the overlapping ones of
-    an instances json. Where none of an image's masks overlap, as where they come from a panoptic PNG, it sees those of
-    `overlapping_masks`. The label is the thing class of the semantic ground truth. So the module learns the same with
-    any network, and nothing of the loss reaches the network.
+    In training, it adds `loss_srm`. The inputs of the module are the ground-truth masks of the dataset, which overlap
+    in an instances JSON. If no masks of an image overlap, as with masks from a panoptic PNG, the inputs are generated
+    by `overlapping_masks`. The label is the thing class of the semantic ground truth. The module therefore trains in
+    the same way with any network, and the loss has no gradient in the network.
 
-    Deviations from the paper: cells of 4 x 4 pixels in place of pixels (SRM.STRIDE 1 is the paper's), since 80 channels
-    at 800 x 1333 would take 340 MB; the indicator of equation 4 (see `ranking_scores`); which contested pixels teach
-    nothing (see `contested_labels`).
+    Deviations from the paper:
+    - Cells of 4 x 4 pixels instead of pixels (the paper's is SRM.STRIDE 1), because 80 channels at 800 x 1333 would
+      take 340 MB.
+    - The indicator of equation 4, see `ranking_scores`.
+    - The contested pixels that are excluded from the loss, see `contested_labels`.
     """
 
     trains = {"loss_srm": ("fusion",)}
@@ -69,14 +70,14 @@ class SpatialRankingFusion(HeuristicFusion):
     ):
         """
         Args:
-            kernel: see `SpatialRankingModule`.
-            stride: pixels of the network's input per cell: 1 (the paper), 2, 4 or 8.
-            loss_weight: factor of `loss_srm`; 0 leaves the module as it is.
-            order_by: "ranking" (the paper) or "product", of ranking and detection score.
-            kwargs: those of `PanopticFusion`.
+            kernel: kernel name, see `SpatialRankingModule`.
+            stride: side of a cell in pixels of the network's input: 1 (the paper), 2, 4 or 8.
+            loss_weight: weight of `loss_srm`. 0 freezes the module.
+            order_by: "ranking" (the paper) or "product" (ranking score times detection score).
+            kwargs: forwarded to `PanopticFusion`.
 
         Raises:
-            ConfigError: a value is outside of its range, or the ontology has no thing classes to learn from.
+            ConfigError: if a value is out of range, or if the ontology has no thing classes to train with.
         """
         super().__init__(**kwargs)
         prefix = "MODEL.PANOPTIC_FUSION.SRM"
@@ -101,6 +102,7 @@ class SpatialRankingFusion(HeuristicFusion):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
+        """Returns the constructor arguments from a config."""
         srm = cfg.MODEL.PANOPTIC_FUSION.SRM
         return {
             **super().from_config(cfg),
@@ -111,7 +113,7 @@ class SpatialRankingFusion(HeuristicFusion):
         }
 
     def losses(self, inputs: FusionTrainingInputs) -> dict[str, Tensor]:
-        """`loss_srm`, from the masks and labels of the ground truth alone; nothing if its weight is 0."""
+        """Returns `loss_srm`, computed from the ground truth alone, or nothing if its weight is 0."""
         if self.loss_weight == 0:
             return {}
         rows, cols = (cell_pixels(n, self.stride, n, self.device) for n in inputs.gt_sem_seg.shape[-2:])
@@ -125,6 +127,7 @@ class SpatialRankingFusion(HeuristicFusion):
         return {"loss_srm": self.loss_weight * loss}
 
     def order(self, scene: Scene) -> Sequence[int]:
+        """Returns the rows of the instances to paint, topmost first."""
         if len(scene.kept) < 2:
             return scene.kept
         scores = self.ranking_scores(scene)
@@ -133,7 +136,7 @@ class SpatialRankingFusion(HeuristicFusion):
         return [scene.kept[place] for place in scores.argsort(descending=True, stable=True).tolist()]
 
     def ranking_scores(self, scene: Scene) -> Tensor:
-        """The ranking scores of the K instances in `scene.kept`: (K,) float64 in [0, 1]."""
+        """Returns the ranking scores of the K instances in `scene.kept`, (K,) float64 in [0, 1]."""
         kept = torch.tensor(scene.kept, dtype=torch.int64, device=self.device)
         classes = scene.instances.pred_classes[kept]
         rows, cols = (
@@ -146,10 +149,11 @@ class SpatialRankingFusion(HeuristicFusion):
 
     @property
     def device(self) -> torch.device:
+        """Device of the parameters."""
         return next(self.parameters()).device
 
     def _training_masks(self, instances: Instances) -> Tensor:
-        """The masks of an image's ground truth at the cells, (R, h, w) bool; made to overlap if none of them do."""
+        """Returns an image's ground-truth masks at the cells, (R, h, w) bool, made to overlap if none of them do."""
         rows, cols = (cell_pixels(n, self.stride, n, self.device) for n in instances.image_size)
         masks = instances.gt_masks.tensor[:, rows[:, None], cols]
         if len(masks) < 2 or (masks.sum(0) > 1).any():

@@ -1,7 +1,7 @@
-"""The spatial ranking module (OANet, section 3.2): masks in, a probability of every thing class at each cell out.
+"""Spatial ranking module (OANet, section 3.2), which maps masks to class probabilities at each cell.
 
-Shape shorthand: N: images, T: thing classes, R: instances of an image, H, W: size of the network's input, h, w: cells,
-one for stride x stride pixels of it.
+Shapes: N is the batch size, T the number of thing classes, R the number of instances in an image, H x W the resolution
+of the network's input, h x w the number of cells, each of stride x stride input pixels.
 """
 
 import torch
@@ -16,23 +16,23 @@ KERNELS = ("1x1", "3x3", "1x7+7x1")
 
 
 class SpatialRankingModule(nn.Module):
-    """The convolution behind the class channels, linear as in the paper.
+    """Convolution on the class channels, linear as in the paper.
 
-    "1x1" and "3x3" are one convolution from T to T channels. "1x7+7x1" is the paper's "large kernel convolution [34]",
-    read as the block of that reference (Peng et al., Large Kernel Matters), which this notation is taken from: a 1x7
-    convolution followed by a 7x1, beside a 7x1 followed by a 1x7, both summed, without an activation between them.
-    Together they see 7x7 cells. The paper does not say how many channels are between: T, as there, where they are as
-    many as classes.
+    "1x1" and "3x3" are a single convolution from T to T channels. "1x7+7x1" is the paper's "large kernel convolution
+    [34]", read as the block of that reference (Peng et al., Large Kernel Matters), where the notation comes from. It
+    sums two branches, a 1x7 convolution followed by a 7x1 and a 7x1 followed by a 1x7, without an activation in
+    between. The receptive field is 7x7 cells. The paper does not specify the number of intermediate channels. This
+    project uses T, because the reference uses the number of classes.
     """
 
     def __init__(self, num_classes: int, kernel: str = "1x7+7x1"):
         """
         Args:
-            num_classes: T.
+            num_classes: T, the number of thing classes.
             kernel: one of `KERNELS`.
 
         Raises:
-            ConfigError: for another kernel.
+            ConfigError: if the kernel is not one of `KERNELS`.
         """
         super().__init__()
         if kernel not in KERNELS:
@@ -44,12 +44,13 @@ class SpatialRankingModule(nn.Module):
             self.branches = nn.ModuleList([_chain(num_classes, (side, side))])
 
     def forward(self, channels: Tensor) -> Tensor:
-        """
+        """Computes the ranking score map.
+
         Args:
             channels: (N, T, h, w) float, see `class_channels`.
 
         Returns:
-            the ranking score map as logits, (N, T, h, w); its softmax is what instances are ranked by.
+            The ranking score map as logits, (N, T, h, w). Instances are ranked by its softmax.
         """
         return sum(branch(channels) for branch in self.branches)
 
@@ -63,15 +64,15 @@ def _chain(num_classes: int, *kernels: tuple[int, int]) -> nn.Sequential:
 
 
 def cell_pixels(length: int, stride: int, image_length: int, device: torch.device | None = None) -> Tensor:
-    """Which pixel of an image stands for each cell, along one axis.
+    """Returns the image pixel that each cell samples, along one axis.
 
-    A cell stands for `stride` pixels of the network's input and looks at the middle one (of an even number, at the
-    second of the middle two; the last cell, where it is cut off, at the last pixel).
+    A cell covers `stride` pixels of the network's input and samples the middle one. If the number is even, it samples
+    the second of the two middle pixels. A last cell that is cut off samples the last pixel.
 
     Args:
-        length: pixels of the network's input, without padding.
-        stride: pixels of it per cell.
-        image_length: pixels of the image that is looked at, which is the input or that at another size.
+        length: number of pixels of the network's input, without padding.
+        stride: number of input pixels per cell.
+        image_length: number of pixels of the sampled image, which is the input or the input at another size.
 
     Returns:
         (ceil(length / stride),) int64.
@@ -81,12 +82,12 @@ def cell_pixels(length: int, stride: int, image_length: int, device: torch.devic
 
 
 def class_channels(masks: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-    """Maps instances to the channels of their classes: 1 where an instance of the class is, however many are.
+    """Maps instances to the channels of their classes: 1 where any instance of the class is present, else 0.
 
     Args:
         masks: (R, h, w) bool.
         classes: (R,) int64 in [0, T).
-        num_classes: T.
+        num_classes: T, the number of thing classes.
 
     Returns:
         (T, h, w) float32 of zeros and ones.
@@ -99,17 +100,16 @@ def class_channels(masks: Tensor, classes: Tensor, num_classes: int) -> Tensor:
 
 
 def contested_labels(channels: Tensor, thing_labels: Tensor) -> Tensor:
-    """What the module learns: the class that is seen at each contested cell, of those that claim it.
+    """Returns the training labels: the visible class at each contested cell, if it is one of the claiming classes.
 
-    Contested ("conflicting" in section 4.2) is a cell with more than one channel set, as figure 4 shows it. Where all
-    instances are of one class they share a channel, which no class of the softmax can win from another.
-    Not learned from, besides: contested cells where the label is none of the claiming classes (stuff or void in front,
-    a crowd, annotations that contradict each other); they do not tell which of the claimants is in front.
+    A cell is contested ("conflicting" in section 4.2) if more than one channel is set, as in figure 4. Instances of the
+    same class share a channel, so the softmax cannot rank them.
+    Contested cells are ignored if the label is not one of the claiming classes (stuff or void in front, a crowd region,
+    contradictory annotations), because they do not tell which of the claiming classes is in front.
 
     Args:
         channels: (..., T, h, w) float of zeros and ones.
-        thing_labels: (..., h, w) int64, the class in [0, T) of the thing that is seen, any other value where there is
-            none.
+        thing_labels: (..., h, w) int64, the class in [0, T) of the visible thing, any other value where there is none.
 
     Returns:
         (..., h, w) int64: the label, or 255 (ignored).
@@ -122,7 +122,7 @@ def contested_labels(channels: Tensor, thing_labels: Tensor) -> Tensor:
 
 
 def ranking_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Equation 2: mean cross entropy over the cells that have a label.
+    """Returns the mean cross entropy over the cells that have a label (equation 2).
 
     Args:
         logits: (N, T, h, w) float.
@@ -137,9 +137,9 @@ def ranking_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def ranking_scores(probabilities: Tensor, masks: Tensor, classes: Tensor) -> Tensor:
-    """Equation 3: the mean over an instance's mask of the probability of its class.
+    """Returns the mean probability of each instance's class over its mask (equation 3).
 
-    Equation 4 prints the mask indicator inverted (0 in the instance, 1 outside); it is 1 in the instance here.
+    Equation 4 prints the mask indicator inverted (0 inside the instance, 1 outside). This function uses 1 inside.
 
     Args:
         probabilities: (T, h, w) float, softmax of the ranking score map.
@@ -147,8 +147,8 @@ def ranking_scores(probabilities: Tensor, masks: Tensor, classes: Tensor) -> Ten
         classes: (R,) int64.
 
     Returns:
-        (R,) float64 in [0, 1], for masks without a cell 1: what is smaller than a cell is painted first, since it takes
-        little of others and they would take all of it.
+        (R,) float64 in [0, 1], and 1 for masks without a cell. Instances smaller than a cell are painted first, because
+        they cover little of other instances, while others could cover them completely.
     """
     scores = torch.ones(len(masks), dtype=torch.float64, device=masks.device)
     for chunk in chunks_of_maps(len(masks), tuple(masks.shape[1:]), masks.device):

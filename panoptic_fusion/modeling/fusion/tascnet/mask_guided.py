@@ -1,5 +1,4 @@
-"""The fusion of TASCNet: the consistency loss in training (section 3.2), mask-guided fusion at inference (section
-3.3)."""
+"""Fusion of TASCNet: consistency loss in training (section 3.2), mask-guided fusion at inference (section 3.3)."""
 
 from __future__ import annotations
 
@@ -23,23 +22,23 @@ STRIDES = (1, 2, 4, 8)
 
 @PANOPTIC_FUSION_REGISTRY.register()
 class MaskGuidedFusion(GreedyFusion):
-    """By descending score, accept an instance that is little covered and that the semantic side agrees is a thing.
+    """Greedy rule that accepts instances by descending score if they agree with the semantic things mask.
 
-    An instance is painted if less than OVERLAP_THRESH (the paper's 0.4) of its pixels are painted already, and its
-    agreement with the semantic things mask is more than TASC.AGREEMENT_THRESH (0.7). The things mask are the pixels
-    whose semantic label is a thing.
+    An instance is painted if less than OVERLAP_THRESH (0.4 in the paper) of its pixels are already painted, and its
+    agreement with the semantic things mask is more than TASC.AGREEMENT_THRESH (0.7). The things mask consists of the
+    pixels whose semantic label is a thing class.
 
-    Deviations from the paper, which asks for IoU with both:
-    - IoU of one instance with the things mask of the whole image is small for every instance where there are several.
-      Default is therefore `coverage`, the share of the instance's pixels that lie in the things mask; `iou` is the
-      literal reading.
-    - IoU with "instances that have already been added" is the share of the instance's pixels that they cover, as in the
-      other greedy rules.
-    - The mask at inference is the semantic argmax, without the threshold of 0.5 that the loss has: each pixel is
-      either a thing's or stuff's, which is what the mask has to decide here.
+    Deviations from the paper, which uses IoU for both:
+    - If an image has several instances, the IoU of each with the things mask of the whole image is small. The default
+      is therefore `coverage`, the fraction of the instance's pixels inside the things mask. `iou` is the literal
+      reading.
+    - IoU with "instances that have already been added" is replaced by the fraction of the instance's pixels that they
+      cover, as in the other greedy rules.
+    - The mask at inference is the semantic argmax, without the threshold of 0.5 of the loss, because each pixel must be
+      either thing or stuff.
 
-    In training it adds `loss_tasc`; its parts and choices are in `tasc_loss.py`. It has no parameters, so weights
-    trained with it can be evaluated with another rule and the other way round.
+    In training, it adds `loss_tasc`, described in `tasc_loss.py`. The rule has no parameters, so weights trained with
+    it can be evaluated with another rule and vice versa.
     """
 
     trains = {"loss_tasc": ("sem_seg_head", "roi_heads")}
@@ -57,15 +56,15 @@ class MaskGuidedFusion(GreedyFusion):
     ):
         """
         Args:
-            tasc_loss_weight: factor of `loss_tasc`; 0 trains without it.
-            tasc_stride: pixels of the network's input per pixel of the compared masks: 1 (the paper), 2, 4 (that of the
+            tasc_loss_weight: weight of `loss_tasc`. 0 disables it.
+            tasc_stride: stride of the compared masks in pixels of the network's input: 1 (the paper), 2, 4 (same as the
                 semantic logits) or 8.
-            agreement: "coverage" or "iou".
-            agreement_thresh: in [0, 1].
-            kwargs: those of `PanopticFusion`.
+            agreement: measure of agreement, "coverage" or "iou".
+            agreement_thresh: agreement threshold in [0, 1].
+            kwargs: forwarded to `PanopticFusion`.
 
         Raises:
-            ConfigError: the ontology is "stuff", which has no things mask, or a value is outside of its range.
+            ConfigError: if the ontology is "stuff", which has no things mask, or if a value is out of range.
         """
         super().__init__(**kwargs)
         prefix = "MODEL.PANOPTIC_FUSION.TASC"
@@ -89,6 +88,7 @@ class MaskGuidedFusion(GreedyFusion):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
+        """Returns the constructor arguments from a config."""
         tasc = cfg.MODEL.PANOPTIC_FUSION.TASC
         return {
             **super().from_config(cfg),
@@ -99,7 +99,7 @@ class MaskGuidedFusion(GreedyFusion):
         }
 
     def losses(self, inputs: FusionTrainingInputs) -> dict[str, torch.Tensor]:
-        """`loss_tasc`, from the logits that both heads computed anyway; nothing if its weight is 0."""
+        """Returns `loss_tasc`, computed from the existing logits of both heads, or nothing if its weight is 0."""
         if self.tasc_loss_weight == 0:
             return {}
         height, width = inputs.gt_sem_seg.shape[-2:]
@@ -113,10 +113,11 @@ class MaskGuidedFusion(GreedyFusion):
         return {"loss_tasc": self.tasc_loss_weight * tasc_loss(semantic, instance, valid)}
 
     def accept(self, scene: Scene, candidate: Candidate) -> torch.Tensor:
+        """Returns whether to paint a candidate, as a 0-d bool tensor."""
         agreed = (candidate.mask & scene.things_mask[candidate.window]).count_nonzero().double()
         whole = candidate.area
         if self.agreement == "iou":
             whole = candidate.area + scene.things_area - agreed
-        # In float64, so that the thresholds decide as they would on exact fractions of integers.
+        # float64, so that the comparisons with the thresholds match exact integer fractions.
         covered = candidate.overlap.double() / candidate.area
         return (covered < self.overlap_thresh) & (agreed / whole > self.agreement_thresh)

@@ -1,8 +1,8 @@
-"""Things and Stuff Consistency (TASCNet, section 3.2): both heads say which pixels are things; the loss is how far
-apart.
+"""Things and Stuff Consistency (TASCNet, section 3.2): a loss between the things masks of the two heads.
 
-Shape shorthand: N: images, C: semantic channels, h, w: size of the logits, H, W: of the padded network input, a, b:
-size at which the masks are compared, R: instances of an image, M: side of a mask head's output.
+Shapes: N is the batch size, C the number of semantic channels, h x w the resolution of the logits, H x W the padded
+network input, a x b the resolution at which the masks are compared, R the number of instances in an image, M the side
+of a mask head's output.
 """
 
 import torch
@@ -15,24 +15,25 @@ from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.layers.roi_flatten import roi_flatten
 from panoptic_fusion.modeling.fusion.base import OUTPUT_REGISTRY, PanopticFusion
 
-THRESHOLD = 0.5  # of the semantic mask, in the paper; that of the instances' masks is `roi_flatten`'s default
+THRESHOLD = 0.5  # for the semantic mask, as in the paper; instance masks use the default of `roi_flatten`
 
 
 def semantic_things_mask(logits: Tensor, num_stuff: int, size: tuple[int, int] | None = None) -> Tensor:
-    """Where the semantic side sees things, and how sure it is.
+    """Returns the thresholded probability of things from the semantic logits.
 
-    The softmax probability of all thing classes together where it is above 0.5, else 0. In the `collapsed` ontology it
-    is that of the one things channel. Differentiable in the logits above 0.5.
+    It is the softmax probability of all thing classes together where this is above 0.5, and 0 elsewhere. In the
+    `collapsed` ontology it is the probability of the single things channel. It is differentiable in the logits above
+    0.5.
 
-    Where the paper leaves room: its "logits" that a threshold of 0.5 applies to are read as softmax probabilities, and
-    "their logit values" as the sum over the thing classes. With the winning class alone, a pixel torn between two
-    thing classes (a sign before a bus) counts as no thing, and the loss then takes it away from both instances'
-    masks: on toy scenes that cost buses and signs most of their PQ (docs/tascnet.md).
+    Not specified in the paper: this project reads the "logits" that a threshold of 0.5 applies to as softmax
+    probabilities, and "their logit values" as the sum over the thing classes. With the winning class alone, pixels with
+    probability split between two thing classes (a sign before a bus) fall below the threshold, and the loss removes
+    them from both instances' masks. On toy scenes that cost buses and signs most of their PQ (docs/tascnet.md).
 
     Args:
-        logits: (N, C, h, w) float; channels of stuff first, then things.
+        logits: (N, C, h, w) float, stuff channels first, then things.
         num_stuff: S < C, the number of stuff channels.
-        size: (a, b) of the result; the probability is resized bilinearly before the threshold. None: (h, w).
+        size: (a, b) of the result. The probability is resized bilinearly before the threshold. None means (h, w).
 
     Returns:
         (N, a, b) float in {0} and (0.5, 1].
@@ -46,13 +47,13 @@ def semantic_things_mask(logits: Tensor, num_stuff: int, size: tuple[int, int] |
 
 
 def instance_things_mask(mask_logits: list[Tensor], boxes: list[Boxes], size: tuple[int, int], stride: float) -> Tensor:
-    """Where the mask head sees things: RoI-Flatten of the probabilities, one map an image.
+    """Returns the things mask of the mask head: RoI-Flatten of the mask probabilities, one map per image.
 
     Args:
         mask_logits: for each image (R, M, M) raw logits of the instances' classes.
         boxes: for each image R boxes, in pixels of the network's input.
         size: (a, b) of the result.
-        stride: pixels of the network's input per pixel of the result.
+        stride: stride of the result in pixels of the network's input.
 
     Returns:
         (N, a, b) float in {0} and [0.5, 1].
@@ -66,7 +67,7 @@ def instance_things_mask(mask_logits: list[Tensor], boxes: list[Boxes], size: tu
 
 
 def tasc_loss(semantic: Tensor, instance: Tensor, valid: Tensor) -> Tensor:
-    """Mean squared residual of the two masks over the valid pixels of the batch (the paper's L2 loss).
+    """Returns the mean squared residual of the two masks over the valid pixels of the batch (the paper's L2 loss).
 
     Args:
         semantic, instance: (N, a, b) float in [0, 1]; both get gradients.
@@ -85,20 +86,20 @@ def things_masks(
     padded_size: tuple[int, int],
     image_size: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:
-    """Both masks of one image at inference, with predicted instances in the place of positive proposals.
+    """Returns both things masks of one image at inference, with predicted instances instead of positive proposals.
 
     Args:
         logits: (C, h, w) semantic logits of the padded input; C > S.
         instances: R instances with pred_boxes, in pixels of the network's input, and pred_mask_logits (R, M, M).
-        label_space: says S.
+        label_space: provides S, the number of stuff classes.
         padded_size, image_size: (height, width) of the network's input with and without padding.
 
     Returns:
-        The semantic and the instance mask, each (a, b) float in [0, 1], the size of the logits without padding. The
-        residual that TASCNet's figure 3 shows is |difference|.
+        The semantic mask and the instance mask, each (a, b) float in [0, 1], at the resolution of the logits without
+        padding. The residual in TASCNet's figure 3 is |difference|.
 
     Raises:
-        ConfigError: there is no things channel (ontology "stuff").
+        ConfigError: if there is no things channel (ontology "stuff").
     """
     if len(logits) <= label_space.num_stuff:
         raise ConfigError("MODEL.SEM_SEG_HEAD.ONTOLOGY is 'stuff': there is no semantic mask of things to compare")
@@ -111,7 +112,7 @@ def things_masks(
 
 
 def things_masks_output(fusion: PanopticFusion, logits, instances, padded_size, image_size) -> tuple[Tensor, Tensor]:
-    """Returns `things_masks` of the instances that the fusion's score threshold lets pass; see OUTPUT_REGISTRY."""
+    """Returns `things_masks` of the instances that pass the fusion's score threshold; see OUTPUT_REGISTRY."""
     kept = instances[instances.scores >= fusion.instances_confidence_thresh]
     return things_masks(logits, kept, fusion.label_space, padded_size, image_size)
 
@@ -122,17 +123,18 @@ OUTPUT_REGISTRY._do_register("things_masks", things_masks_output)
 def comparable_pixels(
     gt_sem_seg: Tensor, gt_instances: list[Instances], *, num_stuff: int, stride: int, ignore_value: int = 255
 ) -> Tensor:
-    """Where the two masks can be expected to agree: the pixels with ground truth that are stuff or a trained instance.
+    """Returns the pixels on which the two masks should agree: labeled stuff and pixels of ground-truth instances.
 
-    The paper names no exception. Left out here: void and padding, which the semantic head never learns; and thing
-    pixels that belong to no ground-truth instance (crowds), which it learns to call things while no positive proposal
-    covers them.
+    The paper does not mention exceptions. This project excludes two kinds of pixels:
+    - void and padding, on which the stuff head is not trained;
+    - thing pixels without a ground-truth instance (crowd regions), which the stuff head learns to label as things
+      while no positive proposal covers them.
 
     Args:
         gt_sem_seg: (N, H, W) int64 channels, `ignore_value` where there is no ground truth and on padding.
         gt_instances: for each image Instances with gt_masks (R, height, width) BitMasks of the unpadded image.
-        num_stuff: S; channels from S on are things.
-        stride: of the result; each pixel looks at the middle of its stride x stride pixels.
+        num_stuff: S, the number of stuff channels. Channels from S on are things.
+        stride: stride of the result. Each pixel samples the center of its stride x stride input pixels.
 
     Returns:
         (N, H/stride, W/stride) bool.

@@ -1,1 +1,1 @@
-"""UPSNet: the panoptic head with its unknown channel, in training and at inference (section 3.1)."""
+"""UPSNet: panoptic head with an unknown channel, in training and at inference (section 3.1)."""

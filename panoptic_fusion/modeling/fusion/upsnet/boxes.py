@@ -1,15 +1,18 @@
-"""Where the two maps of an instance lie in UPSNet's panoptic head (section 3.1): X_mask, the semantic logits in its
-box, and Y_mask, its mask logits resized to its box. Both are in whole pixels.
+"""Pixel extents of the two maps of an instance in UPSNet's panoptic head (section 3.1).
 
-The paper says "inside box"; the whole pixels are those of the authors' implementation, which works on boxes that name
-their first and last pixel. A box (x0, y0, x1, y1) of detectron2, whose end is exclusive, therefore becomes (x0, y0,
-x1 - 1, y1 - 1), divided by the stride of the map; call that (u0, v0, u1, v1). Then, along x (along y likewise),
+X_mask holds the semantic logits in the box of the instance, and Y_mask its mask logits resized to the box. Both are in
+whole pixels.
 
-- Y_mask is resized to the pixels trunc(u0) .. trunc(u1), at least one;
-- X_mask is taken from the pixels trunc(u0) .. round(u1), rounded half to even: up to one pixel more than Y_mask, in
-  which Y_mask is 0. (For boxes narrower than a pixel, where these may be none, X_mask has the pixel of Y_mask.)
+The paper says "inside box". The whole pixels match the published code, whose boxes contain their first and last pixel.
+A detectron2 box (x0, y0, x1, y1), whose end is exclusive, therefore becomes (x0, y0, x1 - 1, y1 - 1), divided by the
+stride of the map, called (u0, v0, u1, v1) below. Along x (and likewise along y):
 
-Shape shorthand: R: instances, P: pixels of the windows of all R instances together, M: side of a mask head's output.
+- Y_mask is resized to the pixels trunc(u0) .. trunc(u1), at least one.
+- X_mask is taken from the pixels trunc(u0) .. round(u1), rounded half to even. This is up to one pixel more than
+  Y_mask, in which Y_mask is 0. If this range is empty for a box narrower than a pixel, X_mask has the pixel of Y_mask.
+
+Shapes: R is the number of instances, P the number of pixels in the windows of all R instances, M the side of a mask
+head's output.
 """
 
 from __future__ import annotations
@@ -23,12 +26,12 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class BoxExtents:
-    """The pixels of X_mask and Y_mask for R instances; columns first, then rows. They may reach over the map's border.
+    """Pixels of X_mask and Y_mask for R instances, columns first, then rows. They may extend beyond the map.
 
     Attributes:
-        start: (R, 2) int64, the first column and row of both.
-        mask_size: (R, 2) int64, columns and rows of Y_mask, at least 1.
-        end: (R, 2) int64, the column and row behind X_mask; never before the end of Y_mask.
+        start: (R, 2) int64, first column and row of both.
+        mask_size: (R, 2) int64, number of columns and rows of Y_mask, at least 1.
+        end: (R, 2) int64, exclusive end column and row of X_mask, never before the end of Y_mask.
     """
 
     start: Tensor
@@ -37,10 +40,11 @@ class BoxExtents:
 
     @classmethod
     def of_boxes(cls, boxes: Tensor, stride: int = 1) -> BoxExtents:
-        """
+        """Computes the extents of boxes.
+
         Args:
             boxes: (R, 4) float, XYXY with exclusive ends, in pixels of an image.
-            stride: pixels of the image per pixel of the map.
+            stride: stride of the map in pixels of the image.
         """
         start, last = (boxes[:, :2] / stride).trunc(), (boxes[:, 2:] - 1) / stride
         mask_end = torch.maximum(last.trunc(), start) + 1
@@ -48,23 +52,25 @@ class BoxExtents:
         return cls(start.long(), (mask_end - start).long(), end.long())
 
     def clipped(self, size: tuple[int, int]) -> Tensor:
-        """The pixels of X_mask inside of a map of `size` (H, W): (R, 4) int64, XYXY with exclusive ends; a window may
-        be empty."""
+        """Returns the pixels of X_mask inside a map of `size` (H, W).
+
+        The result is (R, 4) int64, XYXY with exclusive ends. A window may be empty.
+        """
         limit = self.start.new_tensor([size[1], size[0]])
         start = torch.minimum(self.start.clamp(min=0), limit)
         return torch.cat([start, torch.maximum(torch.minimum(self.end, limit), start)], dim=1)
 
 
 def mask_taps(offset: Tensor, length: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Where bilinear resizing (align_corners=False) of `side` texels to `length` pixels reads, along one axis.
+    """Returns where bilinear resizing (align_corners=False) of `side` elements to `length` pixels reads, on one axis.
 
     Args:
-        offset: int64, pixels from the first one.
-        length: int64, of a shape that broadcasts with it.
-        side: M; texel M stands for a zero behind the map, which pixels from `length` on read.
+        offset: int64, pixel position relative to the first pixel.
+        length: int64, of a shape that broadcasts with `offset`.
+        side: M, the side of the mask. Element M is a zero at the end of the map, which pixels from `length` on read.
 
     Returns:
-        The two texels to read (int64, in 0..M) and the weight of the second one (float32, in [0, 1)).
+        The two mask elements to read (int64, in 0..M) and the weight of the second one (float32, in [0, 1)).
     """
     position = ((offset + 0.5) * (side / length) - 0.5).clamp(0, side - 1)
     first = position.floor()
@@ -77,11 +83,11 @@ def mask_taps(offset: Tensor, length: Tensor, side: int) -> tuple[Tensor, Tensor
 
 @dataclass(frozen=True)
 class BoxPixels:
-    """The pixels of R windows as one flat list, window by window, row by row.
+    """Pixels of R windows as one flat list, window by window, row by row.
 
     Attributes:
-        instance, row, col: (P,) int64, the instance of each pixel and its place in the map.
-        extents: of the R instances.
+        instance, row, col: (P,) int64, the instance of each pixel and its position in the map.
+        extents: extents of the R instances.
     """
 
     instance: Tensor
@@ -91,7 +97,7 @@ class BoxPixels:
 
     @classmethod
     def of_boxes(cls, boxes: Tensor, size: tuple[int, int], stride: int) -> BoxPixels:
-        """The pixels of X_mask inside of a map of `size` (h, w); for the rest see `BoxExtents.of_boxes`."""
+        """Returns the pixels of X_mask inside a map of `size` (h, w). The other arguments are as in `BoxExtents`."""
         extents = BoxExtents.of_boxes(boxes, stride)
         left, top, right, bottom = extents.clipped(size).unbind(1)
         width = right - left
@@ -103,7 +109,7 @@ class BoxPixels:
         return cls(instance, top[instance] + row, left[instance] + place - row * width, extents)
 
     def resized(self, masks: Tensor) -> Tensor:
-        """Masks resized bilinearly to Y_mask, at these pixels; differentiable.
+        """Returns the masks, resized bilinearly to Y_mask, at these pixels. It is differentiable.
 
         Args:
             masks: (R, M, M) float.

@@ -1,5 +1,4 @@
-"""From the argmax of UPSNet's panoptic head to segments: the class of each instance (section 3.1, its heuristic rule)
-and the area limit of stuff."""
+"""Conversion of UPSNet's panoptic argmax to segments, with the heuristic class rule (section 3.1) and area limit."""
 
 from __future__ import annotations
 
@@ -10,20 +9,20 @@ from torch import Tensor
 
 
 def stuff_majority(counts: Tensor) -> Tensor:
-    """Which instances become stuff: those of which the semantic side says so for at least half of the pixels.
+    """Returns the instances that become stuff, because one stuff class labels at least half of their pixels.
 
-    The rule: an instance whose class is not the mode of the semantic labels of its pixels becomes that mode if it is a
-    stuff class with a frequency of at least 0.5; otherwise it keeps its class. In a tie of modes the lowest channel
-    counts, so a stuff class that has half of the pixels always is the mode, and how the thing classes share the rest is
-    of no effect.
+    If the class of an instance is not the mode of the semantic labels of its pixels, it becomes that mode if the mode
+    is a stuff class with a frequency of at least 0.5. Otherwise the instance keeps its class. In a tie of modes the
+    lowest channel counts. A stuff class with half of the pixels is therefore always the mode, and the split of the rest
+    among thing classes has no effect.
 
-    As in the published implementation a frequency of exactly 0.5 is enough; the paper has "larger than 0.5".
+    As in the published code, a frequency of exactly 0.5 is enough. The paper has "larger than 0.5".
 
     Args:
-        counts: (N, S + 1) int64, the pixels of each instance by their semantic label: S stuff classes, then any thing.
+        counts: (N, S + 1) int64, number of pixels of each instance per semantic label: S stuff classes, then any thing.
 
     Returns:
-        (N,) int64, the stuff class, or -1 for an instance that stays one.
+        (N,) int64, the stuff class, or -1 for an instance that keeps its class.
     """
     if counts.shape[1] == 1:
         return torch.full_like(counts[:, 0], -1)
@@ -42,21 +41,21 @@ def assign_segments(
     stuff_area_limit: int,
     trust_classes: bool = False,
 ) -> tuple[Tensor, list[dict]]:
-    """Turns the argmax of the panoptic head into a panoptic segmentation.
+    """Converts the argmax of the panoptic head to a panoptic segmentation.
 
-    Instances that become stuff join the pixels that the stuff class won itself; then stuff of fewer than
-    `stuff_area_limit` pixels becomes void. There is no minimum area for things, but an instance without a pixel is no
-    segment. Ids count from 1: things in the order of their channels, then stuff by ascending class.
+    Instances that become stuff are merged with the pixels of that stuff class. Stuff with fewer than `stuff_area_limit`
+    pixels then becomes void. There is no minimum area for things, but an instance without a pixel is omitted. Ids count
+    from 1, first things in the order of their channels, then stuff by ascending class.
 
     Args:
-        labels, stuff: (H, W) int16, what `panoptic_argmax` returns for N instances.
-        instance_ids, scores, classes: of the N instances: row of the fusion's `instances`, score, thing id.
-        num_stuff: S.
-        stuff_area_limit: in pixels.
-        trust_classes: no instance becomes stuff.
+        labels, stuff: (H, W) int16, result of `panoptic_argmax` for N instances.
+        instance_ids, scores, classes: row in the fusion's `instances`, score and thing id of the N instances.
+        num_stuff: S, the number of stuff classes.
+        stuff_area_limit: minimum number of pixels of a stuff segment.
+        trust_classes: whether every instance keeps its class, so that none becomes stuff.
 
     Returns:
-        the panoptic map (H, W) int32 and segments_info, as `PanopticFusion.forward` describes them.
+        The panoptic map (H, W) int32 and segments_info, as described in `PanopticFusion.forward`.
     """
     num_instances = len(classes)
     pairs = labels.int() * (num_stuff + 1) + stuff

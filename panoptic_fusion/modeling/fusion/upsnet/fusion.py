@@ -1,5 +1,7 @@
-"""The fusion of UPSNet (section 3.1, "Panoptic Segmentation Head"): one classification of every pixel into stuff
-classes, instances and unknown, in training and at inference, without parameters of its own."""
+"""Fusion of UPSNet (section 3.1, "Panoptic Segmentation Head").
+
+It classifies every pixel into stuff classes, instances and unknown, in training and at inference. It has no parameters.
+"""
 
 from __future__ import annotations
 
@@ -26,32 +28,34 @@ from panoptic_fusion.modeling.fusion.upsnet.unknown_channel import draw_known
 
 @PANOPTIC_FUSION_REGISTRY.register()
 class UPSNetFusion(PanopticFusion):
-    """The panoptic head: logits Z = [stuff of the semantic head, X_mask + Y_mask of each instance, unknown].
+    """UPSNet's panoptic head, with logits Z = [stuff logits, X_mask + Y_mask of each instance, unknown].
 
-    Inference: boxes suppressed over all classes (IoU > 0.5), scores above INSTANCES_CONFIDENCE_THRESH (the paper's
-    0.6), masks pruned on one canvas a class (OVERLAP_THRESH, 0.3: the largest share of a mask that may be covered), all
-    in `mask_pruning.py`; the argmax of Z, void where the unknown channel wins (`panoptic_argmax.py`); the class of each
-    instance by a heuristic and the area limit of stuff (`class_assignment.py`).
+    Inference:
+    - `mask_pruning.py` suppresses boxes over all classes (IoU > 0.5) and prunes masks on one canvas per class
+      (OVERLAP_THRESH, 0.3 in the paper, is the largest fraction of a mask that may be covered). Only instances with
+      scores above INSTANCES_CONFIDENCE_THRESH (0.6 in the paper) are used.
+    - `panoptic_argmax.py` computes the argmax of Z, with void where the unknown channel wins.
+    - `class_assignment.py` determines the class of each instance by a heuristic and applies the stuff area limit.
 
-    Training: `loss_panoptic`, the cross entropy of Z with ground-truth boxes, classes and masks, at the size of the
-    semantic logits (`upsnet_training.py`); its gradients reach the mask head and the stuff head. Without it
-    (LOSS_WEIGHT 0) a network is trained as UPSNet-C and UPSNet-CP are.
+    Training: `loss_panoptic` is the cross entropy of Z with ground-truth boxes, classes and masks, at the resolution of
+    the semantic logits (`training.py`). It has gradients in the mask head and the stuff head. Without it
+    (LOSS_WEIGHT 0) a network is trained in the same way as UPSNet-C and UPSNet-CP.
 
-    Deviations from the published implementation, where the paper leaves room:
-    - The instances are those of the network's one detection pass, which went through a suppression per class already.
-      There the suppression over all classes starts from all boxes, and the mask head runs a second time. So any
-      network's instances can be fused.
-    - Without AT_INPUT_RESOLUTION the head works on the logits at the size of the output. With it, as there, the argmax
-      is that of the input's size, and its labels are resized before the class of each instance and the area limit of
-      stuff are found.
-    - An image without an instance has no instance channel, also if all masks were pruned; there a dummy channel of
-      zeros, or the first pruned instance without its mask, takes part.
-    - Instances with `pred_masks` alone have the mask logits +-10.
-    The whole pixels of boxes are as published, see `upsnet_boxes.py`.
+    Deviations from the published code, where the paper does not specify the details:
+    - The instances come from the network's single detection pass, which already includes suppression per class. The
+      published code starts the suppression over all classes from all boxes, and runs the mask head a second time. This
+      project can therefore fuse the instances of any network.
+    - Without AT_INPUT_RESOLUTION the head works on the logits at output resolution. With it, as in the published code,
+      the argmax is computed at input resolution. Its labels are resized before the class of each instance and the stuff
+      area limit are determined.
+    - An image without instances has no instance channel, even if all masks were pruned. The published code uses a dummy
+      channel of zeros, or the first pruned instance without its mask.
+    - Instances that only have `pred_masks` get the mask logits +-10.
+    The whole pixels of boxes match the published code, see `boxes.py`.
 
     Attributes:
-        trust_classes: every instance keeps its class, whatever the semantic side says of its pixels. For ground-truth
-            classes: the "instance class assignment" of the paper's table 6.
+        trust_classes: whether every instance keeps its class, regardless of the semantic labels of its pixels. Used for
+            ground-truth classes, the "instance class assignment" of the paper's table 6.
     """
 
     trains = {"loss_panoptic": ("sem_seg_head", "roi_heads")}
@@ -69,14 +73,14 @@ class UPSNetFusion(PanopticFusion):
     ):
         """
         Args:
-            panoptic_loss_weight: factor of `loss_panoptic`; 0 trains without it.
-            unknown: whether there is an unknown channel. Without it all ground-truth instances are trained on, pixels
-                that would be unknown are ignored, and at inference a pixel is void only by the area limit.
-            unknown_fraction: in [0, 1), share of the ground-truth instances that training makes unknown.
-            kwargs: those of `PanopticFusion`.
+            panoptic_loss_weight: weight of `loss_panoptic`. 0 disables it.
+            unknown: whether there is an unknown channel. Without it, training uses all ground-truth instances and
+                ignores pixels that would be unknown, and at inference only the area limit makes pixels void.
+            unknown_fraction: fraction in [0, 1) of the ground-truth instances that are made unknown in training.
+            kwargs: forwarded to `PanopticFusion`.
 
         Raises:
-            ConfigError: the ontology is not "full", or a value is outside of its range.
+            ConfigError: if the ontology is not "full", or if a value is out of range.
         """
         super().__init__(**kwargs)
         prefix = "MODEL.PANOPTIC_FUSION.UPSNET"
@@ -95,6 +99,7 @@ class UPSNetFusion(PanopticFusion):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
+        """Returns the constructor arguments from a config."""
         upsnet = cfg.MODEL.PANOPTIC_FUSION.UPSNET
         return {
             **super().from_config(cfg),
@@ -104,12 +109,12 @@ class UPSNetFusion(PanopticFusion):
         }
 
     def losses(self, inputs: FusionTrainingInputs, known: list[torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
-        """`loss_panoptic`; nothing if its weight is 0.
+        """Returns `loss_panoptic`, or nothing if its weight is 0.
 
         Args:
             inputs: see `FusionTrainingInputs`.
-            known: for each image the rows (int64) of the ground-truth instances that have a channel, in the order of
-                their channels; None draws them.
+            known: for each image the rows (int64) of the ground-truth instances that have a channel, in channel order.
+                None draws them at random.
         """
         if self.panoptic_loss_weight == 0:
             return {}
@@ -123,7 +128,7 @@ class UPSNetFusion(PanopticFusion):
         num_stuff, stride = self.label_space.num_stuff, inputs.gt_sem_seg.shape[-1] // inputs.sem_seg_logits.shape[-1]
         boxes = [Boxes(x.gt_boxes.tensor[rows]) for x, rows in zip(gt_instances, known, strict=True)]
         classes = [x.gt_classes[rows] for x, rows in zip(gt_instances, known, strict=True)]
-        # The mask head runs for a batch without things too, so that processes meet in synchronised norms.
+        # The mask head also runs for a batch without things, so that all processes take part in synchronized norms.
         mask_logits = inputs.mask_logits_of(boxes, classes)
         targets = panoptic_targets(
             inputs.gt_sem_seg, [x.gt_masks.tensor for x in gt_instances], known,
@@ -136,7 +141,7 @@ class UPSNetFusion(PanopticFusion):
         return {"loss_panoptic": self.panoptic_loss_weight * loss}
 
     def combine(self, sem_seg: SemSegLogits, instances: Instances, size: tuple[int, int] | None) -> PanopticSeg:
-        """Prunes the instances, then gives every pixel to the highest panoptic logit; see `PanopticFusion.forward`."""
+        """Prunes the instances and labels every pixel by its highest panoptic logit; see `PanopticFusion.forward`."""
         num_stuff, scores = self.label_space.num_stuff, instances.scores
         rows = suppress_boxes(instances.pred_boxes.tensor, scores)
         above = scores[rows] > self.instances_confidence_thresh

@@ -1,4 +1,4 @@
-"""Y_mask of R instances (UPSNet, section 3.1), read in parts: what the panoptic head needs without R x H x W logits."""
+"""Y_mask of R instances (UPSNet, section 3.1), read in parts so that R x H x W logits are never allocated."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops, to_windows
 from panoptic_fusion.modeling.fusion.upsnet.boxes import BoxExtents, mask_taps
 
 BIT_MASK_LOGIT = 10.0
-"""What a bit mask is worth: + this inside of the mask, - this in the rest of the box."""
+"""Logit of a bit mask: + this value inside the mask, - this value in the rest of the box."""
 
 
 class MaskLogitCrops(MaskCrops):
-    """Crops of mask logits: `rows` gives Y_mask, `crops[i]` the (h, w) bool mask where it is positive.
+    """Crops of mask logits: `rows` returns Y_mask, and `crops[i]` the (h, w) bool mask where it is positive.
 
-    The windows are those of X_mask (`upsnet_boxes`), clipped to the image.
+    The windows are the extents of X_mask (see `boxes.py`), clipped to the image.
     """
 
     def __init__(self, boxes: Tensor, size: tuple[int, int]):
@@ -35,8 +35,10 @@ class MaskLogitCrops(MaskCrops):
         self.windows = to_windows(self.corners)
 
     def rows(self, index: int, y0: int, y1: int) -> Tensor:
-        """Y_mask in the image's rows y0..y1 and the columns of the window: (y1 - y0, w) float32. The rows must lie in
-        the window."""
+        """Returns Y_mask in image rows y0..y1 and the columns of the window, (y1 - y0, w) float32.
+
+        The rows must lie in the window.
+        """
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> Tensor:
@@ -45,11 +47,13 @@ class MaskLogitCrops(MaskCrops):
 
     @staticmethod
     def from_instances(instances: Instances, index: Tensor) -> MaskLogitCrops:
-        """The crops of some instances at output size (`instances.image_size`), from pred_mask_logits or pred_masks.
+        """Returns the crops of selected instances, from pred_mask_logits or pred_masks.
+
+        The crops are at output size (`instances.image_size`).
 
         Args:
             instances: see `PanopticFusion.forward`.
-            index: (R,) int64, the wanted rows of `instances`.
+            index: (R,) int64, the selected rows of `instances`.
 
         Raises:
             ValueError: if the instances have neither.
@@ -63,9 +67,9 @@ class MaskLogitCrops(MaskCrops):
 
 
 class ResizedLogitCrops(MaskLogitCrops):
-    """Y_mask from what a mask head gives: (R, M, M) float32 raw logits, resized bilinearly to the boxes.
+    """Y_mask from the output of a mask head: (R, M, M) float32 raw logits, resized bilinearly to the boxes.
 
-    Columns are resized once, for all M rows; rows when they are asked for.
+    Columns are resized once, for all M rows. Rows are resized on demand.
     """
 
     def __init__(self, mask_logits: Tensor, boxes: Tensor, size: tuple[int, int]):
@@ -82,12 +86,13 @@ class ResizedLogitCrops(MaskLogitCrops):
             self.widened.append(torch.lerp(mask.index_select(1, first), mask.index_select(1, second), weight))
 
     def _taps(self, axis: int, length: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
-        """`mask_taps` of the pixels of each window along columns (axis 0) or rows (1): three (R, length) tensors."""
+        """Returns `mask_taps` of each window's pixels along columns (axis 0) or rows (1), three (R, length) tensors."""
         skipped = self.corners[:, axis] - self.extents.start[:, axis]
         offset = skipped[:, None] + torch.arange(length, device=self.device)
         return mask_taps(offset, self.extents.mask_size[:, axis, None], side)
 
     def rows(self, index: int, y0: int, y1: int) -> Tensor:
+        """Returns Y_mask in the given rows; see `MaskLogitCrops.rows`."""
         top, mask = self.windows[index][0].start, self.widened[index]
         first, second, weight = (tap[index, y0 - top : y1 - top] for tap in self.taps)
         return torch.lerp(mask.index_select(0, first), mask.index_select(0, second), weight[:, None])
@@ -97,8 +102,8 @@ class BitMaskLogitCrops(MaskLogitCrops):
     """Y_mask from full masks, for instances without a mask head: +-BIT_MASK_LOGIT in the whole window of X_mask.
 
     Args:
-        masks: (K, H, W) bool; what lies outside of the window of its box is not seen.
-        index: the R wanted masks.
+        masks: (K, H, W) bool. Pixels outside the window of the box are ignored.
+        index: indices of the R selected masks.
         boxes: (R, 4) float, XYXY in pixels.
     """
 
@@ -107,5 +112,6 @@ class BitMaskLogitCrops(MaskLogitCrops):
         self.masks, self.index = masks, index
 
     def rows(self, index: int, y0: int, y1: int) -> Tensor:
+        """Returns Y_mask in the given rows; see `MaskLogitCrops.rows`."""
         mask = self.masks[self.index[index], y0:y1, self.windows[index][1]]
         return mask.float().sub_(0.5).mul_(2 * BIT_MASK_LOGIT)

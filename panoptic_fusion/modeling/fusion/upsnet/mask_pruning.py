@@ -1,4 +1,4 @@
-"""Which instances enter UPSNet's panoptic head at inference: the mask pruning process of section 3.2."""
+"""Mask pruning of UPSNet (section 3.2), which selects the instances of the panoptic head at inference."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ MAX_INSTANCES = 100
 
 
 def suppress_boxes(boxes: Tensor, scores: Tensor) -> Tensor:
-    """Class-agnostic non-maximum suppression: drops a box whose IoU with one of a higher score is above 0.5.
+    """Applies class-agnostic non-maximum suppression: drops boxes with IoU above 0.5 with a higher-scoring box.
 
     Args:
         boxes: (R, 4) float, XYXY with exclusive ends.
         scores: (R,) float.
 
     Returns:
-        (K,) int64, the rows that are left, by descending score (in a tie the lower row first), at most 100.
+        (K,) int64, the remaining rows by descending score (in a tie the lower row first), at most 100.
     """
     return nms(boxes.float(), scores.float(), NMS_THRESH)[:MAX_INSTANCES]
 
 
 def prune_masks(crops: MaskCrops, classes: Sequence[int], thresh: float) -> list[bool]:
-    """Pastes the masks of each class onto a canvas of that class, in the given order, and drops those that do not fit.
+    """Pastes the masks of each class onto its own canvas in the given order, and drops masks that do not fit.
 
-    A mask is dropped if it is empty or if more than the fraction `thresh` of it is on its canvas already.
+    A mask is dropped if it is empty or if more than the fraction `thresh` of it is already covered on its canvas.
 
     Args:
         crops: R masks, by descending score.
         classes: R thing ids.
-        thresh: in [0, 1].
+        thresh: overlap threshold in [0, 1].
 
     Returns:
-        For each instance whether it is kept. All of them are read from the device at once.
+        Whether each instance is kept. All values are copied from the device at once.
     """
     fits: dict[int, Tensor] = {}
 

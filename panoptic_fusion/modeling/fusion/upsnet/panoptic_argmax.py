@@ -1,11 +1,10 @@
-"""UPSNet's panoptic head at inference (section 3.1): for every pixel the highest of the stuff logits, the logits of the
-N instances and the unknown logit.
+"""UPSNet's panoptic head at inference (section 3.1): the argmax over stuff, instance and unknown logits.
 
-The S + N + 1 logit maps never exist at once. The semantic logits come in strips of rows; in a strip the highest stuff
-logit and its channel are running results, which each instance updates within its window.
+The S + N + 1 logit maps never exist at once. The semantic logits are processed in strips of rows. In a strip, the
+highest stuff logit and its channel are running results, which each instance updates within its window.
 
-An instance has the logit 0 outside of its box, not -inf: where all stuff logits and those of the boxes around a pixel
-are negative, an instance somewhere else wins it (of several such the first). So does the published implementation.
+As in the published code, an instance has the logit 0 outside its box, not -inf. If all stuff logits and the logits of
+all boxes at a pixel are negative, an instance elsewhere wins the pixel (the first of several).
 """
 
 from __future__ import annotations
@@ -30,22 +29,22 @@ def panoptic_argmax(
     num_stuff: int,
     unknown: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """The argmax over [stuff, instances, unknown], the lowest index in a tie, and the semantic argmax of the stuff.
+    """Returns the argmax over [stuff, instances, unknown], the lowest index in a tie, and the semantic argmax.
 
-    Without any instance no instance has a channel.
+    Without instances there is no instance channel.
 
     Args:
         sem_seg: logits of S + T channels, stuff first.
         masks: Y_mask of at least the instances in `order`.
-        order: the N instances of the head, in the order of their channels, as rows of `masks`.
-        channels: N semantic channels, those of the classes of the instances in `order`.
-        num_stuff: S.
+        order: the N instances of the head in channel order, as rows of `masks`.
+        channels: N semantic channels, one for the class of each instance in `order`.
+        num_stuff: S, the number of stuff classes.
         unknown: whether there is an unknown channel.
 
     Returns:
-        labels (H, W) int16: s < S for stuff, S + i for the i-th instance in `order`, S + N where nothing won (unknown,
-        or neither a stuff class nor an instance exists);
-        stuff (H, W) int16: the semantic argmax, s < S or S for any thing.
+        labels (H, W) int16: s < S for stuff, S + i for the i-th instance in `order`, and S + N where nothing won
+        (unknown, or neither a stuff class nor an instance exists).
+        stuff (H, W) int16: the semantic argmax, s < S for stuff, and S for any thing.
     """
     num_instances, device = len(order), sem_seg.logits.device
     labels = torch.empty(sem_seg.output_size, dtype=torch.int16, device=device)
@@ -71,7 +70,7 @@ def panoptic_argmax(
                 _update(highest[window], label[window], x + masks.rows(index, top, bottom), code)
                 torch.maximum(highest_x[window], x, out=highest_x[window])
 
-        # The zeros of the instances outside of their boxes: of those at a pixel, the first has the lowest index.
+        # Instances have the logit 0 outside their boxes. The first such instance at a pixel has the lowest index.
         zero_label = outside + num_stuff
         zero_wins = (highest < 0) | ((highest == 0) & (label > zero_label))
         zero_wins &= outside < num_instances
@@ -84,9 +83,9 @@ def panoptic_argmax(
 
 
 def _update(highest: Tensor, label: Tensor, z: Tensor, code: Tensor) -> None:
-    """Puts the logits `z` and their `code` where they are above the `highest` so far, in place.
+    """Updates `highest` and `label` in place where the logits `z` exceed the highest logit so far.
 
-    Codes rise from instance to instance, so that of two codes at a pixel the newer is the higher one. On a CPU the
+    Codes increase from instance to instance, so the newer of two codes at a pixel is the higher one. On a CPU the
     maximum of codes is ten times faster than a masked assignment.
     """
     torch.maximum(label, (z > highest) * code, out=label)
@@ -94,9 +93,9 @@ def _update(highest: Tensor, label: Tensor, z: Tensor, code: Tensor) -> None:
 
 
 def _first_outside(windows: Sequence[Window], size: tuple[int, int], device: torch.device) -> Tensor:
-    """For each pixel the first of N windows that it is not in, N if it is in all: (H, W) int16.
+    """Returns for each pixel the first of N windows that does not contain it, N if all do, as (H, W) int16.
 
-    The pixels in all of the first k windows are a rectangle, which shrinks with k.
+    The pixels inside all of the first k windows form a rectangle, which shrinks with k.
     """
     first = torch.zeros(size, dtype=torch.int16, device=device)
     top, bottom, left, right = 0, size[0], 0, size[1]

@@ -1,19 +1,21 @@
-"""UPSNet's panoptic head in training (section 3.1): cross entropy over [stuff, unknown, instances] at every pixel of
-the semantic logits, with the ground-truth boxes, masks and classes.
+"""UPSNet's panoptic head in training (section 3.1).
 
-The channels are in this order here, not with the unknown channel last, so that it has one number in all images of a
-batch; the loss does not depend on it.
+The loss is the cross entropy over [stuff, unknown, instances] at every pixel of the semantic logits, with ground-truth
+boxes, masks and classes. The unknown channel is not last, so that it has the same index in all images of a batch. The
+loss does not depend on the order.
 
-In the loss, instances exist as a flat list of (instance, pixel of its box), over all images of the batch, never as
-N x h x w maps: outside of its box an instance has the logit 0, of which it is enough to count how many there are.
+The loss represents instances as a flat list of (instance, pixel of its box) over all images of the batch, never as
+N x h x w maps. An instance has the logit 0 outside its box, so counting the zeros is enough.
 
-Deviations from the published implementation, which has one image a process:
+Deviations from the published code, which uses one image per process:
 - The mean is over all pixels of the padded batch.
-- Images without things are trained on; there they are left out.
-- Of n rows of the ground truth, ceil(n / 4) are at 1/4, every fourth one; there round(n / 4).
+- Images without things are used for training. The published code skips them.
+- n rows of the ground truth have ceil(n / 4) rows at 1/4 resolution, every fourth one. The published code has
+  round(n / 4).
 
-Shape shorthand: N: images, C = S + T: semantic channels, h, w: size of the logits, R_i: ground-truth instances of image
-i that have a channel, R: of all images, P: pixels of all R boxes together, M: side of a mask head's output.
+Shapes: N is the batch size, C = S + T the number of semantic channels, h x w the resolution of the logits, R_i the
+number of ground-truth instances of image i that have a channel, R their number in all images, P the number of pixels of
+all R boxes, M the side of a mask head's output.
 """
 
 from __future__ import annotations
@@ -34,12 +36,12 @@ IGNORED = -1
 
 @dataclass(frozen=True)
 class KnownInstances:
-    """The R_i ground-truth instances of one image that have a channel, in the order of their channels.
+    """The R_i ground-truth instances of one image that have a channel, in channel order.
 
     Attributes:
         boxes: (R_i, 4) float, XYXY in pixels of the network's input.
         classes: (R_i,) int64 thing ids.
-        mask_logits: (R_i, M, M) float, of these classes on these boxes.
+        mask_logits: (R_i, M, M) float, mask logits of these classes on these boxes.
     """
 
     boxes: Tensor
@@ -56,19 +58,20 @@ def panoptic_targets(
     stride: int,
     unknown: bool = True,
 ) -> Tensor:
-    """The channel that each pixel should have.
+    """Returns the target channel of each pixel.
 
-    A pixel belongs to the last instance in the order of the channels whose mask covers it, be it stuff or void in the
-    semantic ground truth. Of the rest, stuff stays stuff, void is ignored, and thing pixels become unknown: those of
-    the instances left out, of crowds, and those that the masks miss. Labels are those of every `stride`-th pixel.
+    A pixel belongs to the last instance in channel order whose mask covers it, even if it is stuff or void in the
+    semantic ground truth. Among the other pixels, stuff stays stuff and void is ignored. Thing pixels become unknown if
+    they belong to excluded instances or crowd regions, or if no mask covers them. Labels are sampled at every
+    `stride`-th pixel.
 
     Args:
         gt_sem_seg: (N, H, W) int64 channels, 255 where there is no ground truth and on padding.
         gt_masks: for each image (K_i, height, width) bool masks of all instances, of the unpadded image.
-        known: for each image (R_i,) int64, those that have a channel, in the order of their channels.
-        num_stuff: S.
-        stride: pixels per pixel of the result.
-        unknown: False: what would become unknown is ignored.
+        known: for each image (R_i,) int64, the instances that have a channel, in channel order.
+        num_stuff: S, the number of stuff classes.
+        stride: stride of the result in pixels.
+        unknown: whether there is an unknown channel. Without it, pixels that would become unknown are ignored.
 
     Returns:
         (N, h, w) int64: s < S for stuff, S for unknown, S + 1 + i for the i-th instance, -1 where ignored.
@@ -91,21 +94,20 @@ def panoptic_targets(
 def panoptic_loss(
     logits: Tensor, instances: Sequence[KnownInstances], targets: Tensor, *, num_stuff: int, stride: int, unknown: bool
 ) -> Tensor:
-    """Cross entropy of the panoptic logits: mean over all pixels, those that are ignored included (they count as 0).
+    """Returns the cross entropy of the panoptic logits, as the mean over all pixels. Ignored pixels count as 0.
 
-    That is what the authors' implementation averages over. Images padded to the size of a batch count with their
-    padding.
+    The published code also includes ignored pixels in the mean. The padding of images in a batch is included as well.
 
     Args:
-        logits: (N, C, h, w) float semantic logits, C = S + T; half precision is computed in float32.
-        instances: for each image those with a channel.
-        targets: (N, h, w), what `panoptic_targets` returns for the masks of these instances.
-        num_stuff: S.
-        stride: pixels of the network's input per pixel of the logits.
+        logits: (N, C, h, w) float semantic logits, C = S + T. Half precision is converted to float32.
+        instances: for each image the instances that have a channel.
+        targets: (N, h, w), result of `panoptic_targets` for the masks of these instances.
+        num_stuff: S, the number of stuff classes.
+        stride: stride of the logits in pixels of the network's input.
         unknown: whether there is an unknown channel.
 
     Returns:
-        A scalar; differentiable in `logits` and in the mask logits.
+        A scalar, differentiable in `logits` and in the mask logits.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     num_images, num_channels, height, width = logits.shape
@@ -122,7 +124,7 @@ def panoptic_loss(
     x_mask = logits.flatten().index_select(0, ((image * num_channels + channel) * area)[boxes.instance] + place)
     z_mask = x_mask + boxes.resized(torch.cat([x.mask_logits.to(logits.dtype) for x in instances]))
 
-    # How many instances of its image a pixel is outside of; each of them has the logit 0 there.
+    # For each pixel, the number of instances of its image whose box does not contain it. Their logits are 0.
     per_pixel = per_image.repeat_interleave(area)
     num_outside = (per_pixel - torch.bincount(pixel, minlength=len(per_pixel))).to(logits.dtype)
 
@@ -134,7 +136,7 @@ def panoptic_loss(
         z_unknown = torch.full_like(logits[:, 0], -torch.inf, requires_grad=False)
     dense = torch.cat([logits[:, :num_stuff], z_unknown[:, None]], dim=1)
 
-    # Cross entropy is log(sum(exp(z))) - z of the target; logits relative to the highest one cannot overflow.
+    # Cross entropy is log(sum(exp(z))) - z[target]. Logits relative to the highest one cannot overflow.
     with torch.no_grad():
         highest = dense.amax(1).flatten().scatter_reduce(0, pixel, z_mask, "amax")
         highest = torch.where(num_outside > 0, highest.clamp(min=0), highest)
