@@ -20,7 +20,12 @@ def escape_markdown(text: str) -> str:
 
 
 def markdown_table(
-    rows: Sequence[Sequence[Any]], header: Sequence[str], *, float_format: str = ".1f", missing: str = ""
+    rows: Sequence[Sequence[Any]],
+    header: Sequence[str],
+    *,
+    float_format: str = ".1f",
+    missing: str = "",
+    align: Sequence[str] = (),
 ) -> str:
     """Returns a Markdown table. Columns of numbers are right-aligned, all others left-aligned.
 
@@ -29,8 +34,11 @@ def markdown_table(
         header: one text per column, which is escaped.
         float_format: format of float cells.
         missing: text of None cells.
+        align: "left" or "right" for each column; default: see above.
     """
-    numbers = [all(not isinstance(row[column], str) for row in rows) for column in range(len(header))]
+    if not align:
+        numbers = [all(not isinstance(row[column], str) for row in rows) for column in range(len(header))]
+        align = ["right" if number else "left" for number in numbers]
     cells = [
         [
             missing if cell is None else escape_markdown(cell) if isinstance(cell, str)
@@ -44,5 +52,5 @@ def markdown_table(
         [escape_markdown(text) for text in header],
         tablefmt="pipe",
         disable_numparse=True,
-        colalign=["right" if number else "left" for number in numbers] if rows else None,
+        colalign=align if rows else None,
     )

@@ -23,13 +23,13 @@ import panoptic_fusion.networks  # noqa: F401  (registers the parts; first, to s
 import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
-from tabulate import tabulate
 
 from panoptic_fusion.cli.experiments.runs import run_spec
 from panoptic_fusion.config import config_file, read_config
 from panoptic_fusion.engine.preflight import check_writable
 from panoptic_fusion.errors import run_cli
 from panoptic_fusion.files import write_atomically
+from panoptic_fusion.markdown import markdown_table
 from panoptic_fusion.modeling import PANOPTIC_FUSION_REGISTRY
 
 
@@ -75,7 +75,7 @@ def make_table(heads: list[str], fusions: list[str], results: dict, common: CfgN
         for head in heads:
             runs = [results["runs"][cell_name(head, fusion)]["metrics"].get(column, []) for fusion in fusions]
             rows.append([head, *(f"{run[0]:.1f}" if run and run[0] is not None else "failed" for run in runs)])
-        tables.append(tabulate(rows, [column, *fusions], tablefmt="pipe", disable_numparse=True))
+        tables.append(markdown_table(rows, [column, *fusions]))
     base = next(iter(results["runs"].values()))["config"]
     head = (
         f"Commit {', '.join(results['commits'])}; {results['machine']}; `{results['command']}`: base "

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from tabulate import tabulate
 from torch import Tensor
 
 from panoptic_fusion.errors import ConfigError, one_line
+from panoptic_fusion.markdown import markdown_table
 
 from .class_rows import ClassRows, class_axes, class_name, head_of, take_rows
 
@@ -163,7 +163,7 @@ def _table(copied: Mapping[str, str], source: ClassRows, target: ClassRows, matc
             if is_copied and row is not None:
                 origin[name] = class_name(given[row])
     rows = [[name, origin.get(name, ""), *(of.get(head, "") for head in heads)] for name, of in cells.items()]
-    return tabulate(rows, ["class", "from", *(TITLES[head] for head in heads)], tablefmt="pipe")
+    return markdown_table(rows, ["class", "from", *(TITLES[head] for head in heads)])
 
 
 def new_parts(missing: Sequence[str]) -> str:

@@ -6,12 +6,12 @@ import sys
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
-from tabulate import tabulate
 from tqdm import tqdm
 
 from panoptic_fusion.data.coco_panoptic import label_space_of
 from panoptic_fusion.data.mapper import PanopticDatasetMapper, build_augmentations
 from panoptic_fusion.errors import ConfigError
+from panoptic_fusion.markdown import markdown_table
 from panoptic_fusion.networks import IndependentPanoptic, PanopticRCNN
 from panoptic_fusion.networks.trained import build_predictor
 
@@ -68,11 +68,11 @@ def table(rows: dict[tuple[str, ...], dict[str, float]]) -> str:
     lines = [
         [*("x" if part in row else "" for part in PARTS)]
         + [results[name] for name in MEASURES]
-        + [results["PQ"] - rows[()]["PQ"] if row else ""]
+        + [results["PQ"] - rows[()]["PQ"] if row else None]
         for row, results in rows.items()
     ]
     header = [*(f"GT {part}" for part in PARTS), *MEASURES, "PQ gained"]
-    return f"{rows[()]['images']:.0f} images\n\n" + tabulate(lines, header, tablefmt="pipe", floatfmt=".1f")
+    return f"{rows[()]['images']:.0f} images\n\n" + markdown_table(lines, header)
 
 
 def interpretation(rows: dict[tuple[str, ...], dict[str, float]]) -> str:

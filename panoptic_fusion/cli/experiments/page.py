@@ -5,11 +5,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tabulate import tabulate
-
 from panoptic_fusion.engine.preflight import check_writable
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.files import write_atomically, write_json
+from panoptic_fusion.markdown import markdown_table
 
 from .check import check_runs
 from .costs import Costs, Size, measure
@@ -123,14 +122,7 @@ def make_page(
 ) -> str:
     """Returns the page as Markdown."""
     quality, cost = (
-        tabulate(
-            rows[1:],
-            rows[0],
-            tablefmt="pipe",
-            disable_numparse=True,
-            colalign=["left"] + ["right"] * (len(rows[0]) - 1),
-        )
-        for rows in tables
+        markdown_table(rows[1:], rows[0], align=["left", *["right"] * (len(rows[0]) - 1)]) for rows in tables
     )
     records = [json.loads((job.folder / "ablation.json").read_text()) for job in jobs]
     commits = ", ".join(sorted({record["commit"] for record in records}))

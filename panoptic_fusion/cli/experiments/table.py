@@ -7,9 +7,8 @@ import statistics
 import subprocess
 from pathlib import Path
 
-from tabulate import tabulate
-
 import panoptic_fusion
+from panoptic_fusion.markdown import markdown_table
 
 from .spec import Job, Spec
 
@@ -96,12 +95,10 @@ def make_table(spec: Spec, jobs: list[Job], command: str) -> tuple[str, dict]:
     bases = ", ".join(f"`{base}`" for base in dict.fromkeys(str(run.base) for run in spec.runs))
     text = (
         f"Commit {', '.join(commits)}; {head['machine']}; {bases}; `{command}`\n\n"
-        + tabulate(
+        + markdown_table(
             rows,
             ["run", *(f"{d} {m}".strip() for d, m in columns), "training s", "seeds"],
-            tablefmt="pipe",
-            disable_numparse=True,
-            colalign=["left", *["right"] * (len(columns) + 2)],
+            align=["left", *["right"] * (len(columns) + 2)],
         )
         + "\n"
     )
