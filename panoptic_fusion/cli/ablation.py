@@ -26,6 +26,8 @@ import os
 import shlex
 from pathlib import Path
 
+from .arguments import add_allow_download
+
 HELP = "train variants of a config with several seeds and compare them in one table"
 
 
@@ -34,20 +36,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", type=Path, help="the yaml")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs, table.md and results.json")
     parser.add_argument("--num-gpus", type=int, default=1, help="as in `panoptic-fusion train`, for each run")
+    add_allow_download(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns 1 if a run failed."""
-    return 1 if ablation(args.spec, args.output, num_gpus=args.num_gpus) else 0
+    return 1 if ablation(**vars(args)) else 0
 
 
-def ablation(spec: str | os.PathLike, output: str | os.PathLike, *, num_gpus: int = 1) -> list[str]:
+def ablation(
+    spec: str | os.PathLike, output: str | os.PathLike, *, num_gpus: int = 1, allow_download: bool = False
+) -> list[str]:
     """Runs all unfinished runs of a YAML file and writes table.md and results.json.
 
     Args:
         spec: path to the YAML file, whose format is described in the docstring of this module.
         output: folder of the runs.
         num_gpus: number of processes per run; without a GPU they run on the CPU.
+        allow_download: downloads weights from any address that a config names, see `check_downloads`.
 
     Returns:
         The failed runs, as "NAME, seed N".
@@ -59,4 +65,5 @@ def ablation(spec: str | os.PathLike, output: str | os.PathLike, *, num_gpus: in
 
     words = ["panoptic-fusion", "ablation", str(spec), "--output", str(output)]
     words += ["--num-gpus", str(num_gpus)] if num_gpus != 1 else []
-    return run_spec(Path(spec), Path(output), num_gpus, shlex.join(words))
+    words += ["--allow-download"] if allow_download else []
+    return run_spec(Path(spec), Path(output), num_gpus, shlex.join(words), allow_download=allow_download)

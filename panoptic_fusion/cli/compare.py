@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import add_opts, check_at_least_one
+from .arguments import add_allow_download, add_opts, check_at_least_one
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,17 +26,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True, help="a dataset of the model's config, such as toy_val")
     parser.add_argument("--output", required=True, help="folder for the pictures")
     parser.add_argument("--num-images", type=int, default=8, help="how many, evenly spread over the dataset")
+    add_allow_download(parser)
     add_opts(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
-    pictures = compare(args.model, args.dataset, args.output, num_images=args.num_images, opts=args.opts)
+    pictures = compare(
+        args.model,
+        args.dataset,
+        args.output,
+        num_images=args.num_images,
+        opts=args.opts,
+        allow_download=args.allow_download,
+    )
     print(f"{len(pictures)} pictures (image, ground truth, prediction) and all.png in {args.output}")
 
 
 def compare(
-    model: str, dataset: str, output: str | os.PathLike, *, num_images: int = 8, opts: Sequence[str] = ()
+    model: str,
+    dataset: str,
+    output: str | os.PathLike,
+    *,
+    num_images: int = 8,
+    opts: Sequence[str] = (),
+    allow_download: bool = False,
 ) -> list[Path]:
     """Draws image, ground truth and prediction side by side.
 
@@ -46,6 +60,7 @@ def compare(
         output: folder for the pictures.
         num_images: number of images to draw, evenly spread over the dataset.
         opts: sequence KEY, VALUE, KEY, VALUE, ... that changes the config.
+        allow_download: downloads weights from any address that the config names, see `check_downloads`.
 
     Returns:
         The paths of the pictures, one per image; all.png in the same folder stacks all of them vertically.
@@ -64,7 +79,8 @@ def compare(
     from panoptic_fusion.visualization import draw_comparison, ground_truth_panoptic
 
     check_writable(os.fspath(output), "--output")
-    cfg = load_trained(model, [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"])
+    words = [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
+    cfg = load_trained(model, words, allow_download=allow_download)
     dicts = evenly_spread(images_of(cfg, dataset), num_images)
     predictor = build_predictor(cfg)
     os.makedirs(output, exist_ok=True)

@@ -14,6 +14,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from .arguments import add_allow_download
+
 HELP = "train systems, measure quality and cost, write one page"
 SIZES = ((480, 360), (2048, 1024))
 
@@ -30,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="of torch, while the costs are measured")
     parser.add_argument("--photos", action="store_true", help="also photos and ground truth in the gallery")
     parser.add_argument("--num-gpus", type=int, default=1, help="as in `panoptic-fusion train`, for each run")
+    add_allow_download(parser)
 
 
 def read_size(text: str) -> tuple[int, int]:
@@ -55,6 +58,7 @@ def leaderboard(
     threads: int = 1,
     photos: bool = False,
     num_gpus: int = 1,
+    allow_download: bool = False,
 ) -> bool:
     """Trains the systems of a spec, measures their costs, and writes one page.
 
@@ -67,6 +71,7 @@ def leaderboard(
         threads: number of PyTorch threads while the costs are measured.
         photos: whether the gallery also shows the photos and the ground truth.
         num_gpus: number of processes per training run; without a GPU they run on the CPU.
+        allow_download: downloads weights from any address that a config names, see `check_downloads`.
 
     Returns:
         Whether every cell of the tables has a value.
@@ -82,5 +87,6 @@ def leaderboard(
     for name, value, default in (("repeats", repeats, 5), ("threads", threads, 1), ("num-gpus", num_gpus, 1)):
         words += [f"--{name}", str(value)] if value != default else []
     words += ["--photos"] if photos else []
+    words += ["--allow-download"] if allow_download else []
     settings = Settings(list(sizes), repeats, threads, photos)
-    return make_leaderboard(Path(spec), Path(output), Path(docs), settings, num_gpus, shlex.join(words))
+    return make_leaderboard(Path(spec), Path(output), Path(docs), settings, num_gpus, shlex.join(words), allow_download)

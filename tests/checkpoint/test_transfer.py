@@ -76,7 +76,7 @@ def test_by_hand():
         "tram": ["", "new", "new", "new", "new"],
         "(background)": ["background", "copied", "", "", ""],
         "wall": ["", "", "", "", "new"],
-        "SKY_": ["sky", "", "", "", "copied"],
+        "SKY\\_": ["sky", "", "", "", "copied"],
     }
     assert model[f"{CLS}.bias"].tolist() == [100, 101, 102] and file[f"{CLS}.bias"].tolist() == [0, 1, 2]
 

@@ -64,8 +64,8 @@ def lab(tmp_path: Path, monkeypatch, run_script):
             (tmp_path / "spec.yaml").write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
             return tmp_path / "spec.yaml"
 
-        def run(self, **changes) -> tuple[int, str, str]:
-            return run_script("ablation", self.write(**changes), "--output", self.output)
+        def run(self, *options, **changes) -> tuple[int, str, str]:
+            return run_script("ablation", self.write(**changes), "--output", self.output, *options)
 
         def calls(self) -> list[tuple[str, int]]:
             file = tmp_path / "calls.txt"
@@ -104,6 +104,15 @@ def test_table_of_means_and_deviations(lab):
     content = json.loads((lab.output / "results.json").read_text())
     assert content["runs"]["baseline"]["metrics"]["PQ"] == [21, 24, 29]
     assert content["runs"]["strict"]["eval_of"] == "baseline"
+
+
+def test_downloads_need_a_flag(lab):
+    """An address in a run is refused before the first run starts; the flag reaches every run."""
+    runs = {"baseline": [], "elsewhere": ["MODEL.WEIGHTS", "https://example.org/a.pth"]}
+    code, _, err = lab.run(runs=runs, seeds=[1])
+    assert code == 2 and "'elsewhere'" in err and "--allow-download" in err and not lab.calls()
+    assert lab.run("--allow-download", runs=runs, seeds=[1])[0] == 0
+    assert len(lab.calls()) == 2 and all("--allow-download" in words for words in lab.words)
 
 
 def test_one_seed_gives_a_plain_mean(lab):
@@ -332,7 +341,7 @@ def test_yaml_at_fault(lab, changes: dict, says: str):
         ({"runs": {"a": [], "b": ["DATASETS.TEST", "('x',)", "TEST.EVALUATORS", "['panoptik']"]}}, "'panoptik'"),
         ({"metrics": ["PQ", "PQ_stuff"]}, "'PQ_stuff' is unknown; panoptic_seg has "),
         ({"metrics": ["PQ-bus"]}, "'PQ-bus' is unknown"),
-        ({"metrics": ["sgm AP"]}, "'sgm AP' is of no task"),
+        ({"metrics": ["sgm AP"]}, "'sgm AP' belongs to no task"),
         ({"metrics": ["segm PQ"]}, "'segm PQ' is unknown"),
     ],
 )

@@ -28,3 +28,9 @@ def test_unknown_data_set(run_script, trained, tmp_path):
 def test_not_a_model(run_script, tmp_path):
     code, _, err = run_script("compare", "--model", tmp_path, "--dataset", "tiny_val", "--output", tmp_path / "out")
     assert code == 2 and "config.yaml" in err
+
+
+def test_an_address_of_weights_needs_a_flag(run_script, trained, tmp_path):
+    words = ["compare", "--model", trained, "--dataset", "tiny_val", "--output", tmp_path / "out", "--opts"]
+    code, _, err = run_script(*words, "MODEL.WEIGHTS", "https://example.org/a.pth")
+    assert code == 2 and "--allow-download" in err and not (tmp_path / "out").exists()

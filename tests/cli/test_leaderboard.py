@@ -152,7 +152,7 @@ def finished(trained, tmp_path, monkeypatch, toy_config, tiny_settings):
         return costs._seconds(words[2:], size, int(words[1]))
 
     started = []
-    monkeypatch.setattr(page, "run_spec", lambda *words: started.append(words) or [])
+    monkeypatch.setattr(page, "run_spec", lambda *words, **options: started.append(words) or [])
     monkeypatch.setattr(costs, "_child", in_this_process)
     return spec, output, started
 
@@ -245,7 +245,7 @@ def test_an_empty_cell_is_reported(finished, run_script, tmp_path):
 
 def test_failed_trainings(finished, run_script, tmp_path, monkeypatch):
     spec, output, _ = finished
-    monkeypatch.setattr(page, "run_spec", lambda *words: ["other, seed 1"])
+    monkeypatch.setattr(page, "run_spec", lambda *words, **options: ["other, seed 1"])
     code, _, err = run_script("leaderboard", spec, "--output", output, "--docs", tmp_path / "docs")
     assert code == 2 and "not all trainings" in err and not (tmp_path / "docs" / "leaderboard_tiny.md").exists()
 

@@ -8,6 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from panoptic_fusion.config import read_config, resolve_config
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.evaluation import check_evaluators
+from panoptic_fusion.networks.downloads import check_downloads
 
 from .spec import Spec
 
@@ -24,18 +25,21 @@ TASKS = {  # as in results.json
 OF_CLASSES = {"panoptic_seg": "PQ-", "segm": "AP-", "bbox": "AP-"}
 
 
-def check_runs(spec: Spec) -> dict[str, CfgNode]:
+def check_runs(spec: Spec, *, allow_download: bool = False) -> dict[str, CfgNode]:
     """Resolves and returns the config of each run.
 
     A mistake in the last run is therefore found before the others have trained for hours.
 
     Raises:
-        ConfigError: the config of a run is invalid, its evaluators cannot be used, or a metric is unknown.
+        ConfigError: the config of a run is invalid or names an address that needs --allow-download, its evaluators
+            cannot be used, or a metric is unknown.
     """
     configs, before = {}, set(DatasetCatalog)
     for run in spec.runs:
         try:
-            cfg = configs[run.name] = resolve_config(read_config(run.base, run.opts))
+            cfg = read_config(run.base, run.opts)
+            check_downloads(cfg, allow_download=allow_download)
+            cfg = configs[run.name] = resolve_config(cfg)
             if cfg.DATASETS.TEST:
                 check_evaluators(cfg)
         except UserError as error:

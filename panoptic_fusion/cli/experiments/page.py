@@ -32,7 +32,7 @@ class Settings:
 
 
 def make_leaderboard(
-    spec_file: Path, output: Path, docs: Path, settings: Settings, num_gpus: int, command: str
+    spec_file: Path, output: Path, docs: Path, settings: Settings, num_gpus: int, command: str, allow_download: bool
 ) -> bool:
     """Trains all untrained systems, measures all costs, and writes the page.
 
@@ -42,6 +42,7 @@ def make_leaderboard(
         docs: folder of the page and its pictures.
         settings: settings of the measurements and the gallery.
         num_gpus: number of processes per training run.
+        allow_download: see `run_spec`.
         command: command line that the page shows as its origin.
 
     Returns:
@@ -57,10 +58,10 @@ def make_leaderboard(
     if evaluations:
         raise ConfigError(f"{spec_file}: run {evaluations[0]!r} is not trained: a leaderboard takes no eval_of")
     check_writable(str(docs), "--docs")
-    datasets = sorted({name for cfg in check_runs(spec).values() for name in cfg.DATASETS.TEST})
+    datasets = sorted({name for cfg in check_runs(spec, allow_download=allow_download).values() for name in cfg.DATASETS.TEST})
     if len(datasets) != 1:
         raise UserError(f"a leaderboard is of one dataset; DATASETS.TEST has {', '.join(datasets) or 'none'}")
-    if run_spec(spec_file, output, num_gpus, command):
+    if run_spec(spec_file, output, num_gpus, command, allow_download=allow_download):
         raise UserError(f"some training runs of {spec_file} failed: see above")
     jobs = make_jobs(spec, output)
     models = {run.name: next(str(job.folder) for job in jobs if job.run == run) for run in spec.runs}

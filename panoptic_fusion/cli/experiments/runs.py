@@ -5,7 +5,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from panoptic_fusion.cli import child
@@ -21,24 +21,24 @@ from .table import commit, last_iteration, make_table
 LOG_LINES = 15
 
 
-def start(job: Job, num_gpus: int) -> subprocess.Popen:
+def start(job: Job, launcher: Sequence[str]) -> subprocess.Popen:
     """Starts a job, whose output is appended to ablation.log."""
     job.folder.mkdir(parents=True, exist_ok=True)
     record = {"settings": settings_of(job), "commit": commit()}
     write_json(job.folder / "ablation.json", record, indent=1)
     mode = "--eval-only" if job.source else "--resume"
     words = ["train", "--config-file", str(job.run.base), mode]
-    words += ["--num-gpus", str(num_gpus), *job.opts(), "OUTPUT_DIR", str(job.folder)]
+    words += [*launcher, *job.opts(), "OUTPUT_DIR", str(job.folder)]
     with open(job.folder / "ablation.log", "a") as log:
         log.write(f"\n$ {shlex.join(child.command_line(*words))}\n")
         log.flush()
         return child.start(*words, stdout=log, stderr=subprocess.STDOUT)
 
 
-def run_job(job: Job, num_gpus: int, label: str) -> int:
+def run_job(job: Job, launcher: Sequence[str], label: str) -> int:
     """Runs a job to its end and returns its exit code; shows the current iteration on a terminal."""
     total = read_config(job.run.base, job.opts()).SOLVER.MAX_ITER
-    process = start(job, num_gpus)
+    process = start(job, launcher)
     began, terminal = time.monotonic(), sys.stdout.isatty()
     try:
         while process.poll() is None:
@@ -56,7 +56,7 @@ def run_job(job: Job, num_gpus: int, label: str) -> int:
     return process.returncode
 
 
-def run_all(jobs: list[Job], num_gpus: int, after_each: Callable) -> list[Job]:
+def run_all(jobs: list[Job], launcher: Sequence[str], after_each: Callable) -> list[Job]:
     """Runs all unfinished jobs one after another; returns the jobs that failed."""
     failed, spent = [], {True: [], False: []}
     for number, job in enumerate(jobs):
@@ -70,7 +70,7 @@ def run_all(jobs: list[Job], num_gpus: int, after_each: Callable) -> list[Job]:
             continue
         print(f"{label}: {'evaluating' if job.source else 'training'} ...", flush=True)
         began = time.monotonic()
-        code = run_job(job, num_gpus, label)
+        code = run_job(job, launcher, label)
         spent[job.source is None].append(time.monotonic() - began)
         left = [other for other in jobs[number + 1 :] if not other.is_finished()]
         if code or not job.is_finished():
@@ -99,7 +99,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
-def run_spec(spec_file: Path, output: Path, num_gpus: int, command: str) -> list[str]:
+def run_spec(spec_file: Path, output: Path, num_gpus: int, command: str, *, allow_download: bool = False) -> list[str]:
     """Runs all unfinished runs of a YAML file and writes the table.
 
     Args:
@@ -107,6 +107,7 @@ def run_spec(spec_file: Path, output: Path, num_gpus: int, command: str) -> list
         output: folder of the runs, table.md and results.json.
         num_gpus: number of processes per run.
         command: command line that the table shows as its origin.
+        allow_download: downloads weights from any address that a config names.
 
     Returns:
         The failed runs, as "NAME, seed N".
@@ -118,7 +119,7 @@ def run_spec(spec_file: Path, output: Path, num_gpus: int, command: str) -> list
     jobs = make_jobs(spec, output)
     check_writable(str(output), "--output")
     check_unchanged(jobs)
-    check_runs(spec)
+    check_runs(spec, allow_download=allow_download)
 
     def write_table() -> str:
         text, content = make_table(spec, jobs, command)
@@ -128,7 +129,8 @@ def run_spec(spec_file: Path, output: Path, num_gpus: int, command: str) -> list
 
     output.mkdir(parents=True, exist_ok=True)
     with locked_folder(output, f"--output {output}"):
-        failed = run_all(jobs, num_gpus, write_table)
+        launcher = ["--num-gpus", str(num_gpus), *(["--allow-download"] if allow_download else [])]
+        failed = run_all(jobs, launcher, write_table)
     print(f"\n{write_table()}\n{output / 'table.md'}, {output / 'results.json'}")
     if failed:
         print(f"{len(failed)} of {len(jobs)} runs failed: {'; '.join(map(str, failed))}", file=sys.stderr)
