@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Kills a small training with `kill -9` at random moments; checks that --resume goes on from the last checkpoint.
 
-    python tools/kill_and_resume.py [--kills 10] [--seed 0]
+    python tools/kill_and_resume.py [--kills 10] [--seed 0] [--quick]
 
 Half of the kills fall into the writing of a checkpoint, the others into training, into the start of the process and
 one into the final evaluation. After each: every .pth can be read, `last_checkpoint` names one of them, and the next
@@ -41,6 +41,7 @@ SETTINGS = {
     "SOLVER.CHECKPOINT_PERIOD": CHECKPOINT_PERIOD,
 }
 TRAINING, EVALUATION = "Starting training from iteration", "Start inference on"
+START_SECONDS = 5  # a kill during the start comes within this time
 PATIENCE = 300  # seconds without the awaited line in the log
 
 
@@ -49,15 +50,17 @@ class Violation(Exception):
 
 
 class Attempt:
-    """One start of a training with --resume, its output in a file."""
+    """One start of a training with --resume, what it prints in a file."""
 
     def __init__(self, opts: list[str], output: Path, log: Path):
         self.log = log
+        self.messages = output / "log.txt"  # of all starts: this one's begin after those of the earlier ones
+        self.offset = self.messages.stat().st_size if self.messages.is_file() else 0
         self.began = time.monotonic()
         command = [sys.executable, "-W", "ignore", "-m", "panoptic_fusion", "train", "--resume"]
         command += ["--config-file", "toy/panoptic_fpn_r18.yaml", *opts, "OUTPUT_DIR", str(output)]
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with open(log, "w") as file:
+        with log.open("w") as file:
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
 
     def wait_until(self, happened: Callable[[], bool], pause: float) -> bool:
@@ -71,13 +74,15 @@ class Attempt:
             time.sleep(pause)
         return True
 
-    def says(self, text: str) -> bool:
-        """Whether the log has the text."""
-        return text in self.log.read_text(errors="replace")
+    def said(self) -> str:
+        """All messages so far; the console has only a few of them."""
+        if not self.messages.is_file():
+            return ""
+        return self.messages.read_bytes()[self.offset :].decode(errors="replace")
 
     def first_iteration(self) -> int | None:
         """Where training went on; None if it did not come so far."""
-        match = re.search(rf"{TRAINING} (\d+)", self.log.read_text(errors="replace"))
+        match = re.search(rf"{TRAINING} (\d+)", self.said())
         return int(match[1]) if match else None
 
     def kill(self) -> bool:
@@ -89,14 +94,14 @@ class Attempt:
         return alive
 
 
-def wait_for_moment(attempt: Attempt, moment: str, output: Path, rng: random.Random, start_seconds: float) -> None:
+def wait_for_moment(attempt: Attempt, moment: str, output: Path, rng: random.Random, max_iter: int) -> None:
     """Returns when it is time to kill, or when the process has ended."""
     if moment == "start":
-        time.sleep(rng.uniform(0, start_seconds))
+        time.sleep(rng.uniform(0, START_SECONDS))
         return
-    attempt.wait_until(lambda: attempt.says(EVALUATION if moment == "evaluation" else TRAINING), 0.02)
+    attempt.wait_until(lambda: (EVALUATION if moment == "evaluation" else TRAINING) in attempt.said(), 0.02)
     if moment == "writing":
-        time.sleep(rng.uniform(0, 1))
+        time.sleep(rng.uniform(0, min(1, max_iter / 100)))
         attempt.wait_until(lambda: any(output.glob(".*.partial")), 0.0005)
         time.sleep(rng.uniform(0, 0.02))
     else:
@@ -167,12 +172,12 @@ def run(kills: int, seed: int, max_iter: int, folder: Path) -> None:
     moments = ["writing"] * -(-others // 2) + ["training"] * (others // 4) + ["start"] * (others // 2 - others // 4)
     rng.shuffle(moments)
     moments += ["evaluation"] * (kills > 0)
-    rows, expected, half_written, start_seconds = [], 0, 0, 5.0
+    rows, expected, half_written = [], 0, 0
     try:
         for number, moment in enumerate(moments, 1):
             before = set(output.glob(".*.partial"))
             attempt = Attempt(opts, output, folder / f"start{number}.log")
-            wait_for_moment(attempt, moment, output, rng, start_seconds)
+            wait_for_moment(attempt, moment, output, rng, max_iter)
             seconds = time.monotonic() - attempt.began
             killed = attempt.kill()
             if not killed:
@@ -210,6 +215,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--iterations", type=int, default=250, help="length of the training")
     parser.add_argument("--output", type=Path, help="a new folder, kept; default: a temporary one, kept on a violation")
+    parser.add_argument("--quick", action="store_true", help="2 kills within 15 iterations: shows that it runs")
+    if parser.parse_known_args()[0].quick:
+        parser.set_defaults(kills=2, iterations=15)
     args = parser.parse_args()
     if args.kills < 0:
         raise UserError(f"--kills {args.kills}: must be at least 0")
