@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """Locks of folders: only one run at a time writes to a folder."""
+=======
+"""Locks of folders and files: one run at a time writes into each."""
+>>>>>>> house
 
 import contextlib
 import os
@@ -27,13 +31,35 @@ def locked_folder(folder: str | os.PathLike, what: str, *, patience: float = 5.0
     Raises:
         UserError: if another process holds the lock.
     """
-    lock = FileLock(Path(folder) / LOCK_NAME, timeout=patience, poll_interval=0.1)
+    with _held(Path(folder) / LOCK_NAME, what, patience):
+        remove_partial_files(folder)
+        yield
+
+
+@contextlib.contextmanager
+def locked_file(path: str | os.PathLike, *, patience: float = 5.0) -> Iterator[None]:
+    """Holds the lock of a file that may be written, removed and not exist, as `locked_folder` does of a folder.
+
+    Args:
+        path: the file, in an existing folder, which gets a file `.NAME.lock`, which stays.
+        patience: as of `locked_folder`.
+
+    Raises:
+        UserError: another process holds the lock.
+    """
+    path = Path(path)
+    with _held(path.with_name(f".{path.name}{LOCK_NAME}"), str(path), patience):
+        yield
+
+
+@contextlib.contextmanager
+def _held(path: Path, what: str, patience: float) -> Iterator[None]:
+    lock = FileLock(path, timeout=patience, poll_interval=0.1)
     try:
         lock.acquire()
     except Timeout:
         raise UserError(f"{what} is in use by another run. Wait until it ends, or choose a different folder.") from None
     try:
-        remove_partial_files(folder)
         yield
     finally:
         lock.release()

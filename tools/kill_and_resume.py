@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Kills a small training run with `kill -9` at random times; checks that --resume continues from the last checkpoint.
 
-    python tools/kill_and_resume.py [--kills 10] [--seed 0]
+    python tools/kill_and_resume.py [--kills 10] [--seed 0] [--quick]
 
 Half of the kills happen while a checkpoint is written, one during the final evaluation, and the others during training
 or the start of the process. The tool checks after each kill that every .pth can be read, that `last_checkpoint` names
@@ -41,7 +41,12 @@ SETTINGS = {
     "SOLVER.CHECKPOINT_PERIOD": CHECKPOINT_PERIOD,
 }
 TRAINING, EVALUATION = "Starting training from iteration", "Start inference on"
+<<<<<<< HEAD
 PATIENCE = 300  # timeout in seconds for the expected line in the log
+=======
+START_SECONDS = 5  # a kill during the start comes within this time
+PATIENCE = 300  # seconds without the awaited line in the log
+>>>>>>> house
 
 
 class Violation(Exception):
@@ -49,15 +54,21 @@ class Violation(Exception):
 
 
 class Attempt:
+<<<<<<< HEAD
     """One start of a training run with --resume, whose output goes to a file."""
+=======
+    """One start of a training with --resume, what it prints in a file."""
+>>>>>>> house
 
     def __init__(self, opts: list[str], output: Path, log: Path):
         self.log = log
+        self.messages = output / "log.txt"  # of all starts: this one's begin after those of the earlier ones
+        self.offset = self.messages.stat().st_size if self.messages.is_file() else 0
         self.began = time.monotonic()
         command = [sys.executable, "-W", "ignore", "-m", "panoptic_fusion", "train", "--resume"]
         command += ["--config-file", "toy/panoptic_fpn_r18.yaml", *opts, "OUTPUT_DIR", str(output)]
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with open(log, "w") as file:
+        with log.open("w") as file:
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
 
     def wait_until(self, happened: Callable[[], bool], pause: float) -> bool:
@@ -71,6 +82,7 @@ class Attempt:
             time.sleep(pause)
         return True
 
+<<<<<<< HEAD
     def says(self, text: str) -> bool:
         """Returns whether the log contains the text."""
         return text in self.log.read_text(errors="replace")
@@ -78,6 +90,17 @@ class Attempt:
     def first_iteration(self) -> int | None:
         """Returns the iteration at which training started, or None if it had not started."""
         match = re.search(rf"{TRAINING} (\d+)", self.log.read_text(errors="replace"))
+=======
+    def said(self) -> str:
+        """All messages so far; the console has only a few of them."""
+        if not self.messages.is_file():
+            return ""
+        return self.messages.read_bytes()[self.offset :].decode(errors="replace")
+
+    def first_iteration(self) -> int | None:
+        """Where training went on; None if it did not come so far."""
+        match = re.search(rf"{TRAINING} (\d+)", self.said())
+>>>>>>> house
         return int(match[1]) if match else None
 
     def kill(self) -> bool:
@@ -89,14 +112,19 @@ class Attempt:
         return alive
 
 
+<<<<<<< HEAD
 def wait_for_moment(attempt: Attempt, moment: str, output: Path, rng: random.Random, start_seconds: float) -> None:
     """Waits until it is time to kill the process, or until the process has ended."""
+=======
+def wait_for_moment(attempt: Attempt, moment: str, output: Path, rng: random.Random, max_iter: int) -> None:
+    """Returns when it is time to kill, or when the process has ended."""
+>>>>>>> house
     if moment == "start":
-        time.sleep(rng.uniform(0, start_seconds))
+        time.sleep(rng.uniform(0, START_SECONDS))
         return
-    attempt.wait_until(lambda: attempt.says(EVALUATION if moment == "evaluation" else TRAINING), 0.02)
+    attempt.wait_until(lambda: (EVALUATION if moment == "evaluation" else TRAINING) in attempt.said(), 0.02)
     if moment == "writing":
-        time.sleep(rng.uniform(0, 1))
+        time.sleep(rng.uniform(0, min(1, max_iter / 100)))
         attempt.wait_until(lambda: any(output.glob(".*.partial")), 0.0005)
         time.sleep(rng.uniform(0, 0.02))
     else:
@@ -173,12 +201,12 @@ def run(kills: int, seed: int, max_iter: int, folder: Path) -> None:
     moments = ["writing"] * -(-others // 2) + ["training"] * (others // 4) + ["start"] * (others // 2 - others // 4)
     rng.shuffle(moments)
     moments += ["evaluation"] * (kills > 0)
-    rows, expected, half_written, start_seconds = [], 0, 0, 5.0
+    rows, expected, half_written = [], 0, 0
     try:
         for number, moment in enumerate(moments, 1):
             before = set(output.glob(".*.partial"))
             attempt = Attempt(opts, output, folder / f"start{number}.log")
-            wait_for_moment(attempt, moment, output, rng, start_seconds)
+            wait_for_moment(attempt, moment, output, rng, max_iter)
             seconds = time.monotonic() - attempt.began
             killed = attempt.kill()
             if not killed:
@@ -216,6 +244,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--iterations", type=int, default=250, help="number of iterations")
     parser.add_argument("--output", type=Path, help="a new folder, kept; default: a temporary one, kept on a violation")
+    parser.add_argument("--quick", action="store_true", help="2 kills within 15 iterations: shows that it runs")
+    if parser.parse_known_args()[0].quick:
+        parser.set_defaults(kills=2, iterations=15)
     args = parser.parse_args()
     if args.kills < 0:
         raise UserError(f"--kills {args.kills}: must be at least 0")

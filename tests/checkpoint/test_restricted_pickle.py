@@ -83,7 +83,7 @@ OBJECTS = [
     np.array([1 + 2j]),
     np.float128(1),
     np.ma.masked_array([1, 2]),
-    np.matrix([[1]]),
+    np.zeros((1, 1)).view(np.matrix),
     np.random.default_rng(0),
     range(3),
     slice(1),

@@ -1,7 +1,6 @@
 """Ablations: the yaml, the order of the runs, resuming, failures, and the table. Mostly with a stand-in for
 `panoptic-fusion train` that writes results at once; one test trains for real."""
 
-import fcntl
 import json
 import statistics
 import sys
@@ -9,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 from tiny_training import ROOT
 
 from panoptic_fusion.cli import child
 from panoptic_fusion.cli.experiments import runs as ablation_runs
 from panoptic_fusion.cli.experiments import spec as ablation_spec
 from panoptic_fusion.cli.experiments import table as ablation_table
+from panoptic_fusion.locks import LOCK_NAME
 
 STAND_IN = """
 import json, os, sys
@@ -247,8 +248,7 @@ def test_a_key_that_the_project_gets_later_changes_nothing(lab):
 
 def test_two_at_once_in_one_folder_are_refused(lab):
     lab.output.mkdir()
-    with open(lab.output / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(lab.output / LOCK_NAME):
         code, _, err = lab.run()
         assert code == 2 and "is in use" in err and lab.calls() == []
     assert lab.run()[0] == 0

@@ -3,6 +3,7 @@
 import json
 import shutil
 import uuid
+from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -24,10 +25,10 @@ def model(tmp_path):
     def model(prefix, present=True, seed=0):
         folder = tmp_path / uuid.uuid4().hex
         files = make_tiny(folder, seed, num_images=1, instances=False)
-        content = json.loads(open(files.panoptic_json).read())
+        content = json.loads(Path(files.panoptic_json).read_text())
         for index, category in enumerate(content["categories"]):
             category.update(name=f"{prefix} {category['name']}", color=[index, 9, 9])
-        open(files.panoptic_json, "w").write(json.dumps(content))
+        Path(files.panoptic_json).write_text(json.dumps(content))
         paths = {key: getattr(files, key) for key in ("images", "panoptic_root", "panoptic_json")}
         if not present:
             shutil.rmtree(folder)
@@ -103,8 +104,8 @@ def test_categories_that_change_under_a_running_process(model):
     cfg = model("a")
     assert classes(cfg) == ["a car", "a person"]
     path = coco_panoptic.panoptic_files(model.name).panoptic_json
-    content = json.loads(open(path).read())
+    content = json.loads(Path(path).read_text())
     content["categories"][0]["name"] = "something else"
-    open(path, "w").write(json.dumps(content))
+    Path(path).write_text(json.dumps(content))
     with pytest.raises(DatasetError, match="the categories have changed since"):
         DatasetCatalog.get(model.name)

@@ -6,6 +6,7 @@ import signal
 import socket
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,12 +155,12 @@ def test_masks_of_an_image_of_another_size_are_not_decoded(tmp_path):
     files = make_tiny(tmp_path, seed=1, num_images=1)
     side = 2**20
     for path in (files.panoptic_json, files.instances_json):
-        content = json.loads(open(path).read())
+        content = json.loads(Path(path).read_text())
         content["images"][0].update(height=side, width=side)
         if path == files.instances_json:
             for entry in content["annotations"]:
                 entry["segmentation"] = {"size": [side, side], "counts": [side * side]}
-        open(path, "w").write(json.dumps(content))
+        Path(path).write_text(json.dumps(content))
     kinds = [fault.kind for fault in check_dataset(files, 0).faults]
     assert set(kinds) == {"wrong image size", "wrong PNG size"}
 

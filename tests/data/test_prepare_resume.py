@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -12,10 +13,10 @@ import dataset_trees
 import numpy as np
 import pytest
 
-from panoptic_fusion.data import journal as journal_module
 from panoptic_fusion.data.prepare import idd, prepare, runner
 from panoptic_fusion.data.prepare.runner import run_split
 from panoptic_fusion.errors import UserError
+from panoptic_fusion.locks import locked_file
 
 CONVERT = idd.convert
 
@@ -40,6 +41,12 @@ def in_background(function, *args, **kwargs) -> multiprocessing.Process:
     process = multiprocessing.get_context("fork").Process(target=target)
     process.start()
     return process
+
+
+def any_alive(group: int) -> bool:
+    """Whether a process of a group is at work: neither ended nor a zombie."""
+    states = subprocess.run(["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
+    return any(line.split()[0] == str(group) and line.split()[1][0] != "Z" for line in states.splitlines())
 
 
 def journal_ids(path: Path) -> list[str]:
@@ -68,9 +75,8 @@ def test_killed_again_and_again(tmp_path, monkeypatch, whole_group):
         assert process.is_alive()
         (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
         process.join()
-        if not whole_group:  # the workers notice, finish nothing new, and let go of the lock
-            with journal_module.locked(journal):
-                pass
+        while not whole_group and any_alive(process.pid):  # the workers notice
+            time.sleep(0.01)
         started = log.read_text().split()
         done = journal_ids(journal)
         assert len(done) == len(set(done)) >= goal and not (root / "gtFine/idd_panoptic_train.json").exists()
@@ -157,9 +163,9 @@ def test_other_json_in_the_place_is_not_overwritten(tree):
 
 
 def test_two_runs_of_a_split_exclude_each_other(tree, monkeypatch):
-    monkeypatch.setattr(journal_module, "LOCK_PATIENCE_S", 0.3)
+    monkeypatch.setattr(runner, "locked_file", functools.partial(locked_file, patience=0.3))
     plan = idd.plan_split(tree, "train")
-    with journal_module.locked(plan.journal), pytest.raises(UserError, match="another run"):
+    with locked_file(plan.panoptic_json), pytest.raises(UserError, match="idd_panoptic_train.json .* another run"):
         run_split(plan, workers=1, progress=False)
     assert run_split(plan, workers=1, progress=False).converted == 8
 

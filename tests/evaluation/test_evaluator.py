@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.structures import BitMasks, Boxes, Instances
 from panoptic_cases import NUM_STUFF, NUM_THINGS, Pair, random_pair, write_data_set
 from PIL import Image
+from two_processes import run_in_two_processes
 
 from panoptic_fusion.data import DatasetError, coco_panoptic, register_panoptic
 from panoptic_fusion.data.annotation import decode_segmentation
@@ -246,7 +245,6 @@ def test_faults_of_the_ground_truth_name_its_file(pairs, tmp_path):
 
 
 def _rank(rank, files, pairs, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     register_panoptic("over_processes", **files)
     evaluator = PanopticQualityEvaluator("over_processes", output_dir=f"{folder}/out", write_predictions=True)
     # Of different length; the second process gets the first images again, as from a sampler that pads.
@@ -254,12 +252,10 @@ def _rank(rank, files, pairs, folder):
     records = DatasetCatalog.get("over_processes")
     results = run(evaluator, [records[row] for row in rows], [output_of(pairs[row]) for row in rows])
     Path(folder, f"results{rank}.json").write_text(json.dumps(results))
-    dist.barrier()  # leave together: a process that goes first can abort the other one in gloo
-    dist.destroy_process_group()
 
 
 def test_two_processes_give_the_same(pairs, files, tmp_path):
-    mp.start_processes(_rank, (files, pairs, str(tmp_path)), nprocs=2, start_method="spawn")
+    run_in_two_processes(_rank, files, pairs, str(tmp_path))
     name = register(files)
     alone = run(PanopticQualityEvaluator(name), DatasetCatalog.get(name), [output_of(p) for p in pairs])
     together = json.loads((tmp_path / "results0.json").read_text())

@@ -1,8 +1,5 @@
 """things_masks and the residual evaluator on a small network, against the definition; the tool that draws them."""
 
-import json
-
-import cv2
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -69,21 +66,3 @@ def test_the_model_returns_them_for_instances_that_may_be_painted(system):
         assert output["things_masks"][0].shape == (16, 23) and not output["things_masks"][1].any()
         model.fusion.instances_confidence_thresh = 0.0
         assert model([record])[0]["things_masks"][1].any()
-
-
-def test_tool(trained, run_script, tmp_path):
-    code, out, err = run_script(
-        "tools/residual_picture", "--model", trained, "--dataset", "tiny_val", "--output", tmp_path, "--num-images", "2"
-    )
-    assert code == 0, err
-    result = json.loads((tmp_path / "residual.json").read_text())
-    assert result["images"] == len(result["per_image"]) == 3
-    assert result["mean_residual"] == pytest.approx(sum(result["per_image"].values()) / 3)
-    assert f"{result['mean_residual']:.4f}" in out
-    pictures = sorted(tmp_path.glob("*.png"))
-    assert len(pictures) == 3 and all(cv2.imread(str(p)) is not None for p in pictures)
-
-    code, _, err = run_script(
-        "tools/residual_picture", "--model", trained, "--dataset", "no_such", "--output", tmp_path / "b"
-    )
-    assert code == 2 and "no_such" in err and "tiny_val" in err

@@ -1,16 +1,14 @@
 """In-place activated batch norm against torch's batch norm and LeakyReLU, in one process and in several."""
 
-import socket
-
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.config import get_cfg
 from detectron2.layers import Conv2d, get_norm
 from detectron2.solver import build_optimizer
 from torch import nn
 from torch.nn import functional as F
+from two_processes import run_in_two_processes
 
 from panoptic_fusion.layers import InPlaceABN, freeze_norm_parameters, get_activated_norm, in_place_abn, resolve_norm
 from panoptic_fusion.layers.activated_norm import ActivatedBatchNorm, ActivatedFrozenBatchNorm
@@ -289,13 +287,10 @@ def test_on_cuda_equals_cpu(shape):
 BATCHES = [(3, 1), (4, 0), (0, 2), (0, 0)]  # images of the two processes
 
 
-def _run_rank(rank: int, port: int, results) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def _run_rank(rank: int, results) -> None:
     for sizes in BATCHES:
         start = sum(sizes[:rank])
         results[sizes, rank] = _two_steps(sum(sizes), slice(start, start + sizes[rank]))
-    dist.destroy_process_group()
 
 
 def _two_steps(num: int, part: slice) -> dict[str, torch.Tensor]:
@@ -313,17 +308,11 @@ def _two_steps(num: int, part: slice) -> dict[str, torch.Tensor]:
     return result | {"running_mean": layer.running_mean, "running_var": layer.running_var}
 
 
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def results_of_two_processes():
     with mp.Manager() as manager:
         results = manager.dict()
-        mp.spawn(_run_rank, (_free_port(), results), nprocs=2)
+        run_in_two_processes(_run_rank, results)
         yield dict(results)
 
 

@@ -2,7 +2,6 @@
 
 import math
 import random
-import socket
 
 import pytest
 import torch
@@ -12,8 +11,8 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.roi_heads import build_roi_heads
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
-from torch import multiprocessing
 from torch.nn import functional as F
+from two_processes import run_in_two_processes
 
 from panoptic_fusion.config.defaults import get_cfg
 from panoptic_fusion.errors import ConfigError
@@ -298,9 +297,7 @@ def test_initialisation_of_the_predictor():
         assert not layer.bias.any()
 
 
-def _train_on_two_ranks(rank: int, port: int) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=2, rank=rank)
+def _train_on_two_ranks(rank: int) -> None:
     heads = build().train()
     images, features, proposals, targets = batch((2,) if rank == 0 else (0,), seed=rank)
     with EventStorage():
@@ -312,12 +309,8 @@ def _train_on_two_ranks(rank: int, port: int) -> None:
     dist.all_gather(others, means)
     assert means.any() and torch.equal(*others), "the ranks share their statistics"
     assert (losses["loss_cls"] == 0) == (rank == 1)
-    dist.destroy_process_group()
 
 
 def test_two_processes_of_which_one_has_no_things():
     """No deadlock in the synchronised norms, and the same running statistics on both."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    multiprocessing.spawn(_train_on_two_ranks, (port,), nprocs=2)
+    run_in_two_processes(_train_on_two_ranks)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
+from two_processes import run_in_two_processes
 
 from panoptic_fusion import config_file, get_cfg
 from panoptic_fusion.errors import ConfigError
@@ -117,15 +117,12 @@ def test_bad_parts_are_named():
         freeze_parts(build("SpatialRankingFusion"), ["proposal_generator", "roi_heads", "sem_seg_head", "fusion"])
 
 
-def _worker(rank, store):
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def _worker(rank):
     model = build()
     freeze_parts(model, STUFF_FIRST)
     train(DistributedDataParallel(model, broadcast_buffers=False), steps=3)
-    distributed.destroy_process_group()
 
 
-def test_two_processes(tmp_path):
+def test_two_processes():
     # DDP raises in the second step if a parameter that requires a gradient got none in the first.
-    multiprocessing.spawn(_worker, (str(tmp_path / "store"),), nprocs=2)
+    run_in_two_processes(_worker)

@@ -17,9 +17,10 @@ from typing import Any
 
 from ...errors import UserError
 from ...files import unused_name, write_json
+from ...locks import locked_folder
 from ...processes import default_workers, with_progress
 from ..faults import DatasetError
-from ..journal import locked, map_unordered
+from ..journal import map_unordered
 from . import work
 from .classes import Category, ClassCount, make_categories
 from .formats import open_dataset
@@ -102,7 +103,8 @@ def import_annotations(
         common, rules=rules, category_ids={c.name: c.id for c in categories}, journal=str(journal), copy=copy_images
     )
     jobs = _jobs(good, output, common, categories)
-    with locked(journal):
+    with locked_folder(journal.parent, f"--output {output}"):
+        journal.touch()
         done = {key for key, _ in finished(journal, jobs)}
         todo = [job for job in jobs.values() if job.key not in done]
         results = map_unordered(work.paint_item, todo, workers, work.start, (common,))

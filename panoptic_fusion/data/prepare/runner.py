@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from ...errors import UserError
 from ...files import write_json
+from ...locks import locked_file
 from ...processes import default_workers
-from ..journal import append_record, locked, map_unordered, read_records
+from ..journal import append_record, map_unordered, read_records
 from .segments import write_png
 
 
@@ -98,7 +99,8 @@ def run_split(plan: SplitPlan, workers: int | None = None, force: bool = False, 
             conversion to other categories, or another run is active.
     """
     plan.panoptic_root.mkdir(parents=True, exist_ok=True)
-    with locked(plan.journal):
+    with locked_file(plan.panoptic_json):
+        plan.journal.touch()
         if force:
             plan.panoptic_json.unlink(missing_ok=True)
             plan.journal.write_bytes(b"")

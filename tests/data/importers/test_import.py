@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def test_labels_of_the_stored_orientation_are_turned(tmp_path, orientation):
     with Image.open(tmp_path / "in" / "a.png") as image:
         shown = np.asarray(ImageOps.exif_transpose(image))[..., 0] > 0
     assert (found == shown).all() and "labels turned to the Exif orientation of their image" in result.notes
-    instance = json.loads(open(files.instances_json).read())["annotations"][0]
+    instance = json.loads(Path(files.instances_json).read_text())["annotations"][0]
     assert (decode_segmentation(instance["segmentation"], 30, 20).astype(bool) == shown).all()
     assert check_dataset(files, 0).faults == []
 

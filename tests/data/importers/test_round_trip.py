@@ -1,6 +1,7 @@
 """Scenes with exact outlines, written in each format by hand, imported, and compared with the truth pixel by pixel."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def imported(folder):
 
 
 def in_split(path, root):
-    content = json.loads(open(path, encoding="utf-8").read())
+    content = json.loads(Path(path).read_text("utf-8"))
     names = {c["id"]: c["name"] for c in content["categories"]}
     things = sorted(c["name"] for c in content["categories"] if c["isthing"])
     for image, annotation in zip(content["images"], content["annotations"], strict=True):

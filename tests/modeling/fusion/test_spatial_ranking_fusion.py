@@ -11,8 +11,8 @@ from detectron2.utils.events import EventStorage
 from dispatch_counts import CountReads
 from fusions import instances_of
 from small_networks import example, small_cfg
-from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
+from two_processes import run_in_two_processes
 
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import ConfigError
@@ -380,9 +380,7 @@ def uncontested(inputs):
     return inputs
 
 
-def _worker(rank, store, folder):
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def _worker(rank, folder):
     model = DistributedDataParallel(Losses())
     torch.manual_seed(0)
     inputs = training_inputs(random.Random(0), 3)
@@ -391,11 +389,10 @@ def _worker(rank, store, folder):
     # DDP raises in the second step if a parameter got no gradient in the first.
     model(uncontested(inputs)).backward()
     torch.save((loss.detach(), [p.grad for p in model.parameters()]), f"{folder}/{rank}.pth")
-    distributed.destroy_process_group()
 
 
 def test_two_processes_one_without_a_contested_pixel(tmp_path):
-    multiprocessing.spawn(_worker, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
+    run_in_two_processes(_worker, str(tmp_path))
     (loss, gradients), (nothing, others) = (torch.load(tmp_path / f"{rank}.pth") for rank in range(2))
     assert loss > 0 and nothing == 0
     alone = Losses()
