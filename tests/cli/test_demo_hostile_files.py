@@ -194,3 +194,27 @@ def test_strips_do_not_end_the_run(run_script, trained, photo, tmp_path):
     code, _, err = run_script("demo", "--model", trained, "--input", tmp_path, "--output", tmp_path / "out")
     assert code == 1 and "skipped" in err and "a.png" in err
     assert len(json.loads((tmp_path / "out" / "panoptic.json").read_text())["annotations"]) == 1
+
+
+PEAK = """
+import resource, sys
+from panoptic_fusion.cli.entry import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code, end
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def test_memory_of_a_large_image(trained, tmp_path, child_env):
+    """An image that is tiny as a file takes at most 35 bytes per pixel more than a small one."""
+    rng, peaks = np.random.default_rng(0), {}
+    for side in (100, 2000):
+        image = tmp_path / f"{side}.png"
+        cv2.imwrite(str(image), cv2.resize(rng.integers(0, 256, (20, 20, 3), np.uint8), (side, side)))
+        words = ["demo", "--model", trained, "--input", image, "--output", tmp_path / f"out_{side}"]
+        command = [sys.executable, "-c", PEAK, *map(str, words)]
+        done = subprocess.run(command, env=child_env, capture_output=True, text=True, check=True)
+        peaks[side] = int(done.stdout.split()[-1])
+    assert (peaks[2000] - peaks[100]) / 2000**2 <= 35
