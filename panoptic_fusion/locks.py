@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Locks of folders: only one run at a time writes to a folder."""
-=======
-"""Locks of folders and files: one run at a time writes into each."""
->>>>>>> house
+"""Locks of folders and files: only one run at a time writes to each."""
 
 import contextlib
 import os

@@ -41,12 +41,8 @@ SETTINGS = {
     "SOLVER.CHECKPOINT_PERIOD": CHECKPOINT_PERIOD,
 }
 TRAINING, EVALUATION = "Starting training from iteration", "Start inference on"
-<<<<<<< HEAD
-PATIENCE = 300  # timeout in seconds for the expected line in the log
-=======
 START_SECONDS = 5  # a kill during the start comes within this time
-PATIENCE = 300  # seconds without the awaited line in the log
->>>>>>> house
+PATIENCE = 300  # timeout in seconds for the expected line in the log
 
 
 class Violation(Exception):
@@ -54,11 +50,7 @@ class Violation(Exception):
 
 
 class Attempt:
-<<<<<<< HEAD
-    """One start of a training run with --resume, whose output goes to a file."""
-=======
-    """One start of a training with --resume, what it prints in a file."""
->>>>>>> house
+    """One start of a training run with --resume, whose console output goes to a file."""
 
     def __init__(self, opts: list[str], output: Path, log: Path):
         self.log = log
@@ -82,25 +74,15 @@ class Attempt:
             time.sleep(pause)
         return True
 
-<<<<<<< HEAD
-    def says(self, text: str) -> bool:
-        """Returns whether the log contains the text."""
-        return text in self.log.read_text(errors="replace")
-
-    def first_iteration(self) -> int | None:
-        """Returns the iteration at which training started, or None if it had not started."""
-        match = re.search(rf"{TRAINING} (\d+)", self.log.read_text(errors="replace"))
-=======
     def said(self) -> str:
-        """All messages so far; the console has only a few of them."""
+        """Returns all messages so far, from log.txt; the console shows only a few of them."""
         if not self.messages.is_file():
             return ""
         return self.messages.read_bytes()[self.offset :].decode(errors="replace")
 
     def first_iteration(self) -> int | None:
-        """Where training went on; None if it did not come so far."""
+        """Returns the iteration at which training started, or None if it had not started."""
         match = re.search(rf"{TRAINING} (\d+)", self.said())
->>>>>>> house
         return int(match[1]) if match else None
 
     def kill(self) -> bool:
@@ -112,13 +94,8 @@ class Attempt:
         return alive
 
 
-<<<<<<< HEAD
-def wait_for_moment(attempt: Attempt, moment: str, output: Path, rng: random.Random, start_seconds: float) -> None:
-    """Waits until it is time to kill the process, or until the process has ended."""
-=======
 def wait_for_moment(attempt: Attempt, moment: str, output: Path, rng: random.Random, max_iter: int) -> None:
-    """Returns when it is time to kill, or when the process has ended."""
->>>>>>> house
+    """Waits until it is time to kill the process, or until the process has ended."""
     if moment == "start":
         time.sleep(rng.uniform(0, START_SECONDS))
         return

@@ -58,7 +58,9 @@ def make_leaderboard(
     if evaluations:
         raise ConfigError(f"{spec_file}: run {evaluations[0]!r} is not trained: a leaderboard takes no eval_of")
     check_writable(str(docs), "--docs")
-    datasets = sorted({name for cfg in check_runs(spec, allow_download=allow_download).values() for name in cfg.DATASETS.TEST})
+    datasets = sorted(
+        {name for cfg in check_runs(spec, allow_download=allow_download).values() for name in cfg.DATASETS.TEST}
+    )
     if len(datasets) != 1:
         raise UserError(f"a leaderboard is of one dataset; DATASETS.TEST has {', '.join(datasets) or 'none'}")
     if run_spec(spec_file, output, num_gpus, command, allow_download=allow_download):
