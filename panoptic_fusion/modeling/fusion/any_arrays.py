@@ -74,18 +74,17 @@ def read_sem_seg(
     return SemSegLogits(logits, (height, width), (height, width), size), num_things
 
 
-def read_masks(masks: Any, boxes: Tensor | None, size: Size | None, device: torch.device) -> tuple[Tensor, bool]:
+def read_masks(masks: Any, boxes: Tensor | None, device: torch.device) -> tuple[Tensor, bool]:
     """Returns the masks of R instances, and whether they are mask logits on boxes.
 
     Args:
         masks: (R, H, W) bool or integer (0: outside), R COCO RLEs, or with boxes (R, M, M) float logits. A second
             dimension of 1, as in (R, 1, M, M), is dropped. None: no instances.
         boxes: (R, 4), or None.
-        size: (H, W) of the output as far as it is known.
         device: where to put them.
 
     Returns:
-        (R, H, W) bool, or (R, M, M) float.
+        (R, H, W) bool, or (R, M, M) float. Without instances H and W are 0 unless the array has them.
 
     Raises:
         UserError: the masks are neither.
@@ -97,7 +96,9 @@ def read_masks(masks: Any, boxes: Tensor | None, size: Size | None, device: torc
             raise UserError(f"masks: the RLEs have different sizes, {sorted(sizes)}")
         return torch.stack(decoded).to(device), False
     if masks is None or len(masks) == 0:
-        return torch.zeros(0, *(size or (1, 1)), dtype=torch.bool, device=device), False
+        shape = tuple(getattr(masks, "shape", ()))
+        own_size = shape[-2:] if len(shape) in (3, 4) and boxes is None else (0, 0)
+        return torch.zeros(0, *own_size, dtype=torch.bool, device=device), False
     if isinstance(masks, (list, tuple)):
         masks = torch.stack([to_tensor(mask, "masks") for mask in masks])
     masks = to_tensor(masks, "masks").to(device)

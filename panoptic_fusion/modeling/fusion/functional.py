@@ -54,7 +54,8 @@ def fuse(
             "upsnet": each pixel to the highest sum of semantic and mask logits.
         boxes: (R, 4) XYXY with exclusive ends, in pixels of the output. Needed for masks on boxes. With full masks only
             "upsnet" looks at them; None: those of the masks.
-        size: (H, W) of the output. None: that of full masks, else that of `sem_seg`.
+        size: (H, W) of the output. None: the size of full masks, else of `sem_seg`. Pass it with RLEs or None if
+            `sem_seg` is smaller than the output, so that images without instances get the same size.
         ranking: for "spatial_ranking": ranking scores (R,), the highest on top, or a trained `SpatialRankingModule`,
             such as `model.fusion.srm` of a trained network.
         options: thresholds that differ from the rule's own, of those in `RULES[rule].options`:
@@ -83,8 +84,8 @@ def fuse(
     semantic = to_tensor(sem_seg, "sem_seg")
     device = semantic.device
     boxes = None if boxes is None else to_tensor(boxes, "boxes").to(device)
-    masks, on_boxes = read_masks(masks, boxes, size, device)
-    if size is None and len(masks) and not on_boxes:
+    masks, on_boxes = read_masks(masks, boxes, device)
+    if size is None and not on_boxes and masks.shape[1] > 0:
         size = (masks.shape[1], masks.shape[2])
     side, num_thing_channels = read_sem_seg(semantic, numbers, size)
     classes = numbers.thing_numbers(_whole(to_tensor(classes, "classes").to(device)))
@@ -95,7 +96,14 @@ def fuse(
     if ranking is not None and not is_module:
         instances.ranking = _read_ranking(to_tensor(ranking, "ranking").to(device), len(instances))
 
-    inputs = RuleInputs(numbers, values, num_thing_channels, ranking if is_module else None, ranking is not None)
+    inputs = RuleInputs(
+        numbers,
+        values,
+        num_thing_channels,
+        ranking_module=ranking if is_module else None,
+        has_ranking=ranking is not None,
+        wants_stuff_channels=bool(options.get("stuff_channels_only")),
+    )
     RULES[rule].check(side, inputs)
     with torch.no_grad():
         panoptic_seg, segments_info = fuse_finite(

@@ -62,6 +62,8 @@ class RuleInputs:
         num_thing_channels: the semantic channels of things, which follow the S stuff channels; None for a label map.
         ranking_module: the spatial ranking module, if one was given.
         has_ranking: whether there is such a module, or a field `ranking` of the instances.
+        wants_stuff_channels: whether the caller asked for `stuff_channels_only`. A rule's own default of it has no
+            effect on a label map.
     """
 
     classes: ClassNumbers
@@ -69,6 +71,7 @@ class RuleInputs:
     num_thing_channels: int | None
     ranking_module: Callable[[Tensor], Tensor] | None = None
     has_ranking: bool = False
+    wants_stuff_channels: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,8 @@ class Rule:
                 raise UserError(f"{needs} semantic logits, but sem_seg has probabilities: pass what the softmax gets")
         if self.name == "mask_guided" and channels == 0:
             raise UserError(f"{needs} semantic logits or labels of things, but sem_seg has only stuff; use 'heuristic'")
+        if is_map and inputs.wants_stuff_channels:
+            raise UserError("stuff_channels_only needs semantic logits (C, H, W), but sem_seg is a label map")
         if (self.name == "spatial_ranking") != inputs.has_ranking:
             raise UserError(
                 f"rule {self.name!r} does not use ranking: use 'spatial_ranking', or leave it out"
