@@ -1,4 +1,4 @@
-"""The recipes of docs/evaluate_any_model.md run on what Ultralytics, transformers, torchvision, detectron2 and SAM return."""
+"""The recipes of docs/evaluate_any_model.md run on what the five libraries return."""
 
 from types import SimpleNamespace
 
