@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .cli.demo import demo
     from .cli.evaluate import evaluate
     from .cli.fine_tune import fine_tune
+    from .cli.fuse_files import fuse_files
     from .cli.import_annotations import import_annotations
     from .cli.leaderboard import leaderboard
     from .cli.oracle import oracle
@@ -44,6 +45,7 @@ _EXPORTS = {
     "evaluate": "cli.evaluate",
     "fine_tune": "cli.fine_tune",
     "fuse": "modeling.fusion.functional",
+    "fuse_files": "cli.fuse_files",
     "get_cfg": "config",
     "import_annotations": "cli.import_annotations",
     "leaderboard": "cli.leaderboard",
@@ -66,6 +68,7 @@ __all__ = [
     "evaluate",
     "fine_tune",
     "fuse",
+    "fuse_files",
     "get_cfg",
     "import_annotations",
     "leaderboard",
