@@ -43,6 +43,7 @@ NOT_RUN = {
     "prepare": "needs the download of a public dataset",
     "convert": "needs a published checkpoint",
     "fine-tune": "trains for minutes",
+    "fuse": "needs the results of two models; tests/evaluation/test_fuse_files.py runs it",
     "oracle": "needs a model that the page has trained",
     "ablation": "trains for hours",
     "leaderboard": "trains for hours",
