@@ -18,7 +18,7 @@ import torch
 from ..data.coco_json import read_images_json, read_json
 from ..data.label_space import LabelSpace
 from ..errors import UserError, one_line
-from ..files import unused_name, write_atomically, write_json
+from ..files import remove_partial_files, unused_name, write_atomically, write_json
 from ..locks import locked_folder
 from ..modeling.fusion.class_numbers import ClassNumbers
 from ..modeling.fusion.functional import fuse
@@ -79,6 +79,7 @@ def fuse_files(
     png_root = Path(output) / "panoptic"
     png_root.mkdir(parents=True, exist_ok=True)
     with locked_folder(output, f"the folder {output}"):
+        remove_partial_files(png_root)
         finished = _finished_before(Path(output), settings)
         left = [task for task in tasks if task.image["id"] not in finished]
         one = partial(fuse_image, png_root=str(png_root), space=space, rule=rule, options=options)

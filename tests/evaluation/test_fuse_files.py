@@ -226,6 +226,7 @@ def test_a_killed_run_continues(tmp_path, monkeypatch):
     with open(tmp_path / "out" / "finished.jsonl", "a") as file:
         file.write('{"image": {"id": 5, "file_na')  # as a killed write leaves it
     (tmp_path / "out" / "panoptic" / "001.png").unlink()
+    (tmp_path / "out" / "panoptic" / ".004.png.99999999.partial").touch()
     (tmp_path / "second").touch()
     done.clear()
     assert fuse_folder(tmp_path) == {"images": 9, "problems": []}
@@ -233,6 +234,7 @@ def test_a_killed_run_continues(tmp_path, monkeypatch):
     assert read_output(tmp_path) == read_output(tmp_path, "whole")
     same = [(tmp_path / folder / "panoptic.json").read_text() for folder in ("out", "whole")]
     assert same[0] == same[1]
+    assert sorted(p.name for p in (tmp_path / "out" / "panoptic").iterdir()) == [f"{i:03d}.png" for i in range(9)]
     done.clear()
     assert fuse_folder(tmp_path)["images"] == 9 and done == []
     with pytest.raises(UserError, match="has the result of other files or options"):
