@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from .cli.demo import demo
     from .cli.evaluate import evaluate
     from .cli.fine_tune import fine_tune
+    from .cli.fuse_files import fuse_files
     from .cli.import_annotations import import_annotations
     from .cli.leaderboard import leaderboard
     from .cli.oracle import oracle
     from .cli.prepare import prepare
     from .cli.train import train
     from .config import add_panoptic_fusion_config, config_file, get_cfg, load_plugins, resolve_config
+    from .modeling.fusion.functional import fuse
     from .networks import load_trained, load_zoo
 
 __version__ = "0.2.0"
@@ -42,6 +44,8 @@ _EXPORTS = {
     "demo": "cli.demo",
     "evaluate": "cli.evaluate",
     "fine_tune": "cli.fine_tune",
+    "fuse": "modeling.fusion.functional",
+    "fuse_files": "cli.fuse_files",
     "get_cfg": "config",
     "import_annotations": "cli.import_annotations",
     "leaderboard": "cli.leaderboard",
@@ -63,6 +67,8 @@ __all__ = [
     "demo",
     "evaluate",
     "fine_tune",
+    "fuse",
+    "fuse_files",
     "get_cfg",
     "import_annotations",
     "leaderboard",

@@ -11,6 +11,8 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
+from .children import exit_with
+
 
 def default_workers() -> int:
     """Returns the number of cores that this process may use."""
@@ -36,11 +38,17 @@ def map_in_processes(
         return
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
     context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=(os.getpid(),)) as pool:
         try:
             yield from pool.map(function, tasks, chunksize=max(1, min(16, len(tasks) // (4 * processes))))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start(parent: int) -> None:
+    """Prepares a process of `map_in_processes`: one thread, and it ends with its parent even if that is killed."""
+    exit_with(parent)
+    cv2.setNumThreads(0)
 
 
 def with_progress(results: Iterable[Any], total: int, doing: str, per_result: int = 1) -> Iterator[Any]:

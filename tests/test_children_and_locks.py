@@ -18,6 +18,17 @@ CHILD = "import os, sys, time; from panoptic_fusion.children import end_with_par
 CHILD += "end_with_parent(); print(os.getpid(), flush=True); time.sleep(60)"
 PARENT = "import sys; from panoptic_fusion.children import run_child\n"
 PARENT += "run_child([sys.executable, '-c', sys.argv[1]])"
+MAP = """
+import os, time
+from panoptic_fusion.processes import map_in_processes
+
+def task(number):
+    time.sleep(0.3 if number < 2 else 60)  # each of the two processes gets one of the short tasks
+    return os.getpid()
+
+for pid in map_in_processes(task, range(4), 2):
+    print(pid, flush=True)
+"""
 
 
 def start(child_env, *arguments) -> subprocess.Popen:
@@ -52,6 +63,18 @@ def test_a_child_ends_with_its_parent(child_env, number):
         while alive(child) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not alive(child)
+
+
+def test_the_processes_of_a_map_end_with_a_killed_parent(child_env):
+    with start(child_env, MAP) as parent:
+        children = [int(parent.stdout.readline()) for _ in range(2)]
+        assert all(map(alive, children)) and parent.pid not in children
+        parent.kill()
+        parent.wait(20)
+        deadline = time.monotonic() + 20
+        while any(map(alive, children)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any(map(alive, children))
 
 
 def alive(pid: int) -> bool:

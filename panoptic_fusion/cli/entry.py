@@ -28,6 +28,7 @@ COMMANDS = {
     "import": "panoptic_fusion.cli.import_annotations",
     "convert": "panoptic_fusion.cli.convert",
     "fine-tune": "panoptic_fusion.cli.fine_tune",
+    "fuse": "panoptic_fusion.cli.fuse_files",
     "oracle": "panoptic_fusion.cli.oracle",
     "ablation": "panoptic_fusion.cli.ablation",
     "leaderboard": "panoptic_fusion.cli.leaderboard",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,6 +162,36 @@ def read_instances_json(
         else:
             found.setdefault(entry["image_id"], []).append(entry)
     return found
+
+
+def read_images_json(path: str, report: Report = raise_fault) -> dict[Any, dict[str, Any]]:
+    """Reads the `images` of a COCO JSON: image id -> its entry. Invalid entries are reported and left out."""
+    return _check_images(read_json(path, ("images",), report).get("images", []), path, report)
+
+
+def result_fault(
+    entry: Any, image: Mapping[str, Any], category_ids: Collection[int], numbers: Sequence[str] = ()
+) -> str | None:
+    """Returns the error in an entry of a COCO result JSON, or None.
+
+    Args:
+        entry: value from the JSON; valid with category_id, an RLE or polygons in `segmentation`, and `numbers`.
+        image: entry of its image, with height and width.
+        category_ids: allowed category ids.
+        numbers: keys of the numbers that the entry needs, such as "score".
+    """
+    if not isinstance(entry, dict):
+        return "is not an object"
+    if not is_integer(entry.get("category_id")) or entry["category_id"] not in category_ids:
+        return f"has the category_id {entry.get('category_id')!r}, which is not one of the categories for it"
+    for key in numbers:
+        if not is_number(entry.get(key)):
+            return f"needs {key} as a number, not {entry.get(key)!r}"
+    fault = _segmentation_fault(entry.get("segmentation"))
+    if fault is None and _rle_size(entry["segmentation"]) not in (None, (image["height"], image["width"])):
+        height, width = entry["segmentation"]["size"]
+        fault = f"has a mask of {width}x{height}, but its image is {image['width']}x{image['height']}"
+    return fault
 
 
 def _ids(entries: list, key: str = "id") -> set:

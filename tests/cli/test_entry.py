@@ -76,6 +76,7 @@ def test_help_of_each_command_imports_nothing_heavy():
         (["check"], "panoptic-fusion check: error: give a name, --config-file"),
         (["import", "a"], "panoptic-fusion import: error: the following arguments are required: --output"),
         (["import", "a", "--output", "b", "--workers", "0"], "panoptic-fusion import: error: --workers is 0"),
+        (["fuse", "--instances", "a.json"], "panoptic-fusion fuse: error: the following arguments are required"),
         (["prepare", "nothing"], "panoptic-fusion prepare: error: argument DATASET: invalid choice: 'nothing'"),
         (["convert", "seamseg", "in", "out.txt"], "panoptic-fusion convert: error: out.txt: the name of the output"),
         (["fine-tune", "--data", "d", "--output", "o", "--iterations", "0"], "--iterations is 0: use 1 or more"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from panoptic_fusion.decisions import is_large_stuff
 from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops, Window
 
 
@@ -107,7 +108,7 @@ def assemble(
         if code < first_stuff:
             row = order[code - 1]
             segment = {"isthing": True, "category_id": classes[row], "score": scores[row], "instance_id": row}
-        elif code < first_stuff + num_stuff and area >= stuff_area_limit:
+        elif code < first_stuff + num_stuff and is_large_stuff(area, stuff_area_limit):
             segment = {"isthing": False, "category_id": code - first_stuff}
         else:
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.config import configurable
@@ -26,6 +26,37 @@ from panoptic_fusion.modeling.fusion.oanet.spatial_ranking_module import (
 
 STRIDES = (1, 2, 4, 8)
 ORDERS = ("ranking", "product")
+
+
+def order_by_ranking(kept: Sequence[int], scores: Tensor) -> list[int]:
+    """Returns K rows by descending ranking score; in a tie in the order that they have.
+
+    Args:
+        kept: the rows.
+        scores: (K,) float.
+    """
+    return [kept[place] for place in scores.argsort(descending=True, stable=True).tolist()]
+
+
+def rank_by_module(scene: Scene, module: Callable[[Tensor], Tensor], *, num_things: int, stride: int) -> Tensor:
+    """Returns the ranking scores of the K instances in `scene.kept`: (K,) float64 in [0, 1].
+
+    Args:
+        scene: the masks and classes, on the device of the module.
+        module: a `SpatialRankingModule`.
+        num_things: T.
+        stride: pixels of `scene.sem_seg.image_size` per cell.
+    """
+    device = scene.crops.device
+    kept = torch.tensor(scene.kept, dtype=torch.int64, device=device)
+    classes = scene.instances.pred_classes[kept]
+    rows, cols = (
+        cell_pixels(length, stride, image_length, device)
+        for length, image_length in zip(scene.sem_seg.image_size, scene.crops.size, strict=True)
+    )
+    masks = scene.crops.sample(kept, rows, cols)
+    logits = module(class_channels(masks, classes, num_things)[None])[0]
+    return ranking_scores(logits.float().softmax(0), masks, classes)
 
 
 @PANOPTIC_FUSION_REGISTRY.register()
@@ -133,19 +164,11 @@ class SpatialRankingFusion(HeuristicFusion):
         scores = self.ranking_scores(scene)
         if self.order_by == "product":
             scores = scores * scene.instances.scores[torch.tensor(scene.kept, device=scores.device)]
-        return [scene.kept[place] for place in scores.argsort(descending=True, stable=True).tolist()]
+        return order_by_ranking(scene.kept, scores)
 
     def ranking_scores(self, scene: Scene) -> Tensor:
         """Returns the ranking scores of the K instances in `scene.kept`, (K,) float64 in [0, 1]."""
-        kept = torch.tensor(scene.kept, dtype=torch.int64, device=self.device)
-        classes = scene.instances.pred_classes[kept]
-        rows, cols = (
-            cell_pixels(length, self.stride, image_length, self.device)
-            for length, image_length in zip(scene.sem_seg.image_size, scene.crops.size, strict=True)
-        )
-        masks = scene.crops.sample(kept, rows, cols)
-        logits = self.srm(class_channels(masks, classes, self.label_space.num_things)[None])[0]
-        return ranking_scores(logits.float().softmax(0), masks, classes)
+        return rank_by_module(scene, self.srm, num_things=self.label_space.num_things, stride=self.stride)
 
     @property
     def device(self) -> torch.device:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from detectron2.config import configurable
 
+from panoptic_fusion.decisions import is_agreed
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.modeling.fusion.base import PANOPTIC_FUSION_REGISTRY, FusionTrainingInputs
 from panoptic_fusion.modeling.fusion.greedy import GreedyFusion, Scene
@@ -17,7 +18,28 @@ from panoptic_fusion.modeling.fusion.tascnet.tasc_loss import (
 )
 
 AGREEMENTS = ("coverage", "iou")
+AGREEMENT, AGREEMENT_THRESH = "coverage", 0.7  # the rule's own
 STRIDES = (1, 2, 4, 8)
+
+
+def accept_agreed(
+    scene: Scene, candidate: Candidate, *, overlap_thresh: float, agreement: str, agreement_thresh: float
+) -> torch.Tensor:
+    """Returns whether a candidate is little covered and agrees with the things mask: a 0-d bool tensor.
+
+    Args:
+        scene, candidate: see `GreedyFusion.accept`.
+        overlap_thresh, agreement_thresh: in [0, 1].
+        agreement: one of `AGREEMENTS`, see `MaskGuidedFusion`.
+    """
+    return is_agreed(
+        candidate.overlap,
+        candidate.area,
+        (candidate.mask & scene.things_mask[candidate.window]).count_nonzero(),
+        overlap_thresh=overlap_thresh,
+        agreement_thresh=agreement_thresh,
+        things_area=scene.things_area if agreement == "iou" else None,
+    )
 
 
 @PANOPTIC_FUSION_REGISTRY.register()
@@ -50,8 +72,8 @@ class MaskGuidedFusion(GreedyFusion):
         *,
         tasc_loss_weight: float = 1.0,
         tasc_stride: int = 4,
-        agreement: str = "coverage",
-        agreement_thresh: float = 0.7,
+        agreement: str = AGREEMENT,
+        agreement_thresh: float = AGREEMENT_THRESH,
         **kwargs,
     ):
         """
@@ -114,10 +136,10 @@ class MaskGuidedFusion(GreedyFusion):
 
     def accept(self, scene: Scene, candidate: Candidate) -> torch.Tensor:
         """Returns whether to paint a candidate, as a 0-d bool tensor."""
-        agreed = (candidate.mask & scene.things_mask[candidate.window]).count_nonzero().double()
-        whole = candidate.area
-        if self.agreement == "iou":
-            whole = candidate.area + scene.things_area - agreed
-        # float64, so that the comparisons with the thresholds match exact integer fractions.
-        covered = candidate.overlap.double() / candidate.area
-        return (covered < self.overlap_thresh) & (agreed / whole > self.agreement_thresh)
+        return accept_agreed(
+            scene,
+            candidate,
+            overlap_thresh=self.overlap_thresh,
+            agreement=self.agreement,
+            agreement_thresh=self.agreement_thresh,
+        )

@@ -1,0 +1,216 @@
+"""Fuses the result files of any instance model and any semantic model into COCO panoptic files, image by image.
+
+Each PNG is written in one step; then a line is appended to `finished.jsonl`. A run that is started again with the same
+arguments continues after the last line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.coco_json import read_images_json, read_json
+from ..data.label_space import LabelSpace
+from ..errors import UserError, one_line
+from ..files import remove_partial_files, unused_name, write_atomically, write_json
+from ..locks import locked_folder
+from ..modeling.fusion.class_numbers import ClassNumbers
+from ..modeling.fusion.functional import fuse
+from ..modeling.fusion.rules import RULES
+from ..processes import map_in_processes, with_progress
+from .model_outputs import ImageOutputs, decode_instances, decode_semantic, read_results
+from .submission import coco_segments, write_panoptic_png
+
+
+def fuse_files(
+    instances: str | os.PathLike,
+    semantic: str | os.PathLike,
+    images: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    categories: str | os.PathLike | None = None,
+    rule: str = "heuristic",
+    processes: int | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Fuses two models' result files and writes `output`/panoptic.json and the PNGs in `output`/panoptic.
+
+    The rule "heuristic" gives the same segments as panopticapi's combine_semantic_and_instance_predictions.py if no two
+    semantic masks overlap. An entry that cannot be used is left out. So is an image whose semantic file cannot be read.
+    The result names both.
+
+    Args:
+        instances: COCO result JSON: a list of image_id, category_id, score and segmentation (RLE or polygons).
+        semantic: COCO result JSON without scores; or a folder with one PNG of category ids, or one .npy of logits, per
+            image. See `decode_semantic`. Files have the names of the images.
+        images: JSON with the list `images` (id, file_name, height, width).
+        output: folder of the result, new or of an earlier run with the same arguments.
+        categories: JSON with the COCO panoptic categories (id, name, isthing): a list, or an object with the list
+            `categories`. None: those of `images`.
+        rule: see `panoptic_fusion.fuse`. For "spatial_ranking" each instance has a number `ranking`.
+        processes: number of processes; None: one per CPU core.
+        options: of the rule, see `panoptic_fusion.fuse`.
+
+    Returns:
+        {"images": number of images that were fused, "problems": list of texts}.
+
+    Raises:
+        UserError: a file cannot be used at all, an option is wrong, or `output` has the result of other arguments.
+    """
+    if rule not in RULES:
+        raise UserError(f"rule is {rule!r}: available: {', '.join(RULES)}")
+    values = RULES[rule].read_options(options)  # checks them before long work
+    if rule == "upsnet" and not Path(semantic).is_dir():
+        raise UserError(f"rule 'upsnet' needs semantic logits, but {semantic} is not a folder of .npy files")
+    space = read_categories(categories if categories is not None else images)
+    settings = {
+        "rule": rule,
+        "options": values,
+        "categories": space.to_categories(),
+        "files": [_state_of(path) for path in (instances, semantic, images)],
+    }
+    tasks, problems = make_tasks(instances, semantic, images)
+    png_root = Path(output) / "panoptic"
+    png_root.mkdir(parents=True, exist_ok=True)
+    with locked_folder(output, f"the folder {output}"):
+        remove_partial_files(png_root)
+        finished = _finished_before(Path(output), settings)
+        left = [task for task in tasks if task.image["id"] not in finished]
+        one = partial(fuse_image, png_root=str(png_root), space=space, rule=rule, options=options)
+        with open(Path(output) / "finished.jsonl", "a") as file:
+            for result in with_progress(map_in_processes(one, left, processes), len(left), "fusing"):
+                finished[result["image"]["id"]] = result
+                file.write(json.dumps(result) + "\n")
+                file.flush()
+        results = [finished[task.image["id"]] for task in tasks]
+        problems += [problem for result in results for problem in result["problems"]]
+        results = [result for result in results if result["annotation"] is not None]
+        content = {"images": [r["image"] for r in results], "annotations": [r["annotation"] for r in results]}
+        write_json(Path(output) / "panoptic.json", {**content, "categories": space.to_categories()})
+    return {"images": len(results), "problems": problems}
+
+
+def read_categories(path: str | os.PathLike) -> LabelSpace:
+    """Reads COCO panoptic categories from a JSON: a list, or an object with the list `categories`.
+
+    Raises:
+        UserError: the file cannot be read or a category is invalid; the message names the file.
+    """
+    path = os.fspath(path)
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        content = None  # `read_json` says what is wrong
+    categories = content if isinstance(content, list) else read_json(path, ("categories",))["categories"]
+    try:
+        return LabelSpace.from_categories(categories)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def make_tasks(
+    instances: str | os.PathLike, semantic: str | os.PathLike, images: str | os.PathLike
+) -> tuple[list[ImageOutputs], list[str]]:
+    """Pairs the outputs of the two models; for arguments and errors see `fuse_files`.
+
+    Returns:
+        One task per image, and the problems of images and entries that are left out.
+    """
+    problems: list[str] = []
+    listed = read_images_json(os.fspath(images), lambda error: problems.append(str(error)))
+    if not listed:
+        raise UserError(problems[0] if problems else f"{images}: the list of images is empty")
+    ids = set(listed)
+    by_image, lost = read_results(instances, ids)
+    problems += lost
+    is_folder = Path(semantic).is_dir()
+    semantic_by_image, lost = ({}, []) if is_folder else read_results(semantic, ids)
+    problems += lost
+    used: set[str] = set()
+    tasks = []
+    for image_id, image in listed.items():
+        entry = {key: image[key] for key in ("id", "file_name", "height", "width")}
+        stem = Path(image["file_name"]).stem
+        source: Sequence[Any] | str = semantic_by_image.get(image_id, [])
+        if is_folder:
+            logits = Path(semantic) / f"{stem}.npy"
+            source = str(logits if logits.is_file() else Path(semantic) / f"{stem}.png")
+        tasks.append(ImageOutputs(entry, by_image.get(image_id, []), source, f"{unused_name(stem, used)}.png"))
+    return tasks, problems
+
+
+def fuse_image(
+    outputs: ImageOutputs, *, png_root: str, space: LabelSpace, rule: str, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Fuses one image and writes its PNG.
+
+    Returns:
+        {"image": its entry, "annotation": its entry in COCO panoptic format, or None if it could not be fused,
+        "problems": list of texts}.
+    """
+    torch.set_num_threads(1)  # one process per core
+    image, problems = outputs.image, []
+    try:
+        ranking = ("ranking",) if rule == "spatial_ranking" else ()
+        masks, entries, problems = decode_instances(outputs, space, ("score", *ranking))
+        sem_seg, more = decode_semantic(outputs, space)
+        problems += more
+        if sem_seg.ndim == 2:
+            numbers = ClassNumbers.of(space.stuff_ids, space.thing_ids)
+            sem_seg = numbers.label_channels(torch.from_numpy(sem_seg)).numpy()
+        things = {category_id: number for number, category_id in enumerate(space.thing_ids)}
+        panoptic_map, segments_info = fuse(
+            sem_seg,
+            masks,
+            [entry["score"] for entry in entries],
+            [things[entry["category_id"]] for entry in entries],
+            stuff_classes=space.num_stuff,
+            thing_classes=space.num_things,
+            rule=rule,
+            size=(image["height"], image["width"]),
+            ranking=[entry["ranking"] for entry in entries] if ranking else None,
+            **options,
+        )
+    except UserError as error:
+        return {"image": image, "annotation": None, "problems": [*problems, f"{image['file_name']}: {one_line(error)}"]}
+    write_panoptic_png(Path(png_root) / outputs.png_name, panoptic_map)
+    segments = coco_segments(segments_info, space)
+    annotation = {"image_id": image["id"], "file_name": outputs.png_name, "segments_info": segments}
+    return {"image": image, "annotation": annotation, "problems": problems}
+
+
+def _state_of(path: str | os.PathLike) -> list:
+    """Returns what tells an input from another: its path, and the size and time of a file."""
+    path = Path(path)
+    stat = path.stat() if path.is_file() else None
+    return [str(path.resolve()), *([] if stat is None else [stat.st_size, stat.st_mtime_ns])]
+
+
+def _finished_before(output: Path, settings: dict[str, Any]) -> dict[Any, dict[str, Any]]:
+    """Returns {image id: result} of an earlier run with the same settings; images with problems are fused again.
+
+    Raises:
+        UserError: the folder has the result of other settings.
+    """
+    state, lines = output / "settings.json", output / "finished.jsonl"
+    found: dict[Any, dict[str, Any]] = {}
+    if state.is_file():
+        if json.loads(state.read_text()) != json.loads(json.dumps(settings)):
+            raise UserError(f"{output} has the result of other files or options: choose a different output folder")
+        for line in lines.read_text().splitlines() if lines.is_file() else ():
+            try:
+                result = json.loads(line)
+            except ValueError:  # the run was killed while it wrote this line
+                continue
+            if not result["problems"] and (output / "panoptic" / result["annotation"]["file_name"]).is_file():
+                found[result["image"]["id"]] = result
+    text = "".join(json.dumps(result) + "\n" for result in found.values())
+    write_atomically(lines, lambda file: file.write(text.encode()))
+    write_json(state, settings)
+    return found

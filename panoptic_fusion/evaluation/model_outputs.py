@@ -1,0 +1,156 @@
+"""Reads what other models write: COCO result JSON files, PNGs of labels and arrays of logits, for one image at a time.
+
+Shapes: R instances, C semantic channels, H x W pixels of the image.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.annotation import decode_segmentation
+from ..data.coco_json import result_fault
+from ..data.importers.pixels import read_map
+from ..data.label_space import LabelSpace
+from ..errors import UserError, one_line
+
+NO_CLASS = -1  # label of a pixel that no class claims
+
+
+@dataclass(frozen=True)
+class ImageOutputs:
+    """What two models predicted for one image, not yet decoded.
+
+    Attributes:
+        image: entry of the images JSON: id, file_name, height, width.
+        instances: entries of the instance model's result JSON, in its order.
+        semantic: entries of the semantic model's result JSON, in its order; or the path of a PNG or .npy file.
+        png_name: name of the PNG that is written for it.
+    """
+
+    image: Mapping[str, Any]
+    instances: Sequence[Any]
+    semantic: Sequence[Any] | str
+    png_name: str
+
+
+def read_results(path: str | os.PathLike, image_ids: set) -> tuple[dict[Any, list], list[str]]:
+    """Reads a COCO result JSON, a list of entries, and groups it by image.
+
+    Args:
+        path: the file.
+        image_ids: known images.
+
+    Returns:
+        {image id: its entries in the order of the file}; problems of entries that belong to no image.
+
+    Raises:
+        UserError: the file cannot be read or is not a list.
+    """
+    try:
+        entries = json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: the file is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a readable JSON ({one_line(error)})") from None
+    if not isinstance(entries, list):
+        raise UserError(f"{path}: not a COCO result JSON: the top level must be a list of entries with image_id")
+    found: dict[Any, list] = {}
+    lost = []
+    for index, entry in enumerate(entries):
+        image_id = entry.get("image_id") if isinstance(entry, dict) else None
+        if isinstance(image_id, (int, str)) and image_id in image_ids:
+            found.setdefault(image_id, []).append(entry)
+        else:
+            lost.append(f"entry {index}, image_id {image_id!r}")
+    problems = (
+        [f"{path}: {len(lost)} entries are for images that are not listed (the first: {lost[0]})"] if lost else []
+    )
+    return found, problems
+
+
+def decode_instances(
+    outputs: ImageOutputs, space: LabelSpace, numbers: Sequence[str]
+) -> tuple[np.ndarray, list[dict[str, Any]], list[str]]:
+    """Decodes the instances of an image.
+
+    Args:
+        outputs: of the image.
+        space: the classes.
+        numbers: keys of the numbers that each entry needs.
+
+    Returns:
+        masks (R, H, W) bool, their R entries, and the problems of the entries that are left out.
+    """
+    height, width = outputs.image["height"], outputs.image["width"]
+    masks, entries, problems = [], [], []
+    for index, entry in enumerate(outputs.instances):
+        fault = result_fault(entry, outputs.image, space.thing_ids, numbers)
+        if fault:
+            problems.append(f"{outputs.image['file_name']}: instance {index} {fault}; it is left out")
+            continue
+        masks.append(decode_segmentation(entry["segmentation"], height, width).astype(bool))
+        entries.append(entry)
+    return np.array(masks, bool).reshape(-1, height, width), entries, problems
+
+
+def decode_semantic(outputs: ImageOutputs, space: LabelSpace) -> tuple[np.ndarray, list[str]]:
+    """Decodes the semantic segmentation of an image.
+
+    - Entries of a result JSON: where two masks overlap, stuff comes before things and the first entry before the next.
+    - PNG: gray or palette values are category ids.
+    - .npy: (C, h, w) float logits. C is the number of categories, or of stuff categories; channels are in ascending
+      order of the category ids.
+
+    Returns:
+        (H, W) int64 category ids, `NO_CLASS` where there is none; or (C, h, w) float32 logits, stuff first. And the
+        problems of entries that are left out.
+
+    Raises:
+        UserError: the file cannot be used.
+    """
+    height, width = outputs.image["height"], outputs.image["width"]
+    if isinstance(outputs.semantic, str):
+        if outputs.semantic.endswith(".npy"):
+            return _read_logits(outputs.semantic, space), []
+        labels = read_map(outputs.semantic)
+        if labels.shape != (height, width):
+            raise UserError(f"{outputs.semantic}: needs one gray value per pixel of the {width}x{height} image")
+        return labels.astype(np.int64), []
+    valid, problems = [], []
+    for index, entry in enumerate(outputs.semantic):
+        fault = result_fault(entry, outputs.image, (*space.stuff_ids, *space.thing_ids))
+        if fault:
+            problems.append(f"{outputs.image['file_name']}: semantic entry {index} {fault}; it is left out")
+        else:
+            valid.append(entry)
+    labels = np.full((height, width), NO_CLASS)
+    for entry in sorted(valid, key=lambda entry: entry["category_id"] in space.thing_ids):
+        mask = decode_segmentation(entry["segmentation"], height, width).astype(bool)
+        labels[mask & (labels == NO_CLASS)] = entry["category_id"]
+    return labels, problems
+
+
+def _read_logits(path: str, space: LabelSpace) -> np.ndarray:
+    try:
+        logits = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: the file is missing") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: not a readable .npy file ({one_line(error)})") from None
+    ids = sorted((*space.stuff_ids, *space.thing_ids))
+    counts = (len(ids), space.num_stuff)
+    if logits.ndim != 3 or logits.dtype.kind != "f" or len(logits) not in counts or 0 in logits.shape:
+        raise UserError(
+            f"{path}: has the shape {logits.shape} and dtype {logits.dtype}, but needs float logits (C, h, w) of C = "
+            f"{counts[0]} categories or {counts[1]} stuff categories"
+        )
+    if len(logits) == len(ids):
+        logits = logits[[ids.index(i) for i in (*space.stuff_ids, *space.thing_ids)]]
+    return logits.astype(np.float32)
