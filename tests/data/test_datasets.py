@@ -93,10 +93,10 @@ def test_idd_classes_are_the_level_3_ids():
 
 def test_names_do_not_clash_with_detectron2s():
     assert NAMES == [
-        "coco_panoptic_2017_train", "coco_panoptic_2017_val",
+        "coco_panoptic_2017_train", "coco_panoptic_2017_val", "coco_panoptic_2017_test-dev",
         "cityscapes_fine_train", "cityscapes_fine_val", "cityscapes_fine_test",
-        "vistas_train", "vistas_val", "vistas_v2_train", "vistas_v2_val", "idd_train", "idd_val",
-        "camvid_train", "camvid_val", "camvid_test",
+        "vistas_train", "vistas_val", "vistas_test", "vistas_v2_train", "vistas_v2_val",
+        "idd_train", "idd_val", "idd_test", "camvid_train", "camvid_val", "camvid_test",
     ]  # fmt: skip
     # Registering them raises for a name that is taken (see below), so detectron2's are as they were.
     for name in ("coco_2017_train", "coco_2017_train_panoptic", "cityscapes_fine_panoptic_train"):
@@ -187,6 +187,16 @@ def test_coco_instances_overlap(tmp_path):
     record = DatasetCatalog.get("coco_panoptic_2017_train")[0]
     boxes = [annotation["bbox"] for annotation in record["annotations"]]
     assert boxes == [[2, 3, 20, 15], [3, 3, 20, 15], [4, 3, 20, 15]]
+
+
+def test_coco_masks_of_the_panoptic_pngs_do_not_overlap(tmp_path):
+    """OANet's "w/ pano-instance GT": the same images, masks from the PNGs."""
+    dataset_trees.make_coco(tmp_path / "coco", np.random.default_rng(0), zipped=False)
+    register_all(str(tmp_path))
+    with_json, without = (DatasetCatalog.get(f"coco_panoptic_2017_train{suffix}") for suffix in ("", "_pano"))
+    assert [x["file_name"] for x in without] == [x["file_name"] for x in with_json]
+    assert "annotations" in with_json[0] and not without[0].get("annotations")
+    assert panoptic_files("coco_panoptic_2017_train_pano").instances_json is None
 
 
 def test_json_of_other_classes_is_refused(tmp_path):
