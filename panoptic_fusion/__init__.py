@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .cli.prepare import prepare
     from .cli.train import train
     from .config import add_panoptic_fusion_config, config_file, get_cfg, load_plugins, resolve_config
+    from .modeling.fusion.functional import fuse
     from .networks import load_trained, load_zoo
 
 __version__ = "0.2.0"
@@ -42,6 +43,7 @@ _EXPORTS = {
     "demo": "cli.demo",
     "evaluate": "cli.evaluate",
     "fine_tune": "cli.fine_tune",
+    "fuse": "modeling.fusion.functional",
     "get_cfg": "config",
     "import_annotations": "cli.import_annotations",
     "leaderboard": "cli.leaderboard",
@@ -63,6 +65,7 @@ __all__ = [
     "demo",
     "evaluate",
     "fine_tune",
+    "fuse",
     "get_cfg",
     "import_annotations",
     "leaderboard",

@@ -8,9 +8,9 @@ The published classes are numbered from 1, with background 0, in the order of th
 channels are stuff, then things. The rows are reordered to match `LabelSpace`, by category id.
 
 Differences from the published code: the mask and the box deltas of the background are dropped, because detectron2 does
-not have them. Boxes follow detectron2 (width x1 - x0, not x1 - x0 + 1), which slightly reduces AP with these weights.
-Fine-tuning on other classes initializes the last layers from scratch; the published code copies the rows of classes
-that both datasets have.
+not have them. Fine-tuning on other classes initializes the last layers from scratch; the published code copies the rows
+of classes that both datasets have. The generated config sets MODEL.BOX_CONVENTION "inclusive", because the weights were
+trained with boxes that name their last pixel.
 """
 
 import os
@@ -29,6 +29,7 @@ from .published import (
     background_last,
     check_blocks,
     count,
+    count_stuff,
     norm,
     num_rows,
     only_tensors,
@@ -115,7 +116,7 @@ def detect_layout(tensors: Mapping[str, Tensor], path: str = "checkpoint") -> La
         found = [f"res{stage}" for stage, is_deformable in zip(stages, deformable, strict=True) if is_deformable]
         raise UserError(f"{path}: {', '.join(found)} have conv2_offset; it must be res3, res4 and res5, or none")
     num_things = num_rows(tensors, "mask_branch.mask_score.weight", 4, path) - 1
-    num_stuff = num_rows(tensors, "fcn_head.score.weight", 4, path) - num_things
+    num_stuff = count_stuff(tensors, "fcn_head.score.weight", num_things, path)
     if (num_stuff, num_things) not in CLASSES:
         known = " and ".join(f"{stuff} and {things} ({name})" for (stuff, things), (name, _) in CLASSES.items())
         raise UserError(f"{path} has {num_stuff} stuff and {num_things} thing classes; known are {known}")
@@ -233,6 +234,7 @@ def describe(layout: Layout) -> str:
 # {layout.num_stuff} stuff and {layout.num_things} thing classes, stuff channels first: those of {layout.dataset}
 _BASE_: "configs/{layout.dataset}/{base}"
 MODEL:
+  BOX_CONVENTION: "inclusive"
   ALLOW_SHAPE_MISMATCH: False
   BACKBONE:
     NAME: "{backbone}"

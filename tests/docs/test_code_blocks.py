@@ -15,6 +15,20 @@ RUN = {
     ("README.md", "from panoptic_fusion.evaluation.files import evaluate_files"): "test_python_of_evaluate_files",
     ("README.md", '_BASE_: "../Base-PanopticRCNN.yaml"'): "test_own_config",
     ("docs/datasets.md", "from detectron2.data import DatasetCatalog, MetadataCatalog"): "test_python_of_datasets",
+    **dict.fromkeys(
+        [
+            ("docs/evaluate_any_model.md", first_line)
+            for first_line in (
+                "import numpy as np",
+                "# result = yolo(image, retina_masks=True)[0]",
+                "# semantic = processor.post_process_semantic_segmentation(outputs, target_sizes=[(height, width)])[0]",
+                "# (detections,) = mask_rcnn([image])",
+                "# outputs = predictor(image)",
+                "# regions = mask_generator.generate(image)",
+            )
+        ],
+        "tests/docs/test_fuse_recipes.py",
+    ),
     ("docs/backbones.md", '_BASE_: ["tascnet_r18.yaml", "../Base-Lite0.yaml"]'): "test_second_base",
 }
 # Pages whose code has a test of its own.

@@ -135,15 +135,27 @@ class PanopticFusion(nn.Module):
         cfg = cfg.clone()
         cfg.defrost()
         fusion = cfg.MODEL.PANOPTIC_FUSION
-        for base in cls.__mro__:  # this class first
+        for key, value in cls.all_thresholds().items():
+            if fusion.get(key) is None:
+                fusion[key] = value
+        cfg.freeze()
+        return cfg
+
+    @classmethod
+    def all_thresholds(cls) -> dict[str, float | bool]:
+        """Returns every key of `PanopticFusion.thresholds` with the value of this class.
+
+        Raises:
+            ConfigError: `thresholds` has a key that is not one of `PanopticFusion.thresholds`.
+        """
+        result: dict[str, float | bool] = {}
+        for base in reversed(cls.__mro__):  # this class last
             for key, value in vars(base).get("thresholds", {}).items():
                 if key not in PanopticFusion.thresholds:
                     known = ", ".join(PanopticFusion.thresholds)
                     raise ConfigError(f"{base.__name__}.thresholds has the key {key!r}; available: {known}")
-                if fusion.get(key) is None:
-                    fusion[key] = value
-        cfg.freeze()
-        return cfg
+                result[key] = value
+        return result
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:

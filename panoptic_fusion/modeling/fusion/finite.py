@@ -17,6 +17,7 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
+from panoptic_fusion.modeling.fusion.label_map import LabelMap
 from panoptic_fusion.modeling.fusion.resize import resize_labels
 from panoptic_fusion.modeling.fusion.sem_seg_logits import SemSegLogits
 
@@ -28,8 +29,8 @@ PanopticSeg = tuple[Tensor, list[dict]]
 
 
 def fuse_finite(
-    combine: Callable[[SemSegLogits, Instances, tuple[int, int] | None], PanopticSeg],
-    sem_seg: SemSegLogits,
+    combine: Callable[[SemSegLogits | LabelMap, Instances, tuple[int, int] | None], PanopticSeg],
+    sem_seg: SemSegLogits | LabelMap,
     instances: Instances,
     size: tuple[int, int] | None,
     num_stuff: int,
@@ -43,7 +44,9 @@ def fuse_finite(
         sem_seg, instances, size: arguments of the rule, see `PanopticFusion.forward`.
         num_stuff: S, the number of stuff classes.
     """
-    is_usable, is_broken = usable_instances(instances), broken_cells(sem_seg.logits)
+    is_usable = usable_instances(instances)
+    logits = is_usable.new_zeros(0, 0, 0) if isinstance(sem_seg, LabelMap) else sem_seg.logits
+    is_broken = broken_cells(logits)
     all_usable, some_broken = torch.stack([is_usable.all(), is_broken.any()]).tolist()  # the only copy to the CPU
     rows = None if all_usable else is_usable.nonzero()[:, 0]
     if rows is not None:

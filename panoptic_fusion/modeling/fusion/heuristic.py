@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import torch
 
+from panoptic_fusion.decisions import fits
 from panoptic_fusion.modeling.fusion.base import PANOPTIC_FUSION_REGISTRY
 from panoptic_fusion.modeling.fusion.greedy import GreedyFusion, Scene
 from panoptic_fusion.modeling.fusion.paint import Candidate
+
+
+def accept_fitting(scene: Scene, candidate: Candidate, *, overlap_thresh: float) -> torch.Tensor:
+    """Returns whether at most the fraction `overlap_thresh` of a candidate is covered: a 0-d bool tensor.
+
+    In float64, in which detectron2 computes it from Python integers: the same decision at the threshold itself.
+    """
+    return fits(candidate.overlap, candidate.area, overlap_thresh)
 
 
 @PANOPTIC_FUSION_REGISTRY.register()
@@ -24,5 +33,4 @@ class HeuristicFusion(GreedyFusion):
 
     def accept(self, scene: Scene, candidate: Candidate) -> torch.Tensor:
         """Returns whether to paint a candidate, as a 0-d bool tensor."""
-        # float64 as in detectron2, which divides Python integers: the decision at the threshold itself is the same.
-        return candidate.overlap.double() / candidate.area <= self.overlap_thresh
+        return accept_fitting(scene, candidate, overlap_thresh=self.overlap_thresh)

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from panoptic_fusion.decisions import exceeds_score
 from panoptic_fusion.modeling.fusion.base import PANOPTIC_FUSION_REGISTRY, PanopticSeg
 from panoptic_fusion.modeling.fusion.greedy import Scene
 from panoptic_fusion.modeling.fusion.heuristic import HeuristicFusion
 from panoptic_fusion.modeling.fusion.resize import resize_panoptic
+
+
+def order_above(scene: Scene, confidence_thresh: float) -> list[int]:
+    """Returns the rows of `scene.kept` whose scores are above `confidence_thresh`, in the same order."""
+    above = exceeds_score(scene.instances.scores, confidence_thresh).tolist()
+    return [row for row in scene.kept if above[row]]
 
 
 @PANOPTIC_FUSION_REGISTRY.register()
@@ -33,8 +40,7 @@ class SeamlessFusion(HeuristicFusion):
 
     def order(self, scene: Scene) -> Sequence[int]:
         """Returns the rows of the instances to paint, topmost first."""
-        above = (scene.instances.scores > self.instances_confidence_thresh).tolist()
-        return [row for row in scene.kept if above[row]]
+        return order_above(scene, self.instances_confidence_thresh)
 
     def fuse(self, scene: Scene, order: Sequence[int], size: tuple[int, int] | None = None) -> PanopticSeg:
         """Fuses as `GreedyFusion`, with the area limit at the fusion resolution as in the published code."""

@@ -35,6 +35,7 @@ class SpatialRankingModule(nn.Module):
             ConfigError: if the kernel is not one of `KERNELS`.
         """
         super().__init__()
+        self.num_classes = num_classes
         if kernel not in KERNELS:
             raise ConfigError(f"MODEL.PANOPTIC_FUSION.SRM.KERNEL is {kernel!r}: use one of {', '.join(KERNELS)}")
         if kernel == "1x7+7x1":

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from panoptic_fusion.decisions import is_large_stuff, is_mostly_stuff
+
 
 def stuff_majority(counts: Tensor) -> Tensor:
     """Returns the instances that become stuff, because one stuff class labels at least half of their pixels.
@@ -27,7 +29,7 @@ def stuff_majority(counts: Tensor) -> Tensor:
     if counts.shape[1] == 1:
         return torch.full_like(counts[:, 0], -1)
     most, channel = counts[:, :-1].max(dim=1)
-    return torch.where((most > 0) & (2 * most >= counts.sum(1)), channel, -1)
+    return torch.where(is_mostly_stuff(most, counts.sum(1)), channel, -1)
 
 
 def assign_segments(
@@ -76,7 +78,7 @@ def assign_segments(
             segment = {"id": ids[num_stuff + i], "isthing": True, "category_id": thing}
             segments_info.append({**segment, "score": score, "instance_id": row, "area": area})
     for channel in range(num_stuff):
-        if areas[channel] > 0 and areas[channel] >= stuff_area_limit:
+        if is_large_stuff(areas[channel], stuff_area_limit):
             ids[channel] = len(segments_info) + 1
             segment = {"id": ids[channel], "isthing": False, "category_id": channel, "area": areas[channel]}
             segments_info.append(segment)

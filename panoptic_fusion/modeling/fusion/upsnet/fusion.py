@@ -9,6 +9,7 @@ import torch
 from detectron2.config import configurable
 from detectron2.structures import Boxes, Instances
 
+from panoptic_fusion.decisions import exceeds_score
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.modeling.fusion.base import (
     PANOPTIC_FUSION_REGISTRY,
@@ -16,7 +17,7 @@ from panoptic_fusion.modeling.fusion.base import (
     PanopticFusion,
     PanopticSeg,
 )
-from panoptic_fusion.modeling.fusion.resize import resize_labels
+from panoptic_fusion.modeling.fusion.resize import resize_labels, shortest_edge_scale
 from panoptic_fusion.modeling.fusion.sem_seg_logits import SemSegLogits
 from panoptic_fusion.modeling.fusion.upsnet.class_assignment import assign_segments
 from panoptic_fusion.modeling.fusion.upsnet.mask_logit_crops import MaskLogitCrops
@@ -24,6 +25,64 @@ from panoptic_fusion.modeling.fusion.upsnet.mask_pruning import prune_masks, sup
 from panoptic_fusion.modeling.fusion.upsnet.panoptic_argmax import panoptic_argmax
 from panoptic_fusion.modeling.fusion.upsnet.training import KnownInstances, panoptic_loss, panoptic_targets
 from panoptic_fusion.modeling.fusion.upsnet.unknown_channel import draw_known
+
+
+def fuse_panoptic_head(
+    sem_seg: SemSegLogits,
+    instances: Instances,
+    *,
+    num_stuff: int,
+    confidence_thresh: float,
+    overlap_thresh: float,
+    stuff_area_limit: int,
+    unknown: bool = True,
+    trust_classes: bool = False,
+    size: tuple[int, int] | None = None,
+    label_scale: float | None = None,
+) -> PanopticSeg:
+    """Prunes the instances, then gives every pixel to the highest panoptic logit.
+
+    Args:
+        sem_seg, instances, size: see `PanopticFusion.forward`; a channel of each thing class is needed.
+        num_stuff: S.
+        confidence_thresh: instances of this score or a lower one are not used.
+        overlap_thresh: in [0, 1], the largest share of a mask that others of its class may cover.
+        stuff_area_limit: stuff segments of fewer pixels become void.
+        unknown: whether there is an unknown channel.
+        trust_classes: see `UPSNetFusion`.
+        label_scale: see `resize_labels`.
+
+    Returns:
+        the panoptic map and segments_info, see `PanopticFusion.forward`.
+
+    Raises:
+        ValueError: instances and logits are of different output sizes, or instances have no masks.
+    """
+    scores = instances.scores
+    rows = suppress_boxes(instances.pred_boxes.tensor, scores)
+    above = exceeds_score(scores[rows], confidence_thresh)
+    table = torch.stack([x.double() for x in (rows, scores[rows], instances.pred_classes[rows], above)]).tolist()
+    used = int(sum(table[3]))  # by descending score
+    masks = MaskLogitCrops.from_instances(instances, rows[:used])
+    if masks.size != tuple(sem_seg.output_size):
+        raise ValueError(f"Masks of size {masks.size} do not fit a map of {tuple(sem_seg.output_size)}.")
+
+    kept = prune_masks(masks, [int(c) for c in table[2][:used]], overlap_thresh)
+    order = [i for i in range(used) if kept[i]]
+    classes = [int(table[2][i]) for i in order]
+    labels, stuff = panoptic_argmax(
+        sem_seg, masks, order, [num_stuff + c for c in classes], num_stuff=num_stuff, unknown=unknown
+    )
+    return assign_segments(
+        resize_labels(labels, size, label_scale),
+        resize_labels(stuff, size, label_scale),
+        instance_ids=[int(table[0][i]) for i in order],
+        scores=[table[1][i] for i in order],
+        classes=classes,
+        num_stuff=num_stuff,
+        stuff_area_limit=stuff_area_limit,
+        trust_classes=trust_classes,
+    )
 
 
 @PANOPTIC_FUSION_REGISTRY.register()
@@ -60,7 +119,6 @@ class UPSNetFusion(PanopticFusion):
 
     trains = {"loss_panoptic": ("sem_seg_head", "roi_heads")}
     thresholds = {"INSTANCES_CONFIDENCE_THRESH": 0.6, "OVERLAP_THRESH": 0.3, "AT_INPUT_RESOLUTION": True}
-    trust_classes = False
 
     @configurable
     def __init__(
@@ -69,6 +127,8 @@ class UPSNetFusion(PanopticFusion):
         panoptic_loss_weight: float = 1.0,
         unknown: bool = True,
         unknown_fraction: float = 0.3,
+        class_assignment: bool = True,
+        test_sizes: tuple[int, int] | None = None,
         **kwargs,
     ):
         """
@@ -77,6 +137,10 @@ class UPSNetFusion(PanopticFusion):
             unknown: whether there is an unknown channel. Without it, training uses all ground-truth instances and
                 ignores pixels that would be unknown, and at inference only the area limit makes pixels void.
             unknown_fraction: fraction in [0, 1) of the ground-truth instances that are made unknown in training.
+            class_assignment: whether an instance becomes stuff where the semantic side sees mostly one stuff class. See
+                `trust_classes`.
+            test_sizes: short side and longest long side of the network's input, to resize labels by the scale factor of
+                the image (see `resize_labels`). None resizes by the ratio of the two sizes.
             kwargs: forwarded to `PanopticFusion`.
 
         Raises:
@@ -96,16 +160,20 @@ class UPSNetFusion(PanopticFusion):
         self.panoptic_loss_weight = float(panoptic_loss_weight)
         self.unknown = bool(unknown)
         self.unknown_fraction = float(unknown_fraction)
+        self.trust_classes = not class_assignment
+        self.test_sizes = test_sizes
 
     @classmethod
     def from_config(cls, cfg) -> dict:
         """Returns the constructor arguments from a config."""
-        upsnet = cfg.MODEL.PANOPTIC_FUSION.UPSNET
+        upsnet, inclusive = cfg.MODEL.PANOPTIC_FUSION.UPSNET, cfg.MODEL.BOX_CONVENTION == "inclusive"
         return {
             **super().from_config(cfg),
             "panoptic_loss_weight": upsnet.LOSS_WEIGHT,
             "unknown": upsnet.UNKNOWN,
             "unknown_fraction": upsnet.UNKNOWN_FRACTION,
+            "class_assignment": upsnet.CLASS_ASSIGNMENT,
+            "test_sizes": (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) if inclusive else None,
         }
 
     def losses(self, inputs: FusionTrainingInputs, known: list[torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
@@ -142,28 +210,15 @@ class UPSNetFusion(PanopticFusion):
 
     def combine(self, sem_seg: SemSegLogits, instances: Instances, size: tuple[int, int] | None) -> PanopticSeg:
         """Prunes the instances and labels every pixel by its highest panoptic logit; see `PanopticFusion.forward`."""
-        num_stuff, scores = self.label_space.num_stuff, instances.scores
-        rows = suppress_boxes(instances.pred_boxes.tensor, scores)
-        above = scores[rows] > self.instances_confidence_thresh
-        table = torch.stack([x.double() for x in (rows, scores[rows], instances.pred_classes[rows], above)]).tolist()
-        used = int(sum(table[3]))  # by descending score
-        masks = MaskLogitCrops.from_instances(instances, rows[:used])
-        if masks.size != tuple(sem_seg.output_size):
-            raise ValueError(f"Masks of size {masks.size} do not fit a map of {tuple(sem_seg.output_size)}.")
-
-        kept = prune_masks(masks, [int(c) for c in table[2][:used]], self.overlap_thresh)
-        order = [i for i in range(used) if kept[i]]
-        classes = [int(table[2][i]) for i in order]
-        labels, stuff = panoptic_argmax(
-            sem_seg, masks, order, [num_stuff + c for c in classes], num_stuff=num_stuff, unknown=self.unknown
-        )
-        return assign_segments(
-            resize_labels(labels, size),
-            resize_labels(stuff, size),
-            instance_ids=[int(table[0][i]) for i in order],
-            scores=[table[1][i] for i in order],
-            classes=classes,
-            num_stuff=num_stuff,
+        return fuse_panoptic_head(
+            sem_seg,
+            instances,
+            num_stuff=self.label_space.num_stuff,
+            confidence_thresh=self.instances_confidence_thresh,
+            overlap_thresh=self.overlap_thresh,
             stuff_area_limit=self.stuff_area_limit,
+            unknown=self.unknown,
             trust_classes=self.trust_classes,
+            size=size,
+            label_scale=shortest_edge_scale(size, *self.test_sizes) if size and self.test_sizes else None,
         )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from panoptic_fusion.decisions import fits
 from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops
 from panoptic_fusion.modeling.fusion.paint import Candidate, paint
 
@@ -41,13 +42,12 @@ def prune_masks(crops: MaskCrops, classes: Sequence[int], thresh: float) -> list
     Returns:
         Whether each instance is kept. All values are copied from the device at once.
     """
-    fits: dict[int, Tensor] = {}
+    kept: dict[int, Tensor] = {}
 
     def accept(candidate: Candidate) -> Tensor:
-        covered = candidate.overlap.double() / candidate.area  # NaN for an empty mask, which is not <= thresh
-        fits[candidate.index] = covered <= thresh
-        return fits[candidate.index]
+        kept[candidate.index] = fits(candidate.overlap, candidate.area, thresh)
+        return kept[candidate.index]
 
     for thing in sorted(set(classes)):
         paint(crops, [index for index, other in enumerate(classes) if other == thing], accept)
-    return torch.stack([fits[index] for index in range(len(crops))]).tolist() if fits else []
+    return torch.stack([kept[index] for index in range(len(crops))]).tolist() if kept else []

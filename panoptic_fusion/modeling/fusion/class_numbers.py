@@ -1,0 +1,156 @@
+"""The numbers that stand for stuff and thing classes in anyone's label maps, logits, instances and results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+
+import torch
+from torch import Tensor
+
+from panoptic_fusion.errors import UserError
+
+
+@dataclass(frozen=True)
+class ClassNumbers:
+    """S stuff and T thing classes.
+
+    Two conventions:
+
+    - counts, as this project's networks: instances have the classes 0..T-1 and stuff has 0..S-1. Semantic channels are
+      stuff first, then things: S + T, or S + 1 with one channel for all things, or S without things;
+    - category ids: one number per class, used by semantic channels, instances and results alike. Channels and labels
+      of other numbers belong to no class.
+
+    Attributes:
+        stuff, things: the category ids, or 0..S-1 and 0..T-1.
+        are_counts: whether the first convention holds.
+    """
+
+    stuff: tuple[int, ...]
+    things: tuple[int, ...]
+    are_counts: bool
+
+    @classmethod
+    def of(cls, stuff_classes: int | Sequence[int], thing_classes: int | Sequence[int]) -> ClassNumbers:
+        """Reads two counts or two sequences of category ids.
+
+        Raises:
+            UserError: one is a count and the other is not, a number is negative, or an id occurs twice.
+        """
+        values = {"stuff_classes": stuff_classes, "thing_classes": thing_classes}
+        are_counts = [_is_integer(value) for value in values.values()]
+        if are_counts[0] != are_counts[1]:
+            raise UserError(
+                f"stuff_classes is {stuff_classes!r} and thing_classes is {thing_classes!r}: pass two counts or two "
+                "sequences of category ids"
+            )
+        ids = [_as_ids(name, value) for name, value in values.items()]
+        if not are_counts[0] and len(set(ids[0] + ids[1])) < len(ids[0] + ids[1]):
+            raise UserError(
+                f"stuff_classes {list(ids[0])} and thing_classes {list(ids[1])} share a category id or repeat one: "
+                "each class needs its own id"
+            )
+        return cls(ids[0], ids[1], are_counts[0])
+
+    @property
+    def num_stuff(self) -> int:
+        """S."""
+        return len(self.stuff)
+
+    @property
+    def num_things(self) -> int:
+        """T."""
+        return len(self.things)
+
+    def channel_order(self, num_channels: int) -> tuple[list[int] | None, int]:
+        """Finds the order that brings semantic channels into "stuff, things, channels of no class".
+
+        Args:
+            num_channels: C, the channels of the semantic logits.
+
+        Returns:
+            the C channels in that order, or None if they are in it already; how many of them are things.
+
+        Raises:
+            UserError: the channels do not fit the classes.
+        """
+        stuff, things = self.num_stuff, self.num_things
+        if self.are_counts:
+            fitting = (stuff, stuff + 1, stuff + things) if things else (stuff,)
+            if num_channels not in fitting:
+                raise UserError(
+                    f"sem_seg has {num_channels} channels, but {stuff} stuff and {things} thing classes need "
+                    f"{' or '.join(map(str, dict.fromkeys(fitting)))} (stuff first); pass category ids in place of "
+                    "counts if the channels are in another order"
+                )
+            return None, num_channels - stuff
+        missing = [i for i in self.stuff if i >= num_channels]
+        if missing:
+            raise UserError(
+                f"sem_seg has {num_channels} channels, but stuff_classes has the id {missing[0]}: category ids are "
+                "numbers of channels"
+            )
+        things_first = [i for i in self.things if i < num_channels]
+        order = [*self.stuff, *things_first]
+        order += sorted(set(range(num_channels)) - set(order))
+        return (None if order == list(range(num_channels)) else order), len(things_first)
+
+    def label_channels(self, labels: Tensor) -> Tensor:
+        """Converts a label map to channels: stuff 0..S-1, things S..S+T-1, S+T for labels of no class.
+
+        Args:
+            labels: (H, W) of any integer dtype.
+
+        Returns:
+            (H, W) int64.
+        """
+        num_classes = self.num_stuff + self.num_things
+        numbers = tuple(range(num_classes)) if self.are_counts else self.stuff + self.things
+        return _look_up(labels, numbers, absent=num_classes)
+
+    def thing_numbers(self, classes: Tensor) -> Tensor:
+        """Converts the classes of instances (R,) to 0..T-1, int64.
+
+        Raises:
+            UserError: an instance has a class that is not a thing class.
+        """
+        result = _look_up(classes, self.things, absent=-1)
+        if (result < 0).any():
+            row = int((result < 0).nonzero()[0])
+            known = f"0 to {self.num_things - 1}" if self.are_counts else list(self.things)
+            raise UserError(
+                f"classes: instance {row} has the class {int(classes[row])}, which is not a thing class ({known}); "
+                "leave such instances out"
+            )
+        return result
+
+    def named(self, segments_info: list[dict]) -> list[dict]:
+        """Returns segments_info with the caller's category ids."""
+        if self.are_counts:
+            return segments_info
+        return [
+            {**s, "category_id": (self.things if s["isthing"] else self.stuff)[s["category_id"]]} for s in segments_info
+        ]
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _as_ids(name: str, value: int | Sequence[int]) -> tuple[int, ...]:
+    items = [value] if _is_integer(value) else list(value)
+    if not all(_is_integer(item) and item >= 0 for item in items):
+        raise UserError(f"{name} is {value!r}: pass a count or a sequence of category ids, integers from 0")
+    return tuple(range(value)) if _is_integer(value) else tuple(int(item) for item in items)
+
+
+def _look_up(values: Tensor, numbers: Sequence[int], absent: int) -> Tensor:
+    """Replaces each value by its position in `numbers`, or `absent`: int64 of the same shape."""
+    last = max(numbers, default=-1) + 1
+    table = torch.full((last + 1,), absent)
+    for position, number in enumerate(numbers):
+        table[number] = position
+    values = values.long()
+    return table.to(values.device)[torch.where((values >= 0) & (values < last), values, last)]
