@@ -5,9 +5,8 @@ boxes that remain are averaged over the views, as in detectron2's `GeneralizedRC
 
 Shape shorthand: C: semantic channels, H, W: size of the output, R: instances, M: side of a mask head's output.
 
-The heads may have different views: TASCNet (section 4.2) gives the instances larger images, UPSNet (section 4) gives them
-one view. Both papers average semantic logits, which is TEST.AUG.AVERAGE "logits"; the default averages
-probabilities.
+The heads may have different views: TASCNet (section 4.2) gives the instances larger images, UPSNet (section 4) a single
+view. Both papers average semantic logits, which is TEST.AUG.AVERAGE "logits"; the default averages probabilities.
 
 Deviations: TASCNet's NMS (section 4.3) is one over the boxes of all views; this one follows the NMS of each view, with
 the same threshold. That masks are averaged over the views is detectron2's rule. The merged results have output size, so
