@@ -215,6 +215,12 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     cfg.SOLVER.GRADIENT_BALANCE_PERIOD = 0
 
     # -- evaluation -------------------------------------------------------------------------------------------
+    # With TEST.AUG.ENABLED: short sides of the views that the instances are predicted on, and whether these are also
+    # mirrored. Empty: the same views as the semantic segmentation (MIN_SIZES and FLIP).
+    cfg.TEST.AUG.INSTANCE_MIN_SIZES = []
+    cfg.TEST.AUG.INSTANCE_FLIP = True
+    # What is averaged over the views of the semantic segmentation: "probabilities" or "logits" (TASCNet, UPSNet).
+    cfg.TEST.AUG.AVERAGE = "probabilities"
     # Evaluators: "panoptic" (PQ, PQ-dagger, mIoU), "instances" (mask AP), "cityscapes" (with cityscapesscripts, on
     # datasets whose metadata identify them as Cityscapes), "residual" (between TASCNet's two masks, the output
     # "things_masks").

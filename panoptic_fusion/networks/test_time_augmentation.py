@@ -5,8 +5,12 @@ boxes that remain are averaged over the views, as in detectron2's `GeneralizedRC
 
 Shape shorthand: C: semantic channels, H, W: size of the output, R: instances, M: side of a mask head's output.
 
-Deviations: TASCNet and UPSNet report multi-scale results without saying how detections are merged; these are the rules
-of detectron2. The merged results have output size, so MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION has no effect.
+The heads may have different views: TASCNet (section 4.2) gives the instances larger images, UPSNet (section 4) a single
+view. Both papers average semantic logits, which is TEST.AUG.AVERAGE "logits"; the default averages probabilities.
+
+Deviations: TASCNet's NMS (section 4.3) is one over the boxes of all views; this one follows the NMS of each view, with
+the same threshold. That masks are averaged over the views is detectron2's rule. The merged results have output size, so
+MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION has no effect.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ from panoptic_fusion.modeling.fusion import SemSegLogits
 from panoptic_fusion.modeling.things.roi_heads import select_class
 
 from .inference import ImageHeads, Size, output_size_of, rescale_instances, run_networks, visible_instances
+
+AVERAGES = ("probabilities", "logits")
 
 
 def heads_of_images(
@@ -60,32 +66,45 @@ class View:
     flip: bool
 
 
+def views_of(sizes: Sequence[int], flip: bool) -> tuple[View, ...]:
+    """Returns a view of each size, and with `flip` the same mirrored."""
+    return tuple(View(size, flipped) for size in sizes for flipped in ((False, True) if flip else (False,)))
+
+
 @dataclass(frozen=True)
 class TestTimeAugmentation:
     """The views of an image, and how their results are merged.
 
     Attributes:
-        views: at least one.
+        views: of the semantic network, at least one.
+        instance_views: of the instance network, at least one.
         max_size: limit of a view's long side in pixels.
         nms_thresh, max_detections: IoU of the last NMS, and how many instances remain.
+        average: what is averaged over the semantic views, one of `AVERAGES`.
     """
 
     __test__ = False  # not a test class of pytest
 
     views: tuple[View, ...]
+    instance_views: tuple[View, ...]
     max_size: int
     nms_thresh: float
     max_detections: int
+    average: str = "probabilities"
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> TestTimeAugmentation | None:
-        """Returns what TEST.AUG asks for: each of MIN_SIZES, and each mirrored with FLIP; None if it is off."""
+        """Returns what TEST.AUG asks for: each of MIN_SIZES, and each mirrored with FLIP; None if it is off.
+
+        Without INSTANCE_MIN_SIZES the instances have the same views.
+        """
         aug = cfg.TEST.AUG
         if not aug.ENABLED:
             return None
-        flips = (False, True) if aug.FLIP else (False,)
-        views = tuple(View(size, flip) for size in aug.MIN_SIZES for flip in flips)
-        return cls(views, aug.MAX_SIZE, cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE)
+        views = views_of(aug.MIN_SIZES, aug.FLIP)
+        instance_views = views_of(aug.INSTANCE_MIN_SIZES, aug.INSTANCE_FLIP) or views
+        nms_thresh, max_detections = cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE
+        return cls(views, instance_views, aug.MAX_SIZE, nms_thresh, max_detections, aug.AVERAGE)
 
     def image_of(self, view: View, image: Tensor) -> dict[str, Tensor]:
         """Returns the input dict of a view of an image (3, h, w) in [0, 255], resized as detectron2's mapper does."""
@@ -108,17 +127,27 @@ class TestTimeAugmentation:
             instance_network, semantic_network: see `run_networks`.
 
         Returns:
-            The merged results, and the output's size. Semantic logits are the logarithm of the mean probability (plus
-            the mean log-partition, so that their scale stays that of single-view logits), at output size.
+            The merged results, and the output's size. Semantic logits, at output size, are the mean logits or the
+            logarithm of the mean probability (plus the mean log-partition, so that their scale stays that of
+            single-view logits).
         """
         output_size = output_size_of(x, tuple(x["image"].shape[-2:]))
+        of_instances = self.instance_views if instance_network is not None else ()
+        of_semantics = self.views if semantic_network is not None else ()
+        views = tuple(dict.fromkeys(of_semantics + of_instances))
         mean, detections = None, []
-        for view in self.views:
-            heads = next(run_networks([self.image_of(view, x["image"])], instance_network, semantic_network))
-            if len(self.views) == 1 and not view.flip:
+        for view in views:
+            heads = next(
+                run_networks(
+                    [self.image_of(view, x["image"])],
+                    instance_network if view in of_instances else None,
+                    semantic_network if view in of_semantics else None,
+                )
+            )
+            if len(views) == 1 and not view.flip:
                 return heads, output_size
             if heads.sem_seg_logits is not None:
-                mean = mean or _MeanProbabilities(heads.sem_seg_logits, output_size)
+                mean = mean or _MeanLogits(heads.sem_seg_logits, output_size, self.average)
                 mean.add(heads, view.flip)
             if heads.instances is not None:
                 visible = visible_instances(heads.instances, output_size)
@@ -133,24 +162,27 @@ class TestTimeAugmentation:
     def _mask_logits(self, network: nn.Module, image: Tensor, instances: Instances) -> Tensor:
         """Masks of merged boxes: (R, M, M) logits of the mean probability over the views."""
         total = None
-        for view in self.views:
+        for view in self.instance_views:
             images = network.preprocess_image([self.image_of(view, image)])
             boxes = rescale_instances(_unflipped(instances, view.flip), tuple(images.image_sizes[0])).pred_boxes
             logits = network.roi_heads.mask_logits(network.backbone(images.tensor), [boxes])
             masks = select_class(logits, [instances.pred_classes])[0].float().sigmoid()
             masks = masks.flip(-1) if view.flip else masks
             total = masks if total is None else total.add_(masks)
-        return torch.logit(total / len(self.views), eps=torch.finfo(torch.float32).eps)
+        return torch.logit(total / len(self.instance_views), eps=torch.finfo(torch.float32).eps)
 
 
-class _MeanProbabilities:
-    """Sums of softmax and log-partition at output size, (C, H, W) and (H, W), added up strip by strip."""
+class _MeanLogits:
+    """Merges the semantic logits of several views at output size, strip by strip.
 
-    def __init__(self, logits: Tensor, size: Size):
+    Sums the softmax and the log-partition, (C, H, W) and (H, W), or with `average` "logits" the logits themselves.
+    """
+
+    def __init__(self, logits: Tensor, size: Size, average: str):
         self.count = 0
         self.size = size
-        self.probabilities = torch.zeros(len(logits), *size, device=logits.device)
-        self.partition = torch.zeros(size, device=logits.device)
+        self.total = torch.zeros(len(logits), *size, device=logits.device)
+        self.partition = torch.zeros(size, device=logits.device) if average == "probabilities" else None
 
     def add(self, heads: ImageHeads, flip: bool) -> None:
         """Adds the semantic logits of a view."""
@@ -158,14 +190,18 @@ class _MeanProbabilities:
         logits = SemSegLogits(heads.sem_seg_logits, heads.padded_size, heads.image_size, self.size)
         for y0, y1, strip in logits.strips():
             strip = strip.flip(-1) if flip else strip
-            self.probabilities[:, y0:y1] += strip.softmax(dim=0)
-            self.partition[y0:y1] += strip.logsumexp(dim=0)
+            if self.partition is None:
+                self.total[:, y0:y1] += strip
+            else:
+                self.total[:, y0:y1] += strip.softmax(dim=0)
+                self.partition[y0:y1] += strip.logsumexp(dim=0)
 
     def logits(self) -> Tensor:
         """Returns the merged logits; the sums are used up."""
-        smallest = torch.finfo(torch.float32).tiny
-        logits = self.probabilities.div_(self.count).clamp_(min=smallest).log_()
-        return logits.add_(self.partition.div_(self.count))
+        mean = self.total.div_(self.count)
+        if self.partition is None:
+            return mean
+        return mean.clamp_(min=torch.finfo(torch.float32).tiny).log_().add_(self.partition.div_(self.count))
 
 
 def merge_detections(detections: Sequence[Instances], nms_thresh: float, max_detections: int) -> Instances:

@@ -113,6 +113,43 @@ def test_semantics_against_plain_averages():
     assert torch.allclose(found.logsumexp(0), sum(partitions) / 4, atol=1e-4)
 
 
+def test_average_of_logits():
+    """TEST.AUG.AVERAGE "logits" (TASCNet, UPSNet): the plain mean of the views' logits at output size."""
+    keys = {"MODEL__META_ARCHITECTURE": "SemanticNetwork"}
+    model = network((48, 96), flip=True, TEST__AUG__AVERAGE="logits", **keys)
+    expected = []
+    for size in (48, 96):
+        for flip in (False, True):
+            image = model.augmentation.image_of(View(size, flip), photo())["image"]
+            with torch.no_grad():
+                heads = next(iter(run_heads(model, [{"image": image}], instances=False)))
+            x = F.interpolate(heads.sem_seg_logits[None], scale_factor=4.0, mode="bilinear")
+            x = F.interpolate(x[..., : heads.image_size[0], : heads.image_size[1]], size=(64, 96), mode="bilinear")[0]
+            expected.append(x.flip(-1) if flip else x)
+    found = run(model, photo())["sem_seg"]
+    assert torch.allclose(found, sum(expected) / 4, atol=1e-4)
+    assert not torch.allclose(found, run(network((48, 96), flip=True, **keys), photo())["sem_seg"], atol=1e-3)
+
+
+def test_views_of_the_instances():
+    """UPSNet's protocol: the instances of one plain view, the semantic segmentation of all views, mirrored too."""
+    one_view = {"TEST__AUG__INSTANCE_MIN_SIZES": (64,), "TEST__AUG__INSTANCE_FLIP": False}
+    mixed = run(network((48, 64), flip=True, **one_view), photo())
+    everywhere = run(network((48, 64), flip=True), photo())
+    plain = run(network(enabled=False), photo())
+    assert torch.equal(mixed["sem_seg"], everywhere["sem_seg"])
+    assert not torch.allclose(mixed["sem_seg"], plain["sem_seg"], atol=1e-3)
+    assert torch.allclose(mixed["instances"].pred_boxes.tensor, plain["instances"].pred_boxes.tensor, atol=1e-4)
+    assert torch.equal(mixed["instances"].scores, plain["instances"].scores)
+    same = mixed["instances"].pred_masks == plain["instances"].pred_masks
+    assert same.float().mean() > 0.999 and len(mixed["instances"]) > 0
+    assert not torch.equal(everywhere["instances"].scores, plain["instances"].scores)
+    # TASCNet's: larger images for the instances, which the semantic segmentation does not see
+    larger = run(network((48,), TEST__AUG__INSTANCE_MIN_SIZES=(96,), TEST__AUG__INSTANCE_FLIP=True), photo())
+    assert torch.allclose(larger["sem_seg"], run(network((48,)), photo())["sem_seg"], atol=1e-3)
+    assert torch.equal(larger["instances"].scores, run(network((96,), flip=True), photo())["instances"].scores)
+
+
 def test_masks_against_plain_averages():
     """The mask of each merged box: the mean of the probabilities of the views, each on its own box."""
     model = network((64, 96), flip=True)
@@ -187,4 +224,7 @@ def test_views_of_a_config():
     assert aug.image_of(View(80, False), photo())["image"].shape == (3, 40, 60)
     assert torch.equal(aug.image_of(View(0, True), photo())["image"][:, 2, 3], photo()[:, 2, -4])
     assert build_augmentations(cfg, is_train=False) == []
+    assert aug.instance_views == aug.views and aug.average == "probabilities"
+    cfg = small_cfg(TEST__AUG__ENABLED=True, TEST__AUG__INSTANCE_MIN_SIZES=(9,), TEST__AUG__INSTANCE_FLIP=False)
+    assert TestTimeAugmentation.from_config(resolve_config(cfg)).instance_views == (View(9, False),)
     assert TestTimeAugmentation.from_config(resolve_config(small_cfg())) is None
