@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .cli.prepare import prepare
     from .cli.train import train
     from .config import add_panoptic_fusion_config, config_file, get_cfg, load_plugins, resolve_config
+    from .evaluation.files import evaluate_files
     from .networks import load_trained, load_zoo
 
 __version__ = "0.2.0"
@@ -40,6 +41,7 @@ _EXPORTS = {
     "convert": "cli.convert",
     "demo": "cli.demo",
     "evaluate": "cli.evaluate",
+    "evaluate_files": "evaluation.files",
     "fine_tune": "cli.fine_tune",
     "get_cfg": "config",
     "import_annotations": "cli.import_annotations",
@@ -61,6 +63,7 @@ __all__ = [
     "convert",
     "demo",
     "evaluate",
+    "evaluate_files",
     "fine_tune",
     "get_cfg",
     "import_annotations",

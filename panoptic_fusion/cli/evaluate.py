@@ -1,32 +1,100 @@
-"""Evaluates a trained model on DATASETS.TEST and writes results.json and results.md into OUTPUT_DIR.
+"""Evaluates a trained model, or the files that any model predicted; writes results.json and results.md.
 
     panoptic-fusion evaluate --model output/toy [--num-gpus 8] [KEY VALUE ...]
     panoptic-fusion evaluate --config-file toy/panoptic_fpn_r18.yaml MODEL.WEIGHTS output/toy/model_final.pth
+    panoptic-fusion evaluate --gt-json FILE --gt-root DIR --pred-json FILE --pred-root DIR --output DIR [--images 7 8]
 
-OUTPUT_DIR of --model is that folder; OUTPUT_DIR FOLDER keeps the results of its training as they are.
+A model is evaluated on DATASETS.TEST, and the files are written into OUTPUT_DIR. OUTPUT_DIR of --model is that folder;
+OUTPUT_DIR FOLDER keeps the results of its training as they are. Predictions are a COCO panoptic JSON and a folder of
+its PNGs; --output also gets images.csv, one row per image. `panoptic_fusion.evaluate_files` does the same in Python.
 """
 
 import argparse
+import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .arguments import add_launcher, add_model, add_opts, check_model, launcher_of
+from panoptic_fusion.errors import UserError
 
-HELP = "evaluate a trained model"
+from .arguments import add_launcher, add_model, add_opts, check_at_least_one, check_model, launcher_of
+
+HELP = "evaluate a trained model, or the predictions of any model"
+FILES = ("gt_json", "gt_root", "pred_json", "pred_root", "output")  # what an evaluation of files needs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the model and the arguments of detectron2's launcher."""
+    """Adds the model, the arguments of detectron2's launcher, and the files of predictions."""
     add_model(parser)
     add_launcher(parser)
+    files = parser.add_argument_group("predictions of any model, in place of --model")
+    files.add_argument("--gt-json", metavar="FILE", help="COCO panoptic JSON of the ground truth")
+    files.add_argument("--gt-root", metavar="DIR", help="folder of its PNGs")
+    files.add_argument("--pred-json", metavar="FILE", help="COCO panoptic JSON of the predictions")
+    files.add_argument("--pred-root", metavar="DIR", help="folder of its PNGs")
+    files.add_argument(
+        "--images",
+        nargs="+",
+        metavar="IMAGE",
+        help="ids or file names of the images to score; FILE.txt: one per line; default: all",
+    )
+    files.add_argument("--output", metavar="DIR", help="folder for results.json, results.md, and images.csv")
+    files.add_argument("--workers", type=int, metavar="N", help="number of processes (default: one per core)")
     add_opts(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command line."""
-    evaluate(args.model, args.config_file, args.opts, allow_download=args.allow_download, **launcher_of(args))
+    if any(getattr(args, name) is not None for name in (*FILES, "images", "workers")):
+        _run_on_files(args)
+    else:
+        evaluate(args.model, args.config_file, args.opts, allow_download=args.allow_download, **launcher_of(args))
+
+
+def _run_on_files(args: argparse.Namespace) -> None:
+    """Evaluates the files that the command line names, and prints the groups' results."""
+    if args.model or args.config_file or args.opts:
+        raise UserError("--gt-json and its kin evaluate files: leave out --model, --config-file, and KEY VALUE pairs")
+    missing = [f"--{name.replace('_', '-')}" for name in FILES if not getattr(args, name)]
+    if missing:
+        raise UserError(f"an evaluation of files also needs {', '.join(missing)}")
+    check_at_least_one(args.workers, "--workers")
+    images = None if args.images is None else listed_images(args.images)
+
+    from panoptic_fusion.engine.preflight import check_writable
+    from panoptic_fusion.evaluation.files import evaluate_files
+    from panoptic_fusion.evaluation.scores import groups_table
+
+    check_writable(args.output, "--output")
+    files = {name: getattr(args, name) for name in FILES}
+    result = evaluate_files(**files, images=images, processes=args.workers)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the dagger of PQ, where the terminal's encoding lacks it
+        sys.stdout.reconfigure(errors="backslashreplace")
+    print(groups_table(result))
+    if result["problems"]:
+        count = f"{result['missing']} images without a prediction" if result["missing"] else "no prediction missing"
+        print(f"\n{len(result['problems'])} problems ({count}): see {Path(args.output, 'results.md')}")
+
+
+def listed_images(words: Sequence[str]) -> list[str]:
+    """Returns ids and file names of images: those given, and the lines of each text file (NAME.txt) among them.
+
+    Raises:
+        UserError: a text file cannot be read.
+    """
+    images: list[str] = []
+    for word in words:
+        if not word.endswith(".txt"):
+            images.append(word)
+            continue
+        try:
+            lines = Path(word).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--images {word}: not a readable text file ({error})") from None
+        images += [line.strip() for line in lines if line.strip()]
+    return images
 
 
 def evaluate(

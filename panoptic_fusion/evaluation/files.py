@@ -18,6 +18,7 @@ from .matching import count_image
 from .scores import Scores, image_row, summarize, write_scores
 
 PER_CHUNK = 8  # images that a process scores at a time
+NO_PREDICTION = "no prediction"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def evaluate_files(
     Returns:
         {"all", "things", "stuff": measures x 100 (PQ, SQ, RQ, PQ_dagger, mIoU, boundary_PQ, boundary_SQ, boundary_RQ)
         and numbers of segments (TP, FP, FN); "by_size": {"small", "medium", "large": {group: PQ, SQ, RQ, TP, FP, FN}};
-        "per_class": {name: the same, with IoU for mIoU}; "images": number of images scored; "per_image": list of
+        "per_class": {name: the same, with IoU for mIoU}; "images": number of images scored; "missing": number of them
+        without a prediction; "per_image": list of
         {image_id, file_name, PQ, SQ, RQ, boundary_PQ, TP, FP, FN, problem}; "problems": list of texts}. NaN where no
         class counts.
 
@@ -85,7 +87,8 @@ def evaluate_files(
         rows += chunk_rows
     problems += [f"{row['file_name']}: {row['problem']}" for row in rows if row["problem"]]
     result = summarize(total, label_space.thing_classes + label_space.stuff_classes, pq_dagger)
-    result |= {"per_image": rows, "problems": problems}
+    missing = sum(row["problem"] == NO_PREDICTION for row in rows)
+    result |= {"missing": missing, "per_image": rows, "problems": problems}
     if output is not None:
         write_scores(result, output)
     return result
@@ -165,7 +168,7 @@ def score_image(task: ImageTask, scores: Scores) -> str:
         return f"left out, the ground truth is invalid: {error}"
     if task.pred_png is None:
         scores.add(empty())
-        return "no prediction"
+        return NO_PREDICTION
     try:
         pred_map = read_id_map(task.pred_png)
         image = count_image(

@@ -72,20 +72,25 @@ def write_scores(result: Mapping[str, Any], folder: str | os.PathLike) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     without_rows = {key: value for key, value in result.items() if key != "per_image"}
     write_json(folder / "results.json", without_nan(without_rows), indent=1)
-    write_atomically(folder / "results.md", lambda file: file.write(f"{scores_table(result)}\n".encode()))
+    write_atomically(folder / "results.md", lambda file: file.write(_encode(f"{scores_table(result)}\n")))
     text = io.StringIO()
     rows = result["per_image"]
     writer = csv.DictWriter(text, list(rows[0]) if rows else ["image_id"])
     writer.writeheader()
     writer.writerows(without_nan(row) for row in rows)
-    write_atomically(folder / "images.csv", lambda file: file.write(text.getvalue().encode()))
+    write_atomically(folder / "images.csv", lambda file: file.write(_encode(text.getvalue())))
+
+
+def groups_table(result: Mapping[str, Any]) -> str:
+    """Returns the measures of all classes, things, and stuff as a markdown table."""
+    keys = ("PQ", "SQ", "RQ", "PQ_dagger", "boundary_PQ", "mIoU", "TP", "FP", "FN")
+    header = [f"{result['images']} images", "PQ", "SQ", "RQ", "PQ†", "boundary PQ", "mIoU", "TP", "FP", "FN"]
+    return markdown_table([[group, *(result[group][key] for key in keys)] for group in GROUPS], header)
 
 
 def scores_table(result: Mapping[str, Any]) -> str:
     """Returns the results as markdown tables: groups, segment sizes, classes, problems."""
-    keys = ("PQ", "SQ", "RQ", "PQ_dagger", "boundary_PQ", "mIoU", "TP", "FP", "FN")
-    header = [f"{result['images']} images", "PQ", "SQ", "RQ", "PQ†", "boundary PQ", "mIoU", "TP", "FP", "FN"]
-    tables = [markdown_table([[group, *(result[group][key] for key in keys)] for group in GROUPS], header)]
+    tables = [groups_table(result)]
     keys = ("PQ", "SQ", "RQ", "TP", "FP", "FN")
     rows = [[f"{size}, {g}", *(result["by_size"][size][g][key] for key in keys)] for size in SIZES for g in GROUPS]
     tables.append(markdown_table(rows, ["segments", *keys]))
@@ -95,6 +100,11 @@ def scores_table(result: Mapping[str, Any]) -> str:
     if result["problems"]:
         tables.append("\n".join(f"- {escape_markdown(text)}" for text in result["problems"]))
     return "\n\n".join(tables)
+
+
+def _encode(text: str) -> bytes:
+    """Returns UTF-8; what it does not have (a lone surrogate, from a name in a JSON) becomes an escape sequence."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _measures(mask: Mapping, boundary: Mapping, iou_key: str, iou_label: str) -> dict[str, float | int]:
