@@ -158,30 +158,18 @@ def score_chunk(
 
 def score_image(task: ImageTask, scores: Scores) -> str:
     """Scores one image; returns what is wrong with it, or ""."""
-    num_classes = scores.quality["mask"].num_classes
+    count = partial(count_image, num_classes=scores.quality["mask"].num_classes, boundary=True)
+    problem = NO_PREDICTION
     try:
         gt_map = read_id_map(task.gt_png)
-        nothing = np.zeros_like(gt_map)
-        empty = partial(count_image, nothing, {}, gt_map, task.gt_segments, num_classes=num_classes, boundary=True)
-        empty()  # what is wrong with the ground truth alone
+        if task.pred_png is not None:
+            try:
+                pred_map = read_id_map(task.pred_png)
+                scores.add(count(pred_map, task.pred_segments, gt_map, task.gt_segments, name=task.pred_png))
+                return ""
+            except (DatasetError, ValueError) as error:
+                problem = f"counted as empty: {error}"
+        scores.add(count(np.zeros_like(gt_map), {}, gt_map, task.gt_segments))  # fails where the ground truth is invalid
     except (DatasetError, ValueError) as error:
         return f"left out, the ground truth is invalid: {error}"
-    if task.pred_png is None:
-        scores.add(empty())
-        return NO_PREDICTION
-    try:
-        pred_map = read_id_map(task.pred_png)
-        image = count_image(
-            pred_map,
-            task.pred_segments,
-            gt_map,
-            task.gt_segments,
-            num_classes=num_classes,
-            boundary=True,
-            name=task.pred_png,
-        )
-    except (DatasetError, ValueError) as error:
-        scores.add(empty())
-        return f"counted as empty: {error}"
-    scores.add(image)
-    return ""
+    return problem

@@ -123,4 +123,4 @@ def test_equal_to_panopticapi_on_the_same_files(tmp_path):
         average, _ = stat.pq_average(by_id, isthing)
         for key in ("pq", "sq", "rq"):
             assert result[group][key.upper()] == pytest.approx(100 * average[key], abs=1e-11)
-    assert result["all"]["TP"] > 30
+    assert result["all"]["TP"] > 10  # the comparison is not of zeros
