@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     files.add_argument("--output", metavar="DIR", help="folder for results.json, results.md, and images.csv")
     files.add_argument("--workers", type=int, metavar="N", help="number of processes (default: one per core)")
+    files.add_argument("--no-boundary", action="store_true", help="leave out boundary PQ, which takes the most time")
     add_opts(parser)
 
 
@@ -69,7 +70,7 @@ def _run_on_files(args: argparse.Namespace) -> None:
 
     check_writable(args.output, "--output")
     files = {name: getattr(args, name) for name in FILES}
-    result = evaluate_files(**files, images=images, processes=args.workers)
+    result = evaluate_files(**files, images=images, processes=args.workers, boundary=not args.no_boundary)
     if isinstance(sys.stdout, io.TextIOWrapper):  # the dagger of PQ, where the terminal's encoding lacks it
         sys.stdout.reconfigure(errors="backslashreplace")
     print(groups_table(result))

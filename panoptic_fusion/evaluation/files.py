@@ -1,7 +1,7 @@
 """Scores the predictions of any model: COCO panoptic files of ground truth and predictions in, PQ and its kin out."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -50,6 +50,7 @@ def evaluate_files(
     output: str | os.PathLike | None = None,
     processes: int | None = None,
     pq_dagger: str = "matched",
+    boundary: bool = True,
 ) -> dict[str, Any]:
     """Scores predictions in COCO panoptic format against ground truth in the same format.
 
@@ -64,6 +65,7 @@ def evaluate_files(
         output: folder for results.json, results.md and images.csv; None writes nothing.
         processes: number of processes; None: one per CPU core.
         pq_dagger: see `PanopticQuality.compute`.
+        boundary: also compute boundary PQ, which takes most of the time; without it the results lack its keys.
 
     Returns:
         {"all", "things", "stuff": measures x 100 (PQ, SQ, RQ, PQ_dagger, mIoU, boundary_PQ, boundary_SQ, boundary_RQ)
@@ -78,9 +80,10 @@ def evaluate_files(
         UserError: `images` names one that the ground truth does not have.
     """
     label_space, tasks, problems = make_tasks(gt_json, gt_root, pred_json, pred_root, images)
-    total, rows = Scores(label_space.num_things, label_space.num_stuff), []
     chunks = [tasks[i : i + PER_CHUNK] for i in range(0, len(tasks), PER_CHUNK)]
-    score = partial(score_chunk, num_things=label_space.num_things, num_stuff=label_space.num_stuff)
+    empty = partial(Scores, label_space.num_things, label_space.num_stuff, boundary=boundary)
+    score = partial(score_chunk, empty_scores=empty)
+    total, rows = empty(), []
     results = with_progress(map_in_processes(score, chunks, processes), len(chunks), "scoring", PER_CHUNK)
     for state, chunk_rows in results:
         total.merge(state)
@@ -144,12 +147,12 @@ def make_tasks(
 
 
 def score_chunk(
-    tasks: Sequence[ImageTask], *, num_things: int, num_stuff: int
+    tasks: Sequence[ImageTask], *, empty_scores: Callable[[], Scores]
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Scores some images; returns the sums of `Scores` and a row per image."""
-    total, rows = Scores(num_things, num_stuff), []
+    total, rows = empty_scores(), []
     for task in tasks:
-        scores = Scores(num_things, num_stuff)
+        scores = empty_scores()
         problem = score_image(task, scores)
         total.merge(scores.state())
         rows.append({"image_id": task.image_id, "file_name": task.file_name, **image_row(scores), "problem": problem})
@@ -158,7 +161,7 @@ def score_chunk(
 
 def score_image(task: ImageTask, scores: Scores) -> str:
     """Scores one image; returns what is wrong with it, or ""."""
-    count = partial(count_image, num_classes=scores.quality["mask"].num_classes, boundary=True)
+    count = partial(count_image, num_classes=scores.quality["mask"].num_classes, boundary=scores.boundary)
     problem = NO_PREDICTION
     try:
         gt_map = read_id_map(task.gt_png)
@@ -169,7 +172,7 @@ def score_image(task: ImageTask, scores: Scores) -> str:
                 return ""
             except (DatasetError, ValueError) as error:
                 problem = f"counted as empty: {error}"
-        scores.add(count(np.zeros_like(gt_map), {}, gt_map, task.gt_segments))  # fails where the ground truth is invalid
+        scores.add(count(np.zeros_like(gt_map), {}, gt_map, task.gt_segments))  # or the ground truth fails
     except (DatasetError, ValueError) as error:
         return f"left out, the ground truth is invalid: {error}"
     return problem

@@ -124,3 +124,19 @@ def test_equal_to_panopticapi_on_the_same_files(tmp_path):
         for key in ("pq", "sq", "rq"):
             assert result[group][key.upper()] == pytest.approx(100 * average[key], abs=1e-11)
     assert result["all"]["TP"] > 10  # the comparison is not of zeros
+
+
+def test_without_boundary_pq_all_else_is_equal(tmp_path, pairs):
+    arguments = write_prediction_files(tmp_path, pairs, coco_categories())
+    plain = evaluate_files(**arguments, processes=1, boundary=False, output=tmp_path / "out")
+    full = evaluate_files(**arguments, processes=1)
+
+    def without_boundary(row: dict) -> dict:
+        return {key: value for key, value in row.items() if not key.startswith("boundary")}
+
+    for key in ("all", "things", "stuff"):
+        assert plain[key] == pytest.approx(without_boundary(full[key]), nan_ok=True)
+    for name, row in full["per_class"].items():
+        assert plain["per_class"][name] == pytest.approx(without_boundary(row), nan_ok=True)
+    assert "boundary" not in (tmp_path / "out/results.md").read_text()
+    assert "boundary" not in (tmp_path / "out/images.csv").read_text()
