@@ -69,6 +69,26 @@ def street_pair(rng: np.random.Generator) -> tuple[np.ndarray, list, np.ndarray,
     return gt_map, gt_segments, pred_map, [s for s in pred_segments if s[0] in present]
 
 
+def write_predictions(folder: Path, pairs: list) -> dict[str, str]:
+    """Writes ground truth and predictions in COCO panoptic format; returns the arguments of `evaluate_files`."""
+    from panoptic_fusion.evaluation import write_panoptic_png
+
+    truth = write_data_set(folder, pairs)
+    (folder / "predicted").mkdir()
+    annotations = []
+    for i, (_, _, pred_map, pred_segments) in enumerate(pairs):
+        write_panoptic_png(folder / "predicted" / f"{i}.png", pred_map)
+        segments = infos(pred_map, pred_segments)
+        annotations.append({"image_id": i, "file_name": f"{i}.png", "segments_info": segments})
+    (folder / "predicted.json").write_text(json.dumps({"annotations": annotations}))
+    return {
+        "gt_json": truth["panoptic_json"],
+        "gt_root": truth["panoptic_root"],
+        "pred_json": str(folder / "predicted.json"),
+        "pred_root": str(folder / "predicted"),
+    }
+
+
 def write_data_set(folder: Path, pairs: list) -> dict[str, str]:
     """Writes the ground truth in COCO panoptic format; returns the arguments of `register_panoptic`."""
     from panoptic_fusion.evaluation import write_panoptic_png

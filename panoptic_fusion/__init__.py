@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .cli.prepare import prepare
     from .cli.train import train
     from .config import add_panoptic_fusion_config, config_file, get_cfg, load_plugins, resolve_config
+    from .evaluation.files import evaluate_files
     from .modeling.fusion.functional import fuse
     from .networks import load_trained, load_zoo
 
@@ -43,6 +44,7 @@ _EXPORTS = {
     "convert": "cli.convert",
     "demo": "cli.demo",
     "evaluate": "cli.evaluate",
+    "evaluate_files": "evaluation.files",
     "fine_tune": "cli.fine_tune",
     "fuse": "modeling.fusion.functional",
     "fuse_files": "cli.fuse_files",
@@ -66,6 +68,7 @@ __all__ = [
     "convert",
     "demo",
     "evaluate",
+    "evaluate_files",
     "fine_tune",
     "fuse",
     "fuse_files",

@@ -1,32 +1,101 @@
-"""Evaluates a trained model on DATASETS.TEST and writes results.json and results.md to OUTPUT_DIR.
+"""Evaluates a trained model, or the files that any model predicted; writes results.json and results.md.
 
     panoptic-fusion evaluate --model output/toy [--num-gpus 8] [KEY VALUE ...]
     panoptic-fusion evaluate --config-file toy/panoptic_fpn_r18.yaml MODEL.WEIGHTS output/toy/model_final.pth
+    panoptic-fusion evaluate --gt-json FILE --gt-root DIR --pred-json FILE --pred-root DIR --output DIR [--images 7 8]
 
-With --model, OUTPUT_DIR defaults to that folder. Add OUTPUT_DIR FOLDER to keep the results of its training run.
+A model is evaluated on DATASETS.TEST. With --model, OUTPUT_DIR defaults to that folder; add OUTPUT_DIR FOLDER to keep
+the results of its training run. Predictions are a COCO panoptic JSON and a folder of its PNGs; --output also gets
+images.csv, one row per image. In Python, `panoptic_fusion.evaluate_files` does the same.
 """
 
 import argparse
+import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .arguments import add_launcher, add_model, add_opts, check_model, launcher_of
+from panoptic_fusion.errors import UserError
 
-HELP = "evaluate a trained model"
+from .arguments import add_launcher, add_model, add_opts, check_at_least_one, check_model, launcher_of
+
+HELP = "evaluate a trained model, or the predictions of any model"
+FILES = ("gt_json", "gt_root", "pred_json", "pred_root", "output")  # what an evaluation of files needs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the model, the arguments of detectron2's launcher and the config options."""
+    """Adds the model, the arguments of detectron2's launcher, and the files of predictions."""
     add_model(parser)
     add_launcher(parser)
+    files = parser.add_argument_group("predictions of any model, in place of --model")
+    files.add_argument("--gt-json", metavar="FILE", help="COCO panoptic JSON of the ground truth")
+    files.add_argument("--gt-root", metavar="DIR", help="folder of its PNGs")
+    files.add_argument("--pred-json", metavar="FILE", help="COCO panoptic JSON of the predictions")
+    files.add_argument("--pred-root", metavar="DIR", help="folder of its PNGs")
+    files.add_argument(
+        "--images",
+        nargs="+",
+        metavar="IMAGE",
+        help="ids or file names of the images to score; FILE.txt: one per line; default: all",
+    )
+    files.add_argument("--output", metavar="DIR", help="folder for results.json, results.md, and images.csv")
+    files.add_argument("--workers", type=int, metavar="N", help="number of processes (default: one per core)")
+    files.add_argument("--no-boundary", action="store_true", help="leave out boundary PQ, which takes the most time")
     add_opts(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs the command."""
-    evaluate(args.model, args.config_file, args.opts, allow_download=args.allow_download, **launcher_of(args))
+    """Runs the command line."""
+    if any(getattr(args, name) is not None for name in (*FILES, "images", "workers")):
+        _run_on_files(args)
+    else:
+        evaluate(args.model, args.config_file, args.opts, allow_download=args.allow_download, **launcher_of(args))
+
+
+def _run_on_files(args: argparse.Namespace) -> None:
+    """Evaluates the files that the command line names, and prints the groups' results."""
+    if args.model or args.config_file or args.opts:
+        raise UserError("--gt-json and its kin evaluate files: leave out --model, --config-file, and KEY VALUE pairs")
+    missing = [f"--{name.replace('_', '-')}" for name in FILES if not getattr(args, name)]
+    if missing:
+        raise UserError(f"an evaluation of files also needs {', '.join(missing)}")
+    check_at_least_one(args.workers, "--workers")
+    images = None if args.images is None else listed_images(args.images)
+
+    from panoptic_fusion.engine.preflight import check_writable
+    from panoptic_fusion.evaluation.files import evaluate_files
+    from panoptic_fusion.evaluation.scores import groups_table
+
+    check_writable(args.output, "--output")
+    files = {name: getattr(args, name) for name in FILES}
+    result = evaluate_files(**files, images=images, processes=args.workers, boundary=not args.no_boundary)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the dagger of PQ, where the terminal's encoding lacks it
+        sys.stdout.reconfigure(errors="backslashreplace")
+    print(groups_table(result))
+    if result["problems"]:
+        count = f"{result['missing']} images without a prediction" if result["missing"] else "no prediction missing"
+        print(f"\n{len(result['problems'])} problems ({count}): see {Path(args.output, 'results.md')}")
+
+
+def listed_images(words: Sequence[str]) -> list[str]:
+    """Returns ids and file names of images: those given, and the lines of each text file (NAME.txt) among them.
+
+    Raises:
+        UserError: a text file cannot be read.
+    """
+    images: list[str] = []
+    for word in words:
+        if not word.endswith(".txt"):
+            images.append(word)
+            continue
+        try:
+            lines = Path(word).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--images {word}: not a readable text file ({error})") from None
+        images += [line.strip() for line in lines if line.strip()]
+    return images
 
 
 def evaluate(

@@ -1,7 +1,7 @@
 """Scores the predictions of any model, given as COCO panoptic files, against ground truth in the same format."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from .matching import count_image
 from .scores import Scores, image_row, summarize, write_scores
 
 PER_CHUNK = 8  # images that a process scores at a time
+NO_PREDICTION = "no prediction"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def evaluate_files(
     output: str | os.PathLike | None = None,
     processes: int | None = None,
     pq_dagger: str = "matched",
+    boundary: bool = True,
 ) -> dict[str, Any]:
     """Scores predictions in COCO panoptic format against ground truth in the same format.
 
@@ -63,29 +65,33 @@ def evaluate_files(
         output: folder for results.json, results.md and images.csv. None writes nothing.
         processes: number of processes. None uses one per CPU core.
         pq_dagger: see `PanopticQuality.compute`.
+        boundary: also compute boundary PQ, which takes most of the time; without it the results lack its keys.
 
     Returns:
         {"all", "things", "stuff": metrics x 100 (PQ, SQ, RQ, PQ_dagger, mIoU, boundary_PQ, boundary_SQ, boundary_RQ)
         and numbers of segments (TP, FP, FN); "by_size": {"small", "medium", "large": {group: PQ, SQ, RQ, TP, FP, FN}};
-        "per_class": {name: the same, with IoU for mIoU}; "images": number of images scored; "per_image": list of
-        {image_id, file_name, PQ, SQ, RQ, boundary_PQ, TP, FP, FN, problem}; "problems": list of texts}. Metrics are
-        NaN if no class counts.
+        "per_class": {name: the same, with IoU for mIoU}; "images": number of images scored; "missing": number of them
+        without a prediction; "per_image": list of
+        {image_id, file_name, PQ, SQ, RQ, boundary_PQ, TP, FP, FN, problem}; "problems": list of texts}. NaN where no
+        class counts.
 
     Raises:
         DatasetError: a JSON cannot be used at all.
         UserError: `images` names an image that the ground truth does not have.
     """
     label_space, tasks, problems = make_tasks(gt_json, gt_root, pred_json, pred_root, images)
-    total, rows = Scores(label_space.num_things, label_space.num_stuff), []
     chunks = [tasks[i : i + PER_CHUNK] for i in range(0, len(tasks), PER_CHUNK)]
-    score = partial(score_chunk, num_things=label_space.num_things, num_stuff=label_space.num_stuff)
+    empty = partial(Scores, label_space.num_things, label_space.num_stuff, boundary=boundary)
+    score = partial(score_chunk, empty_scores=empty)
+    total, rows = empty(), []
     results = with_progress(map_in_processes(score, chunks, processes), len(chunks), "scoring", PER_CHUNK)
     for state, chunk_rows in results:
         total.merge(state)
         rows += chunk_rows
     problems += [f"{row['file_name']}: {row['problem']}" for row in rows if row["problem"]]
     result = summarize(total, label_space.thing_classes + label_space.stuff_classes, pq_dagger)
-    result |= {"per_image": rows, "problems": problems}
+    missing = sum(row["problem"] == NO_PREDICTION for row in rows)
+    result |= {"missing": missing, "per_image": rows, "problems": problems}
     if output is not None:
         write_scores(result, output)
     return result
@@ -141,12 +147,12 @@ def make_tasks(
 
 
 def score_chunk(
-    tasks: Sequence[ImageTask], *, num_things: int, num_stuff: int
+    tasks: Sequence[ImageTask], *, empty_scores: Callable[[], Scores]
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Scores a chunk of images; returns the sums of `Scores` and one row per image."""
-    total, rows = Scores(num_things, num_stuff), []
+    """Scores some images; returns the sums of `Scores` and a row per image."""
+    total, rows = empty_scores(), []
     for task in tasks:
-        scores = Scores(num_things, num_stuff)
+        scores = empty_scores()
         problem = score_image(task, scores)
         total.merge(scores.state())
         rows.append({"image_id": task.image_id, "file_name": task.file_name, **image_row(scores), "problem": problem})
@@ -154,32 +160,19 @@ def score_chunk(
 
 
 def score_image(task: ImageTask, scores: Scores) -> str:
-    """Scores one image; returns a description of its problem, or "" if it has none."""
-    num_classes = scores.quality["mask"].num_classes
+    """Scores one image; returns what is wrong with it, or ""."""
+    count = partial(count_image, num_classes=scores.quality["mask"].num_classes, boundary=scores.boundary)
+    problem = NO_PREDICTION
     try:
         gt_map = read_id_map(task.gt_png)
-        nothing = np.zeros_like(gt_map)
-        empty = partial(count_image, nothing, {}, gt_map, task.gt_segments, num_classes=num_classes, boundary=True)
-        empty()  # raises if the ground truth itself is invalid
-
+        if task.pred_png is not None:
+            try:
+                pred_map = read_id_map(task.pred_png)
+                scores.add(count(pred_map, task.pred_segments, gt_map, task.gt_segments, name=task.pred_png))
+                return ""
+            except (DatasetError, ValueError) as error:
+                problem = f"counted as empty: {error}"
+        scores.add(count(np.zeros_like(gt_map), {}, gt_map, task.gt_segments))  # or the ground truth fails
     except (DatasetError, ValueError) as error:
         return f"left out, the ground truth is invalid: {error}"
-    if task.pred_png is None:
-        scores.add(empty())
-        return "no prediction"
-    try:
-        pred_map = read_id_map(task.pred_png)
-        image = count_image(
-            pred_map,
-            task.pred_segments,
-            gt_map,
-            task.gt_segments,
-            num_classes=num_classes,
-            boundary=True,
-            name=task.pred_png,
-        )
-    except (DatasetError, ValueError) as error:
-        scores.add(empty())
-        return f"counted as empty: {error}"
-    scores.add(image)
-    return ""
+    return problem

@@ -21,14 +21,21 @@ GROUPS = ("all", "things", "stuff")
 class Scores:
     """Accumulated sums from which every metric of a set of images is computed."""
 
-    def __init__(self, num_things: int, num_stuff: int):
-        names = ("mask", "boundary", *SIZES)
+    def __init__(self, num_things: int, num_stuff: int, *, boundary: bool = True):
+        """
+        Args:
+            num_things, num_stuff: T and S, the numbers of classes.
+            boundary: also sum up boundary PQ.
+        """
+        self.boundary = boundary
+        names = ("mask", "boundary", *SIZES) if boundary else ("mask", *SIZES)
         self.quality = {name: PanopticQuality(num_things, num_stuff) for name in names}
 
     def add(self, image: ImageCounts) -> None:
-        """Adds the `ImageCounts` of one image, with boundary counts."""
+        """Adds the `ImageCounts` of one image; with boundary counts where boundary PQ is summed up."""
         self.quality["mask"].add(image)
-        self.quality["boundary"].add(image, boundary=True)
+        if self.boundary:
+            self.quality["boundary"].add(image, boundary=True)
         matching = image.match()
         for name, (low, high) in SIZES.items():
             self.quality[name].add_matching(matching.of_size(low, high))
@@ -44,24 +51,25 @@ class Scores:
 
 
 def image_row(scores: Scores) -> dict[str, float]:
-    """Returns the metrics of one image."""
-    quality = {name: scores.quality[name].compute()["all"] for name in ("mask", "boundary")}
+    """Returns the measures of one image."""
+    quality = {name: scores.quality[name].compute()["all"] for name in ("mask", "boundary") if name in scores.quality}
     row = {label: 100 * quality["mask"][key] for key, label in (("pq", "PQ"), ("sq", "SQ"), ("rq", "RQ"))}
-    row["boundary_PQ"] = 100 * quality["boundary"]["pq"]
+    if scores.boundary:
+        row["boundary_PQ"] = 100 * quality["boundary"]["pq"]
     return {**row, **{key.upper(): quality["mask"][key] for key in ("tp", "fp", "fn")}}
 
 
 def summarize(total: Scores, names: Sequence[str], pq_dagger: str) -> dict[str, Any]:
     """Returns the metrics of all images in the format of `evaluate_files`; `names` lists things, then stuff."""
     quality = {name: q.compute(pq_dagger) for name, q in total.quality.items()}
-    mask, boundary = quality["mask"], quality["boundary"]
+    mask, boundary = quality["mask"], quality.get("boundary")
     result: dict[str, Any] = {"images": mask["images"]}
     for group in GROUPS:
-        result[group] = _measures(mask[group], boundary[group], "miou", "mIoU")
+        result[group] = _measures(mask[group], boundary and boundary[group], "miou", "mIoU")
     result["by_size"] = {size: {group: _plain_measures(quality[size][group]) for group in GROUPS} for size in SIZES}
+    rims = boundary["per_class"] if boundary else [None] * len(names)
     result["per_class"] = {
-        name: _measures(row, rim, "iou", "IoU")
-        for name, row, rim in zip(names, mask["per_class"], boundary["per_class"], strict=True)
+        name: _measures(row, rim, "iou", "IoU") for name, row, rim in zip(names, mask["per_class"], rims, strict=True)
     }
     return result
 
@@ -72,34 +80,51 @@ def write_scores(result: Mapping[str, Any], folder: str | os.PathLike) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     without_rows = {key: value for key, value in result.items() if key != "per_image"}
     write_json(folder / "results.json", without_nan(without_rows), indent=1)
-    write_atomically(folder / "results.md", lambda file: file.write(f"{scores_table(result)}\n".encode()))
+    write_atomically(folder / "results.md", lambda file: file.write(_encode(f"{scores_table(result)}\n")))
     text = io.StringIO()
     rows = result["per_image"]
     writer = csv.DictWriter(text, list(rows[0]) if rows else ["image_id"])
     writer.writeheader()
     writer.writerows(without_nan(row) for row in rows)
-    write_atomically(folder / "images.csv", lambda file: file.write(text.getvalue().encode()))
+    write_atomically(folder / "images.csv", lambda file: file.write(_encode(text.getvalue())))
+
+
+def groups_table(result: Mapping[str, Any]) -> str:
+    """Returns the measures of all classes, things, and stuff as a markdown table."""
+    keys = ("PQ", "SQ", "RQ", "PQ_dagger", "boundary_PQ", "mIoU", "TP", "FP", "FN")
+    return _rows_table({group: result[group] for group in GROUPS}, f"{result['images']} images", keys)
 
 
 def scores_table(result: Mapping[str, Any]) -> str:
-    """Returns the results as Markdown tables: groups, segment sizes, classes, problems."""
-    keys = ("PQ", "SQ", "RQ", "PQ_dagger", "boundary_PQ", "mIoU", "TP", "FP", "FN")
-    header = [f"{result['images']} images", "PQ", "SQ", "RQ", "PQ†", "boundary PQ", "mIoU", "TP", "FP", "FN"]
-    tables = [markdown_table([[group, *(result[group][key] for key in keys)] for group in GROUPS], header)]
-    keys = ("PQ", "SQ", "RQ", "TP", "FP", "FN")
-    rows = [[f"{size}, {g}", *(result["by_size"][size][g][key] for key in keys)] for size in SIZES for g in GROUPS]
-    tables.append(markdown_table(rows, ["segments", *keys]))
+    """Returns the results as markdown tables: groups, segment sizes, classes, problems."""
+    tables = [groups_table(result)]
+    rows = {f"{size}, {group}": result["by_size"][size][group] for size in SIZES for group in GROUPS}
+    tables.append(_rows_table(rows, "segments", ("PQ", "SQ", "RQ", "TP", "FP", "FN")))
     keys = ("PQ", "SQ", "RQ", "boundary_PQ", "IoU", "TP", "FP", "FN")
-    rows = [[name, *(row[key] for key in keys)] for name, row in result["per_class"].items()]
-    tables.append(markdown_table(rows, ["class", "PQ", "SQ", "RQ", "boundary PQ", "IoU", "TP", "FP", "FN"]))
+    tables.append(_rows_table(result["per_class"], "class", keys))
     if result["problems"]:
         tables.append("\n".join(f"- {escape_markdown(text)}" for text in result["problems"]))
     return "\n\n".join(tables)
 
 
-def _measures(mask: Mapping, boundary: Mapping, iou_key: str, iou_label: str) -> dict[str, float | int]:
+def _rows_table(rows: Mapping[str, Mapping], title: str, keys: Sequence[str]) -> str:
+    """Returns a table of the rows, without the measures that none of them has."""
+    keys = [key for key in keys if any(key in row for row in rows.values())]
+    titles = {"PQ_dagger": "PQ†", "boundary_PQ": "boundary PQ"}
+    cells = [[name, *(row[key] for key in keys)] for name, row in rows.items()]
+    return markdown_table(cells, [title, *(titles.get(key, key) for key in keys)])
+
+
+def _encode(text: str) -> bytes:
+    """Returns UTF-8; what it does not have (a lone surrogate, from a name in a JSON) becomes an escape sequence."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _measures(mask: Mapping, boundary: Mapping | None, iou_key: str, iou_label: str) -> dict[str, float | int]:
     measures = _plain_measures(mask)
     measures |= {"PQ_dagger": 100 * mask["pq_dagger"], iou_label: 100 * mask[iou_key]}
+    if boundary is None:
+        return measures
     return measures | {f"boundary_{key.upper()}": 100 * boundary[key] for key in ("pq", "sq", "rq")}
 
 

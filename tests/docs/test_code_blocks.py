@@ -1,5 +1,6 @@
 """The code blocks of README and docs: what can run is run, and every command's options, keys and files exist."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -12,7 +13,8 @@ from doc_blocks import CONFIG_KEY, PAGES, ROOT, Block, blocks, shell_commands
 # Blocks that this file runs, by page and first line.
 RUN = {
     ("README.md", "import cv2"): "test_python_of_readme",
-    ("README.md", "from panoptic_fusion.evaluation.files import evaluate_files"): "test_python_of_evaluate_files",
+    ("README.md", "from panoptic_fusion import evaluate_files"): "test_python_of_evaluate_files",
+    ("docs/evaluate_any_model.md", "from panoptic_fusion import evaluate_files"): "test_evaluate_any_model",
     ("README.md", '_BASE_: "../Base-PanopticRCNN.yaml"'): "test_own_config",
     ("docs/datasets.md", "from detectron2.data import DatasetCatalog, MetadataCatalog"): "test_python_of_datasets",
     **dict.fromkeys(
@@ -37,7 +39,7 @@ SHELL = ("git", "cd", "source", "pip", "echo", "ln", "pre-commit")
 # Commands that are checked word by word but not run, and why.
 NOT_RUN = {
     "train": "trains for minutes to days",
-    "evaluate": "needs a model that the page has trained",
+    "evaluate": "needs a model that the page has trained; of files, see test_evaluate_any_model",
     "compare": "needs a model that the page has trained",
     "import": "needs the annotations of another tool",
     "prepare": "needs the download of a public dataset",
@@ -188,14 +190,36 @@ def test_python_of_readme(folder):
     assert {s["id"] for s in segments_info} == set(panoptic_seg.unique().tolist()) - {0}
 
 
-def test_python_of_evaluate_files(folder, tiny_data):
+@pytest.fixture
+def predictions(folder, tiny_data) -> Path:
+    """The working folder with gt/ and pred/: a ground truth, and predictions that are equal to it."""
     for name in ("gt", "pred"):
         shutil.copytree(tiny_data["val"]["panoptic_root"], folder / name / "panoptic")
         shutil.copy(tiny_data["val"]["panoptic_json"], folder / name / "panoptic.json")
+    return folder
+
+
+def test_python_of_evaluate_files(predictions):
     names: dict = {}
     exec(compile(code_of("test_python_of_evaluate_files"), "README.md", "exec"), names)
     assert names["scores"]["all"]["PQ"] == names["scores"]["all"]["boundary_PQ"] == 100
-    assert (folder / "scores" / "results.md").is_file()
+    assert (predictions / "scores" / "results.md").is_file()
+
+
+def test_evaluate_any_model(predictions, run_script):
+    names: dict = {}
+    exec(compile(code_of("test_evaluate_any_model"), "docs/evaluate_any_model.md", "exec"), names)
+    assert names["worst"][0]["PQ"] == 100
+    shutil.rmtree(predictions / "scores")
+    (predictions / "images.txt").write_text(names["worst"][0]["file_name"])
+    page = [words[1:] for block, words in COMMANDS if block.page == "docs/evaluate_any_model.md"]
+    commands = [words for words in page if "--gt-json" in words]
+    for words in commands:
+        code, shown, errors = run_script(*words)
+        assert code == 0 and "| all" in shown, errors
+    assert len(commands) == 2
+    for name, images in (("scores", len(names["scores"]["per_image"])), ("some_scores", 1)):
+        assert json.loads((predictions / name / "results.json").read_text())["images"] == images
 
 
 def test_python_of_datasets():

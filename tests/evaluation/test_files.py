@@ -5,35 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from panoptic_cases import NUM_STUFF, NUM_THINGS, coco_categories, random_pair, write_id_png
+from panoptic_cases import NUM_STUFF, NUM_THINGS, coco_categories, random_pair, write_id_png, write_prediction_files
 
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.evaluation.files import evaluate_files
 from panoptic_fusion.evaluation.panoptic_quality import PanopticQuality
-
-
-def write_files(folder: Path, pairs, categories) -> dict[str, str]:
-    """Ground truth and predictions in COCO panoptic format; returns the arguments of `evaluate_files`."""
-    things = [c["id"] for c in categories if c["isthing"]]
-    stuff = [c["id"] for c in categories if not c["isthing"]]
-    ids = [*things, *stuff]
-    truth = {"images": [], "annotations": [], "categories": categories}
-    predictions = {"annotations": []}
-    for i, pair in enumerate(pairs):
-        name = f"{i:03d}.png"
-        for which, segment_map in (("gt", pair.gt_map), ("pred", pair.pred_map)):
-            (folder / which).mkdir(exist_ok=True)
-            write_id_png(folder / which / name, segment_map)
-        height, width = pair.gt_map.shape
-        truth["images"].append({"id": i, "file_name": f"{i:03d}.jpg", "height": height, "width": width})
-        gt = [{"id": s, "category_id": ids[c], "iscrowd": int(crowd)} for s, c, crowd in pair.gt_segments]
-        pred = [{"id": s, "category_id": ids[c]} for s, c, _ in pair.pred_segments]
-        truth["annotations"].append({"image_id": i, "file_name": name, "segments_info": gt})
-        predictions["annotations"].append({"image_id": i, "file_name": name, "segments_info": pred})
-    (folder / "gt.json").write_text(json.dumps(truth))
-    (folder / "pred.json").write_text(json.dumps(predictions))
-    return {key: str(folder / name) for key, name in
-            (("gt_json", "gt.json"), ("gt_root", "gt"), ("pred_json", "pred.json"), ("pred_root", "pred"))}  # fmt: skip
 
 
 @pytest.fixture
@@ -51,7 +27,7 @@ def quality_of(pairs) -> dict:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_files_score_as_arrays_do(tmp_path, pairs, processes):
-    result = evaluate_files(**write_files(tmp_path, pairs, coco_categories()), processes=processes)
+    result = evaluate_files(**write_prediction_files(tmp_path, pairs, coco_categories()), processes=processes)
     expected = quality_of(pairs)
     assert result["images"] == 20 and result["problems"] == []
     for group in ("all", "things", "stuff"):
@@ -68,7 +44,7 @@ def test_files_score_as_arrays_do(tmp_path, pairs, processes):
 
 
 def test_a_missing_prediction_counts_as_an_empty_one(tmp_path, pairs):
-    arguments = write_files(tmp_path, pairs, coco_categories())
+    arguments = write_prediction_files(tmp_path, pairs, coco_categories())
     content = json.loads(Path(arguments["pred_json"]).read_text())
     content["annotations"] = content["annotations"][1:]
     Path(arguments["pred_json"]).write_text(json.dumps(content))
@@ -79,7 +55,7 @@ def test_a_missing_prediction_counts_as_an_empty_one(tmp_path, pairs):
 
 
 def test_bad_files_are_named_and_the_rest_is_scored(tmp_path, pairs):
-    arguments = write_files(tmp_path, pairs, coco_categories())
+    arguments = write_prediction_files(tmp_path, pairs, coco_categories())
     (tmp_path / "pred/001.png").write_bytes(b"not a PNG")
     write_id_png(tmp_path / "pred/002.png", np.zeros((2, 3), np.int32))
     (tmp_path / "gt/003.png").unlink()
@@ -91,7 +67,7 @@ def test_bad_files_are_named_and_the_rest_is_scored(tmp_path, pairs):
 
 
 def test_entries_of_the_predictions_that_cannot_be_used(tmp_path, pairs):
-    arguments = write_files(tmp_path, pairs[:3], coco_categories())
+    arguments = write_prediction_files(tmp_path, pairs[:3], coco_categories())
     content = json.loads(Path(arguments["pred_json"]).read_text())
     content["annotations"] += [{"image_id": 77, "file_name": "x.png", "segments_info": []}, {"image_id": 1}, "text"]
     content["annotations"][0]["segments_info"].append({"id": 5, "category_id": 4711})
@@ -102,7 +78,7 @@ def test_entries_of_the_predictions_that_cannot_be_used(tmp_path, pairs):
 
 
 def test_a_subset_of_images_by_id_and_by_name(tmp_path, pairs):
-    arguments = write_files(tmp_path, pairs, coco_categories())
+    arguments = write_prediction_files(tmp_path, pairs, coco_categories())
     result = evaluate_files(**arguments, processes=1, images=["3", "007.jpg"])
     assert result["all"]["PQ"] == pytest.approx(100 * quality_of([pairs[3], pairs[7]])["all"]["pq"], nan_ok=True)
     with pytest.raises(UserError, match="no image 'nine.jpg'"):
@@ -112,7 +88,7 @@ def test_a_subset_of_images_by_id_and_by_name(tmp_path, pairs):
 def test_the_files_of_the_results(tmp_path, pairs):
     categories = coco_categories()
     categories[0]["name"] = "a|b <img src=x onerror=alert(1)>"
-    arguments = write_files(tmp_path, pairs, categories)
+    arguments = write_prediction_files(tmp_path, pairs, categories)
     result = evaluate_files(**arguments, processes=1, output=tmp_path / "out")
     content = json.loads((tmp_path / "out/results.json").read_text())
     assert content["all"]["PQ"] == pytest.approx(result["all"]["PQ"]) and content["images"] == 20
@@ -120,3 +96,47 @@ def test_the_files_of_the_results(tmp_path, pairs):
     assert len(rows) == 21 and rows[0].startswith("image_id,file_name,PQ,SQ,RQ,boundary_PQ")
     table = (tmp_path / "out/results.md").read_text()
     assert "<img" not in table.replace(r"\<img", "") and "a|b" not in table
+
+
+def test_equal_to_panopticapi_on_the_same_files(tmp_path):
+    evaluation = pytest.importorskip("panopticapi.evaluation", reason="the reference code is not installed")
+    rng = np.random.default_rng(11)
+    pairs = [random_pair(rng, empty_gt_segments=False) for _ in range(50)]
+    categories = coco_categories()
+    arguments = write_prediction_files(tmp_path, pairs, categories)
+    truth, predictions = (json.loads(Path(arguments[key]).read_text()) for key in ("gt_json", "pred_json"))
+    both = list(zip(truth["annotations"], predictions["annotations"], strict=True))
+    by_id = {category["id"]: category for category in categories}
+    stat = evaluation.pq_compute_single_core(0, both, arguments["gt_root"], arguments["pred_root"], by_id)
+    _, per_class = stat.pq_average(by_id, None)
+    result = evaluate_files(**arguments, processes=1)
+    for category in categories:
+        row, theirs, counts = result["per_class"][category["name"]], per_class[category["id"]], stat[category["id"]]
+        assert (row["TP"], row["FP"], row["FN"]) == (counts.tp, counts.fp, counts.fn)
+        if counts.tp + counts.fp + counts.fn:
+            assert [row[key] for key in ("PQ", "SQ", "RQ")] == pytest.approx(
+                [100 * theirs[key] for key in ("pq", "sq", "rq")], abs=1e-11
+            )
+        else:
+            assert np.isnan(row["PQ"])  # panopticapi has 0 where a class does not occur, and leaves it out as well
+    for group, isthing in (("all", None), ("things", True), ("stuff", False)):
+        average, _ = stat.pq_average(by_id, isthing)
+        for key in ("pq", "sq", "rq"):
+            assert result[group][key.upper()] == pytest.approx(100 * average[key], abs=1e-11)
+    assert result["all"]["TP"] > 10  # the comparison is not of zeros
+
+
+def test_without_boundary_pq_all_else_is_equal(tmp_path, pairs):
+    arguments = write_prediction_files(tmp_path, pairs, coco_categories())
+    plain = evaluate_files(**arguments, processes=1, boundary=False, output=tmp_path / "out")
+    full = evaluate_files(**arguments, processes=1)
+
+    def without_boundary(row: dict) -> dict:
+        return {key: value for key, value in row.items() if not key.startswith("boundary")}
+
+    for key in ("all", "things", "stuff"):
+        assert plain[key] == pytest.approx(without_boundary(full[key]), nan_ok=True)
+    for name, row in full["per_class"].items():
+        assert plain["per_class"][name] == pytest.approx(without_boundary(row), nan_ok=True)
+    assert "boundary" not in (tmp_path / "out/results.md").read_text()
+    assert "boundary" not in (tmp_path / "out/images.csv").read_text()

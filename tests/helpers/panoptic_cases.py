@@ -145,3 +145,32 @@ def write_data_set(folder, pairs, num_things=NUM_THINGS, num_stuff=NUM_STUFF):
         "panoptic_root": str(folder / "panoptic"),
         "panoptic_json": str(folder / "panoptic.json"),
     }
+
+
+def write_prediction_files(folder, pairs, categories) -> dict[str, str]:
+    """Ground truth and predictions in COCO panoptic format; returns the arguments of `evaluate_files`."""
+    things = [c["id"] for c in categories if c["isthing"]]
+    stuff = [c["id"] for c in categories if not c["isthing"]]
+    ids = [*things, *stuff]
+    truth = {"images": [], "annotations": [], "categories": categories}
+    predictions = {"annotations": []}
+    for i, pair in enumerate(pairs):
+        name = f"{i:03d}.png"
+        for which, segment_map in (("gt", pair.gt_map), ("pred", pair.pred_map)):
+            (folder / which).mkdir(exist_ok=True)
+            write_id_png(folder / which / name, segment_map)
+        height, width = pair.gt_map.shape
+        truth["images"].append({"id": i, "file_name": f"{i:03d}.jpg", "height": height, "width": width})
+        gt, pred = (
+            [
+                {"id": s, "category_id": ids[c], "iscrowd": int(crowd), "area": int((segment_map == s).sum())}
+                for s, c, crowd in segments
+            ]
+            for segment_map, segments in ((pair.gt_map, pair.gt_segments), (pair.pred_map, pair.pred_segments))
+        )
+        truth["annotations"].append({"image_id": i, "file_name": name, "segments_info": gt})
+        predictions["annotations"].append({"image_id": i, "file_name": name, "segments_info": pred})
+    (folder / "gt.json").write_text(json.dumps(truth))
+    (folder / "pred.json").write_text(json.dumps(predictions))
+    return {key: str(folder / name) for key, name in
+            (("gt_json", "gt.json"), ("gt_root", "gt"), ("pred_json", "pred.json"), ("pred_root", "pred"))}  # fmt: skip
