@@ -298,7 +298,7 @@ def test_two_processes_give_the_same(pairs, files, tmp_path):
 
 
 def config(evaluators, outputs=("instances", "panoptic_seg")):
-    test = {"EVALUATORS": list(evaluators), "WRITE_PREDICTIONS": False}
+    test = {"EVALUATORS": list(evaluators), "WRITE_PREDICTIONS": False, "BOUNDARY_PQ": False}
     return CfgNode(
         {"TEST": test, "INPUT": {"MAX_PIXELS": 2**28}, "MODEL": {"PANOPTIC_FUSION": {"OUTPUTS": list(outputs)}}}
     )
