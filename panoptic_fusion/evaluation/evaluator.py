@@ -18,14 +18,16 @@ from ..data.label_space import LabelSpace
 from ..errors import UserError
 from ..files import safe_name, unused_name, without_nan, write_json
 from ..markdown import markdown_table
-from .panoptic_quality import PQ_DAGGER_RULES, PanopticQuality
+from .matching import count_image
+from .panoptic_quality import PQ_DAGGER_RULES
 from .prediction import panoptic_prediction
 from .repeated_images import first_of_each
+from .scores import GROUPS, SIZES, Scores
 from .submission import SubmissionWriter
 
 logger = logging.getLogger(__name__)
 
-_GROUPS = {"all": "", "things": "_th", "stuff": "_st"}
+_GROUPS = dict(zip(GROUPS, ("", "_th", "_st"), strict=True))
 
 
 class PanopticQualityEvaluator(DatasetEvaluator):
@@ -45,6 +47,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         write_predictions: bool = False,
         pq_dagger: str = "matched",
         max_pixels: int = MAX_PIXELS,
+        boundary: bool = False,
     ):
         """Initializes the evaluator.
 
@@ -57,6 +60,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
                 `output_dir`/panoptic_predictions/, and panoptic_predictions.json next to that folder.
             pq_dagger: "matched" or "ground_truth", see `PanopticQuality.compute`.
             max_pixels: largest number of pixels of a ground-truth PNG, see INPUT.MAX_PIXELS.
+            boundary: whether to also compute boundary PQ, which takes several times as long as PQ.
 
         Raises:
             UserError: `write_predictions` is set without `output_dir`, or `pq_dagger` is unknown.
@@ -74,6 +78,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         self._write_predictions = write_predictions
         self._pq_dagger = pq_dagger
         self._max_pixels = max_pixels
+        self._boundary = boundary
         self.reset()
 
     def reset(self) -> None:
@@ -109,13 +114,15 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             if self._submission is not None:
                 self._submission.write(record, self._png_names[record["image_id"]], pred_map, segments_info)
             gt_map = read_id_map(record["pan_seg_file_name"], max_pixels=self._max_pixels)
-            quality = self._empty_quality()
+            scores = self._empty_scores()
             try:
-                quality.update(
+                image_counts = count_image(
                     pred_map,
                     {int(s["id"]): self._class_index(s) for s in segments_info},
                     gt_map,
                     [(s["id"], self._class_index(s), s.get("iscrowd") == 1) for s in record["segments_info"]],
+                    num_classes=self._label_space.num_things + self._label_space.num_stuff,
+                    boundary=self._boundary,
                     name=name,
                 )
             except ValueError:
@@ -123,7 +130,8 @@ class PanopticQualityEvaluator(DatasetEvaluator):
                     record, max_pixels=self._max_pixels
                 )  # if the ground truth is invalid, its own error is more specific
                 raise
-            state = quality.state()
+            scores.add(image_counts)
+            state = scores.state().ravel()
             places = np.flatnonzero(state)
             self._sums[record["image_id"]] = places, state[places]
 
@@ -132,9 +140,10 @@ class PanopticQualityEvaluator(DatasetEvaluator):
 
         Returns:
             {"panoptic_seg": {name: float}}, empty except on rank 0. The metrics PQ, SQ, RQ, PQ_dagger and mIoU are
-            x 100, and NaN if no class counts. TP, FP and FN are numbers of segments over all images and classes. Each
-            of these is also given with the suffixes _th (things) and _st (stuff). PQ-<class> is the PQ of each class,
-            and images is the number of images seen.
+            x 100, and NaN if no class counts. TP, FP and FN are numbers of segments over all images and classes.
+            PQ_small, PQ_medium and PQ_large are the PQ of the segments of a size (see `scores.SIZES`); boundary_PQ is
+            present if it was requested. Each of these is also given with the suffixes _th (things) and _st (stuff).
+            PQ-<class> is the PQ of each class, and images is the number of images seen.
         """
         if self._submission is not None:
             path = self._submission.finish(self._distributed)
@@ -143,14 +152,20 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         total = self._total(first_of_each(self._sums) if self._distributed else list(self._sums))
         if total is None:
             return OrderedDict()
-        quality = total.compute(self._pq_dagger)
+        qualities = {name: each.compute(self._pq_dagger) for name, each in total.quality.items()}
+        quality = qualities["mask"]
         names = self._label_space.thing_classes + self._label_space.stuff_classes
         logger.info("%s: panoptic quality\n%s", self._dataset_name, quality_table(quality))
         logger.info("%s: per class\n%s", self._dataset_name, class_table(quality, names))
         num_images = len(self._images)
-        if total.images < num_images:
-            logger.warning("%d of the %d images of %s were evaluated", total.images, num_images, self._dataset_name)
+        if quality["images"] < num_images:
+            logger.warning(
+                "%d of the %d images of %s were evaluated", quality["images"], num_images, self._dataset_name
+            )
         results = _results(quality, names)
+        for part, measure in (("boundary", "boundary_PQ"), *((size, f"PQ_{size}") for size in SIZES)):
+            if part in qualities:
+                results |= {measure + suffix: 100 * qualities[part][group]["pq"] for group, suffix in _GROUPS.items()}
         if self._output_dir is not None:
             self._output_dir.mkdir(parents=True, exist_ok=True)
             per_class = dict(zip(names, quality["per_class"], strict=True))
@@ -158,21 +173,22 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             write_json(self._output_dir / "panoptic_quality.json", without_nan(content))
         return OrderedDict(panoptic_seg=results)
 
-    def _empty_quality(self) -> PanopticQuality:
-        return PanopticQuality(self._label_space.num_things, self._label_space.num_stuff)
+    def _empty_scores(self) -> Scores:
+        return Scores(self._label_space.num_things, self._label_space.num_stuff, boundary=self._boundary)
 
-    def _total(self, image_ids: Sequence[Any]) -> PanopticQuality | None:
+    def _total(self, image_ids: Sequence[Any]) -> Scores | None:
         """Sums the given images of this process, then all processes; returns None except on rank 0."""
-        state = self._empty_quality().state()
+        empty = self._empty_scores().state()
+        state = empty.ravel()
         for image_id in image_ids:
             places, values = self._sums[image_id]
             state[places] += values
         states = comm.gather(state) if self._distributed else [state]
         if self._distributed and not comm.is_main_process():
             return None
-        total = self._empty_quality()
+        total = self._empty_scores()
         for state in states:
-            total.merge(state)
+            total.merge(state.reshape(empty.shape))
         return total
 
     def _class_index(self, segment: Mapping[str, Any]) -> int:

@@ -6,6 +6,14 @@ from panoptic_fusion.files import without_nan, write_atomically, write_json
 from panoptic_fusion.markdown import escape_markdown, markdown_table
 
 MEASURES = ("PQ", "SQ", "RQ", "PQ_dagger", "mIoU")
+OPTIONAL = ("boundary_PQ", "PQ_small", "PQ_medium", "PQ_large")  # results of older versions lack them
+TITLES = {
+    "PQ_dagger": "PQ†",
+    "boundary_PQ": "boundary PQ",
+    "PQ_small": "PQ small",
+    "PQ_medium": "PQ medium",
+    "PQ_large": "PQ large",
+}
 
 
 def write_results(results: Mapping[str, Mapping], stem: str) -> None:
@@ -32,11 +40,12 @@ def results_table(results: Mapping[str, Mapping[str, float]]) -> str:
     quality = results.get("panoptic_seg", {})
     tables = []
     if quality:
+        measures = [m for m in (*MEASURES, *OPTIONAL) if m in MEASURES or m in quality]
         rows = [
-            [group, *(quality[f"{m}{suffix}"] for m in MEASURES)]
+            [group, *(quality[f"{m}{suffix}"] for m in measures)]
             for group, suffix in (("all", ""), ("things", "_th"), ("stuff", "_st"))
         ]
-        header = [f"{quality['images']:.0f} images", "PQ", "SQ", "RQ", "PQ†", "mIoU"]
+        header = [f"{quality['images']:.0f} images", *(TITLES.get(m, m) for m in measures)]
         tables.append(markdown_table(rows, header, missing="-"))
     for title, keys in (("instances", ("AP", "AP50", "AP75")), ("pixels", ("IoU", "iIoU", "IoU_sup", "iIoU_sup"))):
         rows = [[task, *(r.get(k) for k in keys)] for task, r in results.items() if keys[0] in r]

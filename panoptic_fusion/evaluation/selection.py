@@ -75,10 +75,13 @@ def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str) -> Datase
         if needed not in cfg.MODEL.PANOPTIC_FUSION.OUTPUTS:
             logger.warning("evaluator %r is left out: MODEL.PANOPTIC_FUSION.OUTPUTS has no %r", name, needed)
         elif name == "panoptic":
-            write = cfg.TEST.WRITE_PREDICTIONS
             evaluators.append(
                 PanopticQualityEvaluator(
-                    dataset_name, output_dir=output_dir, write_predictions=write, max_pixels=cfg.INPUT.MAX_PIXELS
+                    dataset_name,
+                    output_dir=output_dir,
+                    write_predictions=cfg.TEST.WRITE_PREDICTIONS,
+                    max_pixels=cfg.INPUT.MAX_PIXELS,
+                    boundary=cfg.TEST.BOUNDARY_PQ,
                 )
             )
         elif name == "cityscapes":

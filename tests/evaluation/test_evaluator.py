@@ -14,7 +14,15 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.structures import BitMasks, Boxes, Instances
-from panoptic_cases import NUM_STUFF, NUM_THINGS, Pair, random_pair, write_data_set
+from panoptic_cases import (
+    NUM_STUFF,
+    NUM_THINGS,
+    Pair,
+    coco_categories,
+    random_pair,
+    write_data_set,
+    write_prediction_files,
+)
 from PIL import Image
 from two_processes import run_in_two_processes
 
@@ -24,6 +32,8 @@ from panoptic_fusion.data.checks import check_dataset
 from panoptic_fusion.data.coco_panoptic import panoptic_files
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.evaluation import PanopticQuality, PanopticQualityEvaluator, UnchangedOutputs, build_evaluators
+from panoptic_fusion.evaluation.files import evaluate_files
+from panoptic_fusion.evaluation.results import results_table
 
 DATA = Path(os.environ.get("PANOPTIC_FUSION_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
 
@@ -111,6 +121,20 @@ def test_results_are_the_measures_times_100(pairs, files, expected, tmp_path):
     written = json.loads((tmp_path / "out" / "panoptic_quality.json").read_text())
     assert written["PQ"] == values["PQ"] and written["PQ-thing 3"] is None
     assert written["per_class"]["thing 0"]["tp"] == expected["per_class"][0]["tp"]
+
+
+def test_boundary_pq_and_sizes_are_those_of_the_evaluation_from_files(pairs, files, tmp_path):
+    name = register(files)
+    values = run(
+        PanopticQualityEvaluator(name, boundary=True), DatasetCatalog.get(name), [output_of(p) for p in pairs]
+    )["panoptic_seg"]
+    expected = evaluate_files(**write_prediction_files(tmp_path, pairs, coco_categories()), processes=1)
+    for group, suffix in (("all", ""), ("things", "_th"), ("stuff", "_st")):
+        assert values[f"boundary_PQ{suffix}"] == pytest.approx(expected[group]["boundary_PQ"])
+        for size, row in expected["by_size"].items():
+            assert values[f"PQ_{size}{suffix}"] == pytest.approx(row[group]["PQ"], nan_ok=True)
+    table = results_table({"panoptic_seg": values})
+    assert "boundary PQ" in table and "PQ small" in table
 
 
 def test_same_pq_as_detectron2_and_outputs_unchanged(pairs, files):
@@ -270,7 +294,7 @@ def test_two_processes_give_the_same(pairs, files, tmp_path):
 
 
 def config(evaluators, outputs=("instances", "panoptic_seg")):
-    test = {"EVALUATORS": list(evaluators), "WRITE_PREDICTIONS": False}
+    test = {"EVALUATORS": list(evaluators), "WRITE_PREDICTIONS": False, "BOUNDARY_PQ": False}
     return CfgNode(
         {"TEST": test, "INPUT": {"MAX_PIXELS": 2**28}, "MODEL": {"PANOPTIC_FUSION": {"OUTPUTS": list(outputs)}}}
     )
