@@ -8,9 +8,9 @@ The published classes are numbered from 1, with background 0, in the order of th
 channels are stuff, then things. The rows are reordered to match `LabelSpace`, by category id.
 
 Differences from the published code: the mask and the box deltas of the background are dropped, because detectron2 does
-not have them. Boxes follow detectron2 (width x1 - x0, not x1 - x0 + 1), which slightly reduces AP with these weights.
-Fine-tuning on other classes initializes the last layers from scratch; the published code copies the rows of classes
-that both datasets have.
+not have them. Fine-tuning on other classes initializes the last layers from scratch; the published code copies the rows
+of classes that both datasets have. The generated config sets MODEL.BOX_CONVENTION "inclusive", because the weights were
+trained with boxes that name their last pixel.
 """
 
 import os
@@ -233,6 +233,7 @@ def describe(layout: Layout) -> str:
 # {layout.num_stuff} stuff and {layout.num_things} thing classes, stuff channels first: those of {layout.dataset}
 _BASE_: "configs/{layout.dataset}/{base}"
 MODEL:
+  BOX_CONVENTION: "inclusive"
   ALLOW_SHAPE_MISMATCH: False
   BACKBONE:
     NAME: "{backbone}"

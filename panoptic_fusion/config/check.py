@@ -99,6 +99,14 @@ def check_parts(cfg: CfgNode) -> None:
             f"MODEL.BACKBONE.NAME is {name!r}, which has a network of its own: MODEL.BACKBONE.BOTTOM_UP {bottom_up} "
             f"goes with {', '.join(sorted(PYRAMIDS))}"
         )
+    convention = cfg.MODEL.BOX_CONVENTION
+    for key in ("MODEL.PROPOSAL_GENERATOR.NAME", "MODEL.ROI_HEADS.NAME"):
+        possible = getattr(PARTS[key][0].get(value_of(cfg, key)), "box_conventions", ("exclusive",))
+        if convention not in possible:
+            raise ConfigError(
+                f"MODEL.BOX_CONVENTION is {convention!r}, but {key} {value_of(cfg, key)} has none but "
+                f"{' and '.join(map(repr, possible))}: use that, or another {key}"
+            )
     architecture = cfg.MODEL.META_ARCHITECTURE
     if cfg.MODEL.SHARING != "skip" and not getattr(META_ARCH_REGISTRY.get(architecture), "has_two_branches", False):
         raise ConfigError(

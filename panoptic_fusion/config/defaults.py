@@ -69,6 +69,11 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # things) or "detectron2" (all things, then stuff).
     model.WEIGHTS_LAYOUT = ""
 
+    # Whether x1, y1 of a box lie behind its last pixel ("exclusive", detectron2's) or on it ("inclusive", for weights
+    # trained that way, UPSNet's): where the poolers read, how boxes are clipped, how UPSNetFusion resizes its labels.
+    model.BOX_CONVENTION = "exclusive"
+    model.PROPOSAL_GENERATOR.NAME = "PanopticRPN"
+
     # Builder of the network below the pyramid of MODEL.BACKBONE.NAME: "build_resnet_backbone" (detectron2's),
     # "build_deformable_resnet_backbone" (the same, with RESNETS.DEFORM_ON_PER_STAGE), "build_abn_resnet_backbone",
     # "build_narrow_resnet_backbone", "build_narrow_abn_resnet_backbone" or "build_timm_backbone".

@@ -10,6 +10,7 @@ from panoptic_fusion.checkpoint.transfer import TRANSFERS
 from panoptic_fusion.data.label_space import IGNORE_LABEL, ONTOLOGIES
 from panoptic_fusion.layers.activated_norm import ACTIVATED_NAMES
 from panoptic_fusion.modeling.backbone.branches import SHARING_MODES
+from panoptic_fusion.modeling.things.box_convention import BOX_CONVENTIONS
 
 from .rules import DEVICE, ENTRY, FLAG, NAME, NONE, PATH, TEXT, Rule, choice, each, either, number, only, whole
 
@@ -52,6 +53,7 @@ VALUES: dict[str, Rule] = {
     # choices
     "MODEL.DEVICE": DEVICE,
     "MODEL.SEM_SEG_HEAD.ONTOLOGY": choice(*ONTOLOGIES),
+    "MODEL.BOX_CONVENTION": choice(*BOX_CONVENTIONS),
     "MODEL.SHARING": choice(*SHARING_MODES),
     "MODEL.WEIGHTS_LAYOUT": choice("", *LAYOUTS),
     "MODEL.TRANSFER": choice(*TRANSFERS),

@@ -165,7 +165,14 @@ def test_every_layout_converts_to_exactly_our_tensors(name, layout, count, num_n
     cfg.merge_from_file(str(tmp_path / "config.yaml"))
     expected.merge_from_file(config_file(name))
     expected.MODEL.ALLOW_SHAPE_MISMATCH = False
+    assert expected.MODEL.BOX_CONVENTION == "exclusive"
+    expected.MODEL.BOX_CONVENTION = "inclusive"  # the convention with which the file was trained
     assert cfg == expected
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg)
+    assert model.proposal_generator.inclusive
+    assert model.fusion.test_sizes == (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
 
 
 OTHERS = [{**CITYSCAPES, **DCN}, {**CITYSCAPES, **DCN, "context": True}, {**COCO, "context": False}]

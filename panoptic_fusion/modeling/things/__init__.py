@@ -2,6 +2,7 @@
 
 from .roi_heads import PanopticROIHeads
 from .rounded_anchors import RoundedAnchorGenerator
+from .rpn import PanopticRPN
 from .seamless_box_head import SeamlessBoxHead
 from .seamless_mask_head import SeamlessMaskHead
 from .seamless_roi_heads import SeamlessROIHeads
@@ -9,6 +10,7 @@ from .seamless_rpn import SeamlessRPN, SeamlessRPNHead
 
 __all__ = [
     "PanopticROIHeads",
+    "PanopticRPN",
     "RoundedAnchorGenerator",
     "SeamlessBoxHead",
     "SeamlessMaskHead",

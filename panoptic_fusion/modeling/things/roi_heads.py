@@ -5,12 +5,15 @@ of a mask (28).
 """
 
 import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.modeling.roi_heads.mask_head import mask_rcnn_loss
 from detectron2.modeling.roi_heads.roi_heads import select_foreground_proposals
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
+from .box_convention import BOX_CONVENTIONS, InclusiveBoxPredictor, pool_to_last_pixel
 from .indexed_masks import IndexedMasks
 
 
@@ -22,6 +25,23 @@ class PanopticROIHeads(StandardROIHeads):
     second forward pass of the mask head. At inference, instances have `pred_mask_logits` (R_i, M, M), the raw logits of
     the predicted class, instead of `pred_masks`. The meta-architecture pastes masks only on request.
     """
+
+    box_conventions: tuple[str, ...] = BOX_CONVENTIONS  # values of MODEL.BOX_CONVENTION that it can have
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        parts = super()._init_box_head(cfg, input_shape)
+        if cfg.MODEL.BOX_CONVENTION == "inclusive":
+            pool_to_last_pixel(parts["box_pooler"])
+            parts["box_predictor"] = InclusiveBoxPredictor(cfg, parts["box_head"].output_shape)
+        return parts
+
+    @classmethod
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        parts = super()._init_mask_head(cfg, input_shape)
+        if cfg.MODEL.BOX_CONVENTION == "inclusive" and parts:
+            pool_to_last_pixel(parts["mask_pooler"])
+        return parts
 
     def forward(
         self,

@@ -21,6 +21,8 @@ class SeamlessROIHeads(PanopticROIHeads):
     crowd regions are not part of detectron2's ground-truth instances.
     """
 
+    box_conventions = ("exclusive",)
+
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         parts = super()._init_box_head(cfg, input_shape)

@@ -17,7 +17,7 @@ from panoptic_fusion.modeling.fusion.base import (
     PanopticFusion,
     PanopticSeg,
 )
-from panoptic_fusion.modeling.fusion.resize import resize_labels
+from panoptic_fusion.modeling.fusion.resize import resize_labels, shortest_edge_scale
 from panoptic_fusion.modeling.fusion.sem_seg_logits import SemSegLogits
 from panoptic_fusion.modeling.fusion.upsnet.class_assignment import assign_segments
 from panoptic_fusion.modeling.fusion.upsnet.mask_logit_crops import MaskLogitCrops
@@ -38,6 +38,7 @@ def fuse_panoptic_head(
     unknown: bool = True,
     trust_classes: bool = False,
     size: tuple[int, int] | None = None,
+    label_scale: float | None = None,
 ) -> PanopticSeg:
     """Prunes the instances, then gives every pixel to the highest panoptic logit.
 
@@ -49,6 +50,7 @@ def fuse_panoptic_head(
         stuff_area_limit: stuff segments of fewer pixels become void.
         unknown: whether there is an unknown channel.
         trust_classes: see `UPSNetFusion`.
+        label_scale: see `resize_labels`.
 
     Returns:
         the panoptic map and segments_info, see `PanopticFusion.forward`.
@@ -72,8 +74,8 @@ def fuse_panoptic_head(
         sem_seg, masks, order, [num_stuff + c for c in classes], num_stuff=num_stuff, unknown=unknown
     )
     return assign_segments(
-        resize_labels(labels, size),
-        resize_labels(stuff, size),
+        resize_labels(labels, size, label_scale),
+        resize_labels(stuff, size, label_scale),
         instance_ids=[int(table[0][i]) for i in order],
         scores=[table[1][i] for i in order],
         classes=classes,
@@ -126,6 +128,7 @@ class UPSNetFusion(PanopticFusion):
         panoptic_loss_weight: float = 1.0,
         unknown: bool = True,
         unknown_fraction: float = 0.3,
+        test_sizes: tuple[int, int] | None = None,
         **kwargs,
     ):
         """
@@ -134,6 +137,8 @@ class UPSNetFusion(PanopticFusion):
             unknown: whether there is an unknown channel. Without it, training uses all ground-truth instances and
                 ignores pixels that would be unknown, and at inference only the area limit makes pixels void.
             unknown_fraction: fraction in [0, 1) of the ground-truth instances that are made unknown in training.
+            test_sizes: short side and longest long side of the network's input, to resize labels by the scale factor of
+                the image (see `resize_labels`). None resizes by the ratio of the two sizes.
             kwargs: forwarded to `PanopticFusion`.
 
         Raises:
@@ -153,16 +158,18 @@ class UPSNetFusion(PanopticFusion):
         self.panoptic_loss_weight = float(panoptic_loss_weight)
         self.unknown = bool(unknown)
         self.unknown_fraction = float(unknown_fraction)
+        self.test_sizes = test_sizes
 
     @classmethod
     def from_config(cls, cfg) -> dict:
         """Returns the constructor arguments from a config."""
-        upsnet = cfg.MODEL.PANOPTIC_FUSION.UPSNET
+        upsnet, inclusive = cfg.MODEL.PANOPTIC_FUSION.UPSNET, cfg.MODEL.BOX_CONVENTION == "inclusive"
         return {
             **super().from_config(cfg),
             "panoptic_loss_weight": upsnet.LOSS_WEIGHT,
             "unknown": upsnet.UNKNOWN,
             "unknown_fraction": upsnet.UNKNOWN_FRACTION,
+            "test_sizes": (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) if inclusive else None,
         }
 
     def losses(self, inputs: FusionTrainingInputs, known: list[torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
@@ -209,4 +216,5 @@ class UPSNetFusion(PanopticFusion):
             unknown=self.unknown,
             trust_classes=self.trust_classes,
             size=size,
+            label_scale=shortest_edge_scale(size, *self.test_sizes) if size and self.test_sizes else None,
         )
