@@ -104,6 +104,10 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # Seamless's RPN head: norm with activation after its 3x3 convolution (see layers.get_activated_norm).
     model.RPN.NORM = "InPlaceABN"
 
+    # Run the mask head on all sampled regions in training and take the positive ones afterwards, so that the statistics
+    # of its norms are those of all regions (Seamless); False: on the positive ones.
+    model.ROI_MASK_HEAD.RUN_ON_ALL_REGIONS = False
+
     # Name of the stuff head, in detectron2's SEM_SEG_HEADS_REGISTRY.
     sem_seg.NAME = "PanopticFPNHead"
     # Semantic channels: "full" (stuff, then things), "collapsed" (stuff, then one for all things) or "stuff".

@@ -15,7 +15,7 @@ from detectron2.utils.events import EventStorage
 from torch import multiprocessing
 from torch.nn import functional as F
 
-from panoptic_fusion.config.defaults import get_cfg
+from panoptic_fusion.config.defaults import config_root, get_cfg
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.layers import InPlaceABN
 from panoptic_fusion.modeling.things import SeamlessBoxHead, SeamlessMaskHead
@@ -221,6 +221,59 @@ def test_a_batch_without_things(norm):
     sum(losses.values()).backward()
     assert all(p.grad is not None and not p.grad.any() for p in heads.parameters())
     assert all(torch.equal(v, before[k]) for k, v in heads.state_dict().items())
+
+
+def norm_in_training(y, params, prefix):
+    """In-place ABN by the batch: the result, and what one step makes of the running mean (0) and variance (1)."""
+    dims, shape = (0, 2, 3), (1, -1, 1, 1)
+    mean, var = y.mean(dims), y.var(dims, correction=0)
+    scaled = (y - mean.view(shape)) / (var.view(shape) + 1e-5).sqrt()
+    scaled = scaled * (params[f"{prefix}.weight"].abs() + 1e-5).view(shape) + params[f"{prefix}.bias"].view(shape)
+    return torch.where(scaled > 0, scaled, 0.01 * scaled), 0.1 * mean, 0.9 + 0.1 * y.var(dims, correction=1)
+
+
+@pytest.mark.parametrize("on_all", [True, False])
+def test_mask_head_in_training_equals_plain_pytorch(on_all, monkeypatch):
+    """One step: the statistics are those of all sampled regions (as published) or of the positive ones, the loss is the
+    one of the positive ones."""
+    heads = build(**{"MODEL.ROI_MASK_HEAD.RUN_ON_ALL_REGIONS": on_all}).train()
+    params = {k: v.clone() for k, v in heads.mask_head.state_dict().items()}
+    images, features, proposals, targets = batch((2, 1))
+    sampled = []
+    sample = heads.label_and_sample_proposals
+    monkeypatch.setattr(heads, "label_and_sample_proposals", lambda *args: sampled.extend(sample(*args)) or sampled)
+    with EventStorage():
+        foreground, losses = heads(images, features, proposals, targets)
+    positive = torch.cat([x.gt_classes for x in sampled]) < 3
+    assert 0 < positive.sum() < len(positive)
+
+    pooled = heads.mask_pooler([features[f"p{i}"] for i in (2, 3, 4, 5)], [x.proposal_boxes for x in sampled])
+    y = F.conv2d(pooled if on_all else pooled[positive], params["mask_fcn1.weight"], padding=1)
+    y, mean, var = norm_in_training(y, params, "mask_fcn1.norm")
+    close = {"atol": 1e-5, "rtol": 1e-4}
+    torch.testing.assert_close(heads.mask_head.mask_fcn1.norm.running_mean, mean, **close)
+    torch.testing.assert_close(heads.mask_head.mask_fcn1.norm.running_var, var, **close)
+    y = F.conv_transpose2d(y, params["deconv.weight"], stride=2)
+    y, mean, var = norm_in_training(y, params, "deconv_norm")
+    torch.testing.assert_close(heads.mask_head.deconv_norm.running_mean, mean, **close)
+    torch.testing.assert_close(heads.mask_head.deconv_norm.running_var, var, **close)
+    y = F.conv2d(y, params["predictor.weight"], params["predictor.bias"])
+    y = y[positive] if on_all else y
+    classes = torch.cat([x.gt_classes for x in sampled])[positive]
+    y = torch.stack([mask[c] for mask, c in zip(y, classes, strict=True)])
+    boxes = [x.proposal_boxes.tensor[x.gt_classes < 3] for x in sampled]
+    masks = [x.gt_masks[x.gt_classes < 3].crop_and_resize(b, 28) for x, b in zip(sampled, boxes, strict=True)]
+    torch.testing.assert_close(losses["loss_mask"], F.binary_cross_entropy_with_logits(y, torch.cat(masks).float()))
+    torch.testing.assert_close(torch.cat([x.mask_logits for x in foreground]), y, atol=1e-4, rtol=1e-4)
+
+
+def test_the_seamless_configs_follow_the_published_code():
+    assert not get_cfg().MODEL.ROI_MASK_HEAD.RUN_ON_ALL_REGIONS
+    for path in (x for x in config_root().glob("*/*.yaml") if x.parent.name != "ablations"):
+        cfg = get_cfg()
+        cfg.merge_from_file(str(path))
+        head = cfg.MODEL.ROI_MASK_HEAD
+        assert head.RUN_ON_ALL_REGIONS == (head.NAME == "SeamlessMaskHead"), path
 
 
 def test_inference_shapes():

@@ -5,7 +5,7 @@ of a mask (28).
 """
 
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.modeling.roi_heads.mask_head import mask_rcnn_loss
@@ -27,6 +27,22 @@ class PanopticROIHeads(StandardROIHeads):
     """
 
     box_conventions: tuple[str, ...] = BOX_CONVENTIONS  # values of MODEL.BOX_CONVENTION that it can have
+
+    @configurable
+    def __init__(self, *, mask_head_on_all_regions: bool = False, **kwargs):
+        """
+        Args:
+            mask_head_on_all_regions: in training, run the mask head on all sampled regions and then take the positive
+                ones, so that the statistics of its norms are those of all regions.
+            kwargs: those of StandardROIHeads.
+        """
+        super().__init__(**kwargs)
+        self.mask_head_on_all_regions = mask_head_on_all_regions
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        on_all = cfg.MODEL.ROI_MASK_HEAD.RUN_ON_ALL_REGIONS
+        return {**super().from_config(cfg, input_shape), "mask_head_on_all_regions": on_all}
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -62,8 +78,11 @@ class PanopticROIHeads(StandardROIHeads):
             return super().forward(images, features, proposals, targets)
         proposals = self.label_and_sample_proposals(proposals, targets)
         losses = self._forward_box(features, proposals)
-        foreground, _ = select_foreground_proposals(proposals, self.num_classes)
-        logits = self.mask_logits(features, [x.proposal_boxes for x in foreground])
+        foreground, positive = select_foreground_proposals(proposals, self.num_classes)
+        regions = proposals if self.mask_head_on_all_regions else foreground
+        logits = self.mask_logits(features, [x.proposal_boxes for x in regions])
+        if self.mask_head_on_all_regions:
+            logits = logits[torch.cat(positive)]
         losses["loss_mask"] = self.mask_head.loss_weight * mask_rcnn_loss(logits, foreground, self.mask_head.vis_period)
         classes = [x.gt_classes for x in foreground]
         for instances, class_logits in zip(foreground, select_class(logits, classes), strict=True):
