@@ -22,6 +22,7 @@ from .published import (
     background_last,
     check_blocks,
     count,
+    count_stuff,
     norm,
     num_rows,
     only_tensors,
@@ -29,6 +30,7 @@ from .published import (
     resnet_convs,
     with_bias,
 )
+from .published_settings import anchors, pixel_statistics
 from .weights_file import read_weights_file
 
 PARTS = ("body", "rpn_head", "roi_head", "sem_head")
@@ -107,7 +109,7 @@ def detect_layout(tensors: Mapping[str, Tensor], path: str = "checkpoint") -> La
         num_extra=count(tensors, r"body::fpn\.extra\.(\d+)\.conv\.weight"),
         num_anchors=num_rows(tensors, "rpn_head::conv_obj.weight", 4, path),
         num_things=num_things,
-        num_stuff=num_rows(tensors, "sem_head::conv_sem.weight", 4, path) - num_things,
+        num_stuff=count_stuff(tensors, "sem_head::conv_sem.weight", num_things, path),
         group_norm="roi_head::fc.bn1.running_mean" not in tensors,
     )
 
@@ -184,16 +186,16 @@ def _semantic(layout: Layout) -> Iterator[Entry]:
 def describe(layout: Layout, settings: str = "") -> str:
     """Returns the config that belongs to the weights, as YAML; its _BASE_ is relative to the root of the repository.
 
-    The tensors do not determine the anchor sizes or the pixel mean and standard deviation, so the published values are
-    used. The corresponding lines of the file's `settings` are added as comments.
+    The tensors do not determine the anchor sizes or the pixel mean and standard deviation. They are taken from the file's
+    own `settings`, else the published values are used. The corresponding lines of the `settings` are added as comments.
 
     Raises:
-        UserError: the anchors match no published setting.
+        UserError: the anchors match no published setting, or the `settings` contradict the tensors.
     """
 
     if layout.num_anchors not in ANCHORS:
         raise UserError(f"the checkpoint has {layout.num_anchors} anchors at a position; known are {list(ANCHORS)}")
-    ratios, scale = ANCHORS[layout.num_anchors]
+    ratios, scale = anchors(settings, *ANCHORS[layout.num_anchors])
     levels = range(2, 6 + layout.num_extra)
     head_norm = "GN" if layout.group_norm else "InPlaceABN"
     classes = (layout.num_stuff, layout.num_things)
@@ -207,8 +209,8 @@ def describe(layout: Layout, settings: str = "") -> str:
 # {classes[0]} stuff and {classes[1]} thing classes, stuff channels first: {note}
 _BASE_: "{base}"
 MODEL:
-  PIXEL_MEAN: {list(PIXEL_MEAN)}
-  PIXEL_STD: {list(PIXEL_STD)}
+  PIXEL_MEAN: {pixel_statistics(settings, "mean", PIXEL_MEAN)}
+  PIXEL_STD: {pixel_statistics(settings, "std", PIXEL_STD)}
   RESNETS:
     DEPTH: {layout.depth}
     NORM: "InPlaceABN"

@@ -29,6 +29,7 @@ from .published import (
     background_last,
     check_blocks,
     count,
+    count_stuff,
     norm,
     num_rows,
     only_tensors,
@@ -115,7 +116,7 @@ def detect_layout(tensors: Mapping[str, Tensor], path: str = "checkpoint") -> La
         found = [f"res{stage}" for stage, is_deformable in zip(stages, deformable, strict=True) if is_deformable]
         raise UserError(f"{path}: {', '.join(found)} have conv2_offset; it must be res3, res4 and res5, or none")
     num_things = num_rows(tensors, "mask_branch.mask_score.weight", 4, path) - 1
-    num_stuff = num_rows(tensors, "fcn_head.score.weight", 4, path) - num_things
+    num_stuff = count_stuff(tensors, "fcn_head.score.weight", num_things, path)
     if (num_stuff, num_things) not in CLASSES:
         known = " and ".join(f"{stuff} and {things} ({name})" for (stuff, things), (name, _) in CLASSES.items())
         raise UserError(f"{path} has {num_stuff} stuff and {num_things} thing classes; known are {known}")

@@ -40,7 +40,8 @@ def renamed(tensors: Mapping[str, Tensor], entries: Iterable[Entry], path: str) 
     """Renames and converts the tensors as given by `entries`, which must cover exactly the tensors of the file.
 
     Raises:
-        UserError: a tensor is missing, unexpected or has a wrong shape; the message names the tensor.
+        UserError: a tensor is missing, unexpected, has a wrong shape, is not of finite floating-point numbers or is a
+            negative variance; the message names the tensor.
     """
     converted, left = {}, dict(tensors)
     for entry in entries:
@@ -49,10 +50,36 @@ def renamed(tensors: Mapping[str, Tensor], entries: Iterable[Entry], path: str) 
             raise UserError(f"{path}: the tensor {entry.theirs} is missing")
         if tuple(tensor.shape) != entry.shape:
             raise UserError(f"{path}: {entry.theirs} is {tuple(tensor.shape)}; it must be {entry.shape}")
+        _check_numbers(tensor, f"{path}: {entry.theirs}", not_negative=entry.theirs.endswith(".running_var"))
         converted[entry.ours] = entry.convert(tensor).clone()
     if left:
         raise UserError(f"{path}: {len(left)} tensors are left over, the first is {next(iter(left))}")
     return converted
+
+
+def _check_numbers(tensor: Tensor, name: str, not_negative: bool) -> None:
+    """Raises UserError unless a tensor holds finite floating-point numbers, none of them negative if asked for."""
+    if not tensor.is_floating_point() or tensor.layout != torch.strided:
+        raise UserError(f"{name} is a tensor of {tensor.dtype}; it must hold floating-point numbers")
+    if not tensor.isfinite().all():
+        raise UserError(f"{name} holds NaN or infinity: the file is broken, or its training diverged")
+    if not_negative and (tensor < 0).any():
+        raise UserError(f"{name} holds negative numbers, which a variance cannot")
+
+
+def count_stuff(tensors: Mapping[str, Tensor], name: str, num_things: int, path: str) -> int:
+    """How many rows of a semantic head, stuff first, are left for stuff.
+
+    Raises:
+        UserError: as `renamed`, and if there are no thing classes, or more of them than rows.
+    """
+    rows = num_rows(tensors, name, 4, path)
+    if num_things < 1 or rows < num_things:
+        text = (
+            f"{path}: {name} has {rows} rows, which do not fit the {max(num_things, 0)} thing classes of the mask head"
+        )
+        raise UserError(f"{text}: it needs one for each of them, after those of stuff")
+    return rows - num_things
 
 
 def num_rows(tensors: Mapping[str, Tensor], name: str, dims: int, path: str) -> int:

@@ -353,6 +353,60 @@ def test_errors_name_the_tensor(tmp_path):
         converted(lambda s: s["rpn_head"].pop("bn1.running_mean"))
 
 
+def test_numbers_that_no_network_can_have(tmp_path):
+    def converted(part, name, tensor):
+        states = cheap_states(stuff=11, things=8, extra=1, anchors=3)
+        states[part][name] = tensor
+        return convert_seamseg(save(tmp_path / "in.tar", states))
+
+    with pytest.raises(UserError, match=r"in\.tar: sem_head::conv_sem\.bias holds NaN or infinity"):
+        converted("sem_head", "conv_sem.bias", torch.full((19,), math.nan))
+    with pytest.raises(UserError, match=r"rpn_head::conv_obj\.bias is a tensor of torch\.int64"):
+        converted("rpn_head", "conv_obj.bias", torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(UserError, match=r"body::backbone\.mod1\.bn1\.running_var holds negative numbers"):
+        converted("body", "backbone.mod1.bn1.running_var", torch.full((64,), -1.0))
+    with pytest.raises(UserError, match=r"sem_head::conv_sem\.weight has 5 rows, which do not fit the 8 thing classes"):
+        converted("sem_head", "conv_sem.weight", torch.zeros(1).expand(5, 512, 1, 1))
+    with pytest.raises(FileNotFoundError, match="is a folder, not a file of weights"):
+        convert_seamseg(tmp_path)
+
+
+def described(tmp_path, settings):
+    """The `MODEL` of the config for a Cityscapes network whose file has this config text."""
+    save(tmp_path / "in.tar", cheap_states(stuff=11, things=8, extra=1, anchors=3))
+    content = torch.load(tmp_path / "in.tar", weights_only=True)
+    torch.save({**content, "config": settings}, tmp_path / "in.tar")
+    _, layout, found = convert_seamseg(tmp_path / "in.tar")
+    return yaml.safe_load(describe(layout, found))["MODEL"]
+
+
+def test_the_config_inside_of_the_file_counts(tmp_path):
+    model = described(tmp_path, "[general]\nrgb_mean = (0.485, .456, 0.406)\nrgb_std = 0.2, 0.4, 0.6  # x\n")
+    assert model["PIXEL_MEAN"] == [123.675, 116.28, 103.53] and model["PIXEL_STD"] == [51.0, 102.0, 153.0]
+    assert model["ANCHOR_GENERATOR"]["SIZES"] == [[32], [64], [128], [256], [512]]
+    model = described(tmp_path, "rgb_mean = (103.5, 116.25, 123.5)\nanchor_scale = 4\nanchor_ratios = (1., .25, 4.)\n")
+    assert model["PIXEL_MEAN"] == [103.5, 116.25, 123.5] and model["PIXEL_STD"] == [65.497, 67.6004, 74.1234]
+    assert model["ANCHOR_GENERATOR"] == {"SIZES": [[16], [32], [64], [128], [256]], "ASPECT_RATIOS": [[1.0, 0.25, 4.0]]}
+    model = described(tmp_path, "; rgb_mean = 1, 2, 3\nrgb_mean = .41738699, .45732192, .46886091\n")
+    assert model["PIXEL_MEAN"] == [106.4337, 116.6171, 119.5595]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ("rgb_mean = a, b, c", "mean of .*three numbers"),
+        ("rgb_std = (0.2, 0.2)", "std of .*three numbers"),
+        ("rgb_std = (0.2, 0.2, 0.0)", "std of .*three numbers"),
+        ("rgb_mean = (0.2, nan, 0.1)", "mean of .*three numbers"),
+        ("anchor_scale = -8", "scale"),
+        ("anchor_ratios = 1, 2", "2 anchor_ratios, its RPN head 3 anchors"),
+    ],
+)
+def test_settings_that_cannot_be(settings, says, tmp_path):
+    with pytest.raises(UserError, match=says):
+        described(tmp_path, settings)
+
+
 def test_files_that_are_no_such_checkpoint(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.tar"):
         convert_seamseg(tmp_path / "none.tar")

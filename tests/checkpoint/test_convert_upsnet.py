@@ -539,6 +539,50 @@ def test_errors_name_the_tensor(tmp_path):
     check(r"rpn\.cls_score\.bias is a list", rpn__cls_score__bias=[1.0])
 
 
+BAD_NUMBERS = [
+    ("rcnn.fc7.0.bias", torch.full((1024,), math.nan), "fc7.0.bias holds NaN"),
+    (
+        "fcn_head.score.weight",
+        torch.full((1, 1, 1, 1), -math.inf).expand(19, 512, 1, 1),
+        "score.weight holds NaN or inf",
+    ),
+    ("rpn.bbox_pred.bias", torch.zeros(12, dtype=torch.int64), "bbox_pred.bias is a tensor of torch.int64"),
+    ("rpn.bbox_pred.bias", torch.zeros(12, dtype=torch.complex64), "torch.complex64"),
+    ("rpn.bbox_pred.bias", torch.zeros(12).to_sparse(), "it must hold floating-point numbers"),
+    ("resnet_backbone.conv1.bn1.running_var", torch.full((64,), -0.1), "running_var holds negative"),
+]
+
+
+@pytest.mark.parametrize(("name", "tensor", "says"), BAD_NUMBERS, ids=[says for *_, says in BAD_NUMBERS])
+def test_numbers_that_no_network_can_have(name, tensor, says, tmp_path):
+    state = {**cheap_state(**CITYSCAPES), name: tensor}
+    with pytest.raises(UserError, match=says) as error:
+        convert_upsnet(save(tmp_path / "in.pth", state))
+    assert name in str(error.value) and "in.pth" in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_point_numbers_are_accepted(dtype, tmp_path):
+    state = cheap_state(**CITYSCAPES)
+    state["rpn.bbox_pred.bias"] = torch.ones(12, dtype=dtype)
+    tensors, _ = convert_upsnet(save(tmp_path / "in.pth", state))
+    assert tensors["proposal_generator.rpn_head.anchor_deltas.bias"].tolist() == [1.0] * 12
+
+
+def test_fewer_semantic_rows_than_things(tmp_path):
+    state = {**cheap_state(), "fcn_head.score.weight": torch.zeros(1).expand(77, 512, 1, 1)}
+    with pytest.raises(UserError, match=r"fcn_head\.score\.weight has 77 rows, which do not fit the 80 thing classes"):
+        convert_upsnet(save(tmp_path / "in.pth", state))
+    state["mask_branch.mask_score.weight"] = torch.zeros(1).expand(1, 256, 1, 1)
+    with pytest.raises(UserError, match="do not fit the 0 thing classes"):
+        convert_upsnet(save(tmp_path / "in.pth", state))
+
+
+def test_a_folder_is_called_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is a folder, not a file of weights"):
+        convert_upsnet(tmp_path)
+
+
 def test_no_tensor_decides_what_is_needed(tmp_path):
     """Whichever one is missing, the layout that is found asks for it, or no layout is found."""
     state = {k: v for k, v in cheap_state(**CITYSCAPES).items() if not k.endswith("num_batches_tracked")}
