@@ -49,7 +49,6 @@ def anchors(settings: str, ratios: list[float], scale: float) -> tuple[list[floa
 
 
 def numbers_of(settings: str, key: str) -> list[float] | None:
-    """Returns the numbers in the last line of the text that sets `key` (or rgb_, pixel_, image_ and `key`); None without
-    such a line."""
+    """Returns the numbers in the last line that sets `key`, or `key` after rgb_, pixel_ or image_; None without one."""
     lines = re.findall(rf"^\s*(?:rgb_|pixel_|image_)?{key}\s*[=:]([^#;\n]*)", settings, re.MULTILINE)
     return [float(x) for x in NUMBER.findall(lines[-1])] if lines else None
