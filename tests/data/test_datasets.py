@@ -189,6 +189,16 @@ def test_coco_instances_overlap(tmp_path):
     assert boxes == [[2, 3, 20, 15], [3, 3, 20, 15], [4, 3, 20, 15]]
 
 
+def test_coco_masks_of_the_panoptic_pngs_do_not_overlap(tmp_path):
+    """OANet's "w/ pano-instance GT": the same images, masks from the PNGs."""
+    dataset_trees.make_coco(tmp_path / "coco", np.random.default_rng(0), zipped=False)
+    register_all(str(tmp_path))
+    with_json, without = (DatasetCatalog.get(f"coco_panoptic_2017_train{suffix}") for suffix in ("", "_pano"))
+    assert [x["file_name"] for x in without] == [x["file_name"] for x in with_json]
+    assert "annotations" in with_json[0] and not without[0].get("annotations")
+    assert panoptic_files("coco_panoptic_2017_train_pano").instances_json is None
+
+
 def test_json_of_other_classes_is_refused(tmp_path):
     dataset_trees.make_idd(tmp_path / "idd", np.random.default_rng(0))
     prepare("idd", tmp_path / "idd", workers=1, progress=False)

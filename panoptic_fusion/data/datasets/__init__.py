@@ -11,7 +11,7 @@ import os
 from .builtin import BuiltinDataset
 from .camvid import CAMVID
 from .cityscapes import CITYSCAPES
-from .coco import COCO
+from .coco import COCO, COCO_PANO
 from .idd import IDD
 from .vistas import VISTAS, VISTAS_V2
 
@@ -33,7 +33,7 @@ def register_all(root: str | None = None) -> list[str]:
     root = datasets_root() if root is None else root
     return [
         name
-        for dataset in BUILTIN.values()
+        for dataset in (*BUILTIN.values(), COCO_PANO)
         for name in dataset.register(os.path.join(root, dataset.folder or dataset.key))
     ]
 

@@ -1,12 +1,14 @@
 """COCO panoptic 2017: 133 classes (80 things, 53 stuff), with the instances JSON, whose masks overlap.
 
 detectron2 already registers `coco_2017_train` (instances only) and `coco_2017_train_panoptic` (a different label
-space), so this module uses the names `coco_panoptic_2017_train` and `coco_panoptic_2017_val`.
+space), so this module uses the names `coco_panoptic_2017_train` and `coco_panoptic_2017_val`. The same training images
+with masks from the panoptic PNGs, which do not overlap, are `coco_panoptic_2017_train_pano` (OANet, table 3).
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
@@ -30,6 +32,10 @@ def coco_files(root: str, split: str) -> PanopticFiles:
     )
 
 
+def _files_without_instances(root: str, split: str) -> PanopticFiles:
+    return replace(coco_files(root, split), instances_json=None)
+
+
 def coco_categories() -> list[dict[str, Any]]:
     """Returns detectron2's list of categories, which is the official list."""
     return COCO_CATEGORIES
@@ -43,3 +49,5 @@ COCO = BuiltinDataset(
     layout="{split}2017/*.jpg, panoptic_{split}2017/*.png, annotations/panoptic_{split}2017.json, "
     "annotations/instances_{split}2017.json (the PNGs may be in annotations/panoptic_{split}2017)",
 )
+
+COCO_PANO = replace(COCO, names={"train": "coco_panoptic_2017_train_pano"}, files=_files_without_instances)
