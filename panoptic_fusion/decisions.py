@@ -60,6 +60,7 @@ def is_agreed(
     overlap_thresh: float,
     agreement_thresh: float,
     things_area: Array | None = None,
+    painted_area: Array | None = None,
 ) -> Array:
     """Returns whether mask-guided fusion (TASCNet, section 3.3) accepts an instance; both thresholds are strict.
 
@@ -71,9 +72,12 @@ def is_agreed(
         agreement_thresh: in [0, 1]; the agreement is above it.
         things_area: pixels of the image that the semantic labels call a thing: the agreement is the IoU of mask and
             things. None: it is the share of the mask that lies in the things.
+        painted_area: pixels of the image that earlier instances cover: the threshold applies to the IoU of mask and
+            these. None: to the share of the mask that they cover.
     """
     whole = area if things_area is None else area + things_area - agreed
-    return (fraction(overlap, area) < overlap_thresh) & (fraction(agreed, whole) > agreement_thresh)
+    painted = area if painted_area is None else area + painted_area - overlap
+    return (fraction(overlap, painted) < overlap_thresh) & (fraction(agreed, whole) > agreement_thresh)
 
 
 def is_large_stuff(area: Array, limit: int) -> Array:

@@ -186,8 +186,8 @@ def _semantic(layout: Layout) -> Iterator[Entry]:
 def describe(layout: Layout, settings: str = "") -> str:
     """Returns the config that belongs to the weights, as YAML; its _BASE_ is relative to the root of the repository.
 
-    The tensors do not determine the anchor sizes or the pixel mean and standard deviation. They are taken from the file's
-    own `settings`, else the published values are used. The corresponding lines of the `settings` are added as comments.
+    The tensors do not determine the anchor sizes or the pixel mean and standard deviation. They are taken from the
+    file's own `settings`, else the published values are used. The lines of the `settings` are added as comments.
 
     Raises:
         UserError: the anchors match no published setting, or the `settings` contradict the tensors.

@@ -142,6 +142,9 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # Pixels that no instance covers get the best stuff class, even if a thing channel is higher (OANet). If False,
     # pixels with a higher thing channel become void. Used by the rules that paint instances one after another.
     fusion.STUFF_CHANNELS_ONLY = None
+    # What STUFF_AREA_LIMIT applies to: all pixels of a "class", or each connected "region" of it (OANet's text). Used
+    # by the rules that paint instances one after another.
+    fusion.STUFF_AREA_OF = "class"
     # Fuses at input resolution and resizes the labels (nearest), instead of fusing at output resolution.
     fusion.AT_INPUT_RESOLUTION = None
     # Outputs of inference: "sem_seg", "instances", "panoptic_seg" and "things_masks" (the two masks that TASCNet
@@ -159,6 +162,12 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     tasc.AGREEMENT = "coverage"
     # Instances with this agreement or less do not enter the panoptic map.
     tasc.AGREEMENT_THRESH = 0.7
+    # What OVERLAP_THRESH applies to: "coverage" (fraction of the instance that is painted) or "iou" with all painted
+    # pixels (the literal one).
+    tasc.OVERLAP = "coverage"
+    # Semantic things mask of the loss: the probability of all thing classes ("sum") or of the most probable one
+    # ("winner", the literal one), where it is above 0.5.
+    tasc.THINGS_PROBABILITY = "sum"
 
     # UPSNet's UPSNetFusion
     upsnet = fusion.UPSNET = CfgNode()
@@ -168,6 +177,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     upsnet.UNKNOWN = True
     # Fraction of an image's ground-truth instances that become unknown in training.
     upsnet.UNKNOWN_FRACTION = 0.3
+    # Whether an instance becomes stuff where the semantic side sees mostly one stuff class (instance class assignment).
+    upsnet.CLASS_ASSIGNMENT = True
 
     # OANet's SpatialRankingFusion
     srm = fusion.SRM = CfgNode()
@@ -179,6 +190,12 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     srm.LOSS_WEIGHT = 1.0
     # Paint order of the instances: by "ranking" score (the paper) or by the "product" of ranking and detection score.
     srm.ORDER = "ranking"
+    # Cells of an instance that its ranking score averages over: all of its "mask" (the paper), or the "contested" ones,
+    # which masks of several classes claim.
+    srm.SCORE_OVER = "mask"
+    # Generates overlapping masks for the training of the module where an image has none; False trains on the masks that
+    # the dataset has (the paper).
+    srm.GENERATE_OVERLAPS = True
 
     # -- two networks (IndependentPanoptic) -------------------------------------------------------------------
     independent = model.INDEPENDENT = CfgNode()

@@ -11,12 +11,14 @@ from detectron2.config import configurable
 from detectron2.structures import Instances
 
 from panoptic_fusion.decisions import reaches_score
+from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.modeling.fusion.base import PanopticFusion, PanopticSeg
 from panoptic_fusion.modeling.fusion.label_map import LabelMap
 from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops
 from panoptic_fusion.modeling.fusion.paint import Candidate, assemble, paint
 from panoptic_fusion.modeling.fusion.resize import resize_labels
 from panoptic_fusion.modeling.fusion.sem_seg_logits import SemSegLogits
+from panoptic_fusion.modeling.fusion.stuff_regions import STUFF_AREAS, drop_small_regions
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def fuse_greedily(
     *,
     stuff_area_limit: int,
     stuff_channels_only: bool = False,
+    stuff_area_of: str = "class",
     size: tuple[int, int] | None = None,
 ) -> PanopticSeg:
     """Paints the instances of a scene in an order, each where no earlier one is; stuff takes what is left.
@@ -113,6 +116,7 @@ def fuse_greedily(
         accept: whether to paint a candidate.
         stuff_area_limit: stuff segments of fewer pixels become void.
         stuff_channels_only: see `GreedyFusion`; needs semantic logits.
+        stuff_area_of: see `GreedyFusion`.
         size: see `PanopticFusion.forward`.
 
     Returns:
@@ -123,9 +127,16 @@ def fuse_greedily(
         left_over = scene.sem_seg.select(slice(scene.num_stuff)).argmax()
     else:
         left_over = scene.sem_labels
+    painted = replace(painted, canvas=resize_labels(painted.canvas, size))
+    left_over = resize_labels(left_over, size)
+    if stuff_area_of == "region":
+        left_over = drop_small_regions(
+            left_over, painted.canvas == 0, num_stuff=scene.num_stuff, limit=stuff_area_limit
+        )
+        stuff_area_limit = 0
     return assemble(
-        replace(painted, canvas=resize_labels(painted.canvas, size)),
-        resize_labels(left_over, size),
+        painted,
+        left_over,
         scores=scene.scores,
         classes=scene.classes,
         num_stuff=scene.num_stuff,
@@ -141,21 +152,34 @@ class GreedyFusion(PanopticFusion):
     """
 
     @configurable
-    def __init__(self, *, stuff_channels_only: bool = False, **kwargs):
+    def __init__(self, *, stuff_channels_only: bool = False, stuff_area_of: str = "class", **kwargs):
         """
         Args:
             stuff_channels_only: whether pixels without an instance get the best stuff class. Otherwise they get the
                 best of all semantic channels, and become void if that is a thing.
+            stuff_area_of: what the area limit of stuff applies to: all pixels of a "class", or each connected "region"
+                of it (OANet, section 4.2).
             kwargs: forwarded to `PanopticFusion`.
+
+        Raises:
+            ConfigError: if a value is out of range.
         """
         super().__init__(**kwargs)
+        if stuff_area_of not in STUFF_AREAS:
+            key = "MODEL.PANOPTIC_FUSION.STUFF_AREA_OF"
+            raise ConfigError(f"{key} is {stuff_area_of!r}: use one of {', '.join(STUFF_AREAS)}")
         self.stuff_channels_only = stuff_channels_only
+        self.stuff_area_of = stuff_area_of
 
     @classmethod
     def from_config(cls, cfg) -> dict:
         """Returns the constructor arguments from a config."""
         fusion = cls.fill_in(cfg).MODEL.PANOPTIC_FUSION
-        return {**super().from_config(cfg), "stuff_channels_only": fusion.STUFF_CHANNELS_ONLY}
+        return {
+            **super().from_config(cfg),
+            "stuff_channels_only": fusion.STUFF_CHANNELS_ONLY,
+            "stuff_area_of": fusion.STUFF_AREA_OF,
+        }
 
     def order(self, scene: Scene) -> Sequence[int]:
         """Returns the rows of the instances to paint, topmost first: `scene.kept` or a reordering or subset of it."""
@@ -191,5 +215,6 @@ class GreedyFusion(PanopticFusion):
             self.accept,
             stuff_area_limit=self.stuff_area_limit,
             stuff_channels_only=self.stuff_channels_only,
+            stuff_area_of=self.stuff_area_of,
             size=size,
         )

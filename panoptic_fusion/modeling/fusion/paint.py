@@ -22,6 +22,7 @@ class Candidate:
         painted: (h, w) int32, the canvas in the window: 0 where free, else 1 + position in the order.
         area: 0-d int64, number of pixels of the mask.
         overlap: 0-d int64, number of pixels of the mask that are already painted.
+        canvas: (H, W) int32, the whole canvas.
     """
 
     index: int
@@ -30,6 +31,7 @@ class Candidate:
     painted: torch.Tensor
     area: torch.Tensor
     overlap: torch.Tensor
+    canvas: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def paint(crops: MaskCrops, order: Sequence[int], accept: Callable[[Candidate], 
         part = canvas[window]
         free = mask & part.logical_not()
         area = mask.count_nonzero()
-        candidate = Candidate(index, window, mask, part, area, area - free.count_nonzero())
+        candidate = Candidate(index, window, mask, part, area, area - free.count_nonzero(), canvas)
         # Free pixels hold 0, so addition paints them. On a CPU this is ten times faster than a masked assignment.
         part += free * (accept(candidate).int() * position)
     return Painted(canvas, list(order))

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 def shortest_edge_scale(size: tuple[int, int], min_size: int, max_size: int) -> float:
     """Returns the factor by which an image is resized to a short side of `min_size`, or else a long side of `max_size`.
 
-    This is the factor of UPSNet's published code: the long side decides if it would exceed `max_size` after rounding, and
-    the factor is stored as float32.
+    This is the factor of UPSNet's published code: the long side decides if it would exceed `max_size` after rounding,
+    and the factor is stored as float32.
 
     Args:
         size: (height, width) of the image.

@@ -26,6 +26,7 @@ from panoptic_fusion.modeling.fusion.oanet.spatial_ranking_module import (
 
 STRIDES = (1, 2, 4, 8)
 ORDERS = ("ranking", "product")
+SCORE_CELLS = ("mask", "contested")
 
 
 def order_by_ranking(kept: Sequence[int], scores: Tensor) -> list[int]:
@@ -38,7 +39,9 @@ def order_by_ranking(kept: Sequence[int], scores: Tensor) -> list[int]:
     return [kept[place] for place in scores.argsort(descending=True, stable=True).tolist()]
 
 
-def rank_by_module(scene: Scene, module: Callable[[Tensor], Tensor], *, num_things: int, stride: int) -> Tensor:
+def rank_by_module(
+    scene: Scene, module: Callable[[Tensor], Tensor], *, num_things: int, stride: int, contested_only: bool = False
+) -> Tensor:
     """Returns the ranking scores of the K instances in `scene.kept`: (K,) float64 in [0, 1].
 
     Args:
@@ -46,6 +49,8 @@ def rank_by_module(scene: Scene, module: Callable[[Tensor], Tensor], *, num_thin
         module: a `SpatialRankingModule`.
         num_things: T.
         stride: pixels of `scene.sem_seg.image_size` per cell.
+        contested_only: average over the cells of a mask that masks of several classes claim, on which the module was
+            trained. A mask without such a cell has the score 1.
     """
     device = scene.crops.device
     kept = torch.tensor(scene.kept, dtype=torch.int64, device=device)
@@ -55,7 +60,10 @@ def rank_by_module(scene: Scene, module: Callable[[Tensor], Tensor], *, num_thin
         for length, image_length in zip(scene.sem_seg.image_size, scene.crops.size, strict=True)
     )
     masks = scene.crops.sample(kept, rows, cols)
-    logits = module(class_channels(masks, classes, num_things)[None])[0]
+    channels = class_channels(masks, classes, num_things)
+    logits = module(channels[None])[0]
+    if contested_only:
+        masks = masks & (channels.sum(0) > 1)
     return ranking_scores(logits.float().softmax(0), masks, classes)
 
 
@@ -97,6 +105,8 @@ class SpatialRankingFusion(HeuristicFusion):
         stride: int = 4,
         loss_weight: float = 1.0,
         order_by: str = "ranking",
+        score_over: str = "mask",
+        generate_overlaps: bool = True,
         **kwargs,
     ):
         """
@@ -105,6 +115,9 @@ class SpatialRankingFusion(HeuristicFusion):
             stride: side of a cell in pixels of the network's input: 1 (the paper), 2, 4 or 8.
             loss_weight: weight of `loss_srm`. 0 freezes the module.
             order_by: "ranking" (the paper) or "product" (ranking score times detection score).
+            score_over: cells that the ranking score averages over: those of the "mask" (the paper), or the "contested"
+                ones among them.
+            generate_overlaps: whether images without overlapping masks train the module with generated ones.
             kwargs: forwarded to `PanopticFusion`.
 
         Raises:
@@ -118,6 +131,8 @@ class SpatialRankingFusion(HeuristicFusion):
             raise ConfigError(f"{prefix}.LOSS_WEIGHT is {loss_weight}: use 0 or more")
         if order_by not in ORDERS:
             raise ConfigError(f"{prefix}.ORDER is {order_by!r}: use one of {', '.join(ORDERS)}")
+        if score_over not in SCORE_CELLS:
+            raise ConfigError(f"{prefix}.SCORE_OVER is {score_over!r}: use one of {', '.join(SCORE_CELLS)}")
         if loss_weight > 0 and self.ontology != "full":
             raise ConfigError(
                 f"MODEL.PANOPTIC_FUSION.NAME is SpatialRankingFusion, which learns from the thing classes of the "
@@ -127,6 +142,8 @@ class SpatialRankingFusion(HeuristicFusion):
         self.stride = stride
         self.loss_weight = float(loss_weight)
         self.order_by = order_by
+        self.score_over = score_over
+        self.generate_overlaps = generate_overlaps
         self.srm = SpatialRankingModule(self.label_space.num_things, kernel)
         if self.loss_weight == 0:
             self.srm.requires_grad_(False)
@@ -141,6 +158,8 @@ class SpatialRankingFusion(HeuristicFusion):
             "stride": srm.STRIDE,
             "loss_weight": srm.LOSS_WEIGHT,
             "order_by": srm.ORDER,
+            "score_over": srm.SCORE_OVER,
+            "generate_overlaps": srm.GENERATE_OVERLAPS,
         }
 
     def losses(self, inputs: FusionTrainingInputs) -> dict[str, Tensor]:
@@ -168,7 +187,13 @@ class SpatialRankingFusion(HeuristicFusion):
 
     def ranking_scores(self, scene: Scene) -> Tensor:
         """Returns the ranking scores of the K instances in `scene.kept`, (K,) float64 in [0, 1]."""
-        return rank_by_module(scene, self.srm, num_things=self.label_space.num_things, stride=self.stride)
+        return rank_by_module(
+            scene,
+            self.srm,
+            num_things=self.label_space.num_things,
+            stride=self.stride,
+            contested_only=self.score_over == "contested",
+        )
 
     @property
     def device(self) -> torch.device:
@@ -179,6 +204,6 @@ class SpatialRankingFusion(HeuristicFusion):
         """Returns an image's ground-truth masks at the cells, (R, h, w) bool, made to overlap if none of them do."""
         rows, cols = (cell_pixels(n, self.stride, n, self.device) for n in instances.image_size)
         masks = instances.gt_masks.tensor[:, rows[:, None], cols]
-        if len(masks) < 2 or (masks.sum(0) > 1).any():
+        if not self.generate_overlaps or len(masks) < 2 or (masks.sum(0) > 1).any():
             return masks
         return overlapping_masks(instances.gt_masks.tensor, instances.gt_boxes.tensor, rows, cols)

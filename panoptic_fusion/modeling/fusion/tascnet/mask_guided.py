@@ -11,26 +11,33 @@ from panoptic_fusion.modeling.fusion.base import PANOPTIC_FUSION_REGISTRY, Fusio
 from panoptic_fusion.modeling.fusion.greedy import GreedyFusion, Scene
 from panoptic_fusion.modeling.fusion.paint import Candidate
 from panoptic_fusion.modeling.fusion.tascnet.tasc_loss import (
+    THINGS_PROBABILITIES,
     comparable_pixels,
     instance_things_mask,
     semantic_things_mask,
     tasc_loss,
 )
 
-AGREEMENTS = ("coverage", "iou")
+AGREEMENTS = ("coverage", "iou")  # also those of OVERLAP
 AGREEMENT, AGREEMENT_THRESH = "coverage", 0.7  # the rule's own
 STRIDES = (1, 2, 4, 8)
 
 
 def accept_agreed(
-    scene: Scene, candidate: Candidate, *, overlap_thresh: float, agreement: str, agreement_thresh: float
+    scene: Scene,
+    candidate: Candidate,
+    *,
+    overlap_thresh: float,
+    agreement: str,
+    agreement_thresh: float,
+    overlap: str = "coverage",
 ) -> torch.Tensor:
     """Returns whether a candidate is little covered and agrees with the things mask: a 0-d bool tensor.
 
     Args:
         scene, candidate: see `GreedyFusion.accept`.
         overlap_thresh, agreement_thresh: in [0, 1].
-        agreement: one of `AGREEMENTS`, see `MaskGuidedFusion`.
+        agreement, overlap: each one of `AGREEMENTS`, see `MaskGuidedFusion`.
     """
     return is_agreed(
         candidate.overlap,
@@ -39,6 +46,7 @@ def accept_agreed(
         overlap_thresh=overlap_thresh,
         agreement_thresh=agreement_thresh,
         things_area=scene.things_area if agreement == "iou" else None,
+        painted_area=candidate.canvas.count_nonzero() if overlap == "iou" else None,
     )
 
 
@@ -55,7 +63,7 @@ class MaskGuidedFusion(GreedyFusion):
       is therefore `coverage`, the fraction of the instance's pixels inside the things mask. `iou` is the literal
       reading.
     - IoU with "instances that have already been added" is replaced by the fraction of the instance's pixels that they
-      cover, as in the other greedy rules.
+      cover, as in the other greedy rules. TASC.OVERLAP `iou` is the literal reading, with all painted pixels.
     - The mask at inference is the semantic argmax, without the threshold of 0.5 of the loss, because each pixel must be
       either thing or stuff.
 
@@ -74,6 +82,8 @@ class MaskGuidedFusion(GreedyFusion):
         tasc_stride: int = 4,
         agreement: str = AGREEMENT,
         agreement_thresh: float = AGREEMENT_THRESH,
+        overlap: str = "coverage",
+        things_probability: str = "sum",
         **kwargs,
     ):
         """
@@ -83,6 +93,9 @@ class MaskGuidedFusion(GreedyFusion):
                 semantic logits) or 8.
             agreement: measure of agreement, "coverage" or "iou".
             agreement_thresh: agreement threshold in [0, 1].
+            overlap: measure that OVERLAP_THRESH applies to: "coverage", the fraction of the instance's pixels that are
+                painted, or "iou" with all painted pixels.
+            things_probability: see `of` of `semantic_things_mask`: "sum" or "winner".
             kwargs: forwarded to `PanopticFusion`.
 
         Raises:
@@ -97,6 +110,11 @@ class MaskGuidedFusion(GreedyFusion):
             )
         if agreement not in AGREEMENTS:
             raise ConfigError(f"{prefix}.AGREEMENT is {agreement!r}: use one of {', '.join(AGREEMENTS)}")
+        if overlap not in AGREEMENTS:
+            raise ConfigError(f"{prefix}.OVERLAP is {overlap!r}: use one of {', '.join(AGREEMENTS)}")
+        if things_probability not in THINGS_PROBABILITIES:
+            names = ", ".join(THINGS_PROBABILITIES)
+            raise ConfigError(f"{prefix}.THINGS_PROBABILITY is {things_probability!r}: use one of {names}")
         if not 0 <= agreement_thresh <= 1:
             raise ConfigError(f"{prefix}.AGREEMENT_THRESH is {agreement_thresh}: use a number in [0, 1]")
         if tasc_loss_weight < 0:
@@ -107,6 +125,8 @@ class MaskGuidedFusion(GreedyFusion):
         self.tasc_stride = tasc_stride
         self.agreement = agreement
         self.agreement_thresh = float(agreement_thresh)
+        self.overlap = overlap
+        self.things_probability = things_probability
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -118,6 +138,8 @@ class MaskGuidedFusion(GreedyFusion):
             "tasc_stride": tasc.STRIDE,
             "agreement": tasc.AGREEMENT,
             "agreement_thresh": tasc.AGREEMENT_THRESH,
+            "overlap": tasc.OVERLAP,
+            "things_probability": tasc.THINGS_PROBABILITY,
         }
 
     def losses(self, inputs: FusionTrainingInputs) -> dict[str, torch.Tensor]:
@@ -127,7 +149,7 @@ class MaskGuidedFusion(GreedyFusion):
         height, width = inputs.gt_sem_seg.shape[-2:]
         num_stuff, stride = self.label_space.num_stuff, self.tasc_stride
         size = (height // stride, width // stride)
-        semantic = semantic_things_mask(inputs.sem_seg_logits, num_stuff, size)
+        semantic = semantic_things_mask(inputs.sem_seg_logits, num_stuff, size, self.things_probability)
         instance = instance_things_mask(
             [x.mask_logits for x in inputs.foreground], [x.proposal_boxes for x in inputs.foreground], size, stride
         )
@@ -142,4 +164,5 @@ class MaskGuidedFusion(GreedyFusion):
             overlap_thresh=self.overlap_thresh,
             agreement=self.agreement,
             agreement_thresh=self.agreement_thresh,
+            overlap=self.overlap,
         )

@@ -15,15 +15,18 @@ from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.layers.roi_flatten import roi_flatten
 from panoptic_fusion.modeling.fusion.base import OUTPUT_REGISTRY, PanopticFusion
 
+THINGS_PROBABILITIES = ("sum", "winner")
 THRESHOLD = 0.5  # for the semantic mask, as in the paper; instance masks use the default of `roi_flatten`
 
 
-def semantic_things_mask(logits: Tensor, num_stuff: int, size: tuple[int, int] | None = None) -> Tensor:
+def semantic_things_mask(
+    logits: Tensor, num_stuff: int, size: tuple[int, int] | None = None, of: str = "sum"
+) -> Tensor:
     """Returns the thresholded probability of things from the semantic logits.
 
-    It is the softmax probability of all thing classes together where this is above 0.5, and 0 elsewhere. In the
-    `collapsed` ontology it is the probability of the single things channel. It is differentiable in the logits above
-    0.5.
+    By default, it is the softmax probability of all thing classes together where this is above 0.5, and 0 elsewhere. In
+    the `collapsed` ontology it is the probability of the single things channel. It is differentiable in the logits
+    above 0.5.
 
     Not specified in the paper: this project reads the "logits" that a threshold of 0.5 applies to as softmax
     probabilities, and "their logit values" as the sum over the thing classes. With the winning class alone, pixels with
@@ -34,12 +37,14 @@ def semantic_things_mask(logits: Tensor, num_stuff: int, size: tuple[int, int] |
         logits: (N, C, h, w) float, stuff channels first, then things.
         num_stuff: S < C, the number of stuff channels.
         size: (a, b) of the result. The probability is resized bilinearly before the threshold. None means (h, w).
+        of: "sum" for all thing classes together, "winner" for the most probable thing class (the literal reading).
 
     Returns:
         (N, a, b) float in {0} and (0.5, 1].
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    things = logits[:, num_stuff:].logsumexp(1, keepdim=True)
+    things = logits[:, num_stuff:]
+    things = things.amax(1, keepdim=True) if of == "winner" else things.logsumexp(1, keepdim=True)
     probability = (things - logits.logsumexp(1, keepdim=True)).exp()
     if size is not None and tuple(size) != tuple(logits.shape[-2:]):
         probability = F.interpolate(probability, size=size, mode="bilinear", align_corners=False)
@@ -85,6 +90,7 @@ def things_masks(
     label_space: LabelSpace,
     padded_size: tuple[int, int],
     image_size: tuple[int, int],
+    things_probability: str = "sum",
 ) -> tuple[Tensor, Tensor]:
     """Returns both things masks of one image at inference, with predicted instances instead of positive proposals.
 
@@ -93,6 +99,7 @@ def things_masks(
         instances: R instances with pred_boxes, in pixels of the network's input, and pred_mask_logits (R, M, M).
         label_space: provides S, the number of stuff classes.
         padded_size, image_size: (height, width) of the network's input with and without padding.
+        things_probability: see `of` of `semantic_things_mask`.
 
     Returns:
         The semantic mask and the instance mask, each (a, b) float in [0, 1], at the resolution of the logits without
@@ -105,7 +112,7 @@ def things_masks(
         raise ConfigError("MODEL.SEM_SEG_HEAD.ONTOLOGY is 'stuff': there is no semantic mask of things to compare")
     size = tuple(logits.shape[-2:])
     stride = padded_size[0] // size[0]
-    semantic = semantic_things_mask(logits[None], label_space.num_stuff)[0]
+    semantic = semantic_things_mask(logits[None], label_space.num_stuff, of=things_probability)[0]
     instance = instance_things_mask([instances.pred_mask_logits], [instances.pred_boxes], size, stride)[0]
     height, width = (-(-side // stride) for side in image_size)
     return semantic[:height, :width], instance[:height, :width]
@@ -114,7 +121,8 @@ def things_masks(
 def things_masks_output(fusion: PanopticFusion, logits, instances, padded_size, image_size) -> tuple[Tensor, Tensor]:
     """Returns `things_masks` of the instances that pass the fusion's score threshold; see OUTPUT_REGISTRY."""
     kept = instances[instances.scores >= fusion.instances_confidence_thresh]
-    return things_masks(logits, kept, fusion.label_space, padded_size, image_size)
+    probability = getattr(fusion, "things_probability", "sum")
+    return things_masks(logits, kept, fusion.label_space, padded_size, image_size, probability)
 
 
 OUTPUT_REGISTRY._do_register("things_masks", things_masks_output)

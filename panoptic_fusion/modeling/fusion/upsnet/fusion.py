@@ -119,7 +119,6 @@ class UPSNetFusion(PanopticFusion):
 
     trains = {"loss_panoptic": ("sem_seg_head", "roi_heads")}
     thresholds = {"INSTANCES_CONFIDENCE_THRESH": 0.6, "OVERLAP_THRESH": 0.3, "AT_INPUT_RESOLUTION": True}
-    trust_classes = False
 
     @configurable
     def __init__(
@@ -128,6 +127,7 @@ class UPSNetFusion(PanopticFusion):
         panoptic_loss_weight: float = 1.0,
         unknown: bool = True,
         unknown_fraction: float = 0.3,
+        class_assignment: bool = True,
         test_sizes: tuple[int, int] | None = None,
         **kwargs,
     ):
@@ -137,6 +137,8 @@ class UPSNetFusion(PanopticFusion):
             unknown: whether there is an unknown channel. Without it, training uses all ground-truth instances and
                 ignores pixels that would be unknown, and at inference only the area limit makes pixels void.
             unknown_fraction: fraction in [0, 1) of the ground-truth instances that are made unknown in training.
+            class_assignment: whether an instance becomes stuff where the semantic side sees mostly one stuff class. See
+                `trust_classes`.
             test_sizes: short side and longest long side of the network's input, to resize labels by the scale factor of
                 the image (see `resize_labels`). None resizes by the ratio of the two sizes.
             kwargs: forwarded to `PanopticFusion`.
@@ -158,6 +160,7 @@ class UPSNetFusion(PanopticFusion):
         self.panoptic_loss_weight = float(panoptic_loss_weight)
         self.unknown = bool(unknown)
         self.unknown_fraction = float(unknown_fraction)
+        self.trust_classes = not class_assignment
         self.test_sizes = test_sizes
 
     @classmethod
@@ -169,6 +172,7 @@ class UPSNetFusion(PanopticFusion):
             "panoptic_loss_weight": upsnet.LOSS_WEIGHT,
             "unknown": upsnet.UNKNOWN,
             "unknown_fraction": upsnet.UNKNOWN_FRACTION,
+            "class_assignment": upsnet.CLASS_ASSIGNMENT,
             "test_sizes": (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) if inclusive else None,
         }
 
