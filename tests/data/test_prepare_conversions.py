@@ -442,3 +442,73 @@ def test_wrong_root_and_split(key, tmp_path):
         prepare(key, tmp_path, ["minival"])
     with pytest.raises(FileNotFoundError, match="not found"):
         prepare(key, tmp_path, ["train"])
+
+
+# -- test splits without annotations ----------------------------------------------------------------------------------
+
+
+def make_test_split(key, root):
+    """Three images of two sizes, a file that is no image, and what lists them; returns {id: (file_name, size)}."""
+    from PIL import Image
+
+    if key == "coco":
+        folder, names = root / "test2017", {1: "000000000001.jpg", 7: "000000000007.jpg", 12: "000000000012.jpg"}
+    elif key == "idd":
+        names = {f"{d}_{n}": f"{d}/{n}_leftImg8bit.png" for d, n in (("a", "000001"), ("a", "000002"), ("b", "000001"))}
+        folder = root / "leftImg8bit" / "test"
+    else:
+        folder, names = root / "testing" / "images", {name: f"{name}.jpg" for name in ("k1", "k2", "k3")}
+    expected = {}
+    for index, (image_id, name) in enumerate(names.items()):
+        size = ((9, 14), (12, 7))[index % 2]
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size[::-1]).save(folder / name)
+        expected[image_id] = (name, size)
+    if key == "coco":
+        (root / "annotations").mkdir()
+        images = [{"id": image_id, "file_name": name} for image_id, name in names.items()]
+        (root / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps({"images": images}))
+        Image.new("RGB", (5, 5)).save(folder / "000000000999.jpg")  # of the test split, not of test-dev
+    else:
+        (folder / "readme.txt").write_text("x")
+    return expected
+
+
+@pytest.mark.parametrize(("key", "split"), [("coco", "test-dev"), ("vistas", "test"), ("idd", "test")])
+def test_splits_without_annotations(key, split, tmp_path):
+    """All images are registered, with the ids of the server for COCO; void, of their size; a second run adds none."""
+    from detectron2.data import DatasetCatalog
+
+    from panoptic_fusion.data.datasets import register_all
+
+    root = tmp_path / key
+    expected = make_test_split(key, root)
+    (summary,) = prepare(key, root, [split], workers=1, progress=False)
+    assert (summary.images, summary.empty, summary.converted) == (3, 3, 3)
+    (again,) = prepare(key, root, [split], workers=1, progress=False)
+    assert (again.converted, again.kept) == (0, 3)
+    try:
+        register_all(str(tmp_path))
+        records = DatasetCatalog.get(summary.name)
+    finally:
+        register_all()
+    found = {x["image_id"]: (x["file_name"], (x["height"], x["width"])) for x in records}
+    assert found.keys() == expected.keys()
+    for image_id, (name, size) in expected.items():
+        assert found[image_id][0].endswith(name) and found[image_id][1] == size
+    assert all(x["segments_info"] == [] for x in records)
+
+
+def test_a_broken_list_or_image_of_a_test_split(tmp_path):
+    make_test_split("coco", tmp_path)
+    (tmp_path / "test2017" / "000000000007.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"1 of 3 .*000000000007.jpg is not a readable image"):
+        prepare("coco", tmp_path, ["test-dev"], workers=1, progress=False)
+    (tmp_path / "annotations" / "image_info_test-dev2017.json").write_text("[]")
+    with pytest.raises(UserError, match="image_info_test-dev2017.json is not a COCO image_info json"):
+        prepare("coco", tmp_path, ["test-dev"], workers=1, progress=False)
+    with pytest.raises(FileNotFoundError, match="testing"):
+        prepare("vistas", tmp_path / "vistas", ["test"], workers=1, progress=False)
+    (tmp_path / "idd" / "leftImg8bit" / "test").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="no image found below"):
+        prepare("idd", tmp_path / "idd", ["test"], workers=1, progress=False)

@@ -18,17 +18,18 @@ from .builtin import BuiltinDataset
 
 
 def coco_files(root: str, split: str) -> PanopticFiles:
-    """Returns the paths of a split, "train" or "val", in detectron2's layout.
+    """Returns the paths of a split, "train", "val" or "test-dev", in detectron2's layout.
 
     The PNGs may also be in `annotations/panoptic_{split}2017`, where their zip extracts them and other projects expect
     them.
     """
     pngs, where_unpacked = (os.path.join(root, *folders, f"panoptic_{split}2017") for folders in ((), ("annotations",)))
+    is_test = split == "test-dev"
     return PanopticFiles(
-        images=os.path.join(root, f"{split}2017"),
+        images=os.path.join(root, "test2017" if is_test else f"{split}2017"),
         panoptic_root=where_unpacked if os.path.isdir(where_unpacked) and not os.path.isdir(pngs) else pngs,
         panoptic_json=os.path.join(root, "annotations", f"panoptic_{split}2017.json"),
-        instances_json=os.path.join(root, "annotations", f"instances_{split}2017.json"),
+        instances_json=None if is_test else os.path.join(root, "annotations", f"instances_{split}2017.json"),
     )
 
 
@@ -43,7 +44,7 @@ def coco_categories() -> list[dict[str, Any]]:
 
 COCO = BuiltinDataset(
     key="coco",
-    names={"train": "coco_panoptic_2017_train", "val": "coco_panoptic_2017_val"},
+    names={split: f"coco_panoptic_2017_{split}" for split in ("train", "val", "test-dev")},
     files=coco_files,
     categories=coco_categories,
     layout="{split}2017/*.jpg, panoptic_{split}2017/*.png, annotations/panoptic_{split}2017.json, "

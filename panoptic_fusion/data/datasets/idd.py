@@ -67,7 +67,7 @@ def idd_categories() -> list[dict[str, Any]]:
 
 
 def idd_files(root: str, split: str) -> PanopticFiles:
-    """Returns the official folders, with the converted JSON and PNGs next to them; `split` is train or val."""
+    """Returns the official folders, with the converted JSON and PNGs next to them; `split` is train, val or test."""
     return PanopticFiles(
         images=os.path.join(root, "leftImg8bit", split),
         panoptic_root=os.path.join(root, "gtFine", f"idd_panoptic_{split}"),
@@ -77,7 +77,7 @@ def idd_files(root: str, split: str) -> PanopticFiles:
 
 IDD = BuiltinDataset(
     key="idd",
-    names={"train": "idd_train", "val": "idd_val"},
+    names={"train": "idd_train", "val": "idd_val", "test": "idd_test"},
     files=idd_files,
     categories=idd_categories,
     layout="leftImg8bit/{split}/<drive>/*_leftImg8bit.png, gtFine/{split}/<drive>/*_gtFine_polygons.json, "

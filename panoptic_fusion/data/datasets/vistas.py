@@ -16,7 +16,7 @@ from typing import Any
 from ..coco_panoptic import PanopticFiles
 from .builtin import BuiltinDataset
 
-FOLDERS = {"train": ("training", "train"), "val": ("validation", "val")}
+FOLDERS = {"train": ("training", "train"), "val": ("validation", "val"), "test": ("testing", "test")}
 PANOPTIC_JSON = {"v1.2": "panoptic_2018.json", "v2.0": "panoptic_2020.json"}
 
 
@@ -39,7 +39,7 @@ def config_file(root: Path, split: str, version: str = "v1.2") -> Path:
 
 
 def vistas_files(root: str, split: str, version: str = "v1.2") -> PanopticFiles:
-    """Returns the paths of a split, "train" or "val", in the layout found on disk (default: release 2.0)."""
+    """Returns the paths of a split, "train", "val" or "test", in the layout found on disk (default: release 2.0)."""
     panoptic = annotation_folder(Path(root), split, version) / "panoptic"
     images = split_folder(Path(root), split) / "images"
     return PanopticFiles(str(images), str(panoptic), str(panoptic / PANOPTIC_JSON[version]))
@@ -67,7 +67,7 @@ def _is_old_layout(folder: Path, version: str) -> bool:
 
 VISTAS = BuiltinDataset(
     key="vistas",
-    names={"train": "vistas_train", "val": "vistas_val"},
+    names={"train": "vistas_train", "val": "vistas_val", "test": "vistas_test"},
     files=vistas_files,
     categories=vistas_categories,
     layout="config_v1.2.json, (training|validation)/{{images/*.jpg, v1.2/instances/*.png, v1.2/panoptic/*.png, "

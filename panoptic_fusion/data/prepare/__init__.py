@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...errors import UserError
 from ..datasets import BUILTIN
-from . import camvid, cityscapes, coco, idd, vistas
+from . import camvid, cityscapes, coco, idd, unlabeled, vistas
 from .runner import SplitPlan, SplitResult, run_split
 from .summary import SplitSummary, summarize
 
@@ -33,6 +33,10 @@ _CONVERTERS = {
     "idd": Converter(idd.annotation_folder, idd.plan_split),
     "camvid": Converter(camvid.annotation_folder, camvid.plan_split),
 }
+
+
+# Splits without public annotations: images alone. (Cityscapes has annotation files, all void.)
+_UNLABELED = {("coco", "test-dev"), ("vistas", "test"), ("idd", "test")}
 
 
 def prepare(
@@ -58,7 +62,12 @@ def prepare(
         UserError: if files of the dataset are invalid. The message names them.
     """
     dataset, root = BUILTIN[key], Path(os.path.expanduser(root))
-    folder = (_CONVERTERS.get(key) or coco).annotation_folder
+
+    def folder(root: Path, split: str) -> Path:
+        if (key, split) in _UNLABELED:
+            return _unlabeled_source(key, root, split)
+        return (_CONVERTERS.get(key) or coco).annotation_folder(root, split)
+
     if splits is None:
         splits = [split for split in ("train", "val") if folder(root, split).exists()]
         missing = "" if splits else f"{folder(root, 'train')} and {folder(root, 'val')}"
@@ -77,7 +86,10 @@ def _prepare_split(key: str, root: Path, split: str, workers: int | None, force:
     dataset = BUILTIN[key]
     files = dataset.files(str(root), split)
     result, notes = SplitResult(0, 0, {}), []
-    if key == "coco":
+    if (key, split) in _UNLABELED:
+        result = run_split(_plan_unlabeled(key, root, split), workers, force, progress)
+        notes.append("no public annotations: all is void, metrics are NaN; TEST.WRITE_PREDICTIONS for the test server")
+    elif key == "coco":
         unpacked = coco.unpack_pngs(root, split, progress)
         notes.append(f"COCO comes in the panoptic format, nothing to convert; {unpacked} PNGs unpacked now")
     else:
@@ -91,3 +103,21 @@ def _prepare_split(key: str, root: Path, split: str, workers: int | None, force:
     notes += [f"{text} ({count} times)" for text, count in sorted(result.notes.items())]
     json_and_pngs = Path(files.panoptic_json), Path(files.panoptic_root)
     return summarize(dataset.names[split], *json_and_pngs, result.converted, result.kept, notes)
+
+
+def _unlabeled_source(key: str, root: Path, split: str) -> Path:
+    """Returns what lists the images of a split without annotations: COCO's image_info JSON, else their folder."""
+    if key == "coco":
+        return root / "annotations" / f"image_info_{split}2017.json"
+    return Path(BUILTIN[key].files(str(root), split).images)
+
+
+def _plan_unlabeled(key: str, root: Path, split: str) -> SplitPlan:
+    files, categories = BUILTIN[key].files(str(root), split), BUILTIN[key].categories()
+    source = _unlabeled_source(key, root, split)
+    if key == "coco":
+        return unlabeled.plan_listed_images(files, categories, source)
+    plan = unlabeled.plan_images(files, categories, source.rglob("*"))
+    if not plan.sources:
+        raise FileNotFoundError(f"no image found below {source}; docs/datasets.md has the tree")
+    return plan

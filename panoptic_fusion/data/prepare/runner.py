@@ -29,7 +29,7 @@ from .segments import write_png
 class Source:
     """One annotation to convert: id and file_name of its image in the JSON, its own path, and the PNG's name."""
 
-    image_id: str
+    image_id: str | int
     image_name: str
     path: str
     png_name: str
@@ -165,7 +165,7 @@ def _convert_one(
 # -- what is finished ------------------------------------------------------------------------------------------------
 
 
-def _usable(plan: SplitPlan, records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _usable(plan: SplitPlan, records: dict[Any, dict[str, Any]]) -> dict[Any, dict[str, Any]]:
     """Returns the records (image id -> {image, annotation}) that belong to a source and whose PNG exists."""
     names = {source.image_id: source.png_name for source in plan.sources}
     pngs = set(os.listdir(plan.panoptic_root))
@@ -176,7 +176,7 @@ def _usable(plan: SplitPlan, records: dict[str, dict[str, Any]]) -> dict[str, di
     }
 
 
-def _read_journal(plan: SplitPlan) -> dict[str, dict[str, Any]]:
+def _read_journal(plan: SplitPlan) -> dict[Any, dict[str, Any]]:
     return {record["annotation"]["image_id"]: record for record in read_records(plan.journal)}
 
 
@@ -193,7 +193,7 @@ def _read_json(plan: SplitPlan) -> dict[str, Any]:
     return content
 
 
-def _records(content: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
+def _records(content: dict[str, Any] | None) -> dict[Any, dict[str, Any]]:
     """Returns the records of a panoptic JSON in the format of the journal."""
     if content is None:
         return {}
@@ -201,7 +201,7 @@ def _records(content: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
     return {a["image_id"]: {"image": images[a["image_id"]], "annotation": a} for a in content["annotations"]}
 
 
-def _content(plan: SplitPlan, done: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _content(plan: SplitPlan, done: dict[Any, dict[str, Any]]) -> dict[str, Any]:
     """Returns the split's JSON content, in the order of the sources."""
     images = [{**done[source.image_id]["image"], "file_name": source.image_name} for source in plan.sources]
     annotations = [done[source.image_id]["annotation"] for source in plan.sources]
