@@ -166,7 +166,7 @@ class InPlaceABN(nn.BatchNorm1d):
     """Layer of `in_place_abn` with parameters `weight` and `bias`, and buffers `running_mean` and `running_var`.
 
     It accepts inputs of any shape (N, C, ...). The state dict has the same keys as in the published code: it has no
-    `num_batches_tracked`, and the one of a plain batch norm is dropped when loading.
+    `num_batches_tracked`, and drops it when loading a plain batch norm.
 
     It is a subclass of BatchNorm1d, although it accepts any number of dimensions, because detectron2 recognizes norms
     by their type. SOLVER.WEIGHT_DECAY_NORM and the PreciseBN hook treat it as a norm. detectron2's `freeze`, which

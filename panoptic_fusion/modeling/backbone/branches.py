@@ -61,7 +61,7 @@ class BranchedBackbone(Backbone):
             instances, stuff: two backbones of the same kind; they are modified and become part of this backbone.
             stuff_levels: names of the maps of `stuff` that are used. If they include no extra level of its FPN (P6 and
                 above, which serve region proposals), these levels are removed.
-            share_bottom_up: whether to use the `bottom_up` of `instances` for both and drop the one of `stuff`.
+            share_bottom_up: whether to use the `bottom_up` of `instances` for both and drop `stuff.bottom_up`.
 
         Raises:
             ConfigError: if `stuff_levels` differ from the levels that `stuff` outputs (distributed training requires a
@@ -88,7 +88,7 @@ class BranchedBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Number of which the height and width of the input must be multiples."""
+        """Number that must divide the height and width of the input."""
         return self.instances.size_divisibility
 
     @property

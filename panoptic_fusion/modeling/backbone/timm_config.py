@@ -15,8 +15,8 @@ def resolve_timm(cfg: CfgNode) -> None:
     timm's metadata is read only if it is needed: the config of a trained model already has its normalization.
 
     Raises:
-        ConfigError: if a key would be ignored or has an unsupported value, or if the normalization differs from the one
-            that the pretrained weights were trained with. The message names the key.
+        ConfigError: if a key would be ignored or has an unsupported value, or if the normalization does not match the
+            pretrained weights. The message names the key.
         UserError: if timm is needed and missing.
     """
     keys = cfg.MODEL.TIMM
