@@ -1,4 +1,4 @@
-"""Backbones whose parts are shared between instances and stuff as MODEL.SHARING says (OANet, section 4.3, table 4).
+"""Backbones that instances and stuff share fully, in part, or not at all (OANet, section 4.3, table 4).
 
 | MODEL.SHARING | table 4         | ResNet | FPN |
 |---------------|-----------------|--------|-----|

@@ -71,7 +71,8 @@ class UPSNetFusion(PanopticFusion):
         unknown_fraction: float = 0.3,
         **kwargs,
     ):
-        """
+        """Builds the fusion and its panoptic loss.
+
         Args:
             panoptic_loss_weight: weight of `loss_panoptic`. 0 disables it.
             unknown: whether there is an unknown channel. Without it, training uses all ground-truth instances and
