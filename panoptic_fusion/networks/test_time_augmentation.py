@@ -109,7 +109,7 @@ class TestTimeAugmentation:
 
         Returns:
             The merged results, and the output's size. Semantic logits are the logarithm of the mean probability (plus
-            the mean log-partition, so that they have the scale of single-view logits), at output size.
+            the mean log-partition, so that their scale stays that of single-view logits), at output size.
         """
         output_size = output_size_of(x, tuple(x["image"].shape[-2:]))
         mean, detections = None, []
@@ -172,9 +172,9 @@ def merge_detections(detections: Sequence[Instances], nms_thresh: float, max_det
     """Returns the detections of several views as one set: NMS within each class, then the highest scores.
 
     Args:
-        detections: for each view, pred_boxes (in coordinates of the same image), scores and pred_classes.
-        nms_thresh: IoU above which a box is dropped if it overlaps a box with a higher score.
-        max_detections: maximum number of detections to keep.
+        detections: of each view, in the coordinates of the same image, with pred_boxes, scores and pred_classes.
+        nms_thresh: a box that overlaps one of a higher score by more than this IoU is dropped.
+        max_detections: how many remain at most.
 
     Returns:
         Instances in descending order of scores, with these three fields.

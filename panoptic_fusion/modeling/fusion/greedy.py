@@ -63,8 +63,7 @@ class GreedyFusion(PanopticFusion):
 
     @configurable
     def __init__(self, *, stuff_channels_only: bool = False, **kwargs):
-        """Builds the fusion.
-
+        """
         Args:
             stuff_channels_only: whether pixels without an instance get the best stuff class. Otherwise they get the
                 best of all semantic channels, and become void if that is a thing.
