@@ -205,7 +205,7 @@ def _create(
             height, width = metadata["input_size"][1:]
             raise ConfigError(f"MODEL.TIMM.NAME {name} takes images of {height} x {width} only") from error
         raise ConfigError(f"MODEL.TIMM: {name} with {options} cannot be built: {error}") from error
-    except Exception as error:  # the hub client's errors differ by kind of network failure
+    except Exception as error:  # covers whatever the hub client raises without a network
         if not pretrained:
             raise
         raise UserError(
