@@ -75,7 +75,7 @@ def check_pixels(width: int, height: int, path: str | os.PathLike, max_pixels: i
     if width * height > max_pixels:
         raise DatasetError(
             f"{width}x{height} pixels are more than INPUT.MAX_PIXELS ({max_pixels}); make it smaller, or raise "
-            "INPUT.MAX_PIXELS if the memory is there",
+            "INPUT.MAX_PIXELS if there is enough memory",
             os.fspath(path),
             "too many pixels",
         )

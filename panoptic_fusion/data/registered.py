@@ -8,14 +8,16 @@ from detectron2.data import DatasetCatalog
 
 from ..errors import ConfigError
 from .coco_panoptic import label_space_of
+from .image_header import MAX_PIXELS
 from .label_space import LabelSpace
 
 
-def check_data_set(name: str, model: LabelSpace) -> None:
-    """Checks that a registered dataset has the classes of a model and that its files exist.
+def check_data_set(name: str, model: LabelSpace, max_pixels: int = MAX_PIXELS) -> None:
+    """Checks that a registered dataset has the classes of a model, that its files exist, and that no image is too large.
 
     Raises:
-        ConfigError: if the classes differ, a file is missing, or the dataset has no image.
+        ConfigError: if the classes differ, a file is missing, the dataset has no image, or an image has more than
+            `max_pixels` pixels (INPUT.MAX_PIXELS) according to the JSON.
     """
     data = label_space_of(name)
     if (data.thing_classes, data.stuff_classes) != (model.thing_classes, model.stuff_classes):
@@ -27,6 +29,12 @@ def check_data_set(name: str, model: LabelSpace) -> None:
     dicts = DatasetCatalog.get(name)
     if not dicts:
         raise ConfigError(f"dataset {name!r} has no image")
+    largest = max(dicts, key=lambda record: record["width"] * record["height"])
+    if largest["width"] * largest["height"] > max_pixels:
+        raise ConfigError(
+            f"dataset {name!r}: {largest['file_name']} has {largest['width']}x{largest['height']} pixels, more than "
+            f"INPUT.MAX_PIXELS ({max_pixels}): make it smaller, or raise the limit if there is enough memory"
+        )
     _check_files(name, dicts)
 
 

@@ -62,7 +62,7 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
                 f"dataset {name!r} (DATASETS.TRAIN, DATASETS.TEST) is not registered: name it in DATASETS.REGISTER or "
                 "call register_panoptic"
             )
-        check_data_set(name, model)
+        check_data_set(name, model, cfg.INPUT.MAX_PIXELS)
     if cfg.SOLVER.AMP.ENABLED and not eval_only:
         _check_mixed_precision(cfg.SOLVER.AMP.DTYPE, cfg.MODEL.DEVICE)
     if goes_on(cfg, resume):

@@ -124,7 +124,7 @@ def images_of(cfg: CfgNode, dataset: str) -> list[dict]:
             f"dataset {dataset!r} is not registered; the model's config registers "
             f"{', '.join(e['name'] for e in cfg.DATASETS.REGISTER) or 'none'}"
         )
-    check_data_set(dataset, LabelSpace.from_categories(cfg.MODEL.CATEGORIES))
+    check_data_set(dataset, LabelSpace.from_categories(cfg.MODEL.CATEGORIES), cfg.INPUT.MAX_PIXELS)
     return DatasetCatalog.get(dataset)
 
 

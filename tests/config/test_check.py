@@ -99,7 +99,7 @@ def test_own_parts_of_a_user(resolve):
 def test_a_gpu_where_there_is_none(resolve, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert resolve().MODEL.DEVICE == "cpu"
-    with pytest.raises(ConfigError, match="MODEL.DEVICE cuda:1: there is no GPU"):
+    with pytest.raises(ConfigError, match="MODEL.DEVICE cuda:1: no GPU is available"):
         resolve("MODEL.DEVICE", "cuda:1")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert resolve().MODEL.DEVICE == "cuda"

@@ -51,7 +51,12 @@ def thresholds(cfg) -> tuple:
     return tuple(fusion[key] for key in KEYS)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
+LATER = ("_independent", "_semantic")  # configs of separate networks, which 1dabfec did not have
+
+
+@pytest.mark.parametrize(
+    "path", [f for f in FILES if not f.stem.endswith(LATER)], ids=lambda path: str(path.relative_to(CONFIGS))
+)
 def test_configs_have_the_thresholds_of_1dabfec(path):
     dataset = path.parent.name
     system = path.stem.rsplit("_r", 1)[0].rsplit("_lite", 1)[0].lower().removeprefix("base-")

@@ -136,7 +136,9 @@ def test_a_gpu_where_there_is_none(assert_refused, toy_config, trained, tmp_path
         "train": ["--config-file", toy_config, "OUTPUT_DIR", tmp_path],
         "demo": ["--model", trained, "--input", ROOT / "README.md", "--output", tmp_path / "out", "--opts"],
     }
-    assert "MODEL.DEVICE cuda: there is no GPU" in assert_refused(script, *arguments[script], "MODEL.DEVICE", "cuda")
+    assert "MODEL.DEVICE cuda: no GPU is available" in assert_refused(
+        script, *arguments[script], "MODEL.DEVICE", "cuda"
+    )
 
 
 def test_odd_number_of_words(assert_refused, toy_config):
