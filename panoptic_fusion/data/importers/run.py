@@ -148,7 +148,7 @@ def _claim(output: Path, marker: Mapping[str, Any]) -> None:
             raise UserError(f"{path} is damaged; remove {output} or choose a different --output") from None
         if not same:
             raise UserError(f"{output} holds an import of {before['source']}; choose a different --output")
-    elif output.is_dir() and any(output.iterdir()):
+    elif output.is_dir() and any(found.name != ".import" for found in output.iterdir()):
         raise UserError(f"{output} is not empty and holds no import; choose a new folder")
     (output / ".import").mkdir(parents=True, exist_ok=True)
     write_json(path, {**marker, "complete": False})
