@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...files import unused_name, write_json
+from ...files import remove_partial_files, unused_name, write_json
 from ...locks import locked_folder
 from ...processes import default_workers, with_progress
 from ..faults import DatasetError
@@ -105,6 +105,8 @@ def import_annotations(
     jobs = _jobs(good, output, common, categories)
     with locked_folder(journal.parent, f"--output {output}"):
         journal.touch()
+        for folder in {os.path.dirname(path) for job in jobs.values() for path in (job.png_target, job.image_target)}:
+            remove_partial_files(folder)
         done = {key for key, _ in finished(journal, jobs)}
         todo = [job for job in jobs.values() if job.key not in done]
         results = map_unordered(work.paint_item, todo, workers, work.start, (common,))
