@@ -144,16 +144,9 @@ def finished(trained, tmp_path, monkeypatch, toy_config, tiny_settings):
             (folder / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
             (folder / "ablation.json").write_text(json.dumps({"commit": "abc123", "settings": {}}))
 
-    def in_this_process(threads, job, *words):
-        words = list(words)
-        size = tuple(int(v) for v in words[1 if job == "memory" else 0].split("x"))
-        if job == "memory":
-            return costs._memory(words[0], size)
-        return costs._seconds(words[2:], size, int(words[1]))
-
     started = []
     monkeypatch.setattr(page, "run_spec", lambda *words, **options: started.append(words) or [])
-    monkeypatch.setattr(costs, "_child", in_this_process)
+    monkeypatch.setattr(costs, "_child", lambda threads, *job: costs.run_job(job))
     return spec, output, started
 
 
@@ -231,6 +224,23 @@ def test_without_photos_nothing_of_them_is_seen(trained, tmp_path, tiny_cfg):
             pictures.draw_gallery(tmp_path / "gallery.png", {"one": str(trained)}, 2, False)
         drawn.append(original(str(tmp_path / "gallery.png")))
     assert np.array_equal(*drawn) and drawn[0].std() > 5
+
+
+@pytest.mark.parametrize("flag", [[], ["--allow-download"]], ids=["without", "with"])
+def test_the_measurements_may_download_if_the_trainings_may(finished, run_script, tmp_path, monkeypatch, flag):
+    spec, output, _ = finished
+    allowed = {costs: set(), pictures: set()}
+    for module, seen in allowed.items():
+
+        def load(*args, allow_download=False, whole=module.load_trained, seen=seen, **options):
+            seen.add(allow_download)
+            return whole(*args, allow_download=allow_download, **options)
+
+        monkeypatch.setattr(module, "load_trained", load)
+    options = ["--output", output, "--docs", tmp_path / "docs", "--sizes", "96x64", "--repeats", "1"]
+    code, _, err = run_script("leaderboard", spec, *options, *flag)
+    assert code == 0, err
+    assert allowed == {costs: {bool(flag)}, pictures: {bool(flag)}}
 
 
 def test_an_empty_cell_is_reported(finished, run_script, tmp_path):

@@ -47,7 +47,9 @@ def draw_figure(
     figure.savefig(path)
 
 
-def draw_gallery(path: Path, models: dict[str, str], num_images: int, photos: bool) -> None:
+def draw_gallery(
+    path: Path, models: dict[str, str], num_images: int, photos: bool, *, allow_download: bool = False
+) -> None:
     """Draws the predictions of all models for the same validation images: one row per image, one column per model.
 
     Args:
@@ -56,6 +58,7 @@ def draw_gallery(path: Path, models: dict[str, str], num_images: int, photos: bo
         num_images: number of images, evenly spread over the dataset.
         photos: whether to add columns with the photo and the ground truth, and to draw predictions over the photo.
             Otherwise the photo is not visible at all.
+        allow_download: downloads weights from any address that a config names, see `check_downloads`.
 
     Raises:
         UserError: the models have different datasets.
@@ -63,7 +66,8 @@ def draw_gallery(path: Path, models: dict[str, str], num_images: int, photos: bo
     columns: dict[str, list[np.ndarray]] = {}
     dataset = None
     for title, folder in models.items():
-        cfg = load_trained(folder, ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"])
+        opts = ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
+        cfg = load_trained(folder, opts, allow_download=allow_download)
         if dataset not in (None, cfg.DATASETS.TEST[0]):
             raise UserError(f"{title} was evaluated on {cfg.DATASETS.TEST[0]}, the others on {dataset}")
         dataset = cfg.DATASETS.TEST[0]
