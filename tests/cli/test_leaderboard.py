@@ -1,6 +1,8 @@
 """Leaderboards: costs against counts by hand, the page from finished trainings, and what it refuses."""
 
+import errno
 import json
+import os
 import shutil
 
 import cv2
@@ -14,9 +16,11 @@ from tiny_training import ROOT, as_opts
 from torch import nn
 from torchvision.ops import DeformConv2d
 
+from panoptic_fusion import files
 from panoptic_fusion.cli.experiments import costs, page, pictures
 from panoptic_fusion.cli.experiments.spec import read_spec
 from panoptic_fusion.data.label_space import LabelSpace
+from panoptic_fusion.errors import DiskError
 
 QUALITY = {"PQ": 30.0, "PQ_dagger": 31, "SQ": 70, "RQ": 40, "PQ_th": 20, "PQ_st": 45, "mIoU": 50, "images": 3}
 
@@ -110,7 +114,7 @@ def test_the_table_of_costs_by_hand():
 
 def test_the_figure_shows_mean_and_deviation_at_the_time_of_each_system(tmp_path, monkeypatch):
     figures, save = [], pictures.Figure.savefig
-    monkeypatch.setattr(pictures.Figure, "savefig", lambda self, path: figures.append(self) or save(self, path))
+    monkeypatch.setattr(pictures.Figure, "savefig", lambda self, *a, **k: figures.append(self) or save(self, *a, **k))
     quality = {"fast": [30.0, 34.0], "slow": [50.0], "unknown": [None]}
     pictures.draw_figure(tmp_path / "figure.png", quality, {"fast": 0.1, "slow": 0.5, "unknown": 0.2}, (480, 360))
     axes = figures[0].axes[0]
@@ -198,6 +202,21 @@ def test_page_figure_and_gallery(finished, run_script, tmp_path, monkeypatch, ti
     columns = 4 if photos else 2
     height = pictures.TITLE_HEIGHT + 3 * (round(pictures.CELL_WIDTH * 96 / 128) + pictures.GAP)
     assert gallery.shape == (height, columns * (pictures.CELL_WIDTH + pictures.GAP), 3)
+
+
+def test_pictures_on_a_full_disk(trained, tmp_path, monkeypatch):
+    """OpenCV would write nothing and not say so."""
+
+    class Full(files._Raw):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "_Raw", Full)
+    with pytest.raises(DiskError, match=r"gallery.jpg: No space left"):
+        pictures.draw_gallery(tmp_path / "gallery.jpg", {"one": str(trained)}, 1, True)
+    with pytest.raises(DiskError, match=r"figure.png: No space left"):
+        pictures.draw_figure(tmp_path / "figure.png", {"one": [50.0]}, {"one": 0.1}, (480, 360))
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_photos_nothing_of_them_is_seen(trained, tmp_path, tiny_cfg):

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from panoptic_fusion.data.mapper import read_image
 from panoptic_fusion.errors import UserError
+from panoptic_fusion.files import write_atomically, write_image
 from panoptic_fusion.networks.trained import build_predictor, evenly_spread, images_of, load_trained
 from panoptic_fusion.visualization import draw_panoptic, ground_truth_panoptic
 
@@ -44,7 +45,7 @@ def draw_figure(
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path)
+    write_atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:]))
 
 
 def draw_gallery(
@@ -85,8 +86,7 @@ def draw_gallery(
                 ids = _cell(np.asarray(torch.as_tensor(ids).cpu()).astype(np.int32), cv2.INTER_NEAREST)
                 picture = draw_panoptic(ground, ids, segments_info, predictor.metadata, alpha)
                 columns.setdefault(column, []).append(picture)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 88] if path.suffix == ".jpg" else []
-    cv2.imwrite(str(path), grid(columns)[:, :, ::-1], quality)
+    write_image(path, grid(columns), jpeg_quality=88)
 
 
 def grid(columns: dict[str, list[np.ndarray]]) -> np.ndarray:
