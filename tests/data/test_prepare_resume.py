@@ -17,7 +17,7 @@ from PIL import Image
 from panoptic_fusion.data.prepare import idd, prepare, runner
 from panoptic_fusion.data.prepare.camvid import split_of
 from panoptic_fusion.data.prepare.runner import run_split
-from panoptic_fusion.errors import UserError
+from panoptic_fusion.errors import DiskError, UserError
 from panoptic_fusion.locks import locked_file
 
 CONVERT = idd.convert
@@ -175,6 +175,36 @@ def test_changed_annotation_is_converted_again(tree, finished):
     assert [a["segments_info"] for a in annotations if a["file_name"] == name] == [[]]
     assert {n for n in after if after[n] != before[n]} == {name, "idd_panoptic_train.json"}
     assert prepare("idd", tree, ["train"], progress=False)[0].converted == 0
+
+
+@pytest.mark.parametrize("journal", [True, False], ids=["journal", "only the json"])
+def test_no_json_next_to_newer_pngs(tree, monkeypatch, journal):
+    """The first of two changed annotations is converted, then the run ends."""
+    prepare("idd", tree, ["train"], progress=False)
+    path = tree / "gtFine/idd_panoptic_train.json"
+    if not journal:  # as written by an earlier version, which sees a lost PNG only
+        (tree / "gtFine/idd_panoptic_train.json.journal").unlink()
+    for frame in ("000000", "000007"):
+        changed = tree / f"gtFine/train/0/{frame}_gtFine_polygons.json"
+        changed.write_text(json.dumps({**json.loads(changed.read_text()), "objects": []}))
+        if not journal:
+            (tree / f"gtFine/idd_panoptic_train/0_{frame}_gtFine_panoptic.png").unlink()
+
+    def convert(images, source):
+        if source.image_id == "0_000007":
+            raise DiskError("full")
+        return CONVERT(images, source)
+
+    monkeypatch.setattr(idd, "convert", convert)
+    with pytest.raises(DiskError):
+        prepare("idd", tree, ["train"], workers=1, progress=False)
+    assert not path.exists()
+    monkeypatch.undo()
+    summary = prepare("idd", tree, ["train"], progress=False)[0]
+    assert (summary.converted, summary.kept) == (1, 7)
+    after = content(tree)
+    prepare("idd", tree, ["train"], force=True, progress=False)
+    assert content(tree) == after
 
 
 def test_same_size_with_another_time_is_converted_again(tree):

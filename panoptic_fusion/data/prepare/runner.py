@@ -2,8 +2,9 @@
 
 Finished images are recorded in the journal, `<json>.journal`: one JSON line per image, appended by the worker after the
 image's PNG is in place. The line holds size and modification time of the files that the image was converted from; if
-they change, the next run converts the image again. Therefore the journal is kept. When it covers all images, the final
-JSON is written. PNGs and JSON files are written under a temporary name and renamed, so that none is ever incomplete.
+they change, the next run converts the image again. The journal is therefore kept. The JSON is written when the journal
+covers all images. It is removed while images are converted, so that it never describes older PNGs. PNGs and JSON files
+are written under a temporary name and renamed, so that none is ever incomplete.
 """
 
 from __future__ import annotations
@@ -124,8 +125,13 @@ def run_split(plan: SplitPlan, workers: int | None = None, force: bool = False, 
             plan.panoptic_json.unlink(missing_ok=True)
             plan.journal.unlink(missing_ok=True)
         before = _read_json(plan) if plan.panoptic_json.is_file() else None
-        done = _usable(plan, _records(before) | _read_journal(plan))
+        in_journal = _read_journal(plan)
+        done = _usable(plan, _records(before) | in_journal)
         todo = [source for source in plan.sources if source.image_id not in done]
+        if todo and before is not None:  # a killed run must not leave this JSON next to newer PNGs
+            for image_id in done.keys() - in_journal.keys():
+                append_record(plan.journal, done[image_id])
+            plan.panoptic_json.unlink()
         errors = _convert_all(plan, todo, len(done), workers or default_workers(), progress)
         if errors:
             shown = "; ".join(errors[:5]) + (f"; and {len(errors) - 5} more" if len(errors) > 5 else "")
@@ -133,7 +139,7 @@ def run_split(plan: SplitPlan, workers: int | None = None, force: bool = False, 
         if todo:
             done |= _read_journal(plan)
         content = _content(plan, done)
-        if content != before:
+        if todo or content != before:
             write_json(plan.panoptic_json, content, sort_keys=True)
     notes: dict[str, int] = {}
     for record in done.values():
