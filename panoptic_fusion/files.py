@@ -105,12 +105,13 @@ def _is_running(pid: int) -> bool:
     return True
 
 
-def write_image(path: str | os.PathLike, rgb: np.ndarray) -> None:
+def write_image(path: str | os.PathLike, rgb: np.ndarray, jpeg_quality: int = 95) -> None:
     """Writes an (H, W, 3) uint8 RGB image with `write_atomically`, in the format of the suffix."""
     import cv2
 
     path = Path(path)
-    good, data = cv2.imencode(path.suffix, rgb[:, :, ::-1])
+    options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if path.suffix == ".jpg" else []
+    good, data = cv2.imencode(path.suffix, rgb[:, :, ::-1], options)
     if not good:
         raise UserError(f"{path}: OpenCV cannot write an image of {rgb.shape[1]}x{rgb.shape[0]} pixels in this format")
     write_atomically(path, lambda file: file.write(data.tobytes()))

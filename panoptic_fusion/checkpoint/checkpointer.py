@@ -167,13 +167,6 @@ class AtomicCheckpointer(DetectionCheckpointer):
         finally:
             self._parsed_url_during_load = None  # detectron2 keeps it after an error and then refuses to load
 
-    def remove_partial_files(self) -> None:
-        """Removes partial files of an interrupted run from `save_dir`; only for the process that writes there."""
-
-        for pattern in (".*.pth.*.partial", ".last_checkpoint.*.partial"):
-            for file in Path(self.save_dir).glob(pattern):
-                file.unlink(missing_ok=True)
-
     @property
     def _transfers(self) -> bool:
         return self.name_match is not None and self.rows is not None and not self.require_complete

@@ -8,6 +8,7 @@ fraction of a second, and what they still write is whole and the same as in the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import multiprocessing
 import os
@@ -19,7 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from ..children import exit_with
-from ..errors import UserError
+from ..errors import DISK_ERRORS, DiskError, UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -75,11 +76,22 @@ _END: Any = object()
 
 
 def append_record(journal: str | os.PathLike, record: Any) -> None:
-    """Appends one JSON line."""
+    """Appends one JSON line.
+
+    Raises:
+        DiskError: if the disk is full; the journal keeps its other lines.
+    """
     # A single write, which O_APPEND places at the end as a whole. The line feed comes first, so that a line truncated
-    # by a kill does not corrupt the next one.
-    with open(journal, "ab", buffering=0) as file:
-        file.write(b"\n" + json.dumps(record).encode())
+    # by a kill or a full disk does not corrupt the next one.
+    line = b"\n" + json.dumps(record).encode()
+    try:
+        with open(journal, "ab", buffering=0) as file:
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        if error.errno in DISK_ERRORS:
+            raise DiskError.of(error, journal) from error
+        raise
 
 
 def read_records(journal: str | os.PathLike) -> Iterator[Any]:

@@ -4,6 +4,8 @@ import logging
 import os
 import shlex
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,10 +16,10 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from panoptic_fusion.checkpoint import last_checkpoint
-from panoptic_fusion.errors import UserError, one_line
+from panoptic_fusion.errors import DISK_ERRORS, UserError, one_line
 from panoptic_fusion.files import write_atomically
 
-from .console import shorten_console
+from .console import LOGGERS, shorten_console
 
 
 def set_up(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
@@ -39,6 +41,8 @@ def set_up(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="panoptic_fusion", abbrev_name="pf")
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
     _log_user_errors_without_traceback()
+    for name in LOGGERS:
+        drop_log_on_full_disk(logging.getLogger(name))
     shorten_console()
     logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
     logger.info("Environment info:\n%s", collect_env_info())
@@ -83,6 +87,29 @@ def write_config(cfg: CfgNode, *, eval_only: bool) -> None:
     if comm.is_main_process() and not (eval_only and os.path.isfile(path)):
         write_atomically(path, lambda file: file.write(cfg.dump().encode()))
         logging.getLogger(__name__).info("Full config saved to %s", path)
+
+
+def drop_log_on_full_disk(logger: logging.Logger) -> None:
+    """Makes the handlers of a logger say once that their disk is full, and drop the rest of their log.
+
+    Otherwise each message prints a traceback. The run continues; the next file that it needs ends it in one line.
+    """
+    for handler in logger.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.handleError = partial(_handle_error, handler, handler.handleError)
+
+
+def _handle_error(
+    handler: logging.StreamHandler, otherwise: Callable[[logging.LogRecord], None], record: logging.LogRecord
+) -> None:
+    error = sys.exc_info()[1]
+    if not isinstance(error, OSError) or error.errno not in DISK_ERRORS:
+        otherwise(record)
+        return
+    print(f"cannot write {handler.stream.name}: {error.strerror}; the run continues without it", file=sys.stderr)
+    # What is still in its buffer must go somewhere, too, when it is closed.
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), handler.stream.fileno())
 
 
 class _UserErrorsInOneLine(logging.Filter):

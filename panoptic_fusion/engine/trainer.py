@@ -20,7 +20,7 @@ from panoptic_fusion.data.mapper import PanopticDatasetMapper
 from panoptic_fusion.data.training_data import training_data
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.evaluation import build_evaluators, only_needed_outputs
-from panoptic_fusion.files import safe_name
+from panoptic_fusion.files import remove_partial_files, safe_name
 from panoptic_fusion.layers import freeze_norm_parameters
 from panoptic_fusion.locks import locked_folder
 from panoptic_fusion.networks.freeze import freeze_parts
@@ -94,7 +94,7 @@ class PanopticTrainer(DefaultTrainer):
         """
         check_same_start(last_checkpoint(self.cfg.OUTPUT_DIR) if resume else None)
         if comm.is_main_process():
-            self.checkpointer.remove_partial_files()
+            remove_partial_files(self.cfg.OUTPUT_DIR)
         try:
             super().resume_or_load(resume)
         except ValueError as error:

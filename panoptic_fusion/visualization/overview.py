@@ -15,7 +15,7 @@ from panoptic_fusion.data.checks import CheckResult
 from panoptic_fusion.data.coco_panoptic import PanopticFiles, load_panoptic
 from panoptic_fusion.data.mapper import read_image
 from panoptic_fusion.data.statistics import choose_images, dataset_statistics, format_statistics
-from panoptic_fusion.files import unused_name, write_atomically, write_json
+from panoptic_fusion.files import unused_name, write_atomically, write_image, write_json
 
 from .draw import draw_comparison
 
@@ -48,8 +48,7 @@ def write_overview(name: str, files: PanopticFiles, result: CheckResult, folder:
         if picture is None:
             continue
         path = f"pictures/{unused_name(Path(image.file_name).stem, used)}.jpg"
-        encoded = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
-        write_atomically(folder / path, lambda file, data=encoded: file.write(data))
+        write_image(folder / path, picture, jpeg_quality=88)
         size = f"{image.width}×{image.height}"
         lines += [f"**{Path(image.file_name).name}** ({size}): {'; '.join(reasons)}", "", f"![](<{path}>)", ""]
     write_json(folder / "statistics.json", statistics, indent=1)

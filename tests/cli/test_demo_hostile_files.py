@@ -85,6 +85,35 @@ def test_a_video_that_breaks_off(tmp_path: Path, monkeypatch):
     assert list(frames.frames_of([video], skipped)) == [] and skipped == [f"{video} is not a readable video"]
 
 
+def test_max_pixels_and_a_video_that_breaks_off(run_script, trained, photo, tmp_path):
+    """The command line skips both by name, and does everything else, the first frames of the video included."""
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a.jpg", "z.jpg"):
+        shutil.copy(photo, folder / name)
+    cv2.imwrite(str(folder / "large.png"), np.zeros((125, 161, 3), np.uint8))
+    cv2.imwrite(str(folder / "limit.png"), np.zeros((125, 160, 3), np.uint8))
+    write_video(folder / "cut.avi", 12)
+    os.truncate(folder / "cut.avi", int(0.7 * (folder / "cut.avi").stat().st_size))
+    write_video(folder / "large.avi", 3, (176, 144))
+    video = cv2.VideoCapture(str(folder / "cut.avi"))
+    readable = 0
+    while video.read()[0]:
+        readable += 1
+    video.release()
+    assert 2 <= readable <= 8
+    words = ["demo", "--model", trained, "--input", folder, "--output", output]
+    code, _, err = run_script(*words, "--opts", "INPUT.MAX_PIXELS", "20000")
+    skipped = [line for line in err.splitlines() if line.startswith("skipped: ")]
+    assert code == 1 and "Traceback" not in err and len(skipped) == 3, err
+    assert "cut.avi: only the first" in skipped[0] and "large.avi" in skipped[1] and "large.png" in skipped[2]
+    assert all("INPUT.MAX_PIXELS" in line for line in skipped[1:])
+    done = ["a", *(f"cut_{number:06d}" for number in range(readable)), "limit", "z"]
+    content = json.loads((output / "panoptic.json").read_text())
+    assert [a["file_name"] for a in content["annotations"]] == [f"{name}.png" for name in done]
+    assert all((output / f"{name}.{suffix}").is_file() for name in done for suffix in ("png", "jpg"))
+
+
 def test_a_file_that_vanishes_or_may_not_be_read(run_script, trained, photo, tmp_path, monkeypatch):
     for name in "abc":
         shutil.copy(photo, tmp_path / f"{name}.jpg")

@@ -1,6 +1,8 @@
 """Leaderboards: costs against counts by hand, the page from finished trainings, and what it refuses."""
 
+import errno
 import json
+import os
 import shutil
 
 import cv2
@@ -14,9 +16,11 @@ from tiny_training import ROOT, as_opts
 from torch import nn
 from torchvision.ops import DeformConv2d
 
+from panoptic_fusion import files
 from panoptic_fusion.cli.experiments import costs, page, pictures
 from panoptic_fusion.cli.experiments.spec import read_spec
 from panoptic_fusion.data.label_space import LabelSpace
+from panoptic_fusion.errors import DiskError
 
 QUALITY = {"PQ": 30.0, "PQ_dagger": 31, "SQ": 70, "RQ": 40, "PQ_th": 20, "PQ_st": 45, "mIoU": 50, "images": 3}
 
@@ -110,7 +114,7 @@ def test_the_table_of_costs_by_hand():
 
 def test_the_figure_shows_mean_and_deviation_at_the_time_of_each_system(tmp_path, monkeypatch):
     figures, save = [], pictures.Figure.savefig
-    monkeypatch.setattr(pictures.Figure, "savefig", lambda self, path: figures.append(self) or save(self, path))
+    monkeypatch.setattr(pictures.Figure, "savefig", lambda self, *a, **k: figures.append(self) or save(self, *a, **k))
     quality = {"fast": [30.0, 34.0], "slow": [50.0], "unknown": [None]}
     pictures.draw_figure(tmp_path / "figure.png", quality, {"fast": 0.1, "slow": 0.5, "unknown": 0.2}, (480, 360))
     axes = figures[0].axes[0]
@@ -144,16 +148,9 @@ def finished(trained, tmp_path, monkeypatch, toy_config, tiny_settings):
             (folder / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
             (folder / "ablation.json").write_text(json.dumps({"commit": "abc123", "settings": {}}))
 
-    def in_this_process(threads, job, *words):
-        words = list(words)
-        size = tuple(int(v) for v in words[1 if job == "memory" else 0].split("x"))
-        if job == "memory":
-            return costs._memory(words[0], size)
-        return costs._seconds(words[2:], size, int(words[1]))
-
     started = []
     monkeypatch.setattr(page, "run_spec", lambda *words, **options: started.append(words) or [])
-    monkeypatch.setattr(costs, "_child", in_this_process)
+    monkeypatch.setattr(costs, "_child", lambda threads, *job: costs.run_job(job))
     return spec, output, started
 
 
@@ -207,6 +204,21 @@ def test_page_figure_and_gallery(finished, run_script, tmp_path, monkeypatch, ti
     assert gallery.shape == (height, columns * (pictures.CELL_WIDTH + pictures.GAP), 3)
 
 
+def test_pictures_on_a_full_disk(trained, tmp_path, monkeypatch):
+    """OpenCV would write nothing and not say so."""
+
+    class Full(files._Raw):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "_Raw", Full)
+    with pytest.raises(DiskError, match=r"gallery.jpg: No space left"):
+        pictures.draw_gallery(tmp_path / "gallery.jpg", {"one": str(trained)}, 1, True)
+    with pytest.raises(DiskError, match=r"figure.png: No space left"):
+        pictures.draw_figure(tmp_path / "figure.png", {"one": [50.0]}, {"one": 0.1}, (480, 360))
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_photos_nothing_of_them_is_seen(trained, tmp_path, tiny_cfg):
     """Another photo under the same prediction gives the same gallery."""
     drawn = []
@@ -231,6 +243,23 @@ def test_without_photos_nothing_of_them_is_seen(trained, tmp_path, tiny_cfg):
             pictures.draw_gallery(tmp_path / "gallery.png", {"one": str(trained)}, 2, False)
         drawn.append(original(str(tmp_path / "gallery.png")))
     assert np.array_equal(*drawn) and drawn[0].std() > 5
+
+
+@pytest.mark.parametrize("flag", [[], ["--allow-download"]], ids=["without", "with"])
+def test_the_measurements_may_download_if_the_trainings_may(finished, run_script, tmp_path, monkeypatch, flag):
+    spec, output, _ = finished
+    allowed = {costs: set(), pictures: set()}
+    for module, seen in allowed.items():
+
+        def load(*args, allow_download=False, whole=module.load_trained, seen=seen, **options):
+            seen.add(allow_download)
+            return whole(*args, allow_download=allow_download, **options)
+
+        monkeypatch.setattr(module, "load_trained", load)
+    options = ["--output", output, "--docs", tmp_path / "docs", "--sizes", "96x64", "--repeats", "1"]
+    code, _, err = run_script("leaderboard", spec, *options, *flag)
+    assert code == 0, err
+    assert allowed == {costs: {bool(flag)}, pictures: {bool(flag)}}
 
 
 def test_an_empty_cell_is_reported(finished, run_script, tmp_path):

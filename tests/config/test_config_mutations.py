@@ -11,6 +11,7 @@ from tiny_training import remove_log_handlers
 from panoptic_fusion import resolve_config
 from panoptic_fusion.config import read_config
 from panoptic_fusion.config.read import leaves, merge_opts
+from panoptic_fusion.engine import launch
 from panoptic_fusion.engine.preflight import check_before_start
 from panoptic_fusion.engine.trainer import PanopticTrainer
 from panoptic_fusion.errors import ConfigError, UserError
@@ -104,6 +105,26 @@ def test_mutations(base, tmp_path, monkeypatch):
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
     assert not broken, "\n".join(broken)
     assert outcomes.count("refused") > 150 and outcomes.count("trains") > 40
+
+
+def test_mutations_on_the_command_line(run_script, toy_config, tiny_opts, tmp_path, monkeypatch):
+    """A refused start is one line with exit code 2 and leaves no OUTPUT_DIR."""
+    started = []
+    monkeypatch.setattr(launch, "launch", lambda *args, **options: started.append(args))
+    rng, refused = random.Random(19), 0
+    keys = [key for key, _ in leaves(read_config(toy_config)) if key not in LEFT_OUT]
+    output = tmp_path / "runs" / "run"
+    while refused < 15:
+        key, word = rng.choice(keys), rng.choice(HOSTILE)
+        before = len(started)
+        words = ["--config-file", toy_config, *tiny_opts, "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(output), key, word]
+        code, _, err = run_script("train", *words)
+        if len(started) > before:
+            continue
+        refused += 1
+        assert code == 2 and err.count("\n") == 1 and err.startswith("panoptic-fusion train: error: "), (key, word, err)
+        assert key.split(".")[-1] in err and not output.parent.exists(), (key, word, err)
+    assert started  # not everything is refused
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ def test_a_spoiled_download_is_named(spoil, message, tmp_path):
 def test_a_wrong_label_is_named(tmp_path):
     dataset_trees.make_camvid(tmp_path, np.random.default_rng(4))
     Image.fromarray(np.full((36, 48), 12, np.uint8)).save(tmp_path / "valannot" / "0016E5_07959.png")
-    with pytest.raises(UserError, match="0016E5_07959.png: 12 is no label of CamVid"):
+    with pytest.raises(UserError, match="0016E5_07959.png: 12 is not one of CamVid's 11 labels"):
         prepare("camvid", tmp_path, ["val"], workers=1, progress=False)
 
 

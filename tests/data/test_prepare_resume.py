@@ -12,10 +12,12 @@ from pathlib import Path
 import dataset_trees
 import numpy as np
 import pytest
+from PIL import Image
 
 from panoptic_fusion.data.prepare import idd, prepare, runner
+from panoptic_fusion.data.prepare.camvid import split_of
 from panoptic_fusion.data.prepare.runner import run_split
-from panoptic_fusion.errors import UserError
+from panoptic_fusion.errors import DiskError, UserError
 from panoptic_fusion.locks import locked_file
 
 CONVERT = idd.convert
@@ -30,7 +32,9 @@ def slow_convert(log: str, images: str, source: runner.Source) -> runner.Convert
 
 
 def content(root: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted((root / "gtFine").rglob("*panoptic*")) if p.is_file()}
+    """The JSON files and PNGs."""
+    files = sorted((root / "gtFine").rglob("*panoptic*"))
+    return {p.name: p.read_bytes() for p in files if p.suffix in (".json", ".png") and p.is_file()}
 
 
 def in_background(function, *args, **kwargs) -> multiprocessing.Process:
@@ -91,7 +95,7 @@ def test_killed_again_and_again(tmp_path, monkeypatch, whole_group):
     started = log.read_text().split()
     assert len(set(started)) == 120 and len(started) <= 120 + 4 * workers
     assert set(started[-summary.converted :]).isdisjoint(finished)
-    assert content(root) == content(tmp_path / "calm") and not list(root.rglob("*.tmp")) and not journal.exists()
+    assert content(root) == content(tmp_path / "calm") and not list(root.rglob(".*.partial"))
     # And once more: nothing to do.
     before = content(root), {p: p.stat().st_mtime_ns for p in root.rglob("*")}
     summary = prepare("idd", root, ["train"], workers=workers, progress=False)[0]
@@ -125,9 +129,12 @@ def test_kill_between_png_and_journal_and_cut_journal_line(tree):
         for i, a in zip(data["images"], data["annotations"], strict=True)
     ]
     journal.write_bytes(b"\n" + lines[0] + b"\n" + lines[1][:50] + b"\n" + lines[2])  # the second was cut short
-    (tree / "gtFine/idd_panoptic_train" / ".x.png.77.tmp").write_bytes(b"half")
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    partial = tree / "gtFine/idd_panoptic_train" / f".x.png.{killed.pid}.partial"
+    partial.write_bytes(b"half")
     summary = prepare("idd", tree, ["train"], workers=1, progress=False)[0]
-    assert (summary.converted, summary.kept) == (6, 2) and content(tree) == before
+    assert (summary.converted, summary.kept) == (6, 2) and content(tree) == before and not partial.exists()
 
 
 def test_lost_png_and_new_annotation_are_done_alone(tree):
@@ -143,6 +150,83 @@ def test_lost_png_and_new_annotation_are_done_alone(tree):
     assert (summary.images, summary.converted, summary.kept) == (8, 1, 7)
     ids = [a["image_id"] for a in json.loads((tree / "gtFine/idd_panoptic_train.json").read_text())["annotations"]]
     assert "0_999999" in ids and "0_000000" not in ids
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "interrupted"])
+def test_changed_annotation_is_converted_again(tree, finished):
+    prepare("idd", tree, ["train"], progress=False)
+    before = content(tree)
+    if not finished:
+        (tree / "gtFine/idd_panoptic_train.json").unlink()
+    changed = tree / "gtFine/train/0/000007_gtFine_polygons.json"
+    annotation = json.loads(changed.read_text())
+    annotation["objects"] = []
+    changed.write_text(json.dumps(annotation))
+    pngs = tree / "gtFine/idd_panoptic_train"
+    times = {p.name: p.stat().st_mtime_ns for p in pngs.iterdir()}
+    summary = prepare("idd", tree, ["train"], progress=False)[0]
+    assert (summary.converted, summary.kept) == (1, 7)
+    name = "0_000007_gtFine_panoptic.png"
+    assert {p.name for p in pngs.iterdir() if p.stat().st_mtime_ns != times[p.name]} == {name}
+    after = content(tree)
+    with Image.open(pngs / name) as png:
+        assert not np.asarray(png).any()
+    annotations = json.loads(after["idd_panoptic_train.json"])["annotations"]
+    assert [a["segments_info"] for a in annotations if a["file_name"] == name] == [[]]
+    assert {n for n in after if after[n] != before[n]} == {name, "idd_panoptic_train.json"}
+    assert prepare("idd", tree, ["train"], progress=False)[0].converted == 0
+
+
+@pytest.mark.parametrize("journal", [True, False], ids=["journal", "only the json"])
+def test_no_json_next_to_newer_pngs(tree, monkeypatch, journal):
+    """The first of two changed annotations is converted, then the run ends."""
+    prepare("idd", tree, ["train"], progress=False)
+    path = tree / "gtFine/idd_panoptic_train.json"
+    if not journal:  # as written by an earlier version, which sees a lost PNG only
+        (tree / "gtFine/idd_panoptic_train.json.journal").unlink()
+    for frame in ("000000", "000007"):
+        changed = tree / f"gtFine/train/0/{frame}_gtFine_polygons.json"
+        changed.write_text(json.dumps({**json.loads(changed.read_text()), "objects": []}))
+        if not journal:
+            (tree / f"gtFine/idd_panoptic_train/0_{frame}_gtFine_panoptic.png").unlink()
+
+    def convert(images, source):
+        if source.image_id == "0_000007":
+            raise DiskError("full")
+        return CONVERT(images, source)
+
+    monkeypatch.setattr(idd, "convert", convert)
+    with pytest.raises(DiskError):
+        prepare("idd", tree, ["train"], workers=1, progress=False)
+    assert not path.exists()
+    monkeypatch.undo()
+    summary = prepare("idd", tree, ["train"], progress=False)[0]
+    assert (summary.converted, summary.kept) == (1, 7)
+    after = content(tree)
+    prepare("idd", tree, ["train"], force=True, progress=False)
+    assert content(tree) == after
+
+
+def test_same_size_with_another_time_is_converted_again(tree):
+    prepare("idd", tree, ["train"], progress=False)
+    changed = tree / "gtFine/train/0/000007_gtFine_polygons.json"
+    time_ns = changed.stat().st_mtime_ns
+    os.utime(changed, ns=(time_ns, time_ns - 1))  # older than its PNG
+    assert prepare("idd", tree, ["train"], progress=False)[0].converted == 1
+
+
+def test_camvid_image_or_colors_changed(tmp_path):
+    """The result holds a copy of the image, and the colors decide on the classes."""
+    dataset_trees.make_camvid_cambridge(tmp_path, np.random.default_rng(0))
+    total = prepare("camvid", tmp_path, ["train"], progress=False)[0].images
+    image = next(p for p in sorted((tmp_path / "701_StillsRaw_full").iterdir()) if split_of(p.stem) == "train")
+    with Image.open(image) as photo:
+        Image.fromarray(255 - np.asarray(photo)).save(image)
+    assert prepare("camvid", tmp_path, ["train"], progress=False)[0].converted == 1
+    with open(tmp_path / "label_colors.txt", "a") as file:
+        file.write("\n")
+    assert prepare("camvid", tmp_path, ["train"], progress=False)[0].converted == total
+    assert prepare("camvid", tmp_path, ["train"], progress=False)[0].converted == 0
 
 
 def test_force_does_all_again(tree):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import subprocess
 from pathlib import Path
 from urllib.error import URLError
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.errors import DiskError, UserError
+from panoptic_fusion.files import remove_partial_files
 
 
 class Small(nn.Module):
@@ -113,7 +115,9 @@ def test_partial_files_of_a_killed_training_are_ignored_and_removed(tmp_path: Pa
     model = Small()
     checkpointer = AtomicCheckpointer(model, str(tmp_path))
     checkpointer.save("model_0000001")
-    leftovers = [".model_0000003.pth.4711.partial", ".last_checkpoint.4711.partial"]
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    leftovers = [f".model_0000003.pth.{killed.pid}.partial", f".last_checkpoint.{killed.pid}.partial"]
     for name in leftovers:
         (tmp_path / name).write_bytes(b"half")
     bystander = tmp_path / "notes.partial"
@@ -123,7 +127,7 @@ def test_partial_files_of_a_killed_training_are_ignored_and_removed(tmp_path: Pa
     assert Path(again.get_checkpoint_file()).name == "model_0000001.pth"
     again.resume_or_load("", resume=True)
     assert equal_states(model, other)
-    again.remove_partial_files()
+    remove_partial_files(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_0000001.pth", "notes.partial"]
 
 

@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import cv2
@@ -50,7 +51,9 @@ class Costs:
         return {"parameters": self.parameters, "sizes": sizes}
 
 
-def measure(models: dict[str, str], sizes: list[Size], repeats: int, threads: int) -> dict[str, Costs]:
+def measure(
+    models: dict[str, str], sizes: list[Size], repeats: int, threads: int, *, allow_download: bool = False
+) -> dict[str, Costs]:
     """Measures the costs of trained models.
 
     Args:
@@ -58,18 +61,20 @@ def measure(models: dict[str, str], sizes: list[Size], repeats: int, threads: in
         sizes: sizes of the network's input.
         repeats: number of timed images per model and size, after one warm-up image; the median is reported.
         threads: number of PyTorch threads.
+        allow_download: downloads weights from any address that a config names, see `check_downloads`.
 
     Returns:
         {name: Costs}.
     """
     costs = {}
+    options = ["--allow-download"] if allow_download else []
     for name, folder in models.items():
         for width, height in sizes:
-            row = _child(threads, "memory", folder, f"{width}x{height}")
+            row = _child(threads, *options, "memory", folder, f"{width}x{height}")
             costs.setdefault(name, Costs(row["parameters"]))
             costs[name].sizes[(width, height)] = CostsAtSize(row["macs"], row["memory"])
     for width, height in sizes:
-        rows = _child(threads, "seconds", f"{width}x{height}", str(repeats), *models.values())
+        rows = _child(threads, *options, "seconds", f"{width}x{height}", str(repeats), *models.values())
         for name, seconds in zip(models, rows, strict=True):
             costs[name].sizes[(width, height)].seconds = seconds
     return costs
@@ -96,9 +101,10 @@ def _deform_conv_flop(input_shape, weight_shape, *args, out_shape=None, **kwargs
     return 2 * batch * channels * height * width * channels_per_group * kernel_h * kernel_w
 
 
-def prepare(folder: str) -> tuple[nn.Module, CfgNode]:
+def prepare(folder: str, allow_download: bool = False) -> tuple[nn.Module, CfgNode]:
     """Loads a trained model with only its panoptic output; returns the model and its config."""
-    cfg = load_trained(folder, ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"])
+    opts = ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
+    cfg = load_trained(folder, opts, allow_download=allow_download)
     return build_predictor(cfg).model, cfg
 
 
@@ -109,9 +115,9 @@ def inputs_of(cfg: CfgNode, size: Size) -> list[dict]:
     return [{"image": torch.from_numpy(image.copy()).permute(2, 0, 1), "height": size[1], "width": size[0]}]
 
 
-def _memory(folder: str, size: Size) -> dict:
+def _memory(folder: str, size: Size, allow_download: bool) -> dict:
     """Returns parameters, multiply-accumulates, and memory: the weights plus the peak of one image's tensors."""
-    model, cfg = prepare(folder)
+    model, cfg = prepare(folder, allow_download)
     inputs = inputs_of(cfg, size)
     macs = count_macs(model, inputs)  # first: tensors that only the first call creates do not count as memory
     with torch.no_grad():
@@ -120,9 +126,10 @@ def _memory(folder: str, size: Size) -> dict:
     return {"parameters": count_parameters(model), "macs": macs, "memory": memory}
 
 
-def _seconds(folders: list[str], size: Size, repeats: int) -> list[float]:
+def _seconds(folders: list[str], size: Size, repeats: int, allow_download: bool) -> list[float]:
     """Returns the median seconds of each model; the models are interleaved, after one warm-up image each."""
-    models = [(model, inputs_of(cfg, size)) for model, cfg in map(prepare, folders)]
+    loaded = [prepare(folder, allow_download) for folder in folders]
+    models = [(model, inputs_of(cfg, size)) for model, cfg in loaded]
     times = [[] for _ in models]
     with torch.no_grad():
         for repeat in range(repeats + 1):
@@ -150,23 +157,27 @@ def _child(threads: int, *job: str):
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("FOUND "))[6:])
 
 
-def main() -> None:
-    """Runs one job and prints its result as JSON."""
+def run_job(words: Sequence[str]) -> dict | list[float]:
+    """Runs one job, given as the arguments of this module, and returns its result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--allow-download", action="store_true")
     parser.add_argument("job", choices=["memory", "seconds"])
     parser.add_argument("words", nargs="+", help="memory: FOLDER SIZE; seconds: SIZE REPEATS FOLDER ...")
-    args = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
-    cv2.setNumThreads(1)
+    args = parser.parse_args(words)
 
     def size(text: str) -> Size:
         return tuple(int(side) for side in text.split("x"))
 
     if args.job == "memory":
-        found = _memory(args.words[0], size(args.words[1]))
-    else:
-        found = _seconds(args.words[2:], size(args.words[0]), int(args.words[1]))
-    print("FOUND " + json.dumps(found))
+        return _memory(args.words[0], size(args.words[1]), args.allow_download)
+    return _seconds(args.words[2:], size(args.words[0]), int(args.words[1]), args.allow_download)
+
+
+def main() -> None:
+    """Runs one job and prints its result as JSON."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+    cv2.setNumThreads(1)
+    print("FOUND " + json.dumps(run_job(sys.argv[1:])))
 
 
 if __name__ == "__main__":

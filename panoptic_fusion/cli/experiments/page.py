@@ -68,7 +68,7 @@ def make_leaderboard(
     jobs = make_jobs(spec, output)
     models = {run.name: next(str(job.folder) for job in jobs if job.run == run) for run in spec.runs}
     measured_at = commit()  # before the pictures, which may be tracked files
-    costs = measure(models, settings.sizes, settings.repeats, settings.threads)
+    costs = measure(models, settings.sizes, settings.repeats, settings.threads, allow_download=allow_download)
 
     docs.mkdir(parents=True, exist_ok=True)
     name, first = spec_file.stem, settings.sizes[0]
@@ -76,7 +76,7 @@ def make_leaderboard(
     gallery = docs / f"{name}_gallery.{'jpg' if settings.photos else 'png'}"
     quality = {run: [metric_of(r, "", "PQ") for r in seeds.values()] for run, seeds in collect(jobs).items()}
     draw_figure(figure, quality, {run: cost.sizes[first].seconds for run, cost in costs.items()}, first)
-    draw_gallery(gallery, models, NUM_IMAGES, settings.photos)
+    draw_gallery(gallery, models, NUM_IMAGES, settings.photos, allow_download=allow_download)
     tables = [quality_table(spec, jobs), cost_table(costs, settings.sizes)]
     page = make_page(name, tables, jobs, command, measured_at, settings, figure.name, gallery.name)
     write_atomically(docs / f"{name}.md", lambda f: f.write(page.encode()))

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from panoptic_fusion.data.mapper import read_image
 from panoptic_fusion.errors import UserError
+from panoptic_fusion.files import write_atomically, write_image
 from panoptic_fusion.networks.trained import build_predictor, evenly_spread, images_of, load_trained
 from panoptic_fusion.visualization import draw_panoptic, ground_truth_panoptic
 
@@ -44,10 +45,12 @@ def draw_figure(
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path)
+    write_atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:]))
 
 
-def draw_gallery(path: Path, models: dict[str, str], num_images: int, photos: bool) -> None:
+def draw_gallery(
+    path: Path, models: dict[str, str], num_images: int, photos: bool, *, allow_download: bool = False
+) -> None:
     """Draws the predictions of all models for the same validation images: one row per image, one column per model.
 
     Args:
@@ -56,6 +59,7 @@ def draw_gallery(path: Path, models: dict[str, str], num_images: int, photos: bo
         num_images: number of images, evenly spread over the dataset.
         photos: whether to add columns with the photo and the ground truth, and to draw predictions over the photo.
             Otherwise the photo is not visible at all.
+        allow_download: downloads weights from any address that a config names, see `check_downloads`.
 
     Raises:
         UserError: the models have different datasets.
@@ -63,7 +67,8 @@ def draw_gallery(path: Path, models: dict[str, str], num_images: int, photos: bo
     columns: dict[str, list[np.ndarray]] = {}
     dataset = None
     for title, folder in models.items():
-        cfg = load_trained(folder, ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"])
+        opts = ["MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
+        cfg = load_trained(folder, opts, allow_download=allow_download)
         if dataset not in (None, cfg.DATASETS.TEST[0]):
             raise UserError(f"{title} was evaluated on {cfg.DATASETS.TEST[0]}, the others on {dataset}")
         dataset = cfg.DATASETS.TEST[0]
@@ -81,8 +86,7 @@ def draw_gallery(path: Path, models: dict[str, str], num_images: int, photos: bo
                 ids = _cell(np.asarray(torch.as_tensor(ids).cpu()).astype(np.int32), cv2.INTER_NEAREST)
                 picture = draw_panoptic(ground, ids, segments_info, predictor.metadata, alpha)
                 columns.setdefault(column, []).append(picture)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 88] if path.suffix == ".jpg" else []
-    cv2.imwrite(str(path), grid(columns)[:, :, ::-1], quality)
+    write_image(path, grid(columns), jpeg_quality=88)
 
 
 def grid(columns: dict[str, list[np.ndarray]]) -> np.ndarray:

@@ -160,19 +160,34 @@ def read_categories(
     return names
 
 
-def _add_items(
-    dataset: Dataset, file: str, path: str, content: dict[str, Any], names: dict[int, str], maps: dict[str, str]
-) -> None:
+def read_images(dataset: Dataset, entries: list, path: str, *, named: bool = True) -> dict[Any, dict[str, Any]]:
+    """Returns {id: image}; adds a fault for each image that has no valid entry or an id that occurred before.
+
+    Args:
+        dataset: dataset that gets the faults.
+        entries: list `images` of a JSON.
+        path: path of the JSON.
+        named: whether each image needs a file_name.
+    """
     images: dict[Any, dict[str, Any]] = {}
-    for index, image in enumerate(content["images"]):
-        if not isinstance(image, dict) or not is_id(image.get("id")) or not isinstance(image.get("file_name"), str):
-            text = f"images[{index}] needs an id and a file_name. Correct it; its annotations are left out."
+    what, types = ("an id and a file_name", str) if named else ("an id", str | None)
+    for index, image in enumerate(entries):
+        if not isinstance(image, dict) or not is_id(image.get("id")) or not isinstance(image.get("file_name"), types):
+            text = f"images[{index}] needs {what}. Correct it; its annotations are left out."
             dataset.faults.append(DatasetError(text, path, "bad image entry"))
         elif image["id"] in images:
-            text = f"image id {image['id']!r} occurs twice, the second time for {image['file_name']!r}. Renumber it."
+            name = image.get("file_name")
+            text = f"image id {image['id']!r} occurs twice, the second time for {name!r}. Renumber it."
             dataset.faults.append(DatasetError(text, path, "duplicate image id"))
         else:
             images[image["id"]] = image
+    return images
+
+
+def _add_items(
+    dataset: Dataset, file: str, path: str, content: dict[str, Any], names: dict[int, str], maps: dict[str, str]
+) -> None:
+    images = read_images(dataset, content["images"], path)
     entries: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for index, entry in enumerate(content["annotations"]):
         image_id = entry.get("image_id") if isinstance(entry, dict) else None

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..faults import DatasetError
-from .coco import is_id, read_categories
+from .coco import read_categories, read_images
 from .pixels import color_values, mask_shape, read_map
 from .shapes import ClassInfo, Dataset, ImageAnnotation
 from .tree import Tree, read_json, split_of
@@ -68,7 +68,7 @@ def _add_items(
 ) -> None:
     path = str(tree.path(file))
     entries = content["images"] if isinstance(content.get("images"), list) else []
-    images = {str(i["id"]): i for i in entries if isinstance(i, dict) and is_id(i.get("id"))}
+    images = {str(number): image for number, image in read_images(dataset, entries, path, named=False).items()}
     split = split_of(os.path.basename(file), os.path.dirname(file))
     for index, entry in enumerate(content["annotations"]):
         image_id = entry.get("image_id") if isinstance(entry, dict) else None

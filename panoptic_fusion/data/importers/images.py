@@ -75,9 +75,5 @@ def place_image(source: str | None, data: bytes | None, target: Path, copy: bool
             return
         except OSError:
             pass
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        shutil.copyfile(source, partial)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with open(source, "rb") as original:
+        write_atomically(target, lambda file: shutil.copyfileobj(original, file))

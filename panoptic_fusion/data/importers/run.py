@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...files import unused_name, write_json
+from ...files import remove_partial_files, unused_name, write_json
 from ...locks import locked_folder
 from ...processes import default_workers, with_progress
 from ..faults import DatasetError
@@ -105,6 +105,8 @@ def import_annotations(
     jobs = _jobs(good, output, common, categories)
     with locked_folder(journal.parent, f"--output {output}"):
         journal.touch()
+        for folder in {os.path.dirname(path) for job in jobs.values() for path in (job.png_target, job.image_target)}:
+            remove_partial_files(folder)
         done = {key for key, _ in finished(journal, jobs)}
         todo = [job for job in jobs.values() if job.key not in done]
         results = map_unordered(work.paint_item, todo, workers, work.start, (common,))
@@ -148,7 +150,7 @@ def _claim(output: Path, marker: Mapping[str, Any]) -> None:
             raise UserError(f"{path} is damaged; remove {output} or choose a different --output") from None
         if not same:
             raise UserError(f"{output} holds an import of {before['source']}; choose a different --output")
-    elif output.is_dir() and any(output.iterdir()):
+    elif output.is_dir() and any(found.name != ".import" for found in output.iterdir()):
         raise UserError(f"{output} is not empty and holds no import; choose a new folder")
     (output / ".import").mkdir(parents=True, exist_ok=True)
     write_json(path, {**marker, "complete": False})

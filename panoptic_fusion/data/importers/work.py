@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_api
 
+from ...errors import DiskError
 from ..faults import DatasetError
 from ..journal import append_record
 from ..prepare.segments import describe_segments, write_png
@@ -117,6 +118,8 @@ def paint_item(job: Job) -> dict[str, Any]:
     record: dict[str, Any] = {"key": job.key, "fingerprint": job.fingerprint, "image": None, "faults": [], "notes": {}}
     try:
         _paint(job, record)
+    except DiskError:  # not an error of the item: the next run paints it
+        raise
     except DatasetError as error:
         record["faults"].append([str(error), error.file, error.kind])
     except Exception as error:

@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import UserError
-from ...files import write_atomically
+from ...files import remove_partial_files, write_atomically
 from ..datasets.camvid import camvid_categories, camvid_files
 from .runner import Converted, Source, SplitPlan
 from .segments import check_image, describe_segments, read_id_map, write_png
@@ -67,17 +67,22 @@ def plan_split(root: Path, split: str) -> SplitPlan | None:
     """
     files, folder = camvid_files(str(root), split), annotation_folder(root, split)
     if folder == root / LABELED:
-        suffix, colors = "_L.png", read_colors(root / COLORS)
-        convert = partial(convert_cambridge, root / RAW, Path(files.images), colors)
+        suffix, raw, more = "_L.png", root / RAW, (str(root / COLORS),)
+        convert = partial(convert_cambridge, raw, Path(files.images), read_colors(root / COLORS))
     elif folder.is_dir():
-        suffix, convert = ".png", partial(convert_segnet, root / split, Path(files.images))
+        suffix, raw, more = ".png", root / split, ()
+        convert = partial(convert_segnet, raw, Path(files.images))
     else:
         return None
     stems = sorted(path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}"))
     if folder == root / LABELED:
         stems = [stem for stem in stems if split_of(stem) == split]
     Path(files.images).mkdir(parents=True, exist_ok=True)
-    sources = [Source(stem, f"{stem}.png", str(folder / f"{stem}{suffix}"), f"{stem}.png") for stem in stems]
+    remove_partial_files(files.images)
+    sources = [
+        Source(stem, f"{stem}.png", str(folder / f"{stem}{suffix}"), f"{stem}.png", (str(raw / f"{stem}.png"), *more))
+        for stem in stems
+    ]
     return SplitPlan(Path(files.panoptic_json), Path(files.panoptic_root), camvid_categories(), sources, convert)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ...errors import UserError
+from ...files import remove_partial_files, write_atomically
 from ..datasets.coco import coco_files
 
 
@@ -27,16 +28,15 @@ def unpack_pngs(root: Path, split: str, progress: bool = True) -> int:
     if not archive.is_file():
         return 0
     target.mkdir(exist_ok=True)
+    remove_partial_files(target)
     present = set(os.listdir(target))
     try:
         with zipfile.ZipFile(archive) as file:
             members = [m for m in file.infolist() if m.filename.endswith(".png") and "__MACOSX" not in m.filename]
             todo = [m for m in members if Path(m.filename).name not in present]
             for member in tqdm(todo, desc=archive.name, unit="image", disable=not progress or not todo):
-                path = target / Path(member.filename).name
-                temporary = path.with_name(f".{path.name}.tmp")
-                temporary.write_bytes(file.read(member))
-                os.replace(temporary, path)
+                content = file.read(member)
+                write_atomically(target / Path(member.filename).name, lambda png, content=content: png.write(content))
     except zipfile.BadZipFile as error:
         raise UserError(f"{archive} is damaged ({error}); get it again") from error
     return len(todo)

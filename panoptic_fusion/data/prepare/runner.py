@@ -1,8 +1,10 @@
 """Converts one split: in parallel, resumable after an interruption at any point, without repeating finished work.
 
 Finished images are recorded in the journal, `<json>.journal`: one JSON line per image, appended by the worker after the
-image's PNG is in place. When the journal covers all images, the final JSON is written from it and the journal is
-removed. PNGs and JSON files are written under a temporary name and renamed, so that none is ever incomplete.
+image's PNG is in place. The line holds size and modification time of the files that the image was converted from; if
+they change, the next run converts the image again. The journal is therefore kept. The JSON is written when the journal
+covers all images. It is removed while images are converted, so that it never describes older PNGs. PNGs and JSON files
+are written under a temporary name and renamed, so that none is ever incomplete.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ...errors import UserError
-from ...files import write_json
+from ...errors import DiskError, UserError
+from ...files import remove_partial_files, write_json
 from ...locks import locked_file
 from ...processes import default_workers
 from ..journal import append_record, map_unordered, read_records
@@ -28,12 +30,30 @@ from .segments import write_png
 
 @dataclass(frozen=True)
 class Source:
-    """One annotation to convert: id and file_name of its image in the JSON, its own path, and the PNG's name."""
+    """One annotation to convert.
+
+    image_id, image_name: id and file_name of its image in the JSON.
+    path: its own path.
+    png_name: name of the PNG.
+    more_files: paths of other files that the result depends on.
+    """
 
     image_id: str | int
     image_name: str
     path: str
     png_name: str
+    more_files: tuple[str, ...] = ()
+
+    def state(self) -> list[list[int] | None]:
+        """Returns [size, mtime_ns] of each file that the result depends on, None for a missing one."""
+        state: list[list[int] | None] = []
+        for path in (self.path, *self.more_files):
+            try:
+                found = os.stat(path)
+                state.append([found.st_size, found.st_mtime_ns])
+            except OSError:  # the conversion reports it
+                state.append(None)
+        return state
 
 
 @dataclass(frozen=True)
@@ -100,15 +120,18 @@ def run_split(plan: SplitPlan, workers: int | None = None, force: bool = False, 
     """
     plan.panoptic_root.mkdir(parents=True, exist_ok=True)
     with locked_file(plan.panoptic_json):
-        plan.journal.touch()
+        remove_partial_files(plan.panoptic_root)
         if force:
             plan.panoptic_json.unlink(missing_ok=True)
-            plan.journal.write_bytes(b"")
+            plan.journal.unlink(missing_ok=True)
         before = _read_json(plan) if plan.panoptic_json.is_file() else None
-        done = _usable(plan, _records(before) | _read_journal(plan))
-        for leftover in plan.panoptic_root.glob(".*.tmp"):
-            leftover.unlink()
+        in_journal = _read_journal(plan)
+        done = _usable(plan, _records(before) | in_journal)
         todo = [source for source in plan.sources if source.image_id not in done]
+        if todo and before is not None:  # a killed run must not leave this JSON next to newer PNGs
+            for image_id in done.keys() - in_journal.keys():
+                append_record(plan.journal, done[image_id])
+            plan.panoptic_json.unlink()
         errors = _convert_all(plan, todo, len(done), workers or default_workers(), progress)
         if errors:
             shown = "; ".join(errors[:5]) + (f"; and {len(errors) - 5} more" if len(errors) > 5 else "")
@@ -116,9 +139,8 @@ def run_split(plan: SplitPlan, workers: int | None = None, force: bool = False, 
         if todo:
             done |= _read_journal(plan)
         content = _content(plan, done)
-        if content != before:
+        if todo or content != before:
             write_json(plan.panoptic_json, content, sort_keys=True)
-        plan.journal.unlink()
     notes: dict[str, int] = {}
     for record in done.values():
         for text, count in record.get("notes", {}).items():
@@ -148,8 +170,11 @@ def _convert_one(
     convert: Callable[[Source], Converted], panoptic_root: str, journal: str, source: Source
 ) -> str | None:
     """Converts one annotation: writes its PNG, then its journal line; returns the error, if any."""
+    state = source.state()  # before the files are read, so that a change in the meantime is noticed
     try:
         converted = convert(source)
+    except DiskError:
+        raise
     except (ValueError, FileNotFoundError) as error:
         return str(error)
     write_png(converted.pixels, Path(panoptic_root, source.png_name))
@@ -159,6 +184,7 @@ def _convert_one(
         "image": {"id": source.image_id, "file_name": source.image_name, "height": height, "width": width},
         "annotation": {**names, "segments_info": converted.segments},
         "notes": converted.notes,
+        "sources": state,
     }
     append_record(journal, record)
     return None
@@ -168,17 +194,24 @@ def _convert_one(
 
 
 def _usable(plan: SplitPlan, records: dict[Any, dict[str, Any]]) -> dict[Any, dict[str, Any]]:
-    """Returns the records (image id -> {image, annotation}) that belong to a source and whose PNG exists."""
-    names = {source.image_id: source.png_name for source in plan.sources}
+    """Returns the records (image id -> record) that belong to a source, unchanged since, and whose PNG exists.
+
+    A JSON of an earlier version or of another program has no journal; its sources are taken as unchanged.
+    """
+    sources = {source.image_id: source for source in plan.sources}
     pngs = set(os.listdir(plan.panoptic_root))
-    return {
-        image_id: record
-        for image_id, record in records.items()
-        if record["annotation"]["file_name"] == names.get(image_id) and names[image_id] in pngs
-    }
+
+    def usable(source: Source | None, record: dict[str, Any]) -> bool:
+        if source is None or record["annotation"]["file_name"] != source.png_name or source.png_name not in pngs:
+            return False
+        return "sources" not in record or record["sources"] == source.state()
+
+    return {image_id: record for image_id, record in records.items() if usable(sources.get(image_id), record)}
 
 
 def _read_journal(plan: SplitPlan) -> dict[Any, dict[str, Any]]:
+    if not plan.journal.is_file():
+        return {}
     return {record["annotation"]["image_id"]: record for record in read_records(plan.journal)}
 
 

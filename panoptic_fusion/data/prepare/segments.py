@@ -5,13 +5,13 @@ H, W: image size. An id map is (H, W), integers >= 0; ids without a description 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ...files import write_atomically
 from ..annotation import label_extents
 from ..image_header import open_image
 
@@ -46,10 +46,8 @@ def describe_segments(id_map: np.ndarray, categories: Mapping[int, tuple[int, in
 
 
 def write_png(pixels: np.ndarray, path: Path) -> None:
-    """Writes (H, W, 3) uint8 to `path` atomically: the file exists only once it is complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    Image.fromarray(pixels).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    """Writes (H, W, 3) uint8 to `path` with `write_atomically`."""
+    write_atomically(path, lambda file: Image.fromarray(pixels).save(file, format="PNG"))
 
 
 def read_id_map(path: str | Path) -> np.ndarray:

@@ -52,7 +52,7 @@ def plan_split(root: Path, split: str, version: str = "v1.2") -> SplitPlan | Non
             "Mapillary Vistas v1.2; use the v1.2 annotations and config of your release"
         )
     sources = [
-        Source(path.stem, f"{path.stem}.jpg", str(path), path.name)
+        Source(path.stem, f"{path.stem}.jpg", str(path), path.name, (str(config),))
         for path in sorted((annotation_folder(root, split, version) / "instances").glob("*.png"))
     ]
     convert = partial(convert_instances, labels, files.images)

@@ -13,6 +13,7 @@ import pytest
 from annotation_writers import WRITERS, coco, labelme, save_map, semantic, things_of
 from PIL import Image
 from polygon_scenes import make_scene
+from tiny_panoptic import make_tiny
 from tiny_training import ROOT
 
 from panoptic_fusion.data.annotation import decode_segmentation, read_id_map
@@ -342,3 +343,18 @@ def test_output_inside_the_source_is_not_read(scenes, tmp_path):
     semantic("values")(tmp_path, scenes)
     for _ in range(2):
         assert import_annotations(tmp_path, tmp_path / "imported", workers=1).images.total() == 4
+
+
+@pytest.mark.parametrize(("name", "kind"), [("instances.json", "coco"), ("panoptic.json", "coco-panoptic")])
+def test_coco_images_with_the_same_id_or_without_one(tmp_path, name, kind):
+    files = make_tiny(tmp_path / "in", seed=1)
+    for other in {"panoptic.json", "instances.json"} - {name}:
+        (tmp_path / "in" / other).unlink()
+    path = tmp_path / "in" / name
+    content = json.loads(path.read_text())
+    first = content["images"][0]
+    content["images"] += [{**first, "file_name": "other.png"}, {"file_name": "no_id.png"}, 3]
+    path.write_text(json.dumps(content))
+    result = import_annotations(tmp_path / "in", tmp_path / "out", format=kind, images_root=files.images, workers=1)
+    assert [fault.kind for fault in result.faults] == ["duplicate image id", *["bad image entry"] * 2]
+    assert sum(result.images.values()) == 3 and "'other.png'" in str(result.faults[0])
