@@ -1,6 +1,7 @@
 """PanopticQualityEvaluator: against detectron2's own evaluator, over processes, and the files it writes."""
 
 import copy
+import csv
 import json
 import math
 import os
@@ -14,7 +15,15 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.structures import BitMasks, Boxes, Instances
-from panoptic_cases import NUM_STUFF, NUM_THINGS, Pair, random_pair, write_data_set
+from panoptic_cases import (
+    NUM_STUFF,
+    NUM_THINGS,
+    Pair,
+    coco_categories,
+    random_pair,
+    write_data_set,
+    write_prediction_files,
+)
 from PIL import Image
 from two_processes import run_in_two_processes
 
@@ -24,6 +33,8 @@ from panoptic_fusion.data.checks import check_dataset
 from panoptic_fusion.data.coco_panoptic import panoptic_files
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.evaluation import PanopticQuality, PanopticQualityEvaluator, UnchangedOutputs, build_evaluators
+from panoptic_fusion.evaluation.files import evaluate_files
+from panoptic_fusion.evaluation.results import results_table
 
 DATA = Path(os.environ.get("PANOPTIC_FUSION_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
 
@@ -110,7 +121,27 @@ def test_results_are_the_measures_times_100(pairs, files, expected, tmp_path):
     assert math.isnan(values["PQ-thing 3"])  # does not occur
     written = json.loads((tmp_path / "out" / "panoptic_quality.json").read_text())
     assert written["PQ"] == values["PQ"] and written["PQ-thing 3"] is None
-    assert written["per_class"]["thing 0"]["tp"] == expected["per_class"][0]["tp"]
+    assert written["per_class"]["thing 0"]["TP"] == expected["per_class"][0]["tp"]
+    table = (tmp_path / "out" / "panoptic_quality.md").read_text()
+    assert "boundary PQ" not in table and "small, things" in table and "thing 0" in table
+    with (tmp_path / "out" / "panoptic_quality.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["file_name"]).name for row in rows] == [f"scene_{i}.jpg" for i in range(len(pairs))]
+    assert sum(int(row["TP"]) for row in rows) == values["TP"]
+
+
+def test_boundary_pq_and_sizes_are_those_of_the_evaluation_from_files(pairs, files, tmp_path):
+    name = register(files)
+    values = run(
+        PanopticQualityEvaluator(name, boundary=True), DatasetCatalog.get(name), [output_of(p) for p in pairs]
+    )["panoptic_seg"]
+    expected = evaluate_files(**write_prediction_files(tmp_path, pairs, coco_categories()), processes=1)
+    for group, suffix in (("all", ""), ("things", "_th"), ("stuff", "_st")):
+        assert values[f"boundary_PQ{suffix}"] == pytest.approx(expected[group]["boundary_PQ"])
+        for size, row in expected["by_size"].items():
+            assert values[f"PQ_{size}{suffix}"] == pytest.approx(row[group]["PQ"], nan_ok=True)
+    table = results_table({"panoptic_seg": values})
+    assert "boundary PQ" in table and "small, things" in table
 
 
 def test_same_pq_as_detectron2_and_outputs_unchanged(pairs, files):
@@ -176,7 +207,9 @@ def test_written_predictions_are_what_the_reference_code_reads(pairs, files, exp
     assert equal(outputs, before)
     folder = tmp_path / "panoptic_predictions"
     content = json.loads((tmp_path / "panoptic_predictions.json").read_text())
-    assert {path.name for path in tmp_path.iterdir()} == {folder.name, f"{folder.name}.json", "panoptic_quality.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        folder.name, f"{folder.name}.json", *(f"panoptic_quality.{kind}" for kind in ("json", "md", "csv"))
+    }  # fmt: skip
     assert len(list(folder.iterdir())) == len(content["annotations"]) == len(pairs)
     for pair, entry in zip(pairs, content["annotations"], strict=True):
         rgb = np.asarray(Image.open(folder / entry["file_name"])).astype(int)
@@ -270,7 +303,7 @@ def test_two_processes_give_the_same(pairs, files, tmp_path):
 
 
 def config(evaluators, outputs=("instances", "panoptic_seg")):
-    test = {"EVALUATORS": list(evaluators), "WRITE_PREDICTIONS": False}
+    test = {"EVALUATORS": list(evaluators), "WRITE_PREDICTIONS": False, "BOUNDARY_PQ": False}
     return CfgNode(
         {"TEST": test, "INPUT": {"MAX_PIXELS": 2**28}, "MODEL": {"PANOPTIC_FUSION": {"OUTPUTS": list(outputs)}}}
     )
