@@ -233,7 +233,7 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # Also writes the predictions to OUTPUT_DIR/inference/<dataset>, in the format of submission servers.
     cfg.TEST.WRITE_PREDICTIONS = False
     # Also computes boundary PQ in the evaluator "panoptic".
-    cfg.TEST.BOUNDARY_PQ = False
+    cfg.TEST.BOUNDARY_PQ = True
 
 
 def get_cfg() -> CfgNode:
