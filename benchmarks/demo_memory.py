@@ -2,9 +2,9 @@
 
     python benchmarks/demo_memory.py [--side 5000] [--limit 35]
 
-Each row is a process of its own: the baseline of configs/toy with random weights segments one square PNG. The bytes per
-pixel are the peak (ru_maxrss) less that of a PNG of 100 x 100 pixels, divided by the pixels. Exit code 1 if they exceed
-the limit, which is that of the project's issue 18.
+Each row is measured in a separate process: the baseline of configs/toy with random weights segments one square PNG. The
+bytes per pixel are the peak memory (ru_maxrss) minus the peak for a PNG of 100 x 100 pixels, divided by the number of
+pixels. The exit code is 1 if they exceed the limit, which comes from the project's issue 18.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
     python benchmarks/test_time_augmentation.py [--size 1024] [--scales 0.5 0.75 1.0] [--threads 1]
 
-Each row is a process of its own: the baseline on EfficientNet-Lite0 of configs/camvid, random weights, a random image
-of size x 1.5 size pixels. "above the start" is ru_maxrss less that of the process when the network was built. The
-accumulators of the semantic probabilities (C + 1 float32 maps at output size) are listed separately. glibc is told to
-return freed memory at once; by default it keeps pieces of many sizes, which adds about half of one pass.
+Each row is measured in a separate process: the baseline on EfficientNet-Lite0 of configs/camvid, random weights, a
+random image of size x 1.5 size pixels. "above the start" is the peak memory (ru_maxrss) minus its value after the
+network was built. The accumulators of the semantic probabilities (C + 1 float32 maps at output size) are listed
+separately. glibc is told to return freed memory at once; by default it keeps pieces of many sizes, which adds about
+half of one pass.
 """
 
 from __future__ import annotations

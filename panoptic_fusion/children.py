@@ -37,7 +37,7 @@ def run_child(command: Sequence[str], **options: Any) -> int:
 
 
 def end_with_parent() -> None:
-    """Makes this process end with the one that started it by `start_child`; has no effect in other processes."""
+    """Makes this process end when its parent ends. Has no effect if `start_child` did not start this process."""
     parent = os.environ.pop(PARENT_VARIABLE, "")
     if parent.isdigit():
         exit_with(int(parent))

@@ -54,7 +54,7 @@ class Attempt:
 
     def __init__(self, opts: list[str], output: Path, log: Path):
         self.log = log
-        self.messages = output / "log.txt"  # of all starts: this one's begin after those of the earlier ones
+        self.messages = output / "log.txt"  # contains the messages of all starts, this one's at the end
         self.offset = self.messages.stat().st_size if self.messages.is_file() else 0
         self.began = time.monotonic()
         command = [sys.executable, "-W", "ignore", "-m", "panoptic_fusion", "train", "--resume"]

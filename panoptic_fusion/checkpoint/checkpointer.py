@@ -234,7 +234,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         return tensors
 
     def _has_rows_of(self, theirs: ClassRows) -> bool:
-        """Whether the rows of a file in this project's layout have the model's order; True if classes are unknown."""
+        """Returns whether rows in this project's layout have the model's order. True if the classes are unknown."""
         if theirs.layout == DETECTRON2:
             return False
         spaces = theirs.label_space, self.rows.label_space

@@ -38,7 +38,7 @@ def head_of(name: str) -> str | None:
 
 
 def class_axes(head: str, tensor: Tensor) -> int:
-    """Returns how many leading dimensions of a head's tensor are classes: 1, or 2 in the ranking module."""
+    """Returns the number of leading dimensions of a head's tensor that are classes: 1, or 2 in the ranking module."""
     return 2 if head == "fusion.srm" and tensor.dim() > 1 else 1
 
 

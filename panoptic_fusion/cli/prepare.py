@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HELP = "make a dataset ready for training, from its download or as toy scenes"
 
-# Display name per dataset key; the keys are those of panoptic_fusion.data.datasets.BUILTIN.
+# Display name of each dataset key in panoptic_fusion.data.datasets.BUILTIN.
 PUBLIC = {
     "cityscapes": "Cityscapes",
     "coco": "COCO",

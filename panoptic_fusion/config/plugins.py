@@ -79,7 +79,7 @@ def add_plugin_configs(cfg: CfgNode) -> None:
 
 
 def missing_plugins(recorded: Any) -> str:
-    """Returns the part of an error message about plugins that a config names but that are not loaded, or "".
+    """Returns the part of an error message about plugins that a config names and that are not loaded, or "".
 
     Args:
         recorded: the value of PLUGINS, as read from a file.

@@ -112,10 +112,10 @@ def available_device(device: str) -> str:
 
 
 def _without_things(cfg: CfgNode, label_space: LabelSpace) -> None:
-    """Replaces the network in place by the one that its class specifies for datasets without thing classes.
+    """Replaces the network, in place, by its class's network for datasets without thing classes.
 
     Raises:
-        UserError: if its class specifies none, because it requires things.
+        UserError: if the class specifies no such network, because it requires things.
     """
     network = getattr(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), "without_things", None)
     if network is None:

@@ -75,10 +75,10 @@ def choose_images(result: CheckResult, limit: int = 24) -> list[tuple[ImageSumma
         limit: maximum number of images.
 
     Returns:
-        Images with the reasons for each, in the order of choice: the largest, the smallest, the one with most void, and
-        the one with most segments; the first of each kind of problem; then a small set that covers all classes (greedy
-        set cover); then samples spread evenly over the dataset. Ties go to the first image of the JSON, so the choice
-        is deterministic.
+        Images with the reasons for each, in the order of choice: the images with the largest and smallest size, the
+        most void and the most segments; the first of each kind of problem; then a small set that covers all classes
+        (greedy set cover); then samples spread evenly over the dataset. Ties go to the first image of the JSON, so the
+        choice is deterministic.
     """
     images = [image for image in result.images if image.annotated]
     if not images:

@@ -25,7 +25,7 @@ def training_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], RepeatFactorTrain
     The datasets may have an instances JSON or not, also mixed. DATALOADER.FILTER_EMPTY_ANNOTATIONS leaves out images
     without a non-crowd thing. With DATASETS.UNANNOTATED "negatives", images that the JSON files list without an
     annotation are added as images without things; their pixels are void for the semantic loss. The sampler is None if
-    detectron2's `build_detection_train_loader` should build the one of DATALOADER.SAMPLER_TRAIN. Only a
+    detectron2's `build_detection_train_loader` should build the sampler of DATALOADER.SAMPLER_TRAIN. Only a
     RepeatFactorTrainingSampler is built by this function, with a seed drawn as in TrainingSampler (detectron2 passes
     SEED itself, so a resumed run would repeat its order). In a distributed job, all processes must call this.
 

@@ -1,4 +1,4 @@
-"""Training: the trainer of `panoptic-fusion train`, its hooks, and what is checked before it starts."""
+"""Training: the trainer of `panoptic-fusion train`, its hooks, and the checks before it starts."""
 
 from .trainer import PanopticTrainer
 

@@ -24,7 +24,7 @@ EXPLODED = 1000  # the weights are useless if the sum of losses exceeds this mul
 
 
 class DivergenceError(UserError):
-    """Error of a training run that diverged; the message says when and how, and what to do."""
+    """Error of a training run that diverged. The message says when, how, and what to do."""
 
 
 class LossRecord:

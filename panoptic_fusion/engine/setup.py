@@ -55,8 +55,8 @@ def process_seed(seed: int, rank: int, start_iter: int) -> int | None:
     """Returns the random seed of a process, for the order of the images, the augmentations and the sampling.
 
     The seed depends on SEED, the rank and, when resuming, the start iteration. A resumed run therefore does not repeat
-    the images and augmentations of its start, but resuming twice from the same checkpoint gives the same ones. They
-    differ from those of an uninterrupted run.
+    the images and augmentations of its start, but resuming twice from the same checkpoint produces the same ones. An
+    uninterrupted run produces different ones.
 
     Args:
         seed: SEED of the config; negative: a different seed each time.
@@ -76,7 +76,7 @@ def process_seed(seed: int, rank: int, start_iter: int) -> int | None:
 def write_config(cfg: CfgNode, *, eval_only: bool) -> None:
     """Writes OUTPUT_DIR/config.yaml in the main process; call this after loading the weights.
 
-    A config that does not fit the checkpoint in OUTPUT_DIR therefore does not replace the one that does. The file is
+    A config that does not fit the checkpoint in OUTPUT_DIR therefore never replaces its config. The file is
     written atomically. An evaluation does not replace the file of the training run whose OUTPUT_DIR it uses.
     """
     path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")

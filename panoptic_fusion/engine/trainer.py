@@ -69,7 +69,7 @@ class PanopticTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list:
-        """Builds detectron2's hooks, this project's hooks that the config enables, and one that shows progress."""
+        """Builds detectron2's hooks, this project's hooks that the config enables, and a progress display."""
         hooks = [self._stop_on_divergence, *super().build_hooks()]
         if self.cfg.SOLVER.GRADIENT_BALANCE_PERIOD:
             hooks.insert(0, GradientBalance.from_config(self.cfg))  # at the same position in all processes
@@ -137,8 +137,8 @@ class PanopticTrainer(DefaultTrainer):
         """Evaluates a model, see DefaultTrainer.
 
         Without `evaluators`, it uses the evaluators of `build_evaluator`, and the model computes only the outputs that
-        they need. All processes of a job evaluate with the buffers (BN running statistics) of rank 0, which are also
-        the ones in the checkpoint. During training, each process has its own buffers.
+        they need. All processes of a job evaluate with the buffers (BN running statistics) of rank 0, which the
+        checkpoint also contains. During training, each process has its own buffers.
         """
         if comm.get_world_size() > 1:
             for buffer in model.buffers():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -48,7 +49,8 @@ def fuse_files(
     Args:
         instances: COCO result JSON: a list of image_id, category_id, score and segmentation (RLE or polygons).
         semantic: COCO result JSON without scores; or a folder with one PNG of category ids, or one .npy of logits, per
-            image. See `decode_semantic`. Files have the names of the images.
+            image. See `decode_semantic`. Files have the names of the images; the subfolders in these names may be left
+            out unless two images have the same name.
         images: JSON with the list `images` (id, file_name, height, width).
         output: folder of the result, new or of an earlier run with the same arguments.
         categories: JSON with the COCO panoptic categories (id, name, isthing): a list, or an object with the list
@@ -132,6 +134,7 @@ def make_tasks(
     is_folder = Path(semantic).is_dir()
     semantic_by_image, lost = ({}, []) if is_folder else read_results(semantic, ids)
     problems += lost
+    stems = Counter(Path(image["file_name"]).stem for image in listed.values())
     used: set[str] = set()
     tasks = []
     for image_id, image in listed.items():
@@ -139,10 +142,16 @@ def make_tasks(
         stem = Path(image["file_name"]).stem
         source: Sequence[Any] | str = semantic_by_image.get(image_id, [])
         if is_folder:
-            logits = Path(semantic) / f"{stem}.npy"
-            source = str(logits if logits.is_file() else Path(semantic) / f"{stem}.png")
+            source = _semantic_file(Path(semantic), Path(image["file_name"]), stems[stem] == 1)
         tasks.append(ImageOutputs(entry, by_image.get(image_id, []), source, f"{unused_name(stem, used)}.png"))
     return tasks, problems
+
+
+def _semantic_file(folder: Path, file_name: Path, is_unique: bool) -> str:
+    """Returns the path of an image's .npy or PNG; the subfolder of `file_name` is optional if the name is unique."""
+    places = [folder / file_name, *([folder / file_name.name] if is_unique else [])]
+    files = [place.with_suffix(suffix) for place in places for suffix in (".npy", ".png")]
+    return str(next((file for file in files if file.is_file()), files[-1]))
 
 
 def fuse_image(

@@ -63,7 +63,7 @@ class InstancesEvaluator(COCOEvaluator):
             MetadataCatalog.remove(shadow.name)
 
     def evaluate(self, img_ids: Sequence | None = None) -> dict[str, Any]:
-        """See COCOEvaluator; the tables that COCO's tools print go to detectron2's log, so not to the console."""
+        """Returns the metrics of COCOEvaluator. Tables that COCO's tools print go to the log, not to the console."""
         with prints_to(logging.getLogger("detectron2.evaluation.coco_evaluation")):
             return super().evaluate(img_ids)
 

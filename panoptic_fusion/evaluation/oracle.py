@@ -17,7 +17,7 @@ Three parts can be replaced, alone or together:
 Masks always come from the model. Everything else is the model's inference, including its fusion.
 
 The paper does not specify the score of a ground-truth box or the logits of the ground truth; the above is our choice.
-The ground truth is the training ground truth: crowds and things that vanish in the resized image have no box.
+Ground truth is the same as during training: crowds and things that vanish in the resized image have no box.
 
 Shapes: N is the number of images, C the number of semantic channels, (H, W) the size of the padded network input, and
 R_i the number of boxes of image i.

@@ -1,6 +1,6 @@
-"""Normalisation with its activation, chosen by name: what follows the convolutions of the Seamless networks.
+"""Normalization with activation, chosen by name, for the convolutions of the Seamless networks.
 
-A module of this kind is called with (N, C, ...) and, in residual blocks, the tensor to add before the activation.
+These modules take a tensor (N, C, ...) and, in residual blocks, the tensor to add before the activation.
 """
 
 from collections.abc import Callable, Iterable
@@ -37,7 +37,7 @@ class ActivatedGroupNorm(_Activated, nn.GroupNorm):
 
 
 class ActivatedBatchNorm(_Activated, nn.BatchNorm2d):
-    """Batch normalisation, then LeakyReLU: InPlaceABN's function (but for its |weight| + eps) at twice the memory."""
+    """Batch normalization, then LeakyReLU: the same as InPlaceABN, except for |weight| + eps, at twice the memory."""
 
 
 class ActivatedSyncBatchNorm(_Activated, nn.SyncBatchNorm):
@@ -54,18 +54,18 @@ ACTIVATED_NORMS: dict[str, Callable[[int], nn.Module]] = {
     "FrozenBN": ActivatedFrozenBatchNorm,
     "GN": lambda channels: ActivatedGroupNorm(16, channels),
 }
-ACTIVATED_NAMES = ("InPlaceABN", *ACTIVATED_NORMS)  # of `get_activated_norm`
-# Those that also take what a RoI head has: (R, C) of a linear layer, a single region in a batch, none.
+ACTIVATED_NAMES = ("InPlaceABN", *ACTIVATED_NORMS)  # names that `get_activated_norm` accepts
+# Names whose modules also accept inputs in an RoI head: (R, C) of a linear layer, a single RoI, an empty batch.
 ROI_NAMES = ("InPlaceABN", "GN")
-# Those of detectron2's `get_norm`, and with `resolve_norm` InPlaceABN.
+# Names that detectron2's `get_norm` accepts, and InPlaceABN, which `resolve_norm` adds.
 PLAIN_NAMES = ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "InPlaceABN")
 
 
 def check_norm(key: str, norm: str, known: Iterable[str] = ACTIVATED_NAMES) -> str:
-    """Returns `norm`, the value of the config key.
+    """Checks that `norm`, the value of a config key, is one of the names `known`, and returns it.
 
     Raises:
-        ConfigError: it is none of the names `known`; the message names the key and these.
+        ConfigError: if it is not. The message contains the key and the known names.
     """
     if norm not in known:
         raise ConfigError(f"{key} is {norm!r}: use one of {', '.join(map(repr, known))}")
@@ -75,16 +75,17 @@ def check_norm(key: str, norm: str, known: Iterable[str] = ACTIVATED_NAMES) -> s
 def get_activated_norm(
     norm: str | Callable[[int], nn.Module], channels: int, activation: str = "leaky_relu"
 ) -> nn.Module:
-    """The norm of that name with LeakyReLU (slope 0.01) in it.
+    """Builds the norm of a name, including LeakyReLU (slope 0.01).
 
     Args:
-        norm: "InPlaceABN" (the published Seamless models), "GN" (their paper's text: 16 groups, where detectron2's "GN"
-            has 32), "BN", "SyncBN", "FrozenBN"; or a callable that makes the module from the number of channels.
-        channels: C.
+        norm: "InPlaceABN" (as in the published Seamless models), "GN" (as in the text of their paper: 16 groups, while
+            detectron2's "GN" has 32), "BN", "SyncBN", "FrozenBN", or a callable that builds the module from the number
+            of channels.
+        channels: number of channels C.
         activation: "leaky_relu" or "identity".
 
     Raises:
-        ConfigError: there is no such norm.
+        ConfigError: if the name is unknown.
     """
     if callable(norm):
         return norm(channels)
@@ -94,10 +95,10 @@ def get_activated_norm(
 
 
 def resolve_norm(norm: str | Callable[[int], nn.Module]) -> str | Callable[[int], nn.Module]:
-    """What to pass for `norm` to detectron2's own modules, so that "InPlaceABN" works in a config, too.
+    """Returns the `norm` argument for detectron2's own modules, so that configs can also use "InPlaceABN" for them.
 
-    detectron2's `get_norm` knows a fixed set of names and, besides, takes a callable. Its modules have their own
-    activation, so this one comes without; that activation must not work in place (detectron2's ResNet blocks do).
+    detectron2's `get_norm` supports a fixed set of names and callables. Its modules have their own activation, so the
+    returned InPlaceABN has none. Their activation must not be in place, as it is in detectron2's ResNet blocks.
     """
     if norm == "InPlaceABN":
         return lambda channels: InPlaceABN(channels, activation="identity")
@@ -105,9 +106,9 @@ def resolve_norm(norm: str | Callable[[int], nn.Module]) -> str | Callable[[int]
 
 
 def freeze_norm_parameters(model: nn.Module) -> None:
-    """Stops the training of all norms' weights and biases; batch statistics are still used and updated.
+    """Freezes the weights and biases of all norms. Batch statistics are still used and updated.
 
-    That is learning rate 0 for every norm of the network, as in the first row of the Seamless paper's Table 1.
+    This is learning rate 0 for every norm of the network, as in the first row of the Seamless paper's Table 1.
     """
     norms = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, LayerNorm)
     for module in model.modules():

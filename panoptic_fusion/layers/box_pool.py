@@ -12,18 +12,18 @@ from torch.nn import functional as F
 def box_average(x: Tensor, kernel_size: int = 64) -> Tensor:
     """Averages over windows of kernel_size x kernel_size, then replicates the border to the input's size.
 
-    A map smaller than the window in one dimension is averaged over all of that dimension. Windows that would reach over
-    the border do not exist; the result there is that of the nearest window (no zero padding). Equal to
+    If a map is smaller than the window in one dimension, the average covers all of that dimension. Windows never extend
+    past the border. A pixel without a window gets the result of the nearest window (no zero padding). Equal to
     `F.pad(F.avg_pool2d(x, (kh, kw), stride=1), (left, right, top, bottom), mode="replicate")` with kh =
-    min(kernel_size, H), left = (kw - 1) // 2, right = kw - 1 - left, and so on, in O(H * W) by running sums, in
-    float32 at least.
+    min(kernel_size, H), left = (kw - 1) // 2, right = kw - 1 - left, and so on. It takes O(H * W) by running sums in
+    float32 or float64.
 
     Args:
         x: (N, C, H, W) float.
         kernel_size: side of the window in pixels, >= 1.
 
     Returns:
-        Shape and dtype of `x`. Backward keeps no tensor.
+        Tensor of the same shape and dtype as `x`. No tensor is kept for the backward pass.
 
     Raises:
         ValueError: if kernel_size < 1, or if the map is empty.
@@ -50,7 +50,7 @@ class _BoxAverage(torch.autograd.Function):
         kh, kw = ctx.kernel
         g = grad.to(torch.promote_types(grad.dtype, torch.float32))
         g = _fold_border(_fold_border(g, -1, kw), -2, kh)
-        # A pixel belongs to the k windows that end at it or after it: window sums again, over the zero-padded gradient.
+        # The gradient of a pixel is the sum over its k windows: window sums of the zero-padded gradient.
         g = _window_sum(F.pad(g, (kw - 1, kw - 1)), -1, kw)
         g = _window_sum(F.pad(g, (0, 0, kh - 1, kh - 1)), -2, kh)
         return g.div_(kh * kw).to(grad.dtype), None
@@ -71,7 +71,7 @@ def _window_sum(x: Tensor, dim: int, k: int) -> Tensor:
 
 
 def _fold_border(grad: Tensor, dim: int, k: int) -> Tensor:
-    """Adjoint of the replication along `dim`: the border's gradient goes to the first and last window."""
+    """Computes the adjoint of the replication along `dim`: adds the border's gradient to the first and last window."""
     before, behind = _border(k)
     num = grad.shape[dim] - before - behind
     out = grad.narrow(dim, before, num).clone()

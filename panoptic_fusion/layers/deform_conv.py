@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.utils import _pair
 
-COLUMN_BYTES = 2**28  # of the samples of all taps, at a time
-FAR = 2.0**20  # pixels, past the border of any map: a sample that far away is zero, and so are its gradients
+COLUMN_BYTES = 2**28  # maximum size of the samples of all taps at a time
+FAR = 2.0**20  # pixels, past the border of any map: samples at this distance are zero, and so are their gradients
 
 
 def deform_conv2d(
@@ -24,24 +24,24 @@ def deform_conv2d(
     padding: int | tuple[int, int] = 0,
     dilation: int | tuple[int, int] = 1,
 ) -> Tensor:
-    """`torchvision.ops.deform_conv2d` for any mix of floating types, in and out of autocast, on CPU and CUDA.
+    """Computes `torchvision.ops.deform_conv2d` for any mix of floating types, even under autocast, on CPU and CUDA.
 
-    torchvision has no kernel for bfloat16, and refuses inputs of two types, which is what autocast gives it: maps in
-    half precision, weights in float32. Here half precision is computed in float32. Images are taken so few at a time
-    that their samples need COLUMN_BYTES at most, or one by one: torchvision would unroll the whole batch.
+    torchvision has no kernel for bfloat16, and it rejects inputs of two types, which occur under autocast (maps in half
+    precision, weights in float32). This function computes half precision in float32. It processes as many images at a
+    time as fit COLUMN_BYTES of samples, but at least one. torchvision would unroll the whole batch.
 
-    An offset that is NaN or infinite samples zero, as one that points past the border does. torchvision's CPU kernel
-    reads from outside of the map for NaN, which ends the process without a message.
+    Offsets that are NaN, infinite or past the border sample zero. For NaN, torchvision's CPU kernel reads outside of
+    the map, which ends the process without a message.
 
     Args:
         x: (N, C, H, W) floating, H and W less than `FAR`.
         offset: (N, 2 * kh * kw, H', W') floating, in pixels of x: (dy, dx) for each tap, taps row by row.
         weight: (D, C, kh, kw).
         bias: (D,) or None.
-        stride, padding, dilation: as for a convolution; x is zero beyond its border.
+        stride, padding, dilation: as for a convolution. x is zero beyond its border.
 
     Returns:
-        (N, D, H', W') in the type of x. Gradients reach x, offset, weight and bias, each in its own type.
+        (N, D, H', W') in the type of x. x, offset, weight and bias get gradients, each in its own type.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     bias = None if bias is None else bias.to(dtype)
@@ -59,7 +59,7 @@ def deform_conv2d(
 
 
 def _within_reach(offset: Tensor) -> Tensor:
-    """Returns the offsets, the same values and gradients up to `FAR`, with `FAR` for NaN and for what lies past it."""
+    """Clamps offsets to [-FAR, FAR] and replaces NaN by `FAR`. Other values and gradients do not change."""
     return offset.nan_to_num(nan=FAR).clamp(-FAR, FAR)
 
 
@@ -73,12 +73,11 @@ def _sampled_deform_conv2d(
     padding: tuple[int, int],
     dilation: tuple[int, int],
 ) -> Tensor:
-    """`torchvision.ops.deform_conv2d` by bilinear sampling and a matrix product: its backward pass on a CPU is several
-    times faster.
+    """Computes `torchvision.ops.deform_conv2d` by bilinear sampling and a matrix product.
 
-    The map is padded with zeros to powers of two. Then the way of a position through `grid_sample`'s range of -1 to 1
-    and back is exact where the position is whole, as all are at the start of a training; where it is not exact, the
-    gradient may be that of the wrong side of the pixel.
+    Its backward pass on a CPU is several times faster. The map is padded with zeros to powers of two, so that integer
+    positions are converted exactly to `grid_sample`'s range of -1 to 1 and back. At the start of a training run all
+    positions are integers. With an inexact conversion, the gradient may come from the wrong side of the pixel.
     """
     (height, width), (kh, kw) = x.shape[-2:], weight.shape[-2:]
     sides = [1 << (length - 1).bit_length() for length in (height, width)]
@@ -98,7 +97,7 @@ def _sampled_deform_conv2d(
 
 
 class DeformConv2d(torchvision.ops.DeformConv2d):
-    """`deform_conv2d` with its parameters, and optionally a norm. The offsets come from outside: see `offset_conv`."""
+    """Layer of `deform_conv2d` with an optional norm. Offsets are an input, see `offset_conv`."""
 
     def __init__(self, *args, norm: nn.Module | None = None, **kwargs):
         """Builds the layer.
@@ -111,7 +110,7 @@ class DeformConv2d(torchvision.ops.DeformConv2d):
         self.norm = norm
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
-        """See `deform_conv2d`."""
+        """Applies `deform_conv2d` and the norm to `x` with the given offsets."""
         settings = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
         x = deform_conv2d(x, offset, self.weight, self.bias, **settings)
         return x if self.norm is None else self.norm(x)
@@ -130,12 +129,12 @@ def offset_conv(in_channels: int, kernel_size: int = 3, *, stride: int = 1, dila
 
 
 def exact_offsets(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """The offsets that `conv` (see `offset_conv`) computes of `x`, in the type of its weights, also under autocast.
+    """Computes the offsets of `conv` (see `offset_conv`) for `x` in the type of its weights, even under autocast.
 
-    In bfloat16 an offset of 3 pixels has steps of 1 / 64 of a pixel, and one of 100 pixels steps of 1 / 2.
+    In bfloat16, the resolution is 1/64 pixel for an offset of 3 pixels and 1/2 pixel for an offset of 100 pixels.
 
     Args:
-        conv: convolution with weights in float32 (or float64).
+        conv: convolution with float32 (or float64) weights.
         x: (N, C, H, W) floating.
 
     Returns:

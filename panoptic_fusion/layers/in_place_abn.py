@@ -1,13 +1,16 @@
-"""In-place activated batch normalisation: batch norm and LeakyReLU in one layer that keeps only its output for the
-backward pass (Rota Bulò et al., "In-Place Activated BatchNorm for Memory-Optimized Training of DNNs"; Seamless, section
-3.1).
+"""In-place activated batch normalization: batch norm and LeakyReLU in a layer that keeps only its output for backward.
+
+References: Rota Bulò et al., "In-Place Activated BatchNorm for Memory-Optimized Training of DNNs"; Seamless, section
+3.1.
 
     z = (x - mean) / sqrt(var + eps) * (|weight| + eps) + bias        y = leaky_relu(z [+ residual])
 
-LeakyReLU and the affine can be inverted, so the backward pass gets the normalised input from y, and x is not kept.
-Pure PyTorch, CPU and CUDA. With torch.distributed the statistics are those of all processes together.
+LeakyReLU and the affine transform can be inverted, so the backward pass computes the normalized input from y and does
+not need x. The layer is pure PyTorch for CPU and CUDA. With torch.distributed, statistics are computed over all
+processes.
 
-Shape shorthand: N: batch, C: channels, ...: any number of further dimensions (none after a linear layer).
+Shapes: N is the batch size, C the number of channels, "..." any number of further dimensions (none after a linear
+layer).
 """
 
 import torch
@@ -30,31 +33,31 @@ def in_place_abn(
     eps: float = 1e-5,
     slope: float = 0.01,
 ) -> Tensor:
-    """Batch norm, the sum with `residual`, LeakyReLU.
+    """Applies batch norm, adds `residual` and applies LeakyReLU.
 
-    In training the mean and the variance are those of `x` over all processes of the default process group, each
-    weighted by its number of elements; a process may have none (N = 0). Every process must call it, and must call
-    backward: its result belongs into the loss there too, if only as `0 * y.sum()`.
+    During training, mean and variance are computed from `x` over all processes of the default process group. Each
+    process is weighted by its number of elements, which may be 0 (N = 0). Every process must call this function and run
+    backward through the result, so each process must include it in its loss, if only as `0 * y.sum()`.
 
-    "In place" is about the memory that waits for the backward pass: nothing here keeps `x`, so it is freed once the
-    caller lets go of it. `x` itself is not overwritten, so it may be used elsewhere. The result must not be changed in
-    place while a backward pass is to come (autograd raises an error then).
+    "In place" refers to the memory kept for the backward pass: `x` is not kept, so it is freed once the caller releases
+    it. `x` itself is not overwritten, so it may be used elsewhere. The result must not be modified in place before the
+    backward pass (autograd raises an error).
 
-    Deviation from plain batch norm: a batch with one element a channel is normalised to zero instead of being an error,
-    because an image may leave a single RoI.
+    Deviation from plain batch norm: a batch with one element per channel is normalized to zero instead of raising an
+    error, because an image may have a single RoI.
 
     Args:
         x: (N, C, ...) float.
-        weight, bias: (C,) float; the scale is |weight| + eps.
-        running_mean, running_var: (C,) float, updated in training as torch.nn.BatchNorm2d does it (unbiased variance).
-        residual: shape of `x`, added before the activation. It is kept for the backward pass, too.
-        slope: of LeakyReLU for negative values, > 0; 1.0 for no activation.
+        weight, bias: (C,) float. The scale is |weight| + eps.
+        running_mean, running_var: (C,) float, updated during training as in torch.nn.BatchNorm2d (unbiased variance).
+        residual: tensor of the same shape as `x`, added before the activation. It is also kept for the backward pass.
+        slope: slope of LeakyReLU for negative values, > 0. 1.0 means no activation.
 
     Returns:
-        Shape and dtype of `x`.
+        Tensor of the same shape and dtype as `x`.
     """
     if residual is not None and x.dtype in (torch.float16, torch.bfloat16):
-        # y - residual would cancel the few digits of these types: keep the sum's two parts apart.
+        # y - residual would lose the few digits of these types, so the two parts of the sum are kept separate.
         y = in_place_abn(
             x, weight, bias, running_mean, running_var, training=training, momentum=momentum, eps=eps, slope=1.0
         )
@@ -62,7 +65,7 @@ def in_place_abn(
     if training:
         with torch.no_grad():
             mean, var, count = batch_statistics(x)
-            rate = momentum * count.clamp(max=1)  # without any element the running statistics stay
+            rate = momentum * count.clamp(max=1)  # without elements, the running statistics do not change
             running_mean.lerp_(mean.to(running_mean.dtype), rate.to(running_mean.dtype))
             unbiased = var * (count / (count - 1).clamp(min=1))
             running_var.lerp_(unbiased.to(running_var.dtype), rate.to(running_var.dtype))
@@ -74,24 +77,24 @@ def in_place_abn(
 
 
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Per-channel statistics of `x` (N, C, ...) over all processes together.
+    """Computes per-channel statistics of `x` (N, C, ...) over all processes.
 
     Returns:
-        mean (C,), biased variance (C,) and the number of elements a channel (scalar tensor), in float32 (float64 for
-        float64 input). All zero where no process has an element.
+        mean (C,), biased variance (C,) and number of elements per channel (scalar tensor), in float32 (float64 for
+        float64 input). All are zero if no process has an element.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     num_channels = x.shape[1]
     count = x.numel() // num_channels
     if count == 0:
         mean = var = torch.zeros(num_channels, dtype=dtype, device=x.device)
-    elif x.device.type == "cpu":  # three times as fast as var_mean there
+    elif x.device.type == "cpu":  # three times as fast as var_mean on the CPU
         mean, var = torch.batch_norm_update_stats(x.to(dtype), None, None, 0.0)
     else:
         var, mean = torch.var_mean(x.to(dtype), [d for d in range(x.dim()) if d != 1], correction=0)
     if not _is_distributed():
         return mean, var, torch.full((), count, dtype=dtype, device=x.device)
-    # One row a process (count, mean, var * count), filled by an all_reduce: every backend has that on every device.
+    # One row (count, mean, var * count) per process, filled by all_reduce, which every backend has on every device.
     rows = torch.zeros(dist.get_world_size(), 2 * num_channels + 1, dtype=dtype, device=x.device)
     rows[dist.get_rank(), 0] = count
     rows[dist.get_rank(), 1:] = torch.cat([mean, var * count])
@@ -117,7 +120,7 @@ def _forward(x, residual, weight, bias, mean, var, eps: float, slope: float) -> 
 
 
 class _InPlaceABN(torch.autograd.Function):
-    """The layer with given statistics; `count` None says that they do not depend on `x` (evaluation)."""
+    """The layer with given statistics. `count` is None if they do not depend on `x` (evaluation)."""
 
     @staticmethod
     def forward(ctx, x, residual, weight, bias, mean, var, count, eps, slope):
@@ -133,7 +136,7 @@ class _InPlaceABN(torch.autograd.Function):
         per_channel = [1, -1] + [1] * (y.dim() - 2)
         over = [d for d in range(y.dim()) if d != 1]
         scale = weight.abs() + ctx.eps
-        # The normalised input, times `scale`: from the output, through the activation, the sum and the affine.
+        # The normalized input times `scale`, from the output by inverting activation, sum and affine transform.
         centred = (y.clone() if ctx.slope == 1 else F.leaky_relu(y, 1 / ctx.slope)).to(inv_std.dtype)
         if residual is not None:
             centred.sub_(residual)
@@ -143,7 +146,7 @@ class _InPlaceABN(torch.autograd.Function):
             grad_z = torch.ops.aten.leaky_relu_backward(grad_y, y, ctx.slope, True)
 
         sums = torch.stack([grad_z.sum(over, dtype=inv_std.dtype), (grad_z * centred).sum(over)])
-        grad_bias, grad_weight = sums[0], sums[1] * weight.sign() / scale  # of this process, as all parameters'
+        grad_bias, grad_weight = sums[0], sums[1] * weight.sign() / scale  # of this process, as for all parameters
         grad_x = None
         if ctx.needs_input_grad[0]:
             factor = scale * inv_std
@@ -160,15 +163,15 @@ class _InPlaceABN(torch.autograd.Function):
 
 
 class InPlaceABN(nn.BatchNorm1d):
-    """The layer `in_place_abn` with its parameters `weight`, `bias` and buffers `running_mean`, `running_var`.
+    """Layer of `in_place_abn` with parameters `weight` and `bias`, and buffers `running_mean` and `running_var`.
 
-    It takes inputs of any shape (N, C, ...). The state dict is that of the published layer: no `num_batches_tracked`
-    (that of a plain batch norm is accepted and dropped).
+    It accepts inputs of any shape (N, C, ...). The state dict has the same keys as in the published code: it has no
+    `num_batches_tracked`, and drops it when loading a plain batch norm.
 
-    It is a subclass of BatchNorm1d, although it is for any dimension, for what detectron2 does by type:
-    SOLVER.WEIGHT_DECAY_NORM and the PreciseBN hook treat it as a norm, while `freeze`, which rewrites every BatchNorm2d
-    as a FrozenBatchNorm2d, leaves it. That would lose the activation, and the Seamless networks go on updating the
-    statistics of frozen layers.
+    It is a subclass of BatchNorm1d, although it accepts any number of dimensions, because detectron2 recognizes norms
+    by their type. SOLVER.WEIGHT_DECAY_NORM and the PreciseBN hook treat it as a norm. detectron2's `freeze`, which
+    replaces every BatchNorm2d by a FrozenBatchNorm2d, leaves it unchanged. A replacement would lose the activation, and
+    the Seamless networks continue to update the statistics of frozen layers.
     """
 
     def __init__(
@@ -179,16 +182,17 @@ class InPlaceABN(nn.BatchNorm1d):
         activation: str = "leaky_relu",
         slope: float = 0.01,
     ):
-        """
+        """Builds the layer.
+
         Args:
-            num_features: C.
-            eps: added to the variance and to |weight|.
+            num_features: number of channels C.
+            eps: number added to the variance and to |weight|.
             momentum: weight of the new batch in the running statistics.
             activation: "leaky_relu" or "identity".
-            slope: of LeakyReLU for negative values.
+            slope: slope of LeakyReLU for negative values.
 
         Raises:
-            ValueError: another activation, or a slope that cannot be inverted.
+            ValueError: if the activation is not supported, or if the slope cannot be inverted.
         """
         super().__init__(num_features, eps=eps, momentum=momentum)
         if activation not in ("leaky_relu", "identity"):
@@ -200,7 +204,7 @@ class InPlaceABN(nn.BatchNorm1d):
         self.num_batches_tracked = None
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """See `in_place_abn`."""
+        """Applies the layer to `x` (N, C, ...), see `in_place_abn`."""
         return in_place_abn(
             x,
             self.weight,
@@ -215,11 +219,12 @@ class InPlaceABN(nn.BatchNorm1d):
         )
 
     def reset_running_stats(self) -> None:
-        """What `reset_parameters` of torch's batch norms calls; here there is no `num_batches_tracked` to reset."""
+        """Resets the running statistics. torch's version would also reset `num_batches_tracked`, which is None."""
         self.running_mean.zero_()
         self.running_var.fill_(1)
 
     def extra_repr(self) -> str:
+        """Returns the settings that `repr` prints."""
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, activation={self.activation}"
 
     def _load_from_state_dict(self, state_dict, prefix, *args):

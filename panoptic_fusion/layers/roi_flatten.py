@@ -13,28 +13,29 @@ from .chunks import chunks_of_maps
 def roi_flatten(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
     """Returns the mean confidence at each pixel over the instances whose mask contains it.
 
-    Each mask is interpolated bilinearly to its box (like `F.interpolate`, align_corners=False: pixel centres, edge
-    texels continued to the edge of the box), is zero where it is below `threshold` and outside of the box, and is
-    added into the map; the map is divided by the number of instances that are left at each pixel. A pixel belongs to a
-    box if its centre lies in it. Up to half a texel at the edge of a box, where `paste_masks_in_image` interpolates
-    towards zero, the thresholded mask is the one that detectron2 pastes.
+    Each mask is interpolated bilinearly to its box, as in `F.interpolate` with align_corners=False (pixel centers;
+    border elements extend to the edge of the box). Values below `threshold` and outside of the box are set to zero. The
+    map is the sum of these masks divided by the number of nonzero masks at each pixel. A pixel belongs to a box if its
+    center lies in it. The thresholded mask is the same as the mask that detectron2 pastes, except within half a mask
+    element of the edge of the box, where `paste_masks_in_image` interpolates towards zero.
 
-    Differentiable in `masks` where they reach the threshold; boxes and thresholding have no gradient. Instances are
-    worked on in chunks and again in backward, so that between the two only masks, boxes and one (H, W) count are kept.
-    Nothing is read on the host. The result is the same with any number of chunks, up to rounding.
+    The result is differentiable in `masks` where they reach the threshold. Boxes and thresholding have no gradient.
+    Forward and backward both process instances in chunks and compute the interpolated masks, so only masks, boxes and
+    one (H, W) count are kept in between. The function does not synchronize with the CPU. The result does not depend on
+    the number of chunks, up to rounding.
 
     Args:
-        masks: (R, M, M) float, probabilities in [0, 1]; half precision is computed in float32.
-        boxes: (R, 4) float, XYXY in pixels of the map (not of the image, if the map is smaller). They may reach over
+        masks: (R, M, M) float, probabilities in [0, 1]. Half precision is computed in float32.
+        boxes: (R, 4) float, XYXY in pixels of the map (not of the image, if the map is smaller). They may extend past
             its border or be empty.
         size: (H, W).
-        threshold: in (0, 1].
+        threshold: minimum probability of a mask's pixels, in (0, 1].
 
     Returns:
         (H, W) float in {0} and [threshold, 1]; zeros if R = 0.
 
     Raises:
-        ValueError: shapes that do not fit each other.
+        ValueError: if the shapes of masks and boxes do not match.
     """
     if masks.dim() != 3 or masks.shape[1] != masks.shape[2] or boxes.shape != (len(masks), 4):
         raise ValueError(
@@ -72,8 +73,12 @@ class _RoIFlatten(torch.autograd.Function):
 
 
 def _spread(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float):
-    """Masks in place: values (R, H, W), whether they reach the threshold (R, H, W), and the matrices `down` (R, H, M),
-    `across` (R, W, M) with values = down @ masks @ across^T."""
+    """Interpolates masks to their boxes.
+
+    Returns:
+        values (R, H, W), whether they reach the threshold (R, H, W), and matrices `down` (R, H, M) and `across`
+        (R, W, M) with values = down @ masks @ across^T.
+    """
     down = _interpolation(boxes[:, 1], boxes[:, 3], size[0], masks.shape[-1])
     across = _interpolation(boxes[:, 0], boxes[:, 2], size[1], masks.shape[-1])
     values = down @ masks @ across.transpose(1, 2)
@@ -81,8 +86,7 @@ def _spread(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: floa
 
 
 def _interpolation(start: Tensor, end: Tensor, length: int, side: int) -> Tensor:
-    """(R, length, side): by which weight each of `length` pixels reads each of `side` texels, on one axis of the
-    box."""
+    """Returns the weights of `side` mask elements at `length` pixels along one axis of the box: (R, length, side)."""
     centres = torch.arange(length, device=start.device, dtype=start.dtype) + 0.5
     texels = torch.arange(side, device=start.device, dtype=start.dtype)
     extent = (end - start).clamp(min=1e-6)

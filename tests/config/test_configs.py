@@ -19,6 +19,7 @@ from panoptic_fusion.data.coco_panoptic import label_space_of, register_from_con
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.networks.freeze import freeze_parts
+from panoptic_fusion.networks.test_time_augmentation import TestTimeAugmentation, View
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name != "ablations")
@@ -128,6 +129,38 @@ def test_heads_have_the_sizes_of_the_classes(path):
     if hasattr(model, "fusion"):
         assert type(model.fusion).__name__ == cfg.MODEL.PANOPTIC_FUSION.NAME
         assert (model.fusion.label_space.num_things, model.fusion.label_space.num_stuff) == (things, stuff)
+
+
+COCO_SCALES = (480, 544, 608, 672, 736, 800, 864, 928, 992, 1056, 1120)  # UPSNet's supplement, section 6.1
+CITYSCAPES_SCALES = (704, 768, 832, 896, 960, 1024, 1088, 1152, 1216, 1280, 1344)
+MULTI_SCALE = {
+    "coco/upsnet_r50_ms.yaml": (COCO_SCALES, [(800, False)], 0.5),
+    "coco/upsnet_r101_dcn_ms.yaml": (COCO_SCALES, [(800, False)], 0.5),
+    "cityscapes/upsnet_r50_ms.yaml": (CITYSCAPES_SCALES, [(1024, False)], 0.5),
+    "cityscapes/upsnet_r101_ms.yaml": (CITYSCAPES_SCALES, [(1024, False)], 0.5),
+    "cityscapes/tascnet_r50_ms.yaml": (None, None, 0.3),
+    "vistas/tascnet_r50_collapsed_ms.yaml": (None, None, 0.3),
+}
+
+
+def test_multi_scale_configs():
+    """The papers' views; each config evaluates what the config of the same name without _ms trains."""
+    assert {name_of(path) for path in FILES if path.stem.endswith("_ms")} == MULTI_SCALE.keys()
+    for name, (scales, of_instances, nms_thresh) in MULTI_SCALE.items():
+        cfg = read_config(CONFIGS / name)
+        trained = read_config(CONFIGS / name.replace("_ms", ""))
+        assert cfg.MODEL.WEIGHTS == f"{trained.OUTPUT_DIR}/model_final.pth"
+        assert cfg.INPUT.MIN_SIZE_TEST == trained.INPUT.MIN_SIZE_TEST
+        augmentation = TestTimeAugmentation.from_config(cfg)
+        assert augmentation.average == "logits" and augmentation.nms_thresh == nms_thresh
+        views = [(view.size, view.flip) for view in augmentation.instance_views]
+        if scales is not None:
+            assert augmentation.views == tuple(View(size, flip) for size in scales for flip in (False, True))
+            assert views == of_instances == [(cfg.INPUT.MIN_SIZE_TEST, False)]
+        else:  # "using higher resolutions to obtain the instance segmentation output"; both mirrored
+            assert {flip for _, flip in views} == {view.flip for view in augmentation.views} == {False, True}
+            assert max(views)[0] > max(view.size for view in augmentation.views)
+            assert max(view.size for view in augmentation.views) <= max(cfg.INPUT.MIN_SIZE_TRAIN)
 
 
 @pytest.mark.parametrize("key", sorted(KNOWN_CLASSES))

@@ -95,7 +95,7 @@ def test_names_do_not_clash_with_detectron2s():
     assert NAMES == [
         "coco_panoptic_2017_train", "coco_panoptic_2017_val", "coco_panoptic_2017_test-dev",
         "cityscapes_fine_train", "cityscapes_fine_val", "cityscapes_fine_test",
-        "vistas_train", "vistas_val", "vistas_test", "vistas_v2_train", "vistas_v2_val",
+        "vistas_train", "vistas_val", "vistas_test", "vistas_v2_train", "vistas_v2_val", "vistas_v2_test",
         "idd_train", "idd_val", "idd_test", "camvid_train", "camvid_val", "camvid_test",
     ]  # fmt: skip
     # Registering them raises for a name that is taken (see below), so detectron2's are as they were.

@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog
 from PIL import Image, ImageDraw
 
 from panoptic_fusion.data import label_space_of
-from panoptic_fusion.data.datasets import register_all
+from panoptic_fusion.data.datasets import BUILTIN, register_all
 from panoptic_fusion.data.datasets.coco import coco_files
 from panoptic_fusion.data.datasets.idd import idd_labels
 from panoptic_fusion.data.datasets.vistas import vistas_categories
@@ -449,8 +449,6 @@ def test_wrong_root_and_split(key, tmp_path):
 
 def make_test_split(key, root):
     """Three images of two sizes, a file that is no image, and what lists them; returns {id: (file_name, size)}."""
-    from PIL import Image
-
     if key == "coco":
         folder, names = root / "test2017", {1: "000000000001.jpg", 7: "000000000007.jpg", 12: "000000000012.jpg"}
     elif key == "idd":
@@ -474,14 +472,14 @@ def make_test_split(key, root):
     return expected
 
 
-@pytest.mark.parametrize(("key", "split"), [("coco", "test-dev"), ("vistas", "test"), ("idd", "test")])
+@pytest.mark.parametrize(
+    ("key", "split"), [("coco", "test-dev"), ("vistas", "test"), ("vistas_v2", "test"), ("idd", "test")]
+)
 def test_splits_without_annotations(key, split, tmp_path):
     """All images are registered, with the ids of the server for COCO; void, of their size; a second run adds none."""
-    from detectron2.data import DatasetCatalog
-
-    from panoptic_fusion.data.datasets import register_all
-
-    root = tmp_path / key
+    root = tmp_path / (BUILTIN[key].folder or key)
+    if key == "vistas_v2":  # for its config
+        dataset_trees.make_vistas_v2(root, np.random.default_rng(0))
     expected = make_test_split(key, root)
     (summary,) = prepare(key, root, [split], workers=1, progress=False)
     assert (summary.images, summary.empty, summary.converted) == (3, 3, 3)
@@ -490,6 +488,7 @@ def test_splits_without_annotations(key, split, tmp_path):
     try:
         register_all(str(tmp_path))
         records = DatasetCatalog.get(summary.name)
+        assert label_space_of(summary.name).num_things == {"coco": 80, "vistas": 37, "vistas_v2": 3, "idd": 9}[key]
     finally:
         register_all()
     found = {x["image_id"]: (x["file_name"], (x["height"], x["width"])) for x in records}

@@ -241,6 +241,25 @@ def test_a_killed_run_continues(tmp_path, monkeypatch):
         fuse_folder(tmp_path, overlap_thresh=0.25)
 
 
+def test_images_of_the_same_name_in_two_folders_keep_their_own_files(tmp_path):
+    images, _, _ = write_outputs(tmp_path, 4)
+    fuse_folder(tmp_path, "labels", "flat")
+    names = ["a/x.jpg", "b/x.jpg", "a/y.jpg", "z.png"]
+    for image, name in zip(images, names, strict=True):
+        old = tmp_path / "labels" / image["file_name"].replace(".jpg", ".png")
+        new = tmp_path / "labels" / Path(name).with_suffix(".png")
+        new.parent.mkdir(exist_ok=True)
+        old.rename(new)
+        image["file_name"] = name
+    (tmp_path / "labels" / "a" / "y.png").rename(tmp_path / "labels" / "y.png")  # unique: the subfolder may be left out
+    (tmp_path / "images.json").write_text(json.dumps({"images": images, "categories": CATEGORIES}))
+    assert fuse_folder(tmp_path, "labels") == {"images": 4, "problems": []}
+    assert read_output(tmp_path) == read_output(tmp_path, "flat")
+    (tmp_path / "labels" / "b" / "x.png").rename(tmp_path / "labels" / "x.png")
+    result = fuse_folder(tmp_path, "labels", "out2")
+    assert result["images"] == 3 and "b/x" in result["problems"][0] and "missing" in result["problems"][0]
+
+
 def test_images_with_problems_are_fused_again(tmp_path):
     write_outputs(tmp_path, 3)
     shutil.move(tmp_path / "labels" / "001.png", tmp_path / "001.png")

@@ -227,9 +227,13 @@ def test_settings_of_inference_are_detectron2s(name):
     for key in ("MIN_SIZE_TEST", "MAX_SIZE_TEST", "FORMAT"):
         assert ours.INPUT[key] == theirs.INPUT[key], key
     assert ours.TEST.DETECTIONS_PER_IMAGE == theirs.TEST.DETECTIONS_PER_IMAGE
-    for section in ("RESNETS", "FPN", "ANCHOR_GENERATOR", "ROI_BOX_HEAD", "ROI_MASK_HEAD"):
+    for section in ("RESNETS", "FPN", "ANCHOR_GENERATOR", "ROI_BOX_HEAD"):
         assert {k: v for k, v in ours.MODEL[section].items() if theirs.MODEL[section].get(k) != v} == {}, section
-    for section, added in (("RPN", {"NORM"}), ("ROI_HEADS", {"NAME", "NUM_CLASSES"})):
+    for section, added in (
+        ("RPN", {"NORM"}),
+        ("ROI_MASK_HEAD", {"RUN_ON_ALL_REGIONS"}),
+        ("ROI_HEADS", {"NAME", "NUM_CLASSES"}),
+    ):
         changed = {k for k, v in ours.MODEL[section].items() if theirs.MODEL[section].get(k) != v}
         assert changed <= added, section
     for key in ("PIXEL_MEAN", "PIXEL_STD", "MASK_ON"):

@@ -77,7 +77,7 @@ VISTAS = BuiltinDataset(
 VISTAS_V2 = BuiltinDataset(
     key="vistas_v2",
     folder="vistas",
-    names={"train": "vistas_v2_train", "val": "vistas_v2_val"},
+    names={"train": "vistas_v2_train", "val": "vistas_v2_val", "test": "vistas_v2_test"},
     files=partial(vistas_files, version="v2.0"),
     categories=None,
     layout="config_v2.0.json, (training|validation)/{{images/*.jpg, v2.0/instances/*.png, v2.0/panoptic/*.png, "

@@ -4,7 +4,7 @@
   instance is a crowd.
 - KITTI (`instance` next to `image_2`): class * 256 + instance; instance 0 is the class without an instance.
 - MOTS (`instances` with labels.txt): class * 1000 + instance; classes start at 1, in the order of the lines.
-- `instances` (any ids, 0 is no instance) next to semantic maps with the same stems: the class of an instance is the
+- `instances` (any ids, 0 means no instance) next to semantic maps with the same stems: the class of an instance is the
   most frequent class of its pixels.
 
 Classes come from a table (see `pixels.TABLES`). Without a table, Cityscapes and KITTI use the classes of

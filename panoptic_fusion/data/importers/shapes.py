@@ -1,4 +1,4 @@
-"""Common representation of all annotation formats: a dataset of items, each of which is an image with shapes.
+"""Common representation of all annotation formats: a dataset of items, each an image with shapes.
 
 The reader of a format opens a folder as a `Dataset`. Its `read` converts one item to an `ImageAnnotation`. It runs in
 several processes, one item at a time.
@@ -128,7 +128,7 @@ class ImageAnnotation:
 
     @contextmanager
     def guard(self, name: str, remedy: str = "fix or remove it; it is left out") -> Iterator[None]:
-        """Records any error in reading one entry of a file, inside the context, as a fault that names the entry."""
+        """Records any error inside the context, which reads one entry of a file, together with the entry's name."""
         try:
             yield
         except Exception as error:

@@ -34,7 +34,7 @@ class Seen:
         image: path of the image; None if it is embedded or missing.
         state: text that changes when a file of the item changes.
         counts: {label: (objects, semantic, fraction of the image in their bounding box)}.
-        fault: error because of which the item cannot be imported.
+        fault: error that prevents the import of the item.
         problem: error of the first entry that cannot be read; painting reports all such entries.
     """
 

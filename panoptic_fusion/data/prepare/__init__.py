@@ -36,7 +36,7 @@ _CONVERTERS = {
 
 
 # Splits without public annotations: images alone. (Cityscapes has annotation files, all void.)
-_UNLABELED = {("coco", "test-dev"), ("vistas", "test"), ("idd", "test")}
+_UNLABELED = {("coco", "test-dev"), ("vistas", "test"), ("vistas_v2", "test"), ("idd", "test")}
 
 
 def prepare(
@@ -113,7 +113,11 @@ def _unlabeled_source(key: str, root: Path, split: str) -> Path:
 
 
 def _plan_unlabeled(key: str, root: Path, split: str) -> SplitPlan:
-    files, categories = BUILTIN[key].files(str(root), split), BUILTIN[key].categories()
+    files = BUILTIN[key].files(str(root), split)
+    if key == "vistas_v2":  # its classes are those of its config
+        categories = vistas.read_labels(vistas.config_file(root, split, "v2.0")).categories
+    else:
+        categories = BUILTIN[key].categories()
     source = _unlabeled_source(key, root, split)
     if key == "coco":
         return unlabeled.plan_listed_images(files, categories, source)

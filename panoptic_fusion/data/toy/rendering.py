@@ -52,7 +52,7 @@ class Layer:
 
     @property
     def isthing(self) -> bool:
-        """Whether the object belongs to a thing class; False for void."""
+        """True if the object belongs to a thing class, False for void."""
         return self.category is not None and bool(CATEGORY_OF_NAME[self.category]["isthing"])
 
 
@@ -392,7 +392,7 @@ class _Cast:
 
 
 def _amodal_mask(sprite: _Sprite, size: tuple[int, int]) -> np.ndarray:
-    """Returns the pixels of which the sprite covers at least half, (H, W) bool."""
+    """Returns the mask (H, W) of the pixels that the sprite covers by at least half."""
     return cv2.resize(sprite.brush.mask, (size[1], size[0]), interpolation=cv2.INTER_AREA) >= 128
 
 

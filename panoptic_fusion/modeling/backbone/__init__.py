@@ -1,4 +1,4 @@
-"""Backbones: changes of the papers and the small configs to ResNet and FPN, and timm models.
+"""Backbones: variants of ResNet and FPN for the papers and the small configs, and timm models.
 
 Importing this package registers the builders. timm itself is imported only if a config uses it.
 """

@@ -1,5 +1,8 @@
-"""Feature pyramid with activated norms (Seamless, section 3.1): norm and LeakyReLU on lateral and output convolutions,
-top-down maps resized to the lateral's exact size, extra levels from the backbone's last stage."""
+"""Feature pyramid with activated norms (Seamless, section 3.1).
+
+Lateral and output convolutions have a norm and LeakyReLU. Top-down maps are resized to the exact size of the lateral
+map. Extra levels come from the backbone's last stage.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,10 +21,10 @@ LEAKY_GAIN = nn.init.calculate_gain("leaky_relu", 0.01)
 
 
 class AbnFPN(FPN):
-    """detectron2's FPN (its names: `fpn_lateral2`, `fpn_output2`, `top_block.p6`, ...) with activated norms.
+    """detectron2's FPN (with its names `fpn_lateral2`, `fpn_output2`, `top_block.p6`, ...) and activated norms.
 
-    It takes images of any size: a top-down map is resized (nearest) to its lateral's size, where detectron2 doubles it.
-    `size_divisibility` is still that of detectron2 (32).
+    It accepts images of any size: a top-down map is resized (nearest) to the size of its lateral map, while detectron2
+    doubles it. `size_divisibility` is the same as in detectron2 (32).
     """
 
     def __init__(
@@ -33,13 +36,14 @@ class AbnFPN(FPN):
         num_extra_levels: int = 1,
         norm: str | Callable[[int], nn.Module] = "InPlaceABN",
     ):
-        """
+        """Builds the pyramid.
+
         Args:
-            bottom_up: the backbone.
-            in_features: its feature maps, from high to low resolution, each half as large as the one before.
-            out_channels: of all levels.
-            num_extra_levels: levels beyond the last feature map: strides 64, 128, ...
-            norm: see `get_activated_norm`.
+            bottom_up: backbone that provides the feature maps.
+            in_features: names of its feature maps, from high to low resolution, each half as large as the previous one.
+            out_channels: number of channels of every level.
+            num_extra_levels: number of levels after the last feature map (strides 64, 128, ...).
+            norm: norm of the convolutions, see `get_activated_norm`.
         """
         make_norm = partial(get_activated_norm, norm)
         last = in_features[-1]
@@ -59,12 +63,13 @@ class AbnFPN(FPN):
             nn.init.xavier_normal_(conv.weight, LEAKY_GAIN)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """
+        """Computes the feature pyramid.
+
         Args:
             x: (N, 3, H, W) images.
 
         Returns:
-            "p2", "p3", ...: (N, out_channels, H/4, W/4), ... (rounded up), in this order.
+            dict of "p2", "p3", ..., in this order: (N, out_channels, H/4, W/4), ... (sizes rounded up).
         """
         features = self.bottom_up(x)
         results, top_down = [], None
@@ -82,8 +87,11 @@ class AbnFPN(FPN):
 
 
 class ExtraLevels(nn.Module):
-    """3x3 convolutions of stride 2 with activated norm: the first reads the backbone's feature map `in_feature`, a
-    further one the extra level before. They are named after their levels (`p6`, `p7`)."""
+    """Extra pyramid levels by 3x3 convolutions with stride 2 and activated norm.
+
+    The first convolution reads the backbone's feature map `in_feature`, every other one the previous extra level. They
+    are named after their levels (`p6`, `p7`).
+    """
 
     def __init__(
         self,
@@ -112,7 +120,7 @@ class ExtraLevels(nn.Module):
             self.add_module(f"p{first_stage + level}", conv)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Computes the output of the module."""
+        """Returns the extra levels, from high to low resolution."""
         results = []
         for conv in self.children():
             x = conv(x)
@@ -122,10 +130,10 @@ class ExtraLevels(nn.Module):
 
 @pyramid
 def build_abn_fpn_backbone(cfg: CfgNode, bottom_up: Backbone) -> AbnFPN:
-    """AbnFPN, as MODEL.FPN describes it.
+    """Builds the AbnFPN that MODEL.FPN describes.
 
-    As many extra levels as MODEL.RPN.IN_FEATURES names beyond MODEL.FPN.IN_FEATURES: they are for the region proposals
-    only (Cityscapes one, Vistas two).
+    The number of extra levels is the difference between the lengths of MODEL.RPN.IN_FEATURES and MODEL.FPN.IN_FEATURES.
+    Only the region proposals use them (Cityscapes: one level, Vistas: two).
     """
     num_extra_levels = len(cfg.MODEL.RPN.IN_FEATURES) - len(cfg.MODEL.FPN.IN_FEATURES)
     if num_extra_levels < 0 or cfg.MODEL.FPN.FUSE_TYPE != "sum":

@@ -1,7 +1,7 @@
-"""ResNet-18 of any width with activated norms: the small configs' stand-in for Seamless's ResNet-50.
+"""ResNet-18 of any width with activated norms, which replaces Seamless's ResNet-50 in the small configs.
 
-detectron2's basic block has its own activation in place, which an in-place activated norm does not allow, so the small
-networks get a block of their own.
+detectron2's basic block applies its own activation in place, which an in-place activated norm does not allow. The small
+networks therefore have their own block.
 """
 
 import fvcore.nn.weight_init as weight_init
@@ -19,10 +19,10 @@ from .narrow_resnet import BLOCKS
 
 
 class AbnBasicBlock(AbnBlock):
-    """leaky_relu(norm(conv2(...)) + shortcut(x)): two 3x3 convolutions with activated norms, detectron2's names.
+    """Basic block, leaky_relu(norm(conv2(...)) + shortcut(x)), of two 3x3 convolutions with activated norms.
 
-    The last norm does the sum and the activation. The shortcut is a projection where the stride or the number of
-    channels changes.
+    Names are detectron2's. The last norm also computes the sum and the activation. The shortcut is a projection if the
+    stride is not 1 or the number of channels changes.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, norm: str = "InPlaceABN"):
@@ -42,14 +42,14 @@ class AbnBasicBlock(AbnBlock):
         self.conv2 = conv(out_channels, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Computes the output of the module."""
+        """Returns the output of the block."""
         out = F.conv2d(self.conv1(x), self.conv2.weight, padding=1)
         return self.conv2.norm(out, x if self.shortcut is None else self.shortcut(x))
 
 
 @BACKBONE_REGISTRY.register()
 def build_narrow_abn_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """ResNet-18 with MODEL.RESNETS.RES2_OUT_CHANNELS channels in res2, doubled in each later stage."""
+    """Builds a ResNet-18 with MODEL.RESNETS.RES2_OUT_CHANNELS channels in res2, doubled in each later stage."""
     resnets = cfg.MODEL.RESNETS
     norm = check_norm("MODEL.RESNETS.NORM", resnets.NORM)
     stem = AbnStem(input_shape.channels, resnets.STEM_OUT_CHANNELS, norm)

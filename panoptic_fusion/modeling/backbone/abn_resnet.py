@@ -1,5 +1,8 @@
-"""ResNet with activated norms: the backbone of Seamless Scene Segmentation (section 3.1), in torchvision's layout
-(stride on the 3x3 convolution) and with detectron2's names (`stem.conv1`, `res2.0.conv1.norm`, `res2.0.shortcut`)."""
+"""ResNet with activated norms, the backbone of Seamless Scene Segmentation (section 3.1).
+
+It has torchvision's layout (stride on the 3x3 convolution) and detectron2's names (`stem.conv1`, `res2.0.conv1.norm`,
+`res2.0.shortcut`).
+"""
 
 from collections.abc import Callable
 
@@ -26,33 +29,36 @@ def _conv(in_channels: int, out_channels: int, kernel_size: int, norm: nn.Module
 
 
 class AbnBlock(CNNBlockBase):
-    """A part of a network with activated norms, as detectron2's ResNet freezes it."""
+    """Base class of stems and blocks with activated norms, which detectron2's ResNet can freeze."""
 
     def freeze(self) -> "AbnBlock":
-        """Stops the training of all parameters. As in the authors' implementation, batch norms still use the statistics
-        of the batch and update the running ones (detectron2 would fix them)."""
+        """Freezes all parameters and returns the block.
+
+        As in the published code, batch norms still use batch statistics and update the running ones (detectron2 would
+        freeze them).
+        """
         for parameter in self.parameters():
             parameter.requires_grad_(False)
         return self
 
 
 class AbnStem(AbnBlock):
-    """7x7 convolution of stride 2 with activated norm, then 3x3 max pooling of stride 2."""
+    """Stem: 7x7 convolution with stride 2 and activated norm, then 3x3 max pooling with stride 2."""
 
     def __init__(self, in_channels: int = 3, out_channels: int = 64, norm: Norm = "InPlaceABN"):
         super().__init__(in_channels, out_channels, 4)
         self.conv1 = _conv(in_channels, out_channels, 7, get_activated_norm(norm, out_channels), stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Computes the output of the module."""
+        """Returns features at stride 4 for images."""
         return F.max_pool2d(self.conv1(x), kernel_size=3, stride=2, padding=1)
 
 
 class AbnBottleneck(AbnBlock):
-    """Bottleneck block: leaky_relu(norm(conv3(...)) + shortcut(x)).
+    """Bottleneck block with activated norms, leaky_relu(norm(conv3(...)) + shortcut(x)).
 
-    The last norm does the sum and the activation, so that not even its own result is kept for the backward pass. The
-    shortcut is a projection where the stride or the number of channels changes.
+    The last norm also computes the sum and the activation, so that not even its own result is kept for the backward
+    pass. The shortcut is a projection if the stride is not 1 or the number of channels changes.
     """
 
     def __init__(
@@ -75,7 +81,7 @@ class AbnBottleneck(AbnBlock):
         self.conv3 = _conv(width, out_channels, 1, get_activated_norm(norm, out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Computes the output of the module."""
+        """Returns the output of the block."""
         out = self.conv2(self.conv1(x))
         shortcut = x if self.shortcut is None else self.shortcut(x)
         return self.conv3.norm(F.conv2d(out, self.conv3.weight), shortcut)
@@ -91,22 +97,23 @@ def make_abn_resnet(
     num_frozen: int = 0,
     out_features: tuple[str, ...] = ("res2", "res3", "res4", "res5"),
 ) -> ResNet:
-    """
+    """Builds a ResNet with activated norms.
+
     Args:
         depth: 50, 101 or 152.
-        in_channels: of the image.
-        stem_channels, res2_channels: channels of the stem's and of res2's output; a later stage has twice as many as
-            the one before, a bottleneck a quarter of its stage's.
-        norm: see `get_activated_norm`.
-        num_frozen: parts whose parameters are not trained: 1 the stem, 2 also res2, and so on. Their statistics are
-            still updated.
-        out_features: of "stem", "res2", ..., "res5" those that `forward` returns.
+        in_channels: number of channels of the image.
+        stem_channels, res2_channels: number of output channels of the stem and of res2. Each later stage has twice as
+            many as the previous one, and a bottleneck has a quarter of its stage's.
+        norm: name of the norm, see `get_activated_norm`.
+        num_frozen: number of parts whose parameters are frozen: 1 for the stem, 2 for the stem and res2, and so on.
+            Their statistics are still updated.
+        out_features: names of the feature maps that `forward` returns, from "stem", "res2", ..., "res5".
 
     Returns:
-        detectron2's ResNet: a (N, 3, H, W) image gives a dict of feature maps.
+        detectron2's ResNet, which returns a dict of feature maps for images (N, in_channels, H, W).
 
     Raises:
-        ValueError: another depth.
+        ValueError: if the depth is not supported.
     """
     if depth not in NUM_BLOCKS:
         raise ValueError(f"MODEL.RESNETS.DEPTH is {depth}; with activated norms it must be one of {list(NUM_BLOCKS)}")
@@ -130,10 +137,10 @@ def make_abn_resnet(
 
 @BACKBONE_REGISTRY.register()
 def build_abn_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """The backbone that MODEL.RESNETS describes, its first MODEL.BACKBONE.FREEZE_AT parts frozen.
+    """Builds the backbone that MODEL.RESNETS describes, with its first MODEL.BACKBONE.FREEZE_AT parts frozen.
 
     Raises:
-        ValueError: MODEL.RESNETS asks for what this layout does not have.
+        ValueError: if MODEL.RESNETS has a value that this layout does not support.
     """
     resnets = cfg.MODEL.RESNETS
     width = resnets.RES2_OUT_CHANNELS // 4

@@ -1,4 +1,4 @@
-"""How much of the backbone instances and stuff share (OANet, section 4.3 and table 4): MODEL.SHARING.
+"""Backbones that instances and stuff share fully, in part, or not at all (OANet, section 4.3, table 4).
 
 | MODEL.SHARING | table 4         | ResNet | FPN |
 |---------------|-----------------|--------|-----|
@@ -6,9 +6,9 @@
 | "backbone"    | res1-res5       | one    | two |
 | "none"        | no              | two    | two |
 
-"skip" is the network of every other config. In the other two modes the backbone puts out the maps of the stuff
-branch's FPN under names of their own, "stuff_p2" for "p2", and MODEL.SEM_SEG_HEAD.IN_FEATURES names those; so every
-stuff head, every fusion and every backbone builder goes with every mode.
+"skip" is the default. In the other two modes the backbone outputs the maps of the stuff branch's FPN
+under separate names, "stuff_p2" for "p2", which MODEL.SEM_SEG_HEAD.IN_FEATURES lists. Every stuff head, fusion and
+backbone builder can therefore be combined with every mode.
 """
 
 from detectron2.config import CfgNode
@@ -24,20 +24,20 @@ STUFF_PREFIX = "stuff_"
 
 
 def stuff_features(names: list[str], sharing: str) -> list[str]:
-    """The names under which the stuff head finds the given feature maps, whatever the mode in which they were named."""
+    """Returns the names that the given feature maps, named for any mode, have for the stuff head in mode `sharing`."""
     prefix = "" if sharing == "skip" else STUFF_PREFIX
     return [prefix + name.removeprefix(STUFF_PREFIX) for name in names]
 
 
 def add_stuff_branch(backbone: Backbone, cfg: CfgNode) -> Backbone:
-    """The backbone of the instances, and with it that of the stuff head as MODEL.SHARING says.
+    """Returns the backbone of the instances together with a stuff branch as specified by MODEL.SHARING.
 
     Args:
-        backbone: what `build_backbone(cfg)` returns; it becomes part of the result.
-        cfg: a resolved config.
+        backbone: result of `build_backbone(cfg)`; becomes part of the returned backbone.
+        cfg: resolved config.
 
     Raises:
-        ConfigError: the backbone does not have the parts that the mode is about, or a level would not be used.
+        ConfigError: if the backbone does not have the parts that the mode shares, or if a level would not be used.
     """
     if cfg.MODEL.SHARING == "skip":
         return backbone
@@ -48,23 +48,24 @@ def add_stuff_branch(backbone: Backbone, cfg: CfgNode) -> Backbone:
 
 
 class BranchedBackbone(Backbone):
-    """Two backbones in one: the maps of `instances` under their names, those of `stuff` with "stuff_" before them.
+    """Two backbones in one. Feature maps of `stuff` have the prefix "stuff_", feature maps of `instances` have none.
 
-    A shared ResNet is `bottom_up` and runs once. Its parameters and those of the branches `instances` and `stuff` are
-    disjoint, so MODEL.FREEZE can name each of the three.
+    A shared ResNet is `bottom_up` and runs once. `bottom_up`, `instances` and `stuff` have no common parameters, so
+    MODEL.FREEZE can name each of the three.
     """
 
     def __init__(self, instances: Backbone, stuff: Backbone, *, stuff_levels: list[str], share_bottom_up: bool):
-        """
+        """Combines two backbones.
+
         Args:
-            instances, stuff: two backbones of one kind; they are changed and become part of this one.
-            stuff_levels: the maps of `stuff` that are used. Extra levels of its FPN (P6 and above), which serve region
-                proposals, are left out if none of them is.
-            share_bottom_up: use the `bottom_up` of `instances` for both; that of `stuff` is dropped.
+            instances, stuff: two backbones of the same kind; they are modified and become part of this backbone.
+            stuff_levels: names of the maps of `stuff` that are used. If they include no extra level of its FPN (P6 and
+                above, which serve region proposals), these levels are removed.
+            share_bottom_up: whether to use the `bottom_up` of `instances` for both and drop `stuff.bottom_up`.
 
         Raises:
-            ConfigError: `stuff_levels` are not the levels that `stuff` puts out (several processes need a gradient for
-                every parameter), or a backbone whose `bottom_up` is to be shared is not an FPN.
+            ConfigError: if `stuff_levels` differ from the levels that `stuff` outputs (distributed training requires a
+                gradient for every parameter), or if `bottom_up` should be shared but the backbone is not an FPN.
         """
         super().__init__()
         if share_bottom_up and not isinstance(instances, FPN):
@@ -87,7 +88,7 @@ class BranchedBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Number that the sides of the input must be multiples of."""
+        """Number that must divide the height and width of the input."""
         return self.instances.size_divisibility
 
     @property

@@ -1,7 +1,7 @@
 """FPN with two additional high-level context maps, P6 and P7 of RetinaNet (TASCNet, section 3.1.2).
 
-On a ResNet of detectron2 this is its `build_retinanet_resnet_fpn_backbone`. The two maps are for the region proposals:
-MODEL.RPN.IN_FEATURES lists them.
+With a detectron2 ResNet, this is the same as detectron2's `build_retinanet_resnet_fpn_backbone`. The two maps are for
+the region proposals: MODEL.RPN.IN_FEATURES lists them.
 """
 
 from detectron2.config import CfgNode
@@ -13,7 +13,7 @@ from .pyramid import pyramid
 
 @pyramid
 def build_context_fpn_backbone(cfg: CfgNode, bottom_up: Backbone) -> FPN:
-    """detectron2's FPN, with P6 and P7 by convolutions of stride 2 from the last feature map of `bottom_up`."""
+    """Builds detectron2's FPN. P6 and P7 are convolutions with stride 2 on the last feature map of `bottom_up`."""
     last = cfg.MODEL.FPN.IN_FEATURES[-1]
     return FPN(
         bottom_up,

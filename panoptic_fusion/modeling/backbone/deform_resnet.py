@@ -1,7 +1,7 @@
-"""ResNet with deformable 3x3 convolutions in some stages: UPSNet's ResNet-101 on COCO (section 4.1).
+"""ResNet with deformable 3x3 convolutions in some stages, such as UPSNet's ResNet-101 on COCO (section 4.1).
 
 detectron2 has the same layout and names (`res3.0.conv2`, `res3.0.conv2_offset`), but its deformable convolution needs a
-compiled extension and does not run backward on a CPU.
+compiled extension and has no backward pass on a CPU.
 """
 
 from detectron2.config import CfgNode
@@ -17,13 +17,13 @@ from panoptic_fusion.layers import DeformConv2d, exact_offsets, offset_conv
 
 
 class DeformableBottleneck(BottleneckBlock):
-    """detectron2's bottleneck whose 3x3 convolution is deformable; its offsets come from another 3x3 convolution.
+    """detectron2's bottleneck with a deformable 3x3 convolution, whose offsets come from another 3x3 convolution.
 
-    The offsets are zero at first: with the weights of an ordinary ResNet it starts as that.
+    The offsets are initially zero, so with the weights of an ordinary ResNet it computes the same as that ResNet.
     """
 
     def __init__(self, *args, **kwargs):
-        """`args`, `kwargs`: those of detectron2's BottleneckBlock; one group only."""
+        """Builds the block; `args` and `kwargs` are forwarded to detectron2's BottleneckBlock. Groups must be 1."""
         super().__init__(*args, **kwargs)
         plain = self.conv2
         channels, stride, dilation = plain.in_channels, plain.stride[0], plain.dilation[0]
@@ -32,7 +32,7 @@ class DeformableBottleneck(BottleneckBlock):
         self.conv2.weight = plain.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """As BottleneckBlock."""
+        """Returns the output of the block, as in BottleneckBlock."""
         out = F.relu(self.conv1(x))
         out = F.relu(self.conv2(out, exact_offsets(self.conv2_offset, out)))
         out = self.conv3(out)
@@ -41,10 +41,10 @@ class DeformableBottleneck(BottleneckBlock):
 
 @BACKBONE_REGISTRY.register()
 def build_deformable_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """detectron2's ResNet, in the stages of MODEL.RESNETS.DEFORM_ON_PER_STAGE with `DeformableBottleneck`.
+    """Builds detectron2's ResNet with `DeformableBottleneck` in the stages of MODEL.RESNETS.DEFORM_ON_PER_STAGE.
 
     Raises:
-        ConfigError: MODEL.RESNETS asks for deformable stages in a ResNet for which they are not implemented.
+        ConfigError: if MODEL.RESNETS has deformable stages in a ResNet that does not support them.
     """
     resnets = cfg.MODEL.RESNETS
     deformable = list(resnets.DEFORM_ON_PER_STAGE)

@@ -1,4 +1,4 @@
-"""FPN with global context (UPSNet, section 4.1): the average of `res5` over the whole image is added to P5."""
+"""FPN with global context: the average of `res5` over the whole image is added to P5 (UPSNet, section 4.1)."""
 
 from functools import partial
 
@@ -12,11 +12,10 @@ from .pyramid import pyramid
 
 
 class GapFPN(FPN):
-    """detectron2's FPN; a linear layer of the last feature map's global average is added to that map's lateral.
+    """detectron2's FPN with a linear layer of the last feature map's global average added to that map's lateral.
 
-    The paper adds it "before producing P5". As in the authors' published implementation this is before the top-down
-    path, too, so that the context reaches every level, and the average is over the padding as well. There is neither
-    norm nor activation.
+    The paper adds it "before producing P5". As in the published code, it is added before the top-down path, so the
+    context reaches every level, and the average includes the padding. It has neither norm nor activation.
     """
 
     def __init__(self, *args, **kwargs):
@@ -32,7 +31,7 @@ class GapFPN(FPN):
 
 @pyramid
 def build_gap_fpn_backbone(cfg: CfgNode, bottom_up: Backbone) -> GapFPN:
-    """GapFPN, with P6 by max pooling, on the network that MODEL.BACKBONE.BOTTOM_UP names."""
+    """Builds a GapFPN, with P6 by max pooling, on the network that MODEL.BACKBONE.BOTTOM_UP names."""
     fpn = cfg.MODEL.FPN
     return GapFPN(
         bottom_up,

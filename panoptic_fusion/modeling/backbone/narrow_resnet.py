@@ -1,4 +1,4 @@
-"""ResNet-18 of any width: the network of the small configs, which train from scratch on a CPU."""
+"""ResNet-18 of any width, used by the small configs, which train from scratch on a CPU."""
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -6,14 +6,15 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 
-BLOCKS = (2, 2, 2, 2)  # of ResNet-18, in res2 .. res5
+BLOCKS = (2, 2, 2, 2)  # number of blocks of ResNet-18 in res2, ..., res5
 
 
 @BACKBONE_REGISTRY.register()
 def build_narrow_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """ResNet-18 with MODEL.RESNETS.RES2_OUT_CHANNELS channels in res2, doubled in each later stage.
+    """Builds a ResNet-18 with MODEL.RESNETS.RES2_OUT_CHANNELS channels in res2, doubled in each later stage.
 
-    detectron2's builder fixes that number to 64 for ResNet-18; with 64 and a stem of 64 this is its network.
+    detectron2's builder only allows 64 channels for ResNet-18. With 64 channels in res2 and in the stem, both networks
+    are the same.
     """
     norm, width = cfg.MODEL.RESNETS.NORM, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS
     stem = BasicStem(input_shape.channels, cfg.MODEL.RESNETS.STEM_OUT_CHANNELS, norm)

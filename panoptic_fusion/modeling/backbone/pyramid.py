@@ -1,8 +1,8 @@
-"""Feature pyramids on any network: MODEL.BACKBONE.NAME names the pyramid, MODEL.BACKBONE.BOTTOM_UP what is under it.
+"""Feature pyramids on any network: MODEL.BACKBONE.NAME is the pyramid, MODEL.BACKBONE.BOTTOM_UP its bottom-up network.
 
-A pyramid is a function of the config and of the bottom-up network, registered by `@pyramid`. So a system asks for its
-pyramid (Panoptic FPN: `build_fpn_backbone`, TASCNet: `build_context_fpn_backbone`, Seamless: `build_abn_fpn_backbone`)
-and stays as it is on ResNet-50, on the small networks and on any network of timm.
+A pyramid is a function of the config and the bottom-up network, registered by `@pyramid`. A system therefore only names
+its pyramid (Panoptic FPN: `build_fpn_backbone`, TASCNet: `build_context_fpn_backbone`, Seamless:
+`build_abn_fpn_backbone`) and is the same on ResNet-50, the small networks and any timm model.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from panoptic_fusion.errors import ConfigError
 
 PYRAMIDS: set[str] = set()  # builders that take MODEL.BACKBONE.BOTTOM_UP
-DEFORMABLE = "build_deformable_resnet_backbone"  # the one network with MODEL.RESNETS.DEFORM_ON_PER_STAGE
+DEFORMABLE = "build_deformable_resnet_backbone"  # only network that supports DEFORM_ON_PER_STAGE
 
 
 def pyramid(make: Callable[[CfgNode, Backbone], Backbone]) -> Callable[[CfgNode, ShapeSpec], Backbone]:
-    """Registers `make(cfg, bottom_up)` as a backbone builder under its own name; the builder takes an input shape."""
+    """Registers `make(cfg, bottom_up)` under its name as a backbone builder, which takes the config and input shape."""
 
     @wraps(make)
     def build(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
@@ -33,11 +33,11 @@ def pyramid(make: Callable[[CfgNode, Backbone], Backbone]) -> Callable[[CfgNode,
 
 
 def build_bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """The network that MODEL.BACKBONE.BOTTOM_UP names.
+    """Builds the network that MODEL.BACKBONE.BOTTOM_UP names.
 
     Raises:
-        ConfigError: it lacks a feature map that MODEL.FPN.IN_FEATURES names, or has no deformable stages though
-            MODEL.RESNETS.DEFORM_ON_PER_STAGE asks for them.
+        ConfigError: if it does not have a feature map that MODEL.FPN.IN_FEATURES lists, or if it does not support
+            deformable stages and MODEL.RESNETS.DEFORM_ON_PER_STAGE enables them.
     """
     if any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE) and cfg.MODEL.BACKBONE.BOTTOM_UP != DEFORMABLE:
         raise ConfigError(
@@ -57,7 +57,7 @@ def build_bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
 
 @pyramid
 def build_fpn_backbone(cfg: CfgNode, bottom_up: Backbone) -> FPN:
-    """detectron2's FPN, with P6 by max pooling: what its `build_resnet_fpn_backbone` puts on a ResNet."""
+    """Builds detectron2's FPN, with P6 by max pooling, as `build_resnet_fpn_backbone` does for a ResNet."""
     return FPN(
         bottom_up,
         cfg.MODEL.FPN.IN_FEATURES,

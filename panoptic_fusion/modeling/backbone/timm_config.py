@@ -10,14 +10,14 @@ BUILDER = "build_timm_backbone"
 
 
 def resolve_timm(cfg: CfgNode) -> None:
-    """Fills empty INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD from timm's metadata, in place; checks MODEL.TIMM.
+    """Checks MODEL.TIMM and fills empty INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD in place, from timm.
 
-    The metadata is asked for only where it is needed: a trained model's config has its normalisation.
+    timm's metadata is read only if it is needed: the config of a trained model already has its normalization.
 
     Raises:
-        ConfigError: a key would be ignored or cannot work, or pretrained weights would get another normalisation than
-            they were trained with; the message names the key.
-        UserError: timm is needed and missing.
+        ConfigError: if a key would be ignored or has an unsupported value, or if the normalization does not match the
+            pretrained weights. The message names the key.
+        UserError: if timm is needed and missing.
     """
     keys = cfg.MODEL.TIMM
     values = {"INPUT.FORMAT": cfg.INPUT.FORMAT, "MODEL.PIXEL_MEAN": cfg.MODEL.PIXEL_MEAN}
@@ -54,29 +54,29 @@ def resolve_timm(cfg: CfgNode) -> None:
 
 
 def normalization_of(name: str) -> dict[str, str | list[float]]:
-    """INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD of a timm model: RGB, its means and deviations times 255."""
+    """Returns INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD of a timm model: RGB, its mean and std times 255."""
     metadata = timm_metadata(name)
     scaled = {part: [round(255 * value, 4) for value in metadata[part]] for part in ("mean", "std")}
     return {"INPUT.FORMAT": "RGB", "MODEL.PIXEL_MEAN": scaled["mean"], "MODEL.PIXEL_STD": scaled["std"]}
 
 
-# Unsets the weights that a training started from: a whole checkpoint takes their place.
+# Unsets the initial weights of a training run, which a complete checkpoint replaces.
 NO_PRETRAINING = {"MODEL.TIMM.PRETRAINED": False, "MODEL.TIMM.WEIGHTS": ""}
 
 
 def forget_pretraining(cfg: CfgNode) -> None:
-    """Sets NO_PRETRAINING, in place."""
+    """Applies NO_PRETRAINING to the config in place."""
     cfg.merge_from_list([word for pair in NO_PRETRAINING.items() for word in pair])
 
 
 def check_trainable(cfg: CfgNode) -> None:
-    """Refuses to train a network of timm whose frozen parts have random weights.
+    """Checks that frozen parts of a timm model do not have random weights.
 
     Args:
-        cfg: a resolved config, of a training that starts anew.
+        cfg: resolved config of a training run that starts from iteration 0.
 
     Raises:
-        ConfigError: MODEL.TIMM.FROZEN_BN or FROZEN_STAGES without any weights.
+        ConfigError: if MODEL.TIMM.FROZEN_BN or FROZEN_STAGES is set without any weights.
     """
     keys = cfg.MODEL.TIMM
     if cfg.MODEL.BACKBONE.BOTTOM_UP != BUILDER or keys.PRETRAINED or keys.WEIGHTS or cfg.MODEL.WEIGHTS:

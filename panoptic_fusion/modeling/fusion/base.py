@@ -97,7 +97,8 @@ class PanopticFusion(nn.Module):
         overlap_thresh: float,
         stuff_area_limit: int,
     ):
-        """
+        """Builds the fusion.
+
         Args:
             label_space: the thing and stuff classes.
             ontology: which semantic channels the stuff head outputs: "full", "collapsed" or "stuff".

@@ -44,7 +44,8 @@ class StuffHead(nn.Module):
         hard_pixel_fraction: float = 1.0,
         class_weights: Sequence[float] = (),
     ):
-        """
+        """Sets the parameters of the semantic loss.
+
         Args:
             loss_weight: weight of `loss_sem_seg`.
             ignore_value: label of ignored pixels.

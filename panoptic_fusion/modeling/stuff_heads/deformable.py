@@ -61,7 +61,8 @@ class DeformableSemSegHead(StuffHead):
         roi_loss_weight: float = 0.0,
         **kwargs,
     ):
-        """
+        """Builds the head.
+
         Args:
             input_shape: shapes of the feature maps that the head uses, in any order, with equal numbers of channels.
             num_classes: C, the number of semantic channels.

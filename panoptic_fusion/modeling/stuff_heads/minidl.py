@@ -33,7 +33,8 @@ class MiniDL(nn.Module):
         fuse_kernel: int = 1,
         norm: str | Callable[[int], nn.Module] = "InPlaceABN",
     ):
-        """
+        """Builds the branches.
+
         Args:
             in_channels: number of channels of the feature map.
             out_channels: number of channels of every branch and of the result.
@@ -85,7 +86,8 @@ class MiniDLSemSegHead(StuffHead):
         hard_pixel_fraction: float = 0.25,
         **kwargs,
     ):
-        """
+        """Builds the head.
+
         Args:
             input_shape: shapes of the feature maps that the head uses, in any order.
             num_classes: C, the number of semantic channels.

@@ -39,7 +39,8 @@ class OANetSemSegHead(StuffHead):
         norm: str = "GN",
         **kwargs,
     ):
-        """
+        """Builds the head.
+
         Args:
             input_shape: shapes of the feature maps that the head uses, in any order.
             num_classes: C, the number of semantic channels.

@@ -38,7 +38,8 @@ class PanopticFPNHead(SemSegFPNHead):
         class_weights: Sequence[float] = (),
         **kwargs,
     ):
-        """
+        """Builds the head.
+
         Args:
             input_shape: shapes of the feature maps that the head uses.
             norm: a name of detectron2's `get_norm`, "InPlaceABN", or "" for none.
@@ -66,5 +67,5 @@ class PanopticFPNHead(SemSegFPNHead):
         return self.layers(features)
 
     def losses(self, logits: Tensor, gt_sem_seg: Tensor, gt_instances: list[Instances]) -> dict[str, Tensor]:
-        """See `StuffHead.losses`."""
+        """Computes the loss of the semantic logits, see `StuffHead.losses`."""
         return StuffHead.losses(self, logits, gt_sem_seg, gt_instances)

@@ -32,7 +32,8 @@ class TASCSemSegHead(StuffHead):
         num_groups: int = 16,
         **kwargs,
     ):
-        """
+        """Builds the head.
+
         Args:
             input_shape: shapes of the feature maps that the head uses, in any order.
             num_classes: C, the number of semantic channels.

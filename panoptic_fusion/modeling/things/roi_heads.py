@@ -41,6 +41,7 @@ class PanopticROIHeads(StandardROIHeads):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Returns the constructor arguments from a config."""
         on_all = cfg.MODEL.ROI_MASK_HEAD.RUN_ON_ALL_REGIONS
         return {**super().from_config(cfg, input_shape), "mask_head_on_all_regions": on_all}
 

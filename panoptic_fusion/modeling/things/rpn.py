@@ -35,6 +35,7 @@ class PanopticRPN(RPN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Returns the constructor arguments from a config."""
         return {**super().from_config(cfg, input_shape), "inclusive": cfg.MODEL.BOX_CONVENTION == "inclusive"}
 
     def predict_proposals(

@@ -75,7 +75,7 @@ class SeamlessBoxPredictor(FastRCNNOutputLayers):
 
     @configurable
     def __init__(self, input_shape: ShapeSpec, **kwargs):
-        """See FastRCNNOutputLayers."""
+        """Builds the predictor; arguments are forwarded to FastRCNNOutputLayers."""
         super().__init__(input_shape, **kwargs)
         nn.init.xavier_normal_(self.cls_score.weight, 0.01)
         nn.init.xavier_normal_(self.bbox_pred.weight, 0.001)
@@ -83,7 +83,7 @@ class SeamlessBoxPredictor(FastRCNNOutputLayers):
     def inference(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> tuple[list[Instances], list[Tensor]]:
-        """See FastRCNNOutputLayers."""
+        """Returns the detections and the indices of their proposals, as FastRCNNOutputLayers does."""
         image_sizes = [x.image_size for x in proposals]
         all_boxes, all_scores = [], []
         outputs = (self.predict_boxes(predictions, proposals), self.predict_probs(predictions, proposals))

@@ -109,7 +109,8 @@ class SpatialRankingFusion(HeuristicFusion):
         generate_overlaps: bool = True,
         **kwargs,
     ):
-        """
+        """Builds the fusion and its ranking module.
+
         Args:
             kernel: kernel name, see `SpatialRankingModule`.
             stride: side of a cell in pixels of the network's input: 1 (the paper), 2, 4 or 8.

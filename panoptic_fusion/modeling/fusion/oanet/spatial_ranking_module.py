@@ -26,7 +26,8 @@ class SpatialRankingModule(nn.Module):
     """
 
     def __init__(self, num_classes: int, kernel: str = "1x7+7x1"):
-        """
+        """Builds the convolution.
+
         Args:
             num_classes: T, the number of thing classes.
             kernel: one of `KERNELS`.

@@ -86,7 +86,8 @@ class MaskGuidedFusion(GreedyFusion):
         things_probability: str = "sum",
         **kwargs,
     ):
-        """
+        """Builds the fusion and its consistency loss.
+
         Args:
             tasc_loss_weight: weight of `loss_tasc`. 0 disables it.
             tasc_stride: stride of the compared masks in pixels of the network's input: 1 (the paper), 2, 4 (same as the

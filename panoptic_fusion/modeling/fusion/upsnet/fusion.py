@@ -131,7 +131,8 @@ class UPSNetFusion(PanopticFusion):
         test_sizes: tuple[int, int] | None = None,
         **kwargs,
     ):
-        """
+        """Builds the fusion and its panoptic loss.
+
         Args:
             panoptic_loss_weight: weight of `loss_panoptic`. 0 disables it.
             unknown: whether there is an unknown channel. Without it, training uses all ground-truth instances and

@@ -23,7 +23,8 @@ class MaskLogitCrops(MaskCrops):
     """
 
     def __init__(self, boxes: Tensor, size: tuple[int, int]):
-        """
+        """Prepares the crops of R boxes.
+
         Args:
             boxes: (R, 4) float, XYXY in pixels of the image.
             size: (height, width) of the image.
