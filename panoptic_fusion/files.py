@@ -117,6 +117,14 @@ def write_image(path: str | os.PathLike, rgb: np.ndarray, jpeg_quality: int = 95
     write_atomically(path, lambda file: file.write(data.tobytes()))
 
 
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text as UTF-8 with `write_atomically`.
+
+    File names that are not UTF-8 are text with lone surrogates, which UTF-8 cannot store; they are escaped (`\\udcff`).
+    """
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+
+
 def write_json(path: str | os.PathLike, content: Any, **options) -> None:
     """Writes a JSON file with `write_atomically`; `options` are forwarded to json.dumps."""
     write_atomically(path, lambda file: file.write(json.dumps(content, **options).encode()))

@@ -4,7 +4,7 @@ import html
 import random
 import re
 
-from panoptic_fusion.evaluation.results import results_table
+from panoptic_fusion.evaluation.results import MEASURES, results_table
 from panoptic_fusion.markdown import escape_markdown, markdown_table
 
 NASTY = ["bus|tram", "a\nb", "`code`", "<b>bold</b>", "\\", "\\|", "x\\", "*star*", "_under_", "snake_case", "&lt;",
@@ -53,7 +53,8 @@ def test_plain_names_stay_as_they_are():
 
 
 def test_results_of_classes_with_such_names():
-    quality = {f"{m}{s}": 1.0 for m in ("PQ", "SQ", "RQ", "PQ_dagger", "mIoU") for s in ("", "_th", "_st")}
+    keys = (*MEASURES, "PQ_small", "PQ_medium", "PQ_large")
+    quality = {f"{key}{suffix}": 1.0 for key in keys for suffix in ("", "_th", "_st")}
     results = {"panoptic_seg": {**quality, "images": 2.0, **{f"PQ-{name}": 50.0 for name in NASTY}}}
     rows = [cells_of(line) for line in results_table(results).split("\n\n")[-1].split("\n")[2:]]
     assert rows == [[" ".join(name.split()), "50.0"] for name in NASTY]

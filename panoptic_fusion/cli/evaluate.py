@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     files.add_argument("--output", metavar="DIR", help="folder for results.json, results.md, and images.csv")
     files.add_argument("--workers", type=int, metavar="N", help="number of processes (default: one per core)")
-    files.add_argument("--no-boundary", action="store_true", help="leave out boundary PQ, which takes the most time")
+    files.add_argument("--no-boundary", action="store_true", help="do not compute boundary PQ")
     add_opts(parser)
 
 
@@ -56,8 +56,12 @@ def run(args: argparse.Namespace) -> None:
 
 def _run_on_files(args: argparse.Namespace) -> None:
     """Evaluates the files that the command line names, and prints the groups' results."""
-    if args.model or args.config_file or args.opts:
-        raise UserError("--gt-json and its kin evaluate files: leave out --model, --config-file, and KEY VALUE pairs")
+    options = {**launcher_of(args), "allow_download": args.allow_download}
+    given = [name for name in ("model", "config_file") if getattr(args, name)]
+    given += [name for name, value in options.items() if value != (evaluate.__kwdefaults__ or {})[name]]
+    if given or args.opts:
+        words = [*(f"--{name.replace('_', '-')}" for name in given), *args.opts[:1]]
+        raise UserError(f"--gt-json and the options with it evaluate files: leave out {', '.join(words)}")
     missing = [f"--{name.replace('_', '-')}" for name in FILES if not getattr(args, name)]
     if missing:
         raise UserError(f"an evaluation of files also needs {', '.join(missing)}")
@@ -66,17 +70,15 @@ def _run_on_files(args: argparse.Namespace) -> None:
 
     from panoptic_fusion.engine.preflight import check_writable
     from panoptic_fusion.evaluation.files import evaluate_files
-    from panoptic_fusion.evaluation.scores import groups_table
+    from panoptic_fusion.evaluation.scores import groups_table, problem_lines, sizes_table, status_line
 
     check_writable(args.output, "--output")
     files = {name: getattr(args, name) for name in FILES}
     result = evaluate_files(**files, images=images, processes=args.workers, boundary=not args.no_boundary)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # the dagger of PQ, where the terminal's encoding lacks it
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names and the dagger of PQ may be unencodable
         sys.stdout.reconfigure(errors="backslashreplace")
-    print(groups_table(result))
-    if result["problems"]:
-        count = f"{result['missing']} images without a prediction" if result["missing"] else "no prediction missing"
-        print(f"\n{len(result['problems'])} problems ({count}): see {Path(args.output, 'results.md')}")
+    parts = [groups_table(result), sizes_table(result), status_line(result), *problem_lines(result)]
+    print("\n\n".join([*parts, f"Results: {Path(args.output, 'results.md')}"]))
 
 
 def listed_images(words: Sequence[str]) -> list[str]:

@@ -221,8 +221,9 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     cfg.TEST.AUG.INSTANCE_FLIP = True
     # What is averaged over the views of the semantic segmentation: "probabilities" or "logits" (TASCNet, UPSNet).
     cfg.TEST.AUG.AVERAGE = "probabilities"
-    # Evaluators: "panoptic" (PQ, PQ-dagger, mIoU), "instances" (mask AP), "cityscapes" (with cityscapesscripts, on
-    # datasets whose metadata identify them as Cityscapes), "residual" (between TASCNet's two masks, the output
+    # Evaluators: "panoptic" (PQ, PQ-dagger, boundary PQ, mIoU), "instances" (mask AP), "cityscapes" (with
+    # cityscapesscripts, on datasets whose metadata identify them as Cityscapes), "semantic" (mIoU of the semantic head,
+    # whose logits then take classes x pixels of memory), "residual" (between TASCNet's two masks, the output
     # "things_masks").
     cfg.TEST.EVALUATORS = ["panoptic", "instances", "cityscapes"]
     # Result, such as "panoptic_seg/PQ", whose best checkpoint (the highest value) is kept as model_best.pth, which
@@ -231,8 +232,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     cfg.TEST.BEST_METRIC = ""
     # Also writes the predictions to OUTPUT_DIR/inference/<dataset>, in the format of submission servers.
     cfg.TEST.WRITE_PREDICTIONS = False
-    # Also compute boundary PQ in the evaluator "panoptic"; it takes several times as long as PQ.
-    cfg.TEST.BOUNDARY_PQ = False
+    # Also computes boundary PQ in the evaluator "panoptic".
+    cfg.TEST.BOUNDARY_PQ = True
 
 
 def get_cfg() -> CfgNode:

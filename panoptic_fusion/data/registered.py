@@ -13,7 +13,7 @@ from .label_space import LabelSpace
 
 
 def check_data_set(name: str, model: LabelSpace, max_pixels: int = MAX_PIXELS) -> None:
-    """Checks that a registered dataset has the classes of a model, that its files exist, and that no image is too large.
+    """Checks that a registered dataset has the classes of a model and all its files, and no image that is too large.
 
     Raises:
         ConfigError: if the classes differ, a file is missing, the dataset has no image, or an image has more than

@@ -4,6 +4,7 @@ from .evaluator import PanopticQualityEvaluator
 from .instances import InstancesEvaluator
 from .panoptic_quality import PanopticQuality
 from .selection import build_evaluators, check_evaluators, only_needed_outputs
+from .semantic import SemanticEvaluator
 from .submission import SubmissionWriter, write_panoptic_png
 from .unchanged import UnchangedOutputs
 
@@ -11,6 +12,7 @@ __all__ = [
     "InstancesEvaluator",
     "PanopticQuality",
     "PanopticQualityEvaluator",
+    "SemanticEvaluator",
     "SubmissionWriter",
     "UnchangedOutputs",
     "build_evaluators",

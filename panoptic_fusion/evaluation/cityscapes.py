@@ -1,9 +1,11 @@
-"""Cityscapes metrics and submission files, computed from the panoptic output.
+"""Cityscapes metrics and submission files, computed from the panoptic output and from the instance head.
 
-Every thing segment becomes an instance with its score. The class of every segment becomes the label of its pixels, and
-void becomes the label "unlabeled" (0). The metrics therefore measure the panoptic map, which has no overlaps, and not
-the instances before fusion. They are computed by detectron2's `CityscapesInstanceEvaluator` and
-`CityscapesSemSegEvaluator`, which call cityscapesscripts.
+AP is measured twice: for the instances of the instance head, before fusion, as in the papers, and for the thing
+segments of the panoptic map, which do not overlap. For the pixel-level metrics and the submission files, every thing
+segment is an instance with its score, the class of every segment is the label of its pixels, and void is the label
+"unlabeled" (0). The metrics are computed by detectron2's `CityscapesInstanceEvaluator` and `CityscapesSemSegEvaluator`,
+which call cityscapesscripts. The AP of a class is 0 if it has ground truth and no detection. A class without ground
+truth does not enter the average.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import importlib.util
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,12 +27,14 @@ import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import CityscapesInstanceEvaluator, CityscapesSemSegEvaluator, DatasetEvaluator
+from detectron2.structures import Instances
 from detectron2.utils import comm
 from PIL import Image
 
 from ..data.label_space import LabelSpace
 from ..errors import UserError
 from ..files import temporary_folder
+from ..modeling.fusion.mask_crops import MaskCrops
 from .prediction import panoptic_prediction
 
 logger = logging.getLogger(__name__)
@@ -39,7 +43,11 @@ UNLABELED = 0  # label id of pixels without a class; cityscapesscripts counts th
 
 
 def build_cityscapes_evaluators(
-    dataset_name: str, output_dir: str | os.PathLike | None = None, write_submission: bool = False
+    dataset_name: str,
+    output_dir: str | os.PathLike | None = None,
+    write_submission: bool = False,
+    *,
+    instances: bool = False,
 ) -> list[DatasetEvaluator]:
     """Builds the Cityscapes evaluators of a dataset; returns none for datasets other than Cityscapes.
 
@@ -50,6 +58,7 @@ def build_cityscapes_evaluators(
         dataset_name: name of a registered dataset.
         output_dir: folder for the submission files.
         write_submission: whether to also write the files for the evaluation servers below `output_dir`.
+        instances: whether the model returns `instances`, so that the AP of the instance head can be measured.
 
     Raises:
         UserError: `write_submission` is set without an `output_dir`.
@@ -62,7 +71,8 @@ def build_cityscapes_evaluators(
         elif comm.get_local_size() != comm.get_world_size():
             logger.warning("Cityscapes' own measures are left out on several machines: use --eval-only on one")
         else:
-            evaluators += [InstancesOfPanoptic(dataset_name), SemSegOfPanoptic(dataset_name)]
+            kinds = [InstancesOfHead] if instances else []
+            evaluators += [kind(dataset_name) for kind in (*kinds, InstancesOfPanoptic, SemSegOfPanoptic)]
     if write_submission and metadata.get("builtin_key") == "cityscapes":
         if output_dir is None:
             raise UserError("writing the Cityscapes submission needs an output_dir")
@@ -97,28 +107,70 @@ def write_pixel_level(path: Path, panoptic_map: np.ndarray, segments_info: Seque
 def write_instance_level(
     path: Path, panoptic_map: np.ndarray, segments_info: Sequence, label_space: LabelSpace
 ) -> None:
-    """Writes the files of one image that the instance-level evaluation server expects.
-
-    The text file `path` has one line "mask label-id score" per thing segment. The masks are PNGs of 0 and 255 in the
-    same folder. Masks listed in an older `path` are removed first.
+    """Writes the thing segments of one image in the format of the instance-level evaluation server.
 
     Raises:
         ValueError: a thing segment has no score.
+    """
+    things = [segment for segment in segments_info if segment["isthing"]]
+    for segment in things:
+        if "score" not in segment:
+            raise ValueError(f"{path}: segment {segment['id']} is a thing without a score")
+    masks = ((segment["id"], panoptic_map == segment["id"]) for segment in things)
+    classes = [(segment["category_id"], float(segment["score"])) for segment in things]
+    _write_masks(path, masks, classes, label_space)
+
+
+def write_instances(path: Path, instances: Instances, label_space: LabelSpace) -> None:
+    """Writes the instances of one image in the format of the instance-level evaluation server.
+
+    Args:
+        path: path of the text file.
+        instances: R instances on the CPU with scores, pred_classes, and either pred_masks (R, H, W) or pred_mask_logits
+            (R, M, M) on pred_boxes.
+        label_space: the Cityscapes label space.
+    """
+    classes = list(zip(instances.pred_classes.tolist(), instances.scores.tolist(), strict=True))
+    _write_masks(path, enumerate(_full_masks(instances)), classes, label_space)
+
+
+def _full_masks(instances: Instances) -> Iterator[np.ndarray]:
+    """Yields the masks (H, W) bool of the instances, one at a time."""
+    if instances.has("pred_masks"):
+        yield from (mask.numpy() > 0 for mask in instances.pred_masks)
+        return
+    crops = MaskCrops.from_instances(instances)
+    for row, window in enumerate(crops.windows):
+        mask = np.zeros(instances.image_size, bool)
+        mask[window] = crops[row].numpy()
+        yield mask
+
+
+def _write_masks(
+    path: Path,
+    masks: Iterable[tuple[int, np.ndarray]],
+    classes: Sequence[tuple[int, float]],
+    label_space: LabelSpace,
+) -> None:
+    """Writes the text file `path`, with one line "mask label-id score" per instance, and the masks next to it.
+
+    The masks are PNGs of 0 and 255. Masks listed in an older `path` are removed first.
+
+    Args:
+        path: path of the text file.
+        masks: number and mask (H, W) bool of each instance.
+        classes: contiguous thing class and score of each instance.
+        label_space: the Cityscapes label space.
     """
     if path.exists():
         for line in path.read_text().splitlines():
             path.with_name(line.split()[0]).unlink(missing_ok=True)
     lines = []
-    for segment in segments_info:
-        if not segment["isthing"]:
-            continue
-        if "score" not in segment:
-            raise ValueError(f"{path}: segment {segment['id']} is a thing without a score")
-        mask = panoptic_map == segment["id"]
-        label_id = label_space.thing_ids[segment["category_id"]]
-        name = f"{path.stem}_{segment['id']}_{label_id}.png"
+    for (number, mask), (cls, score) in zip(masks, classes, strict=True):
+        label_id = label_space.thing_ids[cls]
+        name = f"{path.stem}_{number}_{label_id}.png"
         Image.fromarray(mask.astype(np.uint8) * 255).save(path.with_name(name), compress_level=1)
-        lines.append(f"{name} {label_id} {float(segment['score'])!r}\n")
+        lines.append(f"{name} {label_id} {score!r}\n")
     path.write_text("".join(lines))
 
 
@@ -126,7 +178,7 @@ def write_instance_level(
 
 
 class _OfPanoptic:
-    """Mixin of the two evaluators, placed before detectron2's class; restricts the evaluation to the images seen."""
+    """Mixin of the evaluators, placed before detectron2's class; restricts the evaluation to the images seen."""
 
     def __init__(self, dataset_name: str) -> None:
         """Initializes the evaluator.
@@ -171,10 +223,23 @@ class _OfPanoptic:
                 (city / source.name).symlink_to(source)
 
 
-class InstancesOfPanoptic(_OfPanoptic, CityscapesInstanceEvaluator):
-    """Evaluator of Cityscapes' instance-level AP and AP50 of the thing segments; result key `cityscapes_instance`."""
+class InstancesOfHead(_OfPanoptic, CityscapesInstanceEvaluator):
+    """Evaluator of Cityscapes' AP and AP50 of the instance head, before fusion; result key `cityscapes_instance`."""
 
     key = "cityscapes_instance"
+    suffix = "txt"
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Writes the instances of a batch; `outputs` have instances (see `write_instances`) and are not changed."""
+        for image, output in zip(inputs, outputs, strict=True):
+            path = Path(self._temp_dir, f"{Path(image['file_name']).stem}_pred.txt")
+            write_instances(path, output["instances"].to(self._cpu_device), self._label_space)
+
+
+class InstancesOfPanoptic(_OfPanoptic, CityscapesInstanceEvaluator):
+    """Evaluator of Cityscapes' AP and AP50 of the thing segments; result key `cityscapes_instance_panoptic`."""
+
+    key = "cityscapes_instance_panoptic"
     suffix = "txt"
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:

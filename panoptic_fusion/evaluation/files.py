@@ -1,7 +1,9 @@
 """Scores the predictions of any model, given as COCO panoptic files, against ground truth in the same format."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,10 +17,11 @@ from ..data.label_space import LabelSpace
 from ..errors import UserError
 from ..processes import map_in_processes, with_progress
 from .matching import count_image
+from .panoptic_quality import PQ_DAGGER_RULES
 from .scores import Scores, image_row, summarize, write_scores
 
 PER_CHUNK = 8  # images that a process scores at a time
-NO_PREDICTION = "no prediction"
+SCORED, MISSING, INVALID, LEFT_OUT = STATUSES = ("scored", "no prediction", "invalid prediction", "left out")
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def evaluate_files(
     """Scores predictions in COCO panoptic format against ground truth in the same format.
 
     An image without a usable prediction counts as empty, so that PQ always covers the whole dataset. An image whose
-    ground truth cannot be read is skipped. The results name both kinds of images.
+    ground truth cannot be read is left out. The results count and name both kinds of images.
 
     Args:
         gt_json, gt_root: JSON file and PNG folder of the ground truth.
@@ -65,33 +68,42 @@ def evaluate_files(
         output: folder for results.json, results.md and images.csv. None writes nothing.
         processes: number of processes. None uses one per CPU core.
         pq_dagger: see `PanopticQuality.compute`.
-        boundary: also compute boundary PQ, which takes most of the time; without it the results lack its keys.
+        boundary: whether to also compute boundary PQ; without it, the results lack its keys.
 
     Returns:
         {"all", "things", "stuff": metrics x 100 (PQ, SQ, RQ, PQ_dagger, mIoU, boundary_PQ, boundary_SQ, boundary_RQ)
         and numbers of segments (TP, FP, FN); "by_size": {"small", "medium", "large": {group: PQ, SQ, RQ, TP, FP, FN}};
-        "per_class": {name: the same, with IoU for mIoU}; "images": number of images scored; "missing": number of them
-        without a prediction; "per_image": list of
-        {image_id, file_name, PQ, SQ, RQ, boundary_PQ, TP, FP, FN, problem}; "problems": list of texts}. NaN where no
+        "per_class": {name: the same, with IoU for mIoU}; "images": number of images that count; "status": {status:
+        number of images}, with the statuses in `STATUSES`; "per_image": list of {image_id, file_name, PQ, SQ, RQ,
+        PQ_dagger, mIoU, boundary_PQ, TP, FP, FN, status, problem}; "problems": list of texts}. Metrics are NaN if no
         class counts.
 
     Raises:
         DatasetError: a JSON cannot be used at all.
-        UserError: `images` names an image that the ground truth does not have.
+        UserError: a folder does not exist, `images` is empty or names an image that the ground truth does not have,
+            `pq_dagger` is unknown, or a process was killed.
     """
+    for folder in (gt_root, pred_root):
+        if not os.path.isdir(folder):
+            raise UserError(f"{os.fspath(folder)} is not a folder: give the folder of the PNGs")
+    if pq_dagger not in PQ_DAGGER_RULES:
+        raise UserError(f"pq_dagger is {pq_dagger!r}; it can be one of {', '.join(PQ_DAGGER_RULES)}")
     label_space, tasks, problems = make_tasks(gt_json, gt_root, pred_json, pred_root, images)
     chunks = [tasks[i : i + PER_CHUNK] for i in range(0, len(tasks), PER_CHUNK)]
     empty = partial(Scores, label_space.num_things, label_space.num_stuff, boundary=boundary)
     score = partial(score_chunk, empty_scores=empty)
     total, rows = empty(), []
     results = with_progress(map_in_processes(score, chunks, processes), len(chunks), "scoring", PER_CHUNK)
-    for state, chunk_rows in results:
-        total.merge(state)
-        rows += chunk_rows
+    try:
+        for state, chunk_rows in results:
+            total.merge(state)
+            rows += chunk_rows
+    except BrokenProcessPool as error:
+        raise UserError("a process was killed, maybe for lack of memory: use fewer processes (--workers)") from error
     problems += [f"{row['file_name']}: {row['problem']}" for row in rows if row["problem"]]
     result = summarize(total, label_space.thing_classes + label_space.stuff_classes, pq_dagger)
-    missing = sum(row["problem"] == NO_PREDICTION for row in rows)
-    result |= {"missing": missing, "per_image": rows, "problems": problems}
+    status = Counter(row["status"] for row in rows)
+    result |= {"status": {each: status[each] for each in STATUSES}, "per_image": rows, "problems": problems}
     if output is not None:
         write_scores(result, output)
     return result
@@ -121,6 +133,8 @@ def make_tasks(
             f"for image_id {unknown[0]!r}"
         )
     wanted = None if images is None else set(map(str, images))
+    if wanted is not None and not wanted:
+        raise UserError("the list of images is empty: give ids or file names of images in the ground truth")
     tasks = []
     for image_id, image in truth.images.items():
         names = {str(image_id), image["file_name"]}
@@ -149,30 +163,34 @@ def make_tasks(
 def score_chunk(
     tasks: Sequence[ImageTask], *, empty_scores: Callable[[], Scores]
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Scores some images; returns the sums of `Scores` and a row per image."""
+    """Scores a chunk of images; returns the sums of `Scores` and one row per image."""
     total, rows = empty_scores(), []
     for task in tasks:
         scores = empty_scores()
-        problem = score_image(task, scores)
+        status, problem = score_image(task, scores)
         total.merge(scores.state())
-        rows.append({"image_id": task.image_id, "file_name": task.file_name, **image_row(scores), "problem": problem})
+        row = {"image_id": task.image_id, "file_name": task.file_name, **image_row(scores)}
+        rows.append({**row, "status": status, "problem": problem})
     return total.state(), rows
 
 
-def score_image(task: ImageTask, scores: Scores) -> str:
-    """Scores one image; returns what is wrong with it, or ""."""
+def score_image(task: ImageTask, scores: Scores) -> tuple[str, str]:
+    """Scores one image; returns its status and a description of its problem, "" if it has none."""
     count = partial(count_image, num_classes=scores.quality["mask"].num_classes, boundary=scores.boundary)
-    problem = NO_PREDICTION
     try:
         gt_map = read_id_map(task.gt_png)
-        if task.pred_png is not None:
-            try:
-                pred_map = read_id_map(task.pred_png)
-                scores.add(count(pred_map, task.pred_segments, gt_map, task.gt_segments, name=task.pred_png))
-                return ""
-            except (DatasetError, ValueError) as error:
-                problem = f"counted as empty: {error}"
-        scores.add(count(np.zeros_like(gt_map), {}, gt_map, task.gt_segments))  # or the ground truth fails
-    except (DatasetError, ValueError) as error:
-        return f"left out, the ground truth is invalid: {error}"
-    return problem
+    except DatasetError as error:
+        return LEFT_OUT, f"left out, the ground truth is invalid: {error}"
+    status, problem = MISSING, "no prediction"
+    if task.pred_png is not None:
+        try:
+            pred_map = read_id_map(task.pred_png)
+            scores.add(count(pred_map, task.pred_segments, gt_map, task.gt_segments, name=task.pred_png))
+            return SCORED, ""
+        except (DatasetError, ValueError) as error:
+            status, problem = INVALID, f"counted as empty: {error}"
+    try:
+        scores.add(count(np.zeros_like(gt_map), {}, gt_map, task.gt_segments, name=task.gt_png))
+    except ValueError as error:
+        return LEFT_OUT, f"left out, the ground truth is invalid: {error}"
+    return status, problem

@@ -9,13 +9,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .boundary import boundary_only
+from .boundary import boundary_width, is_boundary
 
 MAX_SEGMENT_ID = 256**3 - 1  # the largest id that the PNG format can hold
 _STRIP = 1 << 18  # pixels counted at a time, so that the temporaries stay in the CPU cache
 
 
-def confusion_matrix(gt_map: np.ndarray, gt_ids: np.ndarray, pred_map: np.ndarray, pred_ids: np.ndarray) -> np.ndarray:
+def confusion_matrix(
+    gt_map: np.ndarray,
+    gt_ids: np.ndarray,
+    pred_map: np.ndarray,
+    pred_ids: np.ndarray,
+    kinds: np.ndarray | None = None,
+) -> np.ndarray:
     """Counts the pixels of each pair of a ground-truth segment and a predicted segment.
 
     Maps are constant over long runs of pixels, so the ids are looked up and counted once per run.
@@ -23,43 +29,42 @@ def confusion_matrix(gt_map: np.ndarray, gt_ids: np.ndarray, pred_map: np.ndarra
     Args:
         gt_map, pred_map: integer arrays of the same shape with ids >= 0, 0 is void.
         gt_ids (G,), pred_ids (P,): distinct ids in [1, 2^24).
+        kinds: uint8 array of the same shape with values in 0..3, which are counted separately.
 
     Returns:
-        (G + 2, P + 2) int64. Row 0 is void, rows 1..G are `gt_ids`, row G + 1 is every other id; columns likewise.
+        (G + 2, P + 2) int64. Row 0 is void, rows 1..G are `gt_ids`, row G + 1 is every other id; columns likewise. With
+        `kinds`, (G + 2, P + 2, 4).
 
     Raises:
         ValueError: an id is negative.
     """
-    rows, columns = len(gt_ids) + 2, len(pred_ids) + 2
-    gt_table, pred_table = _row_table(gt_ids), _row_table(pred_ids)
-    gt_flat, pred_flat = gt_map.reshape(-1), pred_map.reshape(-1)
-    counts = np.zeros(rows * columns)
-    for start in range(0, gt_flat.size, _STRIP):
-        gt, pred = gt_flat[start : start + _STRIP], pred_flat[start : start + _STRIP]
+    shape = (len(gt_ids) + 2, len(pred_ids) + 2, 1 if kinds is None else 4)
+    maps = [m.reshape(-1) for m in (gt_map, pred_map, kinds) if m is not None]
+    counts = np.zeros(shape).reshape(-1)
+    for start in range(0, maps[0].size, _STRIP):
+        gt, pred, *kind = (m[start : start + _STRIP] for m in maps)
         is_first = np.ones(gt.size, bool)  # the pixel starts a run: it differs from the previous pixel
         np.not_equal(gt[1:], gt[:-1], out=is_first[1:])
-        is_first[1:] |= pred[1:] != pred[:-1]
+        for other in (pred, *kind):
+            is_first[1:] |= other[1:] != other[:-1]
         first = np.flatnonzero(is_first)
-        cell = _look_up(gt_table, gt[first]) * columns
-        cell += _look_up(pred_table, pred[first])
+        cell = _rows_of(gt[first], gt_ids) * shape[1] + _rows_of(pred[first], pred_ids)
+        if kind:
+            cell = cell * shape[2] + kind[0][first]
         counts += np.bincount(cell, weights=np.diff(first, append=gt.size), minlength=counts.size)
-    return counts.astype(np.int64).reshape(rows, columns)
+    table = counts.astype(np.int64).reshape(shape)
+    return table[..., 0] if kinds is None else table
 
 
-def _row_table(ids: np.ndarray) -> np.ndarray:
-    """Returns a table (largest id + 2,) int32 from id to row - (N + 1); unwritten entries are 0 and mean "other"."""
-
-    table = np.zeros(ids.max(initial=0) + 2, np.int32)
-    table[ids] = np.arange(len(ids)) - len(ids)
-    table[0] = -len(ids) - 1
-    return table
-
-
-def _look_up(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    low = ids.min()
+def _rows_of(found: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Returns the row of `confusion_matrix` of each id found in a map."""
+    low = found.min()
     if low < 0:
         raise ValueError(f"segment id {int(low)} is negative")
-    return table[np.minimum(ids, len(table) - 1)].astype(np.intp) - int(table[0])
+    order = np.argsort(ids)
+    known = np.append(0, ids[order])
+    place = np.minimum(np.searchsorted(known, found), len(ids))
+    return np.where(known[place] == found, np.append(0, order + 1)[place], len(ids) + 1)
 
 
 @dataclass(frozen=True)
@@ -154,21 +159,39 @@ def count_image(
     gt_ids, gt_classes = _check([s[:2] for s in gt_segments], num_classes, f"{name}, ground truth")
     pred_ids, pred_classes = _check(list(pred_segments.items()), num_classes, f"{name}, prediction")
     crowd = np.array([bool(s[2]) for s in gt_segments], bool)
+    kinds = boundary_kinds(gt_map, pred_map) if boundary else None
     try:
-        counts = confusion_matrix(gt_map, gt_ids, pred_map, pred_ids)
+        counts = confusion_matrix(gt_map, gt_ids, pred_map, pred_ids, kinds)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+    rim = _boundary_counts(counts[:-1, :-1]) if boundary else None
+    counts = counts.sum(axis=2) if boundary else counts
     _check_no_other_id(counts[-1].any(), gt_map, gt_ids, f"{name}, ground truth")
     _check_no_other_id(counts[:, -1].any(), pred_map, pred_ids, f"{name}, prediction")
     counts = counts[:-1, :-1]
     empty = pred_ids[counts[:, 1:].sum(axis=0) == 0]
     if empty.size:
         raise ValueError(f"{name}, prediction: segment {empty[0]} has no pixel in the map")
-    rim = None
-    if boundary:
-        rims = [boundary_only(m.astype(np.int32), MAX_SEGMENT_ID + 1) for m in (gt_map, pred_map)]
-        rim = confusion_matrix(rims[0], gt_ids, rims[1], pred_ids)
     return ImageCounts(counts, gt_classes, crowd, pred_classes, rim)
+
+
+def boundary_kinds(gt_map: np.ndarray, pred_map: np.ndarray) -> np.ndarray:
+    """Returns, per pixel, whether it is an inner pixel of its predicted (1) and of its ground-truth segment (2): uint8.
+
+    Both add up to 3. Void has no inner pixels. The maps are integers (H, W), 0 is void.
+    """
+    width = boundary_width(gt_map.shape)
+    gt, pred = (~is_boundary(m, width) & (m != 0) for m in (gt_map, pred_map))
+    return 2 * gt.view(np.uint8) + pred.view(np.uint8)
+
+
+def _boundary_counts(counts: np.ndarray) -> np.ndarray:
+    """Returns `ImageCounts.boundary_counts` for the counts (G + 1, P + 1, 4) by `boundary_kinds`."""
+    rows, columns = counts.shape[:2]
+    table = np.empty((rows + 1, columns + 1), np.int64)
+    table[:-1, :-1], table[:-1, -1] = counts[..., 0], counts[..., 1].sum(axis=1)
+    table[-1, :-1], table[-1, -1] = counts[..., 2].sum(axis=0), counts[..., 3].sum()
+    return table
 
 
 def match_segments(

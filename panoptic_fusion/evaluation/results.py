@@ -1,19 +1,47 @@
 """Writes the results of an evaluation to files: results.json for programs, results.md for people."""
 
 from collections.abc import Mapping
+from typing import Any
 
-from panoptic_fusion.files import without_nan, write_atomically, write_json
-from panoptic_fusion.markdown import escape_markdown, markdown_table
+from ..files import without_nan, write_json, write_text
+from ..markdown import escape_markdown, markdown_table
+from .scores import SIZES, groups_table, sizes_table
 
-MEASURES = ("PQ", "SQ", "RQ", "PQ_dagger", "mIoU")
-OPTIONAL = ("boundary_PQ", "PQ_small", "PQ_medium", "PQ_large")  # results of older versions lack them
-TITLES = {
-    "PQ_dagger": "PQ†",
-    "boundary_PQ": "boundary PQ",
-    "PQ_small": "PQ small",
-    "PQ_medium": "PQ medium",
-    "PQ_large": "PQ large",
+GROUP_SUFFIXES = {"all": "", "things": "_th", "stuff": "_st"}
+MEASURES = ("PQ", "SQ", "RQ", "PQ_dagger", "boundary_PQ", "mIoU", "TP", "FP", "FN")
+TASK_MEASURES = {
+    "instances": ("AP", "AP50", "AP75"),
+    "pixels": ("IoU", "iIoU", "IoU_sup", "iIoU_sup"),
+    "semantic head": ("mIoU_sem",),
 }
+
+
+def flat_results(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the numbers of `summarize` by one name each, as detectron2 expects them.
+
+    PQ, SQ, RQ, PQ_dagger, boundary_PQ (if computed) and mIoU are x 100, and NaN if no class counts. TP, FP and FN
+    are numbers of segments over all images and classes. PQ_small, PQ_medium and PQ_large are the PQ by segment size.
+    Each of these is also given with the suffixes _th (things) and _st (stuff). PQ-<class> is the PQ of each class, and
+    images is the number of images.
+    """
+    results = {}
+    for group, suffix in GROUP_SUFFIXES.items():
+        results.update({f"{key}{suffix}": float(summary[group][key]) for key in MEASURES if key in summary[group]})
+        results.update({f"PQ_{size}{suffix}": float(summary["by_size"][size][group]["PQ"]) for size in SIZES})
+    results["images"] = float(summary["images"])
+    results.update({f"PQ-{name}": float(row["PQ"]) for name, row in summary["per_class"].items()})
+    return results
+
+
+def _nested(quality: Mapping[str, float]) -> dict[str, Any]:
+    """Returns the groups and the PQ by segment size of `flat_results` in the format of `summarize`."""
+    result: dict[str, Any] = {"images": int(quality["images"]), "by_size": {size: {} for size in SIZES}}
+    for group, suffix in GROUP_SUFFIXES.items():
+        result[group] = {key: quality[f"{key}{suffix}"] for key in MEASURES if f"{key}{suffix}" in quality}
+        result[group] |= {key: int(result[group][key]) for key in ("TP", "FP", "FN")}
+        for size in SIZES:
+            result["by_size"][size][group] = {"PQ": quality[f"PQ_{size}{suffix}"]}
+    return result
 
 
 def write_results(results: Mapping[str, Mapping], stem: str) -> None:
@@ -32,7 +60,7 @@ def write_results(results: Mapping[str, Mapping], stem: str) -> None:
         f"### {escape_markdown(name)}\n\n{results_table(r)}" if name else results_table(r)
         for name, r in per_dataset.items()
     )
-    write_atomically(f"{stem}.md", lambda f: f.write(f"{text}\n".encode()))
+    write_text(f"{stem}.md", f"{text}\n")
 
 
 def results_table(results: Mapping[str, Mapping[str, float]]) -> str:
@@ -40,14 +68,9 @@ def results_table(results: Mapping[str, Mapping[str, float]]) -> str:
     quality = results.get("panoptic_seg", {})
     tables = []
     if quality:
-        measures = [m for m in (*MEASURES, *OPTIONAL) if m in MEASURES or m in quality]
-        rows = [
-            [group, *(quality[f"{m}{suffix}"] for m in measures)]
-            for group, suffix in (("all", ""), ("things", "_th"), ("stuff", "_st"))
-        ]
-        header = [f"{quality['images']:.0f} images", *(TITLES.get(m, m) for m in measures)]
-        tables.append(markdown_table(rows, header, missing="-"))
-    for title, keys in (("instances", ("AP", "AP50", "AP75")), ("pixels", ("IoU", "iIoU", "IoU_sup", "iIoU_sup"))):
+        nested = _nested(quality)
+        tables += [groups_table(nested), sizes_table(nested)]
+    for title, keys in TASK_MEASURES.items():
         rows = [[task, *(r.get(k) for k in keys)] for task, r in results.items() if keys[0] in r]
         if rows:
             tables.append(markdown_table(rows, [title, *keys], missing="-"))

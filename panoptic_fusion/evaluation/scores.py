@@ -9,23 +9,26 @@ from typing import Any
 
 import numpy as np
 
-from ..files import without_nan, write_atomically, write_json
+from ..files import without_nan, write_json, write_text
 from ..markdown import escape_markdown, markdown_table
 from .matching import ImageCounts
 from .panoptic_quality import PanopticQuality
 
 SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}  # pixels, as in COCO's AP
 GROUPS = ("all", "things", "stuff")
+MEASURES = (("pq", "PQ"), ("sq", "SQ"), ("rq", "RQ"), ("pq_dagger", "PQ_dagger"), ("miou", "mIoU"))
+SHOWN_PROBLEMS = 50
 
 
 class Scores:
     """Accumulated sums from which every metric of a set of images is computed."""
 
     def __init__(self, num_things: int, num_stuff: int, *, boundary: bool = True):
-        """
+        """Initializes the sums.
+
         Args:
-            num_things, num_stuff: T and S, the numbers of classes.
-            boundary: also sum up boundary PQ.
+            num_things, num_stuff: numbers of thing and stuff classes, T and S.
+            boundary: whether to also sum up boundary PQ.
         """
         self.boundary = boundary
         names = ("mask", "boundary", *SIZES) if boundary else ("mask", *SIZES)
@@ -51,12 +54,12 @@ class Scores:
 
 
 def image_row(scores: Scores) -> dict[str, float]:
-    """Returns the measures of one image."""
-    quality = {name: scores.quality[name].compute()["all"] for name in ("mask", "boundary") if name in scores.quality}
-    row = {label: 100 * quality["mask"][key] for key, label in (("pq", "PQ"), ("sq", "SQ"), ("rq", "RQ"))}
+    """Returns the metrics of one image."""
+    quality = scores.quality["mask"].compute()["all"]
+    row = {label: 100 * quality[key] for key, label in MEASURES}
     if scores.boundary:
-        row["boundary_PQ"] = 100 * quality["boundary"]["pq"]
-    return {**row, **{key.upper(): quality["mask"][key] for key in ("tp", "fp", "fn")}}
+        row["boundary_PQ"] = 100 * scores.quality["boundary"].compute()["all"]["pq"]
+    return {**row, **{key.upper(): quality[key] for key in ("tp", "fp", "fn")}}
 
 
 def summarize(total: Scores, names: Sequence[str], pq_dagger: str) -> dict[str, Any]:
@@ -80,44 +83,64 @@ def write_scores(result: Mapping[str, Any], folder: str | os.PathLike) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     without_rows = {key: value for key, value in result.items() if key != "per_image"}
     write_json(folder / "results.json", without_nan(without_rows), indent=1)
-    write_atomically(folder / "results.md", lambda file: file.write(_encode(f"{scores_table(result)}\n")))
-    text = io.StringIO()
-    rows = result["per_image"]
+    write_text(folder / "results.md", f"{scores_table(result)}\n")
+    write_rows(result["per_image"], folder / "images.csv")
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
+    """Writes one CSV line per image; a metric that is NaN is an empty cell."""
+    text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]) if rows else ["image_id"])
     writer.writeheader()
     writer.writerows(without_nan(row) for row in rows)
-    write_atomically(folder / "images.csv", lambda file: file.write(_encode(text.getvalue())))
+    write_text(path, text.getvalue())
+
+
+def scores_table(result: Mapping[str, Any]) -> str:
+    """Returns the results as Markdown tables: groups, segment sizes, classes; then the images' status and problems."""
+    tables = [groups_table(result), sizes_table(result), classes_table(result)]
+    if "status" in result:
+        tables += [status_line(result), *problem_lines(result)]
+    return "\n\n".join(tables)
 
 
 def groups_table(result: Mapping[str, Any]) -> str:
-    """Returns the measures of all classes, things, and stuff as a markdown table."""
+    """Returns the metrics of all classes, of the things and of the stuff as a Markdown table."""
     keys = ("PQ", "SQ", "RQ", "PQ_dagger", "boundary_PQ", "mIoU", "TP", "FP", "FN")
     return _rows_table({group: result[group] for group in GROUPS}, f"{result['images']} images", keys)
 
 
-def scores_table(result: Mapping[str, Any]) -> str:
-    """Returns the results as markdown tables: groups, segment sizes, classes, problems."""
-    tables = [groups_table(result)]
+def sizes_table(result: Mapping[str, Any]) -> str:
+    """Returns the metrics by segment size as a Markdown table."""
     rows = {f"{size}, {group}": result["by_size"][size][group] for size in SIZES for group in GROUPS}
-    tables.append(_rows_table(rows, "segments", ("PQ", "SQ", "RQ", "TP", "FP", "FN")))
-    keys = ("PQ", "SQ", "RQ", "boundary_PQ", "IoU", "TP", "FP", "FN")
-    tables.append(_rows_table(result["per_class"], "class", keys))
-    if result["problems"]:
-        tables.append("\n".join(f"- {escape_markdown(text)}" for text in result["problems"]))
-    return "\n\n".join(tables)
+    return _rows_table(rows, "segments", ("PQ", "SQ", "RQ", "TP", "FP", "FN"))
+
+
+def classes_table(result: Mapping[str, Any]) -> str:
+    """Returns the metrics of each class as a Markdown table."""
+    keys = ("PQ", "SQ", "RQ", "PQ_dagger", "boundary_PQ", "IoU", "TP", "FP", "FN")
+    return _rows_table(result["per_class"], "class", keys)
+
+
+def status_line(result: Mapping[str, Any]) -> str:
+    """Returns the number of images by status, in one line."""
+    return f"Images: {', '.join(f'{number} {status}' for status, number in result['status'].items())}."
+
+
+def problem_lines(result: Mapping[str, Any]) -> list[str]:
+    """Returns the first problems as one Markdown list, or nothing if there are none."""
+    lines = [f"- {escape_markdown(text)}" for text in result["problems"][:SHOWN_PROBLEMS]]
+    more = len(result["problems"]) - len(lines)
+    lines += [f"- and {more} more, see results.json"] if more else []
+    return ["\n".join(lines)] if lines else []
 
 
 def _rows_table(rows: Mapping[str, Mapping], title: str, keys: Sequence[str]) -> str:
-    """Returns a table of the rows, without the measures that none of them has."""
+    """Returns a Markdown table of the rows, without the metrics that none of them has."""
     keys = [key for key in keys if any(key in row for row in rows.values())]
     titles = {"PQ_dagger": "PQ†", "boundary_PQ": "boundary PQ"}
     cells = [[name, *(row[key] for key in keys)] for name, row in rows.items()]
     return markdown_table(cells, [title, *(titles.get(key, key) for key in keys)])
-
-
-def _encode(text: str) -> bytes:
-    """Returns UTF-8; what it does not have (a lone surrogate, from a name in a JSON) becomes an escape sequence."""
-    return text.encode("utf-8", "backslashreplace")
 
 
 def _measures(mask: Mapping, boundary: Mapping | None, iou_key: str, iou_label: str) -> dict[str, float | int]:

@@ -17,6 +17,7 @@ from .cityscapes import build_cityscapes_evaluators
 from .evaluator import PanopticQualityEvaluator
 from .instances import InstancesEvaluator
 from .residual import ResidualEvaluator
+from .semantic import SemanticEvaluator
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +26,16 @@ NEEDED_OUTPUT = {
     "instances": "instances",
     "cityscapes": "panoptic_seg",
     "residual": "things_masks",
+    "semantic": "sem_seg",
 }
+ALSO_READ = {"cityscapes": "instances"}  # outputs that an evaluator reads if the model has them
 
 
 def only_needed_outputs(model: nn.Module, evaluators: Sequence[str]) -> contextlib.AbstractContextManager[None]:
     """Restricts a model to the outputs that evaluators (names as in TEST.EVALUATORS) read; see `only_outputs`."""
-    return only_outputs(model, {NEEDED_OUTPUT[name] for name in evaluators if name in NEEDED_OUTPUT})
+    return only_outputs(
+        model, {table[name] for name in evaluators for table in (NEEDED_OUTPUT, ALSO_READ) if name in table}
+    )
 
 
 def check_evaluators(cfg: CfgNode) -> None:
@@ -85,9 +90,15 @@ def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str) -> Datase
                 )
             )
         elif name == "cityscapes":
-            evaluators += build_cityscapes_evaluators(dataset_name, output_dir, cfg.TEST.WRITE_PREDICTIONS)
+            instances = ALSO_READ[name] in cfg.MODEL.PANOPTIC_FUSION.OUTPUTS
+            evaluators += build_cityscapes_evaluators(
+                dataset_name, output_dir, cfg.TEST.WRITE_PREDICTIONS, instances=instances
+            )
         elif name == "residual":
             evaluators.append(ResidualEvaluator())
+        elif name == "semantic":
+            ontology = cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY
+            evaluators.append(SemanticEvaluator(dataset_name, ontology, max_pixels=cfg.INPUT.MAX_PIXELS))
         elif LabelSpace.from_metadata(MetadataCatalog.get(dataset_name)).num_things == 0:
             logger.warning("evaluator %r is left out: dataset %s has no thing class", name, dataset_name)
         else:

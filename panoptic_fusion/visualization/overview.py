@@ -15,7 +15,7 @@ from panoptic_fusion.data.checks import CheckResult
 from panoptic_fusion.data.coco_panoptic import PanopticFiles, load_panoptic
 from panoptic_fusion.data.mapper import read_image
 from panoptic_fusion.data.statistics import choose_images, dataset_statistics, format_statistics
-from panoptic_fusion.files import unused_name, write_atomically, write_image, write_json
+from panoptic_fusion.files import unused_name, write_image, write_json, write_text
 
 from .draw import draw_comparison
 
@@ -52,8 +52,7 @@ def write_overview(name: str, files: PanopticFiles, result: CheckResult, folder:
         size = f"{image.width}×{image.height}"
         lines += [f"**{Path(image.file_name).name}** ({size}): {'; '.join(reasons)}", "", f"![](<{path}>)", ""]
     write_json(folder / "statistics.json", statistics, indent=1)
-    text = "\n".join(lines).encode("utf-8", "backslashreplace")
-    write_atomically(folder / "overview.md", lambda file: file.write(text))
+    write_text(folder / "overview.md", "\n".join(lines))
     return folder / "overview.md"
 
 

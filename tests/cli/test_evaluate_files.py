@@ -36,10 +36,10 @@ def test_the_command_writes_what_the_function_returns(run_script, files, tmp_pat
     assert code == 0, err
     result = panoptic_fusion.evaluate_files(**files, processes=1)
     content = json.loads((out / "results.json").read_text())
-    assert content["all"] == pytest.approx(result["all"]) and content["missing"] == 0
+    assert content["all"] == pytest.approx(result["all"]) and content["status"]["scored"] == 12
     assert set(content["by_size"]) == {"small", "medium", "large"} and len(content["per_class"]) == 8
-    assert "12 images" in shown and "problems" not in shown
-    assert shown.strip() in (out / "results.md").read_text()
+    assert "12 images" in shown and "12 scored, 0 no prediction" in shown
+    assert shown.split("\n\n")[0] in (out / "results.md").read_text()
     with open(out / "images.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["file_name"] for row in rows] == [f"{i:03d}.jpg" for i in range(12)]
@@ -62,9 +62,10 @@ def test_missing_and_bad_predictions_are_counted_and_named(run_script, files, tm
     change(files["pred_json"], lambda content: content["annotations"].pop(0))
     Path(files["pred_root"], "001.png").write_bytes(b"no PNG")
     code, shown, err = run_script("evaluate", *words_of(files), "--output", tmp_path / "out", "--workers", 1)
-    assert code == 0 and "2 problems (1 images without a prediction)" in shown, err
+    assert code == 0 and "10 scored, 1 no prediction, 1 invalid prediction, 0 left out" in shown, err
+    assert "- 000.jpg: no prediction" in shown
     content = json.loads((tmp_path / "out/results.json").read_text())
-    assert (content["images"], content["missing"]) == (12, 1)
+    assert (content["images"], content["status"]["no prediction"]) == (12, 1)
     assert content["problems"][0] == "000.jpg: no prediction" and "001.png" in content["problems"][1]
 
 
@@ -105,14 +106,19 @@ def test_a_json_that_cannot_be_used_is_one_line(run_script, files, tmp_path, whi
     ("extra", "says"),
     [
         (["--model", "m"], "leave out --model"),
-        (["TEST.X", "1"], "leave out --model"),
+        (["TEST.X", "1"], "leave out TEST.X"),
         (["--workers", "0"], "--workers is 0"),
         (["--pred-root", ""], "also needs --pred-root"),
+        (["--pred-root", "none"], "none is not a folder"),
+        (["--num-gpus", "2"], "leave out --num-gpus"),
+        (["--images", "empty.txt"], "list of images is empty"),
     ],
 )
-def test_words_that_do_not_fit(run_script, files, tmp_path, extra, says):
+def test_words_that_do_not_fit(run_script, files, tmp_path, monkeypatch, extra, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_text("\n")
     code, _, err = run_script("evaluate", *words_of(files), "--output", tmp_path / "out", *extra)
-    assert code == 2 and says in err and "Traceback" not in err
+    assert code == 2 and says in err and "Traceback" not in err and len(err.splitlines()) == 1
 
 
 def test_an_output_that_is_a_file_is_refused_first(run_script, files, tmp_path):

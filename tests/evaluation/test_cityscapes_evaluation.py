@@ -13,7 +13,7 @@ from cityscapesscripts.evaluation import evalPanopticSemanticLabeling as officia
 from cityscapesscripts.helpers.labels import id2label
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import CityscapesInstanceEvaluator, CityscapesSemSegEvaluator
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from panoptic_fusion.data import label_space_of
@@ -23,6 +23,7 @@ from panoptic_fusion.data.prepare import prepare
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.evaluation import PanopticQualityEvaluator
 from panoptic_fusion.evaluation import cityscapes as cs
+from panoptic_fusion.networks.inference import with_pasted_masks
 
 NAME = "cityscapes_fine_val"
 
@@ -196,9 +197,9 @@ def test_equal_to_detectron2s_evaluators(seed, dicts, detectron2_name, tmp_path,
     for a, b in zip(before, outputs, strict=True):  # the model's output is as it was
         assert torch.equal(a["panoptic_seg"][0], b["panoptic_seg"][0]) and a["panoptic_seg"][1] == b["panoptic_seg"][1]
     if ap is None:
-        assert all(0 <= value < 100 for value in found["cityscapes_instance"].values())
+        assert all(0 <= value < 100 for value in found["cityscapes_instance_panoptic"].values())
     else:
-        assert found["cityscapes_instance"] == pytest.approx(ap, nan_ok=True)
+        assert found["cityscapes_instance_panoptic"] == pytest.approx(ap, nan_ok=True)
     assert found["cityscapes_sem_seg"] == pytest.approx(iou)
     assert iou["IoU"] > 5 and space.num_things == 8
 
@@ -222,7 +223,7 @@ def test_perfect_prediction_and_subset(dicts, tmp_path, monkeypatch, capfd):
         found = {}
         for evaluator in cs.build_cityscapes_evaluators(NAME):
             found.update(evaluate(evaluator, chosen, outputs))
-        assert found["cityscapes_instance"]["AP"] == pytest.approx(100)
+        assert found["cityscapes_instance_panoptic"]["AP"] == pytest.approx(100)
         assert found["cityscapes_sem_seg"]["IoU"] == pytest.approx(100)
     assert not list(tmp_path.iterdir())  # nothing is left in the working directory
 
@@ -235,7 +236,7 @@ def test_void_and_empty_predictions(dicts, tmp_path, capfd):
     found = {}
     for evaluator in cs.build_cityscapes_evaluators(NAME):
         found.update(evaluate(evaluator, dicts, outputs))
-    assert found["cityscapes_instance"]["AP"] == 0 and found["cityscapes_sem_seg"]["IoU"] == 0
+    assert found["cityscapes_instance_panoptic"]["AP"] == 0 and found["cityscapes_sem_seg"]["IoU"] == 0
 
 
 def test_a_class_of_which_only_ignored_pixels_are_predicted_has_ap_0(dicts, capfd):
@@ -261,13 +262,159 @@ def test_a_class_of_which_only_ignored_pixels_are_predicted_has_ap_0(dicts, capf
     assert not (panoptic_map[void] != 0).any()
     panoptic_map[void] = 99
     segments.append({"id": 99, "isthing": True, "category_id": lost, "score": 0.8})
-    found = evaluate(cs.InstancesOfPanoptic(NAME), dicts, outputs)["cityscapes_instance"]
+    found = evaluate(cs.InstancesOfPanoptic(NAME), dicts, outputs)["cityscapes_instance_panoptic"]
     assert found["AP"] == pytest.approx(100 * (len(classes) - 1) / len(classes))
     for output in outputs:  # nothing is found of any class
         output["panoptic_seg"] = torch.zeros_like(output["panoptic_seg"][0]), []
     panoptic_map[void] = 99
     outputs[dicts.index(record)]["panoptic_seg"] = torch.where(panoptic_map == 99, 99, 0), segments[-1:]
-    assert evaluate(cs.InstancesOfPanoptic(NAME), dicts, outputs)["cityscapes_instance"] == {"AP": 0, "AP50": 0}
+    found = evaluate(cs.InstancesOfPanoptic(NAME), dicts, outputs)
+    assert found["cityscapes_instance_panoptic"] == {"AP": 0, "AP50": 0}
+
+
+# -- AP of the instance head -----------------------------------------------------------------------------------------
+
+CAR, PERSON = 2, 0  # contiguous thing classes; their label ids are 26 and 24
+ROAD = 7
+
+
+def instances_of(masks: list[np.ndarray], classes: list[int], scores: list[float]) -> Instances:
+    instances = Instances((40, 80))
+    instances.pred_masks = torch.from_numpy(np.array(masks, bool).reshape(-1, 40, 80))
+    instances.pred_classes = torch.tensor(classes, dtype=torch.int64)
+    instances.scores = torch.tensor(scores, dtype=torch.float64)
+    return instances
+
+
+def rectangle(y: int, x: int, height: int = 20, width: int = 20) -> np.ndarray:
+    mask = np.zeros((40, 80), bool)
+    mask[y : y + height, x : x + width] = True
+    return mask
+
+
+def ap_of_head(folder: Path, truth: list[list], predicted: list[Instances]) -> dict[str, float]:
+    """The evaluator's result for images of 40 x 80 pixels, given as lists of (mask, class); all else is road."""
+    evaluator, inputs = cs.InstancesOfHead(NAME), []
+    evaluator._gt_dir = folder / "gt"
+    (folder / "gt" / "town").mkdir(parents=True)
+    for i, image in enumerate(truth):
+        ids = np.full((40, 80), ROAD, np.uint16)
+        for number, (mask, cls) in enumerate(image):
+            ids[mask] = label_space_of(NAME).thing_ids[cls] * 1000 + number
+        stem = f"town_{i:06d}_000019"
+        Image.fromarray(ids).save(folder / "gt/town" / f"{stem}_gtFine_instanceIds.png")
+        labels = np.where(ids >= 1000, ids // 1000, ids).astype(np.uint8)
+        Image.fromarray(labels).save(folder / "gt/town" / f"{stem}_gtFine_labelIds.png")
+        inputs.append({"file_name": f"{stem}_leftImg8bit.png"})
+    evaluator.reset()
+    evaluator.process(inputs, [{"instances": instances} for instances in predicted])
+    return evaluator.evaluate()["cityscapes_instance"]
+
+
+def test_ap_of_the_instance_head_by_hand(dicts, tmp_path, capfd):
+    """Two cars and a person; a car is found, another car is wrong, the person is not found.
+
+    Cars: precision 1 at a recall of 0 and of 1/2, so the area is 1/2. Persons: 0, as nothing is found. The other
+    classes have no ground truth and do not count.
+    """
+    truth = [[(rectangle(0, 0), CAR), (rectangle(0, 30), CAR), (rectangle(20, 60), PERSON)]]
+    predicted = [instances_of([rectangle(0, 0), rectangle(20, 20)], [CAR, CAR], [0.9, 0.8])]
+    assert ap_of_head(tmp_path, truth, predicted) == pytest.approx({"AP": 25, "AP50": 25})
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice")
+def test_ap_of_the_instance_head_without_a_detection_and_without_a_thing(dicts, tmp_path, capfd):
+    nothing = instances_of([], [], [])
+    found = ap_of_head(tmp_path / "one", [[(rectangle(0, 0), CAR)]], [nothing])
+    assert found == {"AP": 0, "AP50": 0}
+    assert all(np.isnan(value) for value in ap_of_head(tmp_path / "none", [[]], [nothing]).values())
+
+
+def test_overlapping_instances_count_as_they_are(dicts, tmp_path, capfd):
+    """One car, found twice by overlapping masks of IoU 0.95 (score 0.9) and 1 (score 0.7).
+
+    Up to a threshold of 0.9, the first is right and the second a false positive: precision 1 up to recall 1, so the
+    area is 1. Above 0.95, only the second is right: precision 1/2 at recall 1 and 0 at recall 0, whose widths are 1/2
+    each, so the area is 1/4.
+    """
+    predicted = [instances_of([rectangle(0, 0), rectangle(0, 0, 20, 19)], [CAR, CAR], [0.7, 0.9])]
+    found = ap_of_head(tmp_path, [[(rectangle(0, 0), CAR)]], predicted)
+    assert found == pytest.approx({"AP": 100 * (9 * 1 + 1 / 4) / 10, "AP50": 100})
+
+
+def slow_ap(truth: list[list], predicted: list[Instances]) -> float:
+    """AP x 100 by its definition, for images without ignored pixels: loops over classes, thresholds and instances."""
+    values = []
+    for cls in range(8):
+        masks = [[mask for mask, other in image if other == cls] for image in truth]
+        total = sum(map(len, masks))
+        if total == 0:
+            continue
+        for threshold in np.arange(0.5, 1.0, 0.05):
+            hits = []  # (score, whether it is the best of a ground-truth instance)
+            for image, instances in zip(masks, predicted, strict=True):
+                found: set[int] = set()
+                rows = [i for i in range(len(instances)) if int(instances.pred_classes[i]) == cls]
+                for i in sorted(rows, key=lambda i: -float(instances.scores[i])):
+                    mask = instances.pred_masks[i].numpy()
+                    same = [k for k, gt in enumerate(image) if (gt & mask).sum() / (gt | mask).sum() > threshold]
+                    hits.append((float(instances.scores[i]), bool(set(same) - found)))
+                    found |= set(same)
+            values.append(area_under_curve(hits, total))
+    return 100 * float(np.mean(values))  # each class has the same number of thresholds
+
+
+def area_under_curve(hits: list[tuple[float, bool]], total: int) -> float:
+    """Precision over recall, where each point reaches half way to the points next to it."""
+    if not hits:
+        return 0.0
+    points = []
+    for score in sorted(score for score, _ in hits):
+        kept = [hit for value, hit in hits if value >= score]
+        points.append((sum(kept) / total, sum(kept) / len(kept)))
+    points.append((0.0, 1.0))
+    recall = [points[0][0], *(r for r, _ in points), 0.0]
+    return sum(p * (recall[i] - recall[i + 2]) / 2 for i, (_, p) in enumerate(points))
+
+
+def test_ap_of_the_instance_head_equals_its_definition_on_random_images(dicts, tmp_path, capfd):
+    rng = np.random.default_rng(7)
+    seen = set()
+    for case in range(12):
+        truth, predicted = [], []
+        for _ in range(3):
+            cells = [(y, x) for y in (0, 20) for x in (0, 20, 40, 60) if rng.random() < 0.6]
+            image = [(rectangle(y, x, *rng.integers(12, 21, 2)), int(rng.choice([PERSON, CAR, 5]))) for y, x in cells]
+            masks, classes = [], []
+            for mask, cls in image:
+                for _ in range(int(rng.integers(0, 3))):
+                    masks.append(np.roll(mask, rng.integers(-3, 4, 2), (0, 1)))
+                    classes.append(cls if rng.random() < 0.8 else CAR)
+            truth.append(image)
+            predicted.append(instances_of(masks, classes, rng.permutation(100)[: len(masks)] / 100))
+        found = ap_of_head(tmp_path / str(case), truth, predicted)["AP"]
+        assert found == pytest.approx(slow_ap(truth, predicted), abs=1e-9)
+        seen.add(round(found, 3))
+    assert len(seen) == 12 and 5 < max(seen) < 100
+
+
+def test_mask_logits_are_written_as_pasted_masks(dicts, tmp_path):
+    torch.manual_seed(0)
+    instances = Instances((40, 80))
+    instances.pred_boxes = Boxes(torch.tensor([[2.3, 4.1, 30.2, 33.3], [50.0, 10.0, 79.9, 39.5]]))
+    instances.pred_mask_logits = torch.randn(2, 28, 28)
+    instances.pred_classes = torch.tensor([CAR, PERSON])
+    instances.scores = torch.tensor([0.5, 0.25])
+    for name, each in (("logits", instances), ("masks", with_pasted_masks(instances))):
+        (tmp_path / name).mkdir()
+        cs.write_instances(tmp_path / name / "a_pred.txt", each, label_space_of(NAME))
+    text = (tmp_path / "logits" / "a_pred.txt").read_text()
+    assert (
+        text == (tmp_path / "masks" / "a_pred.txt").read_text() == "a_pred_0_26.png 26 0.5\na_pred_1_24.png 24 0.25\n"
+    )
+    for name in ("a_pred_0_26.png", "a_pred_1_24.png"):
+        masks = [np.asarray(Image.open(tmp_path / kind / name)) for kind in ("logits", "masks")]
+        assert np.array_equal(*masks) and set(np.unique(masks[0])) == {0, 255}
 
 
 def test_errors(dicts, capfd):
@@ -298,6 +445,8 @@ def test_chosen_by_metadata(dicts, tmp_path):
     assert cs.build_cityscapes_evaluators("idd_val", tmp_path, write_submission=True) == []
     kinds = [type(e) for e in cs.build_cityscapes_evaluators(NAME, tmp_path, write_submission=True)]
     assert kinds == [cs.InstancesOfPanoptic, cs.SemSegOfPanoptic, cs.CityscapesSubmission]
+    kinds = [type(e) for e in cs.build_cityscapes_evaluators(NAME, instances=True)]
+    assert kinds == [cs.InstancesOfHead, cs.InstancesOfPanoptic, cs.SemSegOfPanoptic]
     test_split = cs.build_cityscapes_evaluators("cityscapes_fine_test", tmp_path, write_submission=True)
     assert [type(e) for e in test_split] == [cs.CityscapesSubmission]
 

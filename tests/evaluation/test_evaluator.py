@@ -1,6 +1,7 @@
 """PanopticQualityEvaluator: against detectron2's own evaluator, over processes, and the files it writes."""
 
 import copy
+import csv
 import json
 import math
 import os
@@ -120,7 +121,13 @@ def test_results_are_the_measures_times_100(pairs, files, expected, tmp_path):
     assert math.isnan(values["PQ-thing 3"])  # does not occur
     written = json.loads((tmp_path / "out" / "panoptic_quality.json").read_text())
     assert written["PQ"] == values["PQ"] and written["PQ-thing 3"] is None
-    assert written["per_class"]["thing 0"]["tp"] == expected["per_class"][0]["tp"]
+    assert written["per_class"]["thing 0"]["TP"] == expected["per_class"][0]["tp"]
+    table = (tmp_path / "out" / "panoptic_quality.md").read_text()
+    assert "boundary PQ" not in table and "small, things" in table and "thing 0" in table
+    with (tmp_path / "out" / "panoptic_quality.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["file_name"]).name for row in rows] == [f"scene_{i}.jpg" for i in range(len(pairs))]
+    assert sum(int(row["TP"]) for row in rows) == values["TP"]
 
 
 def test_boundary_pq_and_sizes_are_those_of_the_evaluation_from_files(pairs, files, tmp_path):
@@ -134,7 +141,7 @@ def test_boundary_pq_and_sizes_are_those_of_the_evaluation_from_files(pairs, fil
         for size, row in expected["by_size"].items():
             assert values[f"PQ_{size}{suffix}"] == pytest.approx(row[group]["PQ"], nan_ok=True)
     table = results_table({"panoptic_seg": values})
-    assert "boundary PQ" in table and "PQ small" in table
+    assert "boundary PQ" in table and "small, things" in table
 
 
 def test_same_pq_as_detectron2_and_outputs_unchanged(pairs, files):
@@ -200,7 +207,9 @@ def test_written_predictions_are_what_the_reference_code_reads(pairs, files, exp
     assert equal(outputs, before)
     folder = tmp_path / "panoptic_predictions"
     content = json.loads((tmp_path / "panoptic_predictions.json").read_text())
-    assert {path.name for path in tmp_path.iterdir()} == {folder.name, f"{folder.name}.json", "panoptic_quality.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        folder.name, f"{folder.name}.json", *(f"panoptic_quality.{kind}" for kind in ("json", "md", "csv"))
+    }  # fmt: skip
     assert len(list(folder.iterdir())) == len(content["annotations"]) == len(pairs)
     for pair, entry in zip(pairs, content["annotations"], strict=True):
         rgb = np.asarray(Image.open(folder / entry["file_name"])).astype(int)

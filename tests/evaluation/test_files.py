@@ -1,6 +1,8 @@
 """Scoring the files of any model: by hand, against arrays, and with files that are missing or bad."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from panoptic_cases import NUM_STUFF, NUM_THINGS, coco_categories, random_pair, write_id_png, write_prediction_files
 
 from panoptic_fusion.errors import UserError
+from panoptic_fusion.evaluation import files
 from panoptic_fusion.evaluation.files import evaluate_files
 from panoptic_fusion.evaluation.panoptic_quality import PanopticQuality
 
@@ -52,6 +55,7 @@ def test_a_missing_prediction_counts_as_an_empty_one(tmp_path, pairs):
     pairs[0].pred_map[:], pairs[0].pred_segments[:] = 0, []
     assert result["all"]["FN"] == quality_of(pairs)["all"]["fn"]
     assert result["problems"] == ["000.jpg: no prediction"]
+    assert result["status"] == {"scored": 19, "no prediction": 1, "invalid prediction": 0, "left out": 0}
 
 
 def test_bad_files_are_named_and_the_rest_is_scored(tmp_path, pairs):
@@ -64,6 +68,7 @@ def test_bad_files_are_named_and_the_rest_is_scored(tmp_path, pairs):
     assert [text.split(":")[0] for text in result["problems"]] == ["001.jpg", "002.jpg", "003.jpg"]
     assert "pred/001.png" in result["problems"][0] and "2x3" in result["problems"][1]
     assert "left out" in result["problems"][2] and "gt/003.png" in result["problems"][2]
+    assert result["status"] == {"scored": 17, "no prediction": 0, "invalid prediction": 2, "left out": 1}
 
 
 def test_entries_of_the_predictions_that_cannot_be_used(tmp_path, pairs):
@@ -93,7 +98,7 @@ def test_the_files_of_the_results(tmp_path, pairs):
     content = json.loads((tmp_path / "out/results.json").read_text())
     assert content["all"]["PQ"] == pytest.approx(result["all"]["PQ"]) and content["images"] == 20
     rows = (tmp_path / "out/images.csv").read_text().splitlines()
-    assert len(rows) == 21 and rows[0].startswith("image_id,file_name,PQ,SQ,RQ,boundary_PQ")
+    assert len(rows) == 21 and rows[0].startswith("image_id,file_name,PQ,SQ,RQ,PQ_dagger,mIoU,boundary_PQ,TP,FP,FN")
     table = (tmp_path / "out/results.md").read_text()
     assert "<img" not in table.replace(r"\<img", "") and "a|b" not in table
 
@@ -140,3 +145,46 @@ def test_without_boundary_pq_all_else_is_equal(tmp_path, pairs):
         assert plain["per_class"][name] == pytest.approx(without_boundary(row), nan_ok=True)
     assert "boundary" not in (tmp_path / "out/results.md").read_text()
     assert "boundary" not in (tmp_path / "out/images.csv").read_text()
+
+
+def test_invalid_ground_truth_is_left_out_whatever_the_prediction_is(tmp_path, pairs):
+    arguments = write_prediction_files(tmp_path, pairs[:6], coco_categories())
+    truth = json.loads(Path(arguments["gt_json"]).read_text())
+    for name in ("001", "002", "003"):
+        write_id_png(tmp_path / f"gt/{name}.png", np.full((24, 32), 4711, np.int32))  # an id without a segment
+    (tmp_path / "pred/002.png").unlink()
+    predicted = json.loads(Path(arguments["pred_json"]).read_text())
+    predicted["annotations"] = [entry for entry in predicted["annotations"] if entry["image_id"] != 3]
+    del truth["annotations"][4]
+    Path(arguments["gt_json"]).write_text(json.dumps(truth))
+    Path(arguments["pred_json"]).write_text(json.dumps(predicted))
+    result = evaluate_files(**arguments, processes=1)
+    assert result["status"] == {"scored": 2, "no prediction": 0, "invalid prediction": 0, "left out": 3}
+    assert result["all"]["PQ"] == pytest.approx(100 * quality_of([pairs[0], pairs[5]])["all"]["pq"], nan_ok=True)
+    assert all("left out" in text for text in result["problems"]) and "004.jpg" in result["problems"][0]
+
+
+@pytest.mark.parametrize("key", ["gt_root", "pred_root"])
+def test_a_folder_that_does_not_exist_is_one_error(tmp_path, pairs, key):
+    arguments = {**write_prediction_files(tmp_path, pairs[:2], coco_categories()), key: str(tmp_path / "none")}
+    with pytest.raises(UserError, match="none is not a folder"):
+        evaluate_files(**arguments, processes=1)
+
+
+def killed(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_one_error(tmp_path, pairs, monkeypatch):
+    monkeypatch.setattr(files, "score_image", killed)
+    with pytest.raises(UserError, match="a process was killed.*--workers"):
+        evaluate_files(**write_prediction_files(tmp_path, pairs, coco_categories()), processes=2)
+
+
+def test_many_problems_are_counted_in_the_table_and_listed_in_the_json(tmp_path, pairs):
+    arguments = write_prediction_files(tmp_path, pairs * 3, coco_categories())
+    Path(arguments["pred_json"]).write_text('{"annotations": []}')
+    evaluate_files(**arguments, processes=1, output=tmp_path / "out")
+    table = (tmp_path / "out/results.md").read_text()
+    assert "60 no prediction" in table and "and 10 more" in table and table.count("- 0") == 50
+    assert len(json.loads((tmp_path / "out/results.json").read_text())["problems"]) == 60

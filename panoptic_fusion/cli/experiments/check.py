@@ -8,21 +8,25 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from panoptic_fusion.config import read_config, resolve_config
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.evaluation import check_evaluators
+from panoptic_fusion.evaluation.results import GROUP_SUFFIXES, MEASURES
+from panoptic_fusion.evaluation.scores import SIZES
 from panoptic_fusion.networks.downloads import check_downloads
 
 from .spec import Spec
 
-QUALITY = ("PQ", "SQ", "RQ", "PQ_dagger", "mIoU", "TP", "FP", "FN")
+QUALITY = (*MEASURES, *(f"PQ_{size}" for size in SIZES))
 AP = {"AP", "AP50", "AP75", "APs", "APm", "APl"}
 TASKS = {  # as in results.json
-    "panoptic_seg": {"images", *(f"{name}{group}" for name in QUALITY for group in ("", "_th", "_st"))},
+    "panoptic_seg": {"images", *(f"{name}{group}" for name in QUALITY for group in GROUP_SUFFIXES.values())},
     "segm": AP,
     "bbox": AP,
+    "sem_seg": {"mIoU_sem"},
     "cityscapes_instance": {"AP", "AP50"},
+    "cityscapes_instance_panoptic": {"AP", "AP50"},
     "cityscapes_sem_seg": {"IoU", "iIoU", "IoU_sup", "iIoU_sup"},
     "residual": {"mean"},
 }
-OF_CLASSES = {"panoptic_seg": "PQ-", "segm": "AP-", "bbox": "AP-"}
+OF_CLASSES = {"panoptic_seg": "PQ-", "segm": "AP-", "bbox": "AP-", "sem_seg": "IoU-"}
 
 
 def check_runs(spec: Spec, *, allow_download: bool = False) -> dict[str, CfgNode]:
