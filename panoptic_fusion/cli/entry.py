@@ -29,6 +29,7 @@ COMMANDS = {
     "convert": "panoptic_fusion.cli.convert",
     "fine-tune": "panoptic_fusion.cli.fine_tune",
     "oracle": "panoptic_fusion.cli.oracle",
+    "tune": "panoptic_fusion.cli.tune",
     "ablation": "panoptic_fusion.cli.ablation",
     "leaderboard": "panoptic_fusion.cli.leaderboard",
 }
