@@ -30,6 +30,7 @@ NOT_RUN = {
     "convert": "needs a published checkpoint",
     "fine-tune": "trains for minutes",
     "oracle": "needs a model that the page has trained",
+    "tune": "needs a model that the page has trained",
     "ablation": "trains for hours",
     "leaderboard": "trains for hours",
     "make": "installs, trains or runs this very suite",
