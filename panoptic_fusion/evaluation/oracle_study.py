@@ -22,19 +22,20 @@ from .selection import only_needed_outputs
 MEASURES = ("PQ", "PQ_th", "PQ_st", "SQ", "RQ")
 
 
-def check_has_parts(cfg: CfgNode, source: str) -> None:
-    """Checks that a config's network has parts that ground truth can replace.
+def check_has_parts(cfg: CfgNode, source: str, purpose: str = "parts can be replaced") -> None:
+    """Checks that a config's network has boxes, masks and semantic segmentation.
 
     Args:
         cfg: resolved config.
         source: origin of the config, for the error message.
+        purpose: what needs these parts, for the error message.
 
     Raises:
         ConfigError: the network has no such parts.
     """
     if not issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), PanopticRCNN | IndependentPanoptic):
         raise ConfigError(
-            f"{source}: MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}; parts can be replaced in a "
+            f"{source}: MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}; {purpose} in a "
             "PanopticRCNN or IndependentPanoptic only, which have boxes, masks and semantic segmentation"
         )
 

@@ -137,7 +137,7 @@ class PanopticQuality:
         occurs = tp + fp + fn > 0
         weight = tp + 0.5 * fp + 0.5 * fn
         is_stuff = np.arange(self.num_classes) >= self.num_things
-        pq = np.where(occurs, _ratio(iou_sum, weight), np.nan)
+        pq = pq_of_classes(tp, fp, fn, iou_sum)
         dagger = _ratio(pairs_iou_sum, pairs if pq_dagger == "matched" else tp + fn)
         values = {
             "pq": pq,
@@ -165,6 +165,11 @@ class PanopticQuality:
 
     def _add(self, column: str, classes: np.ndarray, weights: np.ndarray | None = None) -> None:
         self._sums[_COLUMNS.index(column)] += np.bincount(classes, weights, minlength=self.num_classes)
+
+
+def pq_of_classes(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, iou_sum: np.ndarray) -> np.ndarray:
+    """Returns the PQ in [0, 1] of each class from its counts, arrays of one shape; NaN if a class does not occur."""
+    return np.where(tp + fp + fn > 0, _ratio(iou_sum, tp + 0.5 * fp + 0.5 * fn), np.nan)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -1,0 +1,144 @@
+"""Lists the fusion rules that a model can feed, and the keys and values to try for each.
+
+A rule is built as `build_panoptic_fusion` builds it from the model's config with another MODEL.PANOPTIC_FUSION.NAME.
+Its settings to start from are therefore what `panoptic-fusion evaluate --model OUT MODEL.PANOPTIC_FUSION.NAME RULE`
+uses: the keys that the config sets, and the rule's own values of the others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from panoptic_fusion.config import with_values
+from panoptic_fusion.errors import ConfigError, UserError
+from panoptic_fusion.modeling.fusion import PANOPTIC_FUSION_REGISTRY, PanopticFusion, fill_in_thresholds
+
+from .search import Setting
+
+PREFIX = "MODEL.PANOPTIC_FUSION"
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A key below MODEL.PANOPTIC_FUSION that can be tuned.
+
+    Attributes:
+        argument: argument of the rule's constructor that has its value. Rules without this argument lack the key.
+        values: values to try. The value to start from is added.
+    """
+
+    argument: str
+    values: tuple[Any, ...]
+
+
+# In the order in which a search goes through them.
+THRESHOLDS = {
+    "INSTANCES_CONFIDENCE_THRESH": Threshold(
+        "instances_confidence_thresh", (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    ),
+    "OVERLAP_THRESH": Threshold("overlap_thresh", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
+    "TASC.AGREEMENT_THRESH": Threshold("agreement_thresh", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
+    "UPSNET.UNKNOWN": Threshold("unknown", (False, True)),
+    "SRM.ORDER": Threshold("order_by", ("ranking", "product")),
+    "STUFF_CHANNELS_ONLY": Threshold("stuff_channels_only", (False, True)),
+    "STUFF_AREA_LIMIT": Threshold("stuff_area_limit", (0, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)),
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A fusion rule with the keys that can be tuned; it can be pickled.
+
+    Attributes:
+        name: its name in PANOPTIC_FUSION_REGISTRY.
+        arguments: arguments of its constructor.
+        state: its weights, on the CPU; empty for most rules.
+        at_input_resolution: whether it fuses at input resolution, see MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+    state: dict[str, Tensor]
+    at_input_resolution: bool
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys below MODEL.PANOPTIC_FUSION that can be tuned, the axes of `grid`."""
+        return [key for key, threshold in THRESHOLDS.items() if threshold.argument in self.arguments]
+
+    @property
+    def start(self) -> Setting:
+        """Setting of the model's config."""
+        return tuple(self.arguments[THRESHOLDS[key].argument] for key in self.keys)
+
+    @property
+    def grid(self) -> list[tuple[Any, ...]]:
+        """Values to try for each key, ascending, including the value of `start`."""
+        grid = (
+            values if value in values else (*values, value)
+            for value, values in ((value, THRESHOLDS[key].values) for key, value in zip(self.keys, self.start, strict=True))
+        )
+        return [tuple(sorted(values)) for values in grid]
+
+    def build(self, setting: Setting) -> PanopticFusion:
+        """Builds the fusion with a setting, in eval mode, on the CPU.
+
+        Raises:
+            ConfigError: the rule does not accept a value, or does not suit the model.
+        """
+        changed = {THRESHOLDS[key].argument: value for key, value in zip(self.keys, setting, strict=True)}
+        fusion = PANOPTIC_FUSION_REGISTRY.get(self.name)(**{**self.arguments, **changed})
+        fusion.load_state_dict(self.state)
+        return fusion.eval()
+
+    def config_values(self, setting: Setting) -> dict[str, Any]:
+        """Returns a setting as config keys: {KEY: value}, with the rule's name."""
+        named = {f"{PREFIX}.{key}": value for key, value in zip(self.keys, setting, strict=True)}
+        return {f"{PREFIX}.NAME": self.name, **named}
+
+
+def rules_of_model(
+    cfg: CfgNode, fusion: PanopticFusion, names: Sequence[str] = ()
+) -> tuple[dict[str, Rule], dict[str, str]]:
+    """Returns the registered rules that a model can feed, and why the others cannot be used.
+
+    Args:
+        cfg: resolved config of the model.
+        fusion: fusion of the model. Rules with weights can only be tuned if the model was trained with them.
+        names: rules to consider; default: all.
+
+    Returns:
+        {name: rule}, and {name: reason}.
+
+    Raises:
+        UserError: a name is not registered, or no rule remains.
+    """
+    registered = [name for name, _ in PANOPTIC_FUSION_REGISTRY]
+    for name in names:
+        if name not in registered:
+            raise UserError(f"--rules: {name} is not a fusion rule; available: {', '.join(sorted(registered))}")
+    rules, reasons = {}, {}
+    for name in names or registered:
+        try:
+            rules[name] = _rule_of(cfg, fusion, name)
+        except ConfigError as error:
+            reasons[name] = str(error)
+    if not rules:
+        raise UserError(f"no rule can be tuned: {'; '.join(f'{name}: {why}' for name, why in reasons.items())}")
+    return rules, reasons
+
+
+def _rule_of(cfg: CfgNode, fusion: PanopticFusion, name: str) -> Rule:
+    cls = PANOPTIC_FUSION_REGISTRY.get(name)
+    cfg = with_values(cfg, {f"{PREFIX}.NAME": name, "MODEL.SEM_SEG_HEAD.ONTOLOGY": fusion.ontology})
+    cfg = fill_in_thresholds(cfg)
+    rule = Rule(name, cls.from_config(cfg), {}, bool(cfg.MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION))
+    built = cls(**rule.arguments)
+    if not built.state_dict():
+        return rule
+    if type(fusion) is not cls:
+        raise ConfigError("it has weights, and the model was not trained with it")
+    return replace(rule, state={key: value.cpu() for key, value in fusion.state_dict().items()})

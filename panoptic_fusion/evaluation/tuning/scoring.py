@@ -1,0 +1,127 @@
+"""Scores settings of fusion rules on one image from its cached results.
+
+What does not depend on the setting is computed once per image: the semantic logits at the size of the fusion, their
+argmax, and the pasted masks. The rules themselves run unchanged, once per setting.
+
+Shapes: R is the number of instances, C the number of classes, (H, W) the size at which a rule fuses.
+"""
+
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.structures import Instances
+
+from panoptic_fusion.data.annotation import read_id_map
+from panoptic_fusion.modeling.fusion import SemSegLogits
+from panoptic_fusion.networks.inference import ImageHeads, Size, rescale_instances
+
+from ..panoptic_quality import PanopticQuality
+from .heads import load_heads
+from .rules import Rule
+from .search import Setting
+
+MOST_REMEMBERED = 2**26  # float elements of logits at full size that are kept per image
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """One image to score.
+
+    Attributes:
+        cached: path of its cached results, see `heads.py`.
+        file_name: path of the image, for error messages.
+        gt_png: path of its ground-truth PNG.
+        gt_segments: list of (segment id, class index, is crowd), see `PanopticQuality`.
+        max_pixels: largest number of pixels of the PNG.
+    """
+
+    cached: str
+    file_name: str
+    gt_png: str
+    gt_segments: list[tuple[int, int, bool]]
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class RememberedLogits(SemSegLogits):
+    """Semantic logits that compute their full size and their argmax once.
+
+    Logits of more than `MOST_REMEMBERED` elements at full size are computed anew each time, to save memory.
+    """
+
+    remembered: dict[Any, Any] = field(default_factory=dict)
+
+    def argmax(self) -> torch.Tensor:
+        if "argmax" not in self.remembered:
+            self.remembered["argmax"] = super().argmax()
+        return self.remembered["argmax"]
+
+    def strips(self) -> Iterator[tuple[int, int, torch.Tensor]]:
+        if self.num_channels * self.output_size[0] * self.output_size[1] > MOST_REMEMBERED:
+            yield from super().strips()
+            return
+        if "strips" not in self.remembered:
+            self.remembered["strips"] = list(super().strips())
+        yield from self.remembered["strips"]
+
+    def select(self, channels: slice | list[int] | torch.Tensor) -> SemSegLogits:
+        key = ("channels", repr(channels))
+        if key not in self.remembered:
+            selected = super().select(channels)
+            self.remembered[key] = RememberedLogits(
+                selected.logits, selected.padded_size, selected.image_size, selected.output_size
+            )
+        return self.remembered[key]
+
+
+def score_image(
+    task: ImageTask, rules: Mapping[str, Rule], settings: Mapping[str, Sequence[Setting]], num_things: int, num_stuff: int
+) -> np.ndarray:
+    """Scores settings on one image.
+
+    Args:
+        task: the image.
+        rules: {name: rule}.
+        settings: {name of a rule: its settings}.
+        num_things, num_stuff: T and S.
+
+    Returns:
+        (number of settings, 4, C) float64: tp, fp, fn and IoU sum per class, in the order of `settings`.
+
+    Raises:
+        DatasetError, ValueError: the ground truth or the cached results cannot be read.
+    """
+    if multiprocessing.parent_process() is not None:
+        torch.set_num_threads(1)
+    image = load_heads(task.cached)
+    gt_map = read_id_map(task.gt_png, max_pixels=task.max_pixels)
+    prepared: dict[Size, tuple[SemSegLogits, Instances]] = {}
+    sums = []
+    for name, wanted in settings.items():
+        rule = rules[name]
+        size = image.heads.image_size if rule.at_input_resolution else image.output_size
+        if size not in prepared:
+            prepared[size] = _prepare(image.heads, size)
+        for setting in wanted:
+            with torch.no_grad():
+                panoptic_map, segments = rule.build(setting)(*prepared[size], image.output_size)
+            quality = PanopticQuality(num_things, num_stuff)
+            quality.update(
+                panoptic_map.numpy(),
+                {s["id"]: s["category_id"] + (0 if s["isthing"] else num_things) for s in segments},
+                gt_map,
+                task.gt_segments,
+                name=task.file_name,
+            )
+            sums.append(quality.state()[: 4 * quality.num_classes].reshape(4, -1))
+    return np.stack(sums)
+
+
+def _prepare(heads: ImageHeads, size: Size) -> tuple[SemSegLogits, Instances]:
+    """Returns what a rule fuses at one size."""
+    sem_seg = RememberedLogits(heads.sem_seg_logits, heads.padded_size, heads.image_size, size)
+    return sem_seg, rescale_instances(heads.instances, size)

@@ -1,0 +1,254 @@
+"""Tunes the fusion of a model on a dataset: runs the network, searches, and scores the choices on held-out images.
+
+Each fold of images is scored with the settings that were best on all other folds. The sum of these held-out counts over
+all images gives the PQ of the tuned rule, to which no image contributed that its setting was chosen on. The rule itself
+is chosen in the same way.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+
+from panoptic_fusion.data.annotation import load_annotation
+from panoptic_fusion.data.label_space import LabelSpace
+from panoptic_fusion.errors import UserError
+from panoptic_fusion.networks.trained import build_predictor
+from panoptic_fusion.processes import map_in_processes, with_progress
+
+from .heads import cache_folder, cache_path, run_network
+from .rules import THRESHOLDS, Rule, rules_of_model
+from .scoring import ImageTask, score_image
+from .search import FoldSums, Setting, folds_of, line_through, search_rules
+from .statistics import interval, quality_of_sums, resampled_quality
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Start and tuned settings on the same images; PQ in percent, with confidence intervals over the images.
+
+    Attributes:
+        start, tuned: PQ with the settings to start from, and with the tuned settings, held out.
+        start_interval, tuned_interval: their confidence intervals.
+        gain_interval: confidence interval of tuned - start, from paired resamples.
+    """
+
+    start: float
+    start_interval: Interval
+    tuned: float
+    tuned_interval: Interval
+    gain_interval: Interval
+
+    @property
+    def gain(self) -> float:
+        """PQ gained, in percent."""
+        return self.tuned - self.start
+
+
+@dataclass(frozen=True)
+class TunedRule:
+    """Result of one rule.
+
+    Attributes:
+        rule: the rule.
+        setting: the best setting on all images.
+        quality: its PQ in percent on the same images, which is too optimistic.
+        fold_settings: the best setting without each fold.
+        held_out: comparison with the start on held-out images.
+        curves: {key: [(value, PQ in percent)]} on all images, with the other keys as in `setting`.
+    """
+
+    rule: Rule
+    setting: Setting
+    quality: float
+    fold_settings: list[Setting]
+    held_out: Comparison
+    curves: dict[str, list[tuple[Any, float]]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Result of tuning.
+
+    Attributes:
+        rules: {name: result}, the best on all images first.
+        reasons: {name: why a rule could not be tuned}.
+        own_rule: name of the model's rule.
+        fold_rules: name of the best rule without each fold.
+        choice: the choice of rule and setting, compared with the model as it is, on held-out images.
+        images: number of images.
+        problems: descriptions of the images that were left out.
+    """
+
+    rules: dict[str, TunedRule]
+    reasons: dict[str, str]
+    own_rule: str
+    fold_rules: list[str]
+    choice: Comparison
+    images: int
+    problems: list[str]
+
+    @property
+    def best(self) -> TunedRule:
+        """The rule and setting with the highest PQ on all images."""
+        return next(iter(self.rules.values()))
+
+
+def tune_model(
+    cfg: CfgNode,
+    records: Sequence[dict[str, Any]],
+    output: str | os.PathLike,
+    *,
+    names: Sequence[str] = (),
+    num_folds: int = 5,
+    processes: int | None = None,
+    seed: int = 0,
+) -> Study:
+    """Tunes the fusion of a model.
+
+    Args:
+        cfg: resolved config of a network with instances and semantic segmentation.
+        records: dicts of the dataset.
+        output: existing folder for the cached results of the heads.
+        names: rules to tune, and always the model's own; default: all that the model can feed.
+        num_folds: number of folds.
+        processes: number of processes that fuse; None: one per core.
+        seed: seed of the confidence intervals.
+
+    Raises:
+        UserError: a rule is unknown, or fewer images than folds can be used.
+        DiskError: the disk is full.
+    """
+    model = build_predictor(cfg).model
+    own_rule = cfg.MODEL.PANOPTIC_FUSION.NAME
+    rules, reasons = rules_of_model(cfg, model.fusion, (own_rule, *names) if names else ())
+    folder = cache_folder(output, cfg, model)
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks, problems = [], []
+    cached = run_network(cfg, model, list(records), folder)
+    for record, problem in with_progress(cached, len(records), "running the network"):
+        problem = problem or _annotation_problem(record, cfg.INPUT.MAX_PIXELS)
+        if problem:
+            problems.append(problem)
+        else:
+            tasks.append(_task_of(record, folder, model.fusion.label_space, cfg.INPUT.MAX_PIXELS))
+    if len(tasks) < num_folds:
+        text = f" ({problems[0]})" if problems else ""
+        raise UserError(f"{len(tasks)} usable images are too few for {num_folds} folds{text}: lower --folds")
+    space = model.fusion.label_space
+    score = partial(score_image, rules=rules, num_things=space.num_things, num_stuff=space.num_stuff)
+    return study_images(tasks, score, rules, reasons, own_rule, num_folds, processes, seed, problems)
+
+
+def study_images(
+    tasks: Sequence[Any],
+    score: Any,
+    rules: Mapping[str, Rule],
+    reasons: dict[str, str],
+    own_rule: str,
+    num_folds: int,
+    processes: int | None,
+    seed: int,
+    problems: list[str],
+) -> Study:
+    """Searches on images that are cached; see `tune_model`.
+
+    Args:
+        tasks: the images, in the order of the dataset.
+        score: returns the counts (number of settings, 4, C) of an image for {rule: settings}, see `score_image`.
+        rules, reasons, own_rule, num_folds, processes, seed, problems: see `tune_model` and `Study`.
+    """
+    folds = folds_of(len(tasks), num_folds)
+    passes = 0
+
+    def counts(settings: dict[str, list[Setting]]) -> Any:
+        nonlocal passes
+        passes += 1
+        total = sum(map(len, settings.values()))
+        results = map_in_processes(partial(score, settings=settings), tasks, processes)
+        return with_progress(results, len(tasks), f"pass {passes}: scoring {total} settings")
+
+    def fold_sums(settings: dict[str, list[Setting]]) -> dict[tuple[str, Setting], np.ndarray]:
+        total: Any = 0
+        for fold, sums in zip(folds, counts(settings), strict=True):
+            if not np.ndim(total):
+                total = np.zeros((num_folds, *sums.shape))
+            total[fold] += sums
+        pairs = [(name, setting) for name, wanted in settings.items() for setting in wanted]
+        return {pair: total[:, i] for i, pair in enumerate(pairs)}
+
+    memory = FoldSums(fold_sums)
+    best = search_rules({name: (rule.grid, rule.start) for name, rule in rules.items()}, memory, num_folds)
+    lines = {
+        (name, key): line_through(best[name, None], axis, rule.grid[axis])
+        for name, rule in rules.items()
+        for axis, key in enumerate(rule.keys)
+    }
+    memory.require([(name, setting) for (name, _), line in lines.items() for setting in line])
+
+    def best_rule(fold: int | None) -> str:
+        return max(rules, key=lambda name: np.nan_to_num(memory.quality(name, best[name, fold], fold), nan=-1))
+
+    # Counts of every image, for the few settings that are reported.
+    reported = {
+        name: list(dict.fromkeys([rule.start, *(best[name, fold] for fold in range(num_folds))]))
+        for name, rule in rules.items()
+    }
+    per_image = np.stack(list(counts(reported)), axis=1)
+    of_setting = dict(zip(((n, s) for n, settings in reported.items() for s in settings), per_image, strict=True))
+
+    def held_out(rule_of_fold: Sequence[str]) -> np.ndarray:
+        choices = [of_setting[name, best[name, fold]] for fold, name in enumerate(rule_of_fold)]
+        return np.stack([choices[fold][i] for i, fold in enumerate(folds)])
+
+    tuned = {
+        name: TunedRule(
+            rule,
+            best[name, None],
+            100 * memory.quality(name, best[name, None]),
+            [best[name, fold] for fold in range(num_folds)],
+            compare(of_setting[name, rule.start], held_out([name] * num_folds), seed),
+            {
+                key: [(s[axis], 100 * memory.quality(name, s)) for s in lines[name, key]]
+                for axis, key in enumerate(rule.keys)
+            },
+        )
+        for name, rule in rules.items()
+    }
+    fold_rules = [best_rule(fold) for fold in range(num_folds)]
+    choice = compare(of_setting[own_rule, rules[own_rule].start], held_out(fold_rules), seed)
+    ordered = dict(sorted(tuned.items(), key=lambda item: -np.nan_to_num(item[1].quality, nan=-1)))
+    return Study(ordered, reasons, own_rule, fold_rules, choice, len(tasks), problems)
+
+
+def compare(start: np.ndarray, tuned: np.ndarray, seed: int = 0) -> Comparison:
+    """Compares counts (N, 4, C) per image of two predictors of the same images."""
+    resampled = [100 * resampled_quality(sums, seed) for sums in (start, tuned)]
+    values = [100 * float(quality_of_sums(sums.sum(axis=0))) for sums in (start, tuned)]
+    intervals = [interval(samples) for samples in resampled]
+    return Comparison(values[0], intervals[0], values[1], intervals[1], interval(resampled[1] - resampled[0]))
+
+
+def _annotation_problem(record: Mapping[str, Any], max_pixels: int) -> str:
+    """Returns why the ground truth of an image cannot be used, or ""."""
+    try:
+        load_annotation(record, max_pixels=max_pixels)
+    except ValueError as error:  # DatasetError is one
+        return str(error)
+    return ""
+
+
+def _task_of(record: Mapping[str, Any], folder: Path, space: LabelSpace, max_pixels: int) -> ImageTask:
+    segments = [
+        (s["id"], s["category_id"] + (0 if s["isthing"] else space.num_things), s.get("iscrowd") == 1)
+        for s in record["segments_info"]
+    ]
+    path = str(cache_path(folder, record))
+    return ImageTask(path, record["file_name"], record["pan_seg_file_name"], segments, max_pixels)
