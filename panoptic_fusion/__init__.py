@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .cli.oracle import oracle
     from .cli.prepare import prepare
     from .cli.train import train
+    from .cli.tune import tune
     from .config import add_panoptic_fusion_config, config_file, get_cfg, load_plugins, resolve_config
     from .evaluation.files import evaluate_files
     from .modeling.fusion.functional import fuse
@@ -58,6 +59,7 @@ _EXPORTS = {
     "prepare": "cli.prepare",
     "resolve_config": "config",
     "train": "cli.train",
+    "tune": "cli.tune",
 }
 __all__ = [
     "ablation",
@@ -82,6 +84,7 @@ __all__ = [
     "prepare",
     "resolve_config",
     "train",
+    "tune",
 ]
 
 # detectron2 itself uses torch.jit.script, which torch 2.14 deprecates. A user cannot act on this warning.

@@ -30,6 +30,7 @@ COMMANDS = {
     "fine-tune": "panoptic_fusion.cli.fine_tune",
     "fuse": "panoptic_fusion.cli.fuse_files",
     "oracle": "panoptic_fusion.cli.oracle",
+    "tune": "panoptic_fusion.cli.tune",
     "ablation": "panoptic_fusion.cli.ablation",
     "leaderboard": "panoptic_fusion.cli.leaderboard",
 }

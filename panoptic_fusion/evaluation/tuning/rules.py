@@ -79,7 +79,9 @@ class Rule:
         """Values to try for each key, ascending, including the value of `start`."""
         grid = (
             values if value in values else (*values, value)
-            for value, values in ((value, THRESHOLDS[key].values) for key, value in zip(self.keys, self.start, strict=True))
+            for value, values in (
+                (value, THRESHOLDS[key].values) for key, value in zip(self.keys, self.start, strict=True)
+            )
         )
         return [tuple(sorted(values)) for values in grid]
 
@@ -116,12 +118,9 @@ def rules_of_model(
     Raises:
         UserError: a name is not registered, or no rule remains.
     """
-    registered = [name for name, _ in PANOPTIC_FUSION_REGISTRY]
-    for name in names:
-        if name not in registered:
-            raise UserError(f"--rules: {name} is not a fusion rule; available: {', '.join(sorted(registered))}")
+    check_names(names)
     rules, reasons = {}, {}
-    for name in names or registered:
+    for name in names or [name for name, _ in PANOPTIC_FUSION_REGISTRY]:
         try:
             rules[name] = _rule_of(cfg, fusion, name)
         except ConfigError as error:
@@ -129,6 +128,18 @@ def rules_of_model(
     if not rules:
         raise UserError(f"no rule can be tuned: {'; '.join(f'{name}: {why}' for name, why in reasons.items())}")
     return rules, reasons
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Checks names of fusion rules.
+
+    Raises:
+        UserError: a name is not registered.
+    """
+    registered = sorted(name for name, _ in PANOPTIC_FUSION_REGISTRY)
+    for name in names:
+        if name not in registered:
+            raise UserError(f"--rules: {name} is not a fusion rule; available: {', '.join(registered)}")
 
 
 def _rule_of(cfg: CfgNode, fusion: PanopticFusion, name: str) -> Rule:

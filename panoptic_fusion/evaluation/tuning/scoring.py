@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from detectron2.structures import Instances
 
-from panoptic_fusion.data.annotation import read_id_map
+from panoptic_fusion.data.annotation import load_annotation
+from panoptic_fusion.data.faults import DatasetError, raise_fault
 from panoptic_fusion.modeling.fusion import SemSegLogits
 from panoptic_fusion.networks.inference import ImageHeads, Size, rescale_instances
 
@@ -33,16 +34,12 @@ class ImageTask:
 
     Attributes:
         cached: path of its cached results, see `heads.py`.
-        file_name: path of the image, for error messages.
-        gt_png: path of its ground-truth PNG.
-        gt_segments: list of (segment id, class index, is crowd), see `PanopticQuality`.
-        max_pixels: largest number of pixels of the PNG.
+        record: its dataset dict.
+        max_pixels: largest number of pixels of its PNG, see INPUT.MAX_PIXELS.
     """
 
     cached: str
-    file_name: str
-    gt_png: str
-    gt_segments: list[tuple[int, int, bool]]
+    record: Mapping[str, Any]
     max_pixels: int
 
 
@@ -50,7 +47,7 @@ class ImageTask:
 class RememberedLogits(SemSegLogits):
     """Semantic logits that compute their full size and their argmax once.
 
-    Logits of more than `MOST_REMEMBERED` elements at full size are computed anew each time, to save memory.
+    To save memory, logits of more than `MOST_REMEMBERED` elements at full size are computed each time.
     """
 
     remembered: dict[Any, Any] = field(default_factory=dict)
@@ -79,7 +76,11 @@ class RememberedLogits(SemSegLogits):
 
 
 def score_image(
-    task: ImageTask, rules: Mapping[str, Rule], settings: Mapping[str, Sequence[Setting]], num_things: int, num_stuff: int
+    task: ImageTask,
+    rules: Mapping[str, Rule],
+    settings: Mapping[str, Sequence[Setting]],
+    num_things: int,
+    num_stuff: int,
 ) -> np.ndarray:
     """Scores settings on one image.
 
@@ -98,7 +99,7 @@ def score_image(
     if multiprocessing.parent_process() is not None:
         torch.set_num_threads(1)
     image = load_heads(task.cached)
-    gt_map = read_id_map(task.gt_png, max_pixels=task.max_pixels)
+    labels, segments = ground_truth(task.record, num_things, task.max_pixels)
     prepared: dict[Size, tuple[SemSegLogits, Instances]] = {}
     sums = []
     for name, wanted in settings.items():
@@ -108,17 +109,46 @@ def score_image(
             prepared[size] = _prepare(image.heads, size)
         for setting in wanted:
             with torch.no_grad():
-                panoptic_map, segments = rule.build(setting)(*prepared[size], image.output_size)
+                panoptic_map, found = rule.build(setting)(*prepared[size], image.output_size)
             quality = PanopticQuality(num_things, num_stuff)
             quality.update(
                 panoptic_map.numpy(),
-                {s["id"]: s["category_id"] + (0 if s["isthing"] else num_things) for s in segments},
-                gt_map,
-                task.gt_segments,
-                name=task.file_name,
+                {s["id"]: _class_index(s, num_things) for s in found},
+                labels,
+                segments,
+                name=str(task.record["file_name"]),
             )
             sums.append(quality.state()[: 4 * quality.num_classes].reshape(4, -1))
     return np.stack(sums)
+
+
+def ground_truth(
+    record: Mapping[str, Any], num_things: int, max_pixels: int
+) -> tuple[np.ndarray, list[tuple[int, int, bool]]]:
+    """Reads the ground truth of a dataset dict.
+
+    Returns:
+        Labels (H, W) int32, 0 = void, k = segment k; and (k, class index, is crowd) of each segment, the classes as in
+        `PanopticQuality`. Small labels are counted faster than the ids of the PNG. A segment without a pixel is kept:
+        as in the evaluation, it is missed.
+
+    Raises:
+        DatasetError: the PNG is missing or invalid.
+    """
+
+    def report(error: DatasetError) -> None:
+        if error.kind != "segment without pixel":
+            raise_fault(error)
+
+    segments = [
+        (k, _class_index(segment, num_things), segment.get("iscrowd") == 1)
+        for k, segment in enumerate(record["segments_info"], start=1)
+    ]
+    return load_annotation(record, report, max_pixels), segments
+
+
+def _class_index(segment: Mapping[str, Any], num_things: int) -> int:
+    return segment["category_id"] + (0 if segment["isthing"] else num_things)
 
 
 def _prepare(heads: ImageHeads, size: Size) -> tuple[SemSegLogits, Instances]:

@@ -9,21 +9,19 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
 
-from panoptic_fusion.data.annotation import load_annotation
-from panoptic_fusion.data.label_space import LabelSpace
+from panoptic_fusion.data.faults import DatasetError
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.networks.trained import build_predictor
 from panoptic_fusion.processes import map_in_processes, with_progress
 
 from .heads import cache_folder, cache_path, run_network
-from .rules import THRESHOLDS, Rule, rules_of_model
-from .scoring import ImageTask, score_image
+from .rules import Rule, rules_of_model
+from .scoring import ImageTask, ground_truth, score_image
 from .search import FoldSums, Setting, folds_of, line_through, search_rules
 from .statistics import interval, quality_of_sums, resampled_quality
 
@@ -138,7 +136,7 @@ def tune_model(
         if problem:
             problems.append(problem)
         else:
-            tasks.append(_task_of(record, folder, model.fusion.label_space, cfg.INPUT.MAX_PIXELS))
+            tasks.append(ImageTask(str(cache_path(folder, record)), record, cfg.INPUT.MAX_PIXELS))
     if len(tasks) < num_folds:
         text = f" ({problems[0]})" if problems else ""
         raise UserError(f"{len(tasks)} usable images are too few for {num_folds} folds{text}: lower --folds")
@@ -237,18 +235,9 @@ def compare(start: np.ndarray, tuned: np.ndarray, seed: int = 0) -> Comparison:
 
 
 def _annotation_problem(record: Mapping[str, Any], max_pixels: int) -> str:
-    """Returns why the ground truth of an image cannot be used, or ""."""
+    """Returns why the ground truth of an image cannot be used, or "" if it can."""
     try:
-        load_annotation(record, max_pixels=max_pixels)
-    except ValueError as error:  # DatasetError is one
+        ground_truth(record, 0, max_pixels)
+    except DatasetError as error:
         return str(error)
     return ""
-
-
-def _task_of(record: Mapping[str, Any], folder: Path, space: LabelSpace, max_pixels: int) -> ImageTask:
-    segments = [
-        (s["id"], s["category_id"] + (0 if s["isthing"] else space.num_things), s.get("iscrowd") == 1)
-        for s in record["segments_info"]
-    ]
-    path = str(cache_path(folder, record))
-    return ImageTask(path, record["file_name"], record["pan_seg_file_name"], segments, max_pixels)

@@ -1,0 +1,111 @@
+"""Finds the fusion rule and the thresholds that give a trained model the highest PQ on a dataset.
+
+    panoptic-fusion tune --model output/camvid --output output/camvid/tuned [--dataset camvid_val] [KEY VALUE ...]
+
+The network runs once per image. Its outputs are cached in --output, so a killed run resumes. Then all rules that the
+model can feed are fused with many thresholds. The PQ of the tuned rules is measured on images that their thresholds
+were not chosen on (--folds). The command prints tables and writes tuning.md, tuning.json, tuning.png (PQ against each
+threshold) and best.yaml, a config with the best settings. Tune on validation images, not on the images of a test.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from panoptic_fusion.errors import UserError
+
+from .arguments import add_model, add_opts, check_at_least_one, check_model
+
+HELP = "find the best fusion rule and thresholds of a trained model for a dataset"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the model, the dataset, the output folder and the options of the search."""
+    add_model(parser)
+    parser.add_argument("--dataset", help="a dataset of the model's config; default: the first of DATASETS.TEST")
+    parser.add_argument("--output", required=True, help="folder for the cached outputs and the results")
+    parser.add_argument("--rules", nargs="+", default=(), metavar="RULE", help="default: all that the model can feed")
+    parser.add_argument("--folds", type=int, default=5, help="parts of the images, each held out once")
+    parser.add_argument("--num-images", type=int, help="only so many, evenly spread over the dataset")
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
+    add_opts(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command."""
+    names = ("dataset", "output", "rules", "folds", "num_images", "workers", "opts", "allow_download")
+    tune(args.model, args.config_file, **{name: getattr(args, name) for name in names})
+    with open(os.path.join(args.output, "tuning.md"), encoding="utf-8") as file:
+        print(file.read())
+    print(f"written to {args.output}: tuning.md, tuning.json, tuning.png, best.yaml")
+
+
+def tune(
+    model: str | None = None,
+    config_file: str | None = None,
+    *,
+    output: str | os.PathLike,
+    dataset: str | None = None,
+    rules: Sequence[str] = (),
+    folds: int = 5,
+    num_images: int | None = None,
+    workers: int | None = None,
+    opts: Sequence[str] = (),
+    allow_download: bool = False,
+) -> dict[str, Any]:
+    """Finds the fusion rule and thresholds with the highest PQ and writes tables, a figure and a config.
+
+    Args:
+        model: OUTPUT_DIR of a training run.
+        config_file: config to use instead of `model`, for example with two networks.
+        output: folder for the cached outputs of the network and for the results.
+        dataset: dataset in the model's config; default: the first of DATASETS.TEST.
+        rules: names of fusion rules; the model's own is always tuned. Default: all that the model can feed.
+        folds: number of parts of the images, each of which is held out once; at least 2.
+        num_images: number of images, evenly spread over the dataset; default: all.
+        workers: number of processes; default: one per core.
+        opts: sequence KEY, VALUE, KEY, VALUE, ... that changes the config. Keys below MODEL.PANOPTIC_FUSION are the
+            settings to start from.
+        allow_download: whether to download weights from any address in the config, see `check_downloads`.
+
+    Returns:
+        The content of tuning.json: "best" {KEY: value}, "verdict", "choice" and "rules" with the PQ in percent before
+        and after tuning on held-out images and their 95% confidence intervals.
+
+    Raises:
+        UserError, FileNotFoundError: nothing was tuned; the message names the problem.
+    """
+    check_model(model, config_file)
+    check_at_least_one(num_images, "--num-images")
+    check_at_least_one(workers, "--workers")
+    if folds < 2:
+        raise UserError(f"--folds is {folds}: use 2 or more, so that one part can be held out")
+
+    from panoptic_fusion.engine.preflight import check_writable
+    from panoptic_fusion.evaluation.oracle_study import check_has_parts
+    from panoptic_fusion.evaluation.tuning.report import write_study
+    from panoptic_fusion.evaluation.tuning.rules import check_names
+    from panoptic_fusion.evaluation.tuning.study import tune_model
+    from panoptic_fusion.locks import locked_folder
+    from panoptic_fusion.networks.trained import config_of, evenly_spread, images_of
+
+    words = [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
+    cfg = config_of(model, config_file, words, allow_download=allow_download)
+    check_has_parts(cfg, str(model or config_file), "rules can be tuned")
+    check_names(rules)
+    if dataset is None and not cfg.DATASETS.TEST:
+        raise UserError("DATASETS.TEST is empty: name a dataset with --dataset")
+    dataset = dataset or cfg.DATASETS.TEST[0]
+    records = images_of(cfg, dataset)
+    if num_images is not None:
+        records = evenly_spread(records, num_images)
+    if len(records) < folds:
+        raise UserError(f"--folds is {folds}, but there are only {len(records)} images: use a lower number")
+    check_writable(os.fspath(output), "--output")
+    os.makedirs(output, exist_ok=True)
+    with locked_folder(output, f"--output {os.fspath(output)}"):
+        study = tune_model(cfg, records, output, names=rules, num_folds=folds, processes=workers)
+        source = ["--model", str(model)] if model else ["--config-file", str(config_file)]
+        settings = {"model": model or config_file, "dataset": dataset, "folds": folds}
+        return write_study(study, output, ["panoptic-fusion", "evaluate", *source, *opts], settings)

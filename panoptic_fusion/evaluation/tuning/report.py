@@ -1,0 +1,192 @@
+"""Writes the results of tuning: tuning.md for people, tuning.json for programs, tuning.png, and best.yaml to use."""
+
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from panoptic_fusion.files import without_nan, write_atomically, write_json
+from panoptic_fusion.markdown import escape_markdown, markdown_table
+
+from .rules import PREFIX, THRESHOLDS
+from .study import Comparison, Interval, Study, TunedRule
+
+MARKERS = "osD^v<>P*X"
+
+
+def write_study(
+    study: Study, folder: str | os.PathLike, evaluate: list[str], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Writes tuning.md, tuning.json, tuning.png and best.yaml.
+
+    Args:
+        study: the results.
+        folder: an existing folder.
+        evaluate: words of the command that evaluates the model, without KEY VALUE pairs.
+        settings: what was tuned on, for tuning.json.
+
+    Returns:
+        The content of tuning.json.
+    """
+    folder = Path(folder)
+    content = without_nan({**settings, **as_content(study)})
+    write_json(folder / "tuning.json", content, indent=1)
+    write_atomically(folder / "tuning.md", lambda file: file.write(f"{summary(study)}\n".encode()))
+    figure = draw_curves(study)
+    write_atomically(folder / "tuning.png", lambda file: figure.savefig(file, format="png"))
+    write_atomically(folder / "best.yaml", lambda file: file.write(best_yaml(study, evaluate).encode()))
+    return content
+
+
+def summary(study: Study) -> str:
+    """Returns the tables and their verdict as Markdown."""
+    parts = [comparison_table(study), verdict(study), settings_table(study)]
+    notes = [f"{name} was not tuned: {reason}" for name, reason in study.reasons.items()]
+    notes += [f"left out: {problem}" for problem in study.problems]
+    if notes:
+        parts.append("\n".join(f"- {escape_markdown(note)}" for note in notes))
+    return "\n\n".join(parts)
+
+
+def comparison_table(study: Study) -> str:
+    """Returns the PQ of each rule before and after tuning, with confidence intervals, as a Markdown table."""
+    rows = [[name, *_cells(tuned.held_out)] for name, tuned in study.rules.items()]
+    rows.append(["chosen rule (before: the model's)", *_cells(study.choice)])
+    header = [f"{study.images} images", "PQ before", "PQ tuned, held out", "PQ gained"]
+    return markdown_table(rows, header)
+
+
+def settings_table(study: Study) -> str:
+    """Returns the thresholds of each rule before and after tuning as a Markdown table."""
+    keys = [key for key in THRESHOLDS if any(key in tuned.rule.keys for tuned in study.rules.values())]
+    rows = []
+    for name, tuned in study.rules.items():
+        before, after = (dict(zip(tuned.rule.keys, s, strict=True)) for s in (tuned.rule.start, tuned.setting))
+        cells = [_change(before[key], after[key]) if key in before else None for key in keys]
+        rows.append([name, *cells, tuned.quality])
+    return markdown_table(rows, ["before → tuned", *keys, "PQ, not held out"], missing="-")
+
+
+def verdict(study: Study) -> str:
+    """Says whether the choice is better than the model as it is, on images that it was not chosen on."""
+    choice, best = study.choice, study.best.rule.name
+    low, high = choice.gain_interval
+    gain = f"{choice.gain:+.1f} PQ (95% interval {low:+.1f} to {high:+.1f})"
+    if low > 0:
+        return f"Use {best} with the settings in best.yaml: {gain} on images that were not used to choose."
+    if high < 0:
+        return f"Keep the model's settings: the choice loses on images that were not used to choose, {gain}."
+    return (
+        f"Tuning shows no certain gain: {gain} on images that were not used to choose. The model's settings are as good "
+        "as the choice, as far as these images tell."
+    )
+
+
+def best_yaml(study: Study, evaluate: list[str]) -> str:
+    """Returns the best rule and its settings as a config, with the command that uses them in a comment."""
+    tuned = study.best
+    values = tuned.rule.config_values(tuned.setting)
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        *parents, name = key.split(".")
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = value
+    command = shlex.join([*evaluate, *(str(word) for pair in values.items() for word in pair)])
+    return (
+        f"# {verdict(study)}\n# To evaluate a trained model with it:\n#   {command}\n"
+        "# To use it in a config, list this file after the other bases in _BASE_.\n"
+        f"{yaml.safe_dump(nested, sort_keys=False)}"
+    )
+
+
+def as_content(study: Study) -> dict[str, Any]:
+    """Returns the results as JSON content; PQ in percent."""
+    return {
+        "images": study.images,
+        "best": study.best.rule.config_values(study.best.setting),
+        "verdict": verdict(study),
+        "choice": {**_as_dict(study.choice), "rule_without_fold": study.fold_rules},
+        "rules": {name: _rule_content(tuned) for name, tuned in study.rules.items()},
+        "not_tuned": study.reasons,
+        "problems": study.problems,
+    }
+
+
+def draw_curves(study: Study) -> Figure:
+    """Draws PQ against each numeric threshold: one panel per key, one line per rule.
+
+    All other keys of a rule have their tuned values. A ring marks the value before, a dot the tuned value.
+    """
+    keys = [
+        key
+        for key, threshold in THRESHOLDS.items()
+        if not isinstance(threshold.values[0], bool | str) and any(key in t.curves for t in study.rules.values())
+    ]
+    columns = min(2, len(keys))
+    lines = -(-len(keys) // columns)
+    figure = Figure(figsize=(5 * columns, 3.4 * lines), dpi=110)
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axes, key in zip(panels, keys, strict=False):
+        for number, (name, tuned) in enumerate(study.rules.items()):
+            if key in tuned.curves:
+                _draw_curve(axes, tuned, key, f"C{number}", name)
+        if key == "STUFF_AREA_LIMIT":
+            axes.set_xscale("symlog", linthresh=64, linscale=0.5)
+        axes.set_xlabel(f"{PREFIX}.{key}", fontsize=8)
+        axes.set_ylabel("PQ")
+        axes.grid(alpha=0.3)
+    for axes in panels[len(keys) :]:
+        axes.set_axis_off()
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", ncols=len(labels), fontsize=8)
+    figure.tight_layout(rect=(0, 0, 1, 0.95))
+    return figure
+
+
+def _draw_curve(axes: Any, tuned: TunedRule, key: str, color: str, name: str) -> None:
+    values, quality = zip(*tuned.curves[key], strict=True)
+    axes.plot(values, quality, color=color, linewidth=1.2, label=name)
+    axis = tuned.rule.keys.index(key)
+    for setting, face in ((tuned.rule.start, "white"), (tuned.setting, color)):
+        place = values.index(setting[axis])
+        axes.plot(values[place], quality[place], "o", color=color, markerfacecolor=face, markersize=6)
+
+
+def _cells(comparison: Comparison) -> list[str]:
+    return [
+        _with_interval(comparison.start, comparison.start_interval, ""),
+        _with_interval(comparison.tuned, comparison.tuned_interval, ""),
+        _with_interval(comparison.gain, comparison.gain_interval, "+"),
+    ]
+
+
+def _with_interval(value: float, between: Interval, sign: str) -> str:
+    return f"{value:{sign}.1f} ({between[0]:{sign}.1f} to {between[1]:{sign}.1f})"
+
+
+def _change(before: Any, after: Any) -> str:
+    return str(after) if before == after else f"{before} → {after}"
+
+
+def _as_dict(comparison: Comparison) -> dict[str, Any]:
+    names = ("start", "start_interval", "tuned", "tuned_interval", "gain", "gain_interval")
+    return {name: getattr(comparison, name) for name in names}
+
+
+def _rule_content(tuned: TunedRule) -> dict[str, Any]:
+    keys = tuned.rule.keys
+    return {
+        "start": dict(zip(keys, tuned.rule.start, strict=True)),
+        "tuned": dict(zip(keys, tuned.setting, strict=True)),
+        "PQ_tuned_not_held_out": tuned.quality,
+        "tuned_without_fold": [dict(zip(keys, setting, strict=True)) for setting in tuned.fold_settings],
+        "held_out": _as_dict(tuned.held_out),
+        "curves": tuned.curves,
+    }
