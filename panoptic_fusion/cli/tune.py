@@ -25,7 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--dataset", help="a dataset of the model's config; default: the first of DATASETS.TEST")
     parser.add_argument("--output", required=True, help="folder for the cached outputs and the results")
-    parser.add_argument("--rules", nargs="+", default=(), metavar="RULE", help="default: all that the model can feed")
+    parser.add_argument(
+        "--rule",
+        action="append",
+        default=[],
+        metavar="NAME",
+        dest="rules",
+        help="a rule to tune, next to the model's; can be given more than once; default: all that the model can feed",
+    )
     parser.add_argument("--folds", type=int, default=5, help="parts of the images, each held out once")
     parser.add_argument("--num-images", type=int, help="only so many, evenly spread over the dataset")
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ def load_heads(path: str | os.PathLike) -> CachedImage:
     """Reads one image.
 
     Raises:
-        OSError, ValueError, KeyError: the file is missing or not complete.
+        OSError, ValueError, KeyError, BadZipFile: the file is missing or damaged.
     """
     with np.load(path, allow_pickle=False) as file:
         padded_size, image_size, output_size = (tuple(size) for size in file["sizes"].tolist())
@@ -75,11 +76,12 @@ def load_heads(path: str | os.PathLike) -> CachedImage:
 
 
 def is_cached(path: str | os.PathLike, source: str) -> bool:
-    """Returns whether a file holds the results for an image file in its present state."""
+    """Returns whether a file holds the results for an image file in its present state, undamaged."""
     try:
+        load_heads(path)
         with np.load(path, allow_pickle=False) as file:
             return str(file["source"]) == source
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return False
 
 

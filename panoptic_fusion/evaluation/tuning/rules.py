@@ -139,7 +139,7 @@ def check_names(names: Sequence[str]) -> None:
     registered = sorted(name for name, _ in PANOPTIC_FUSION_REGISTRY)
     for name in names:
         if name not in registered:
-            raise UserError(f"--rules: {name} is not a fusion rule; available: {', '.join(registered)}")
+            raise UserError(f"--rule: {name} is not a fusion rule; available: {', '.join(registered)}")
 
 
 def _rule_of(cfg: CfgNode, fusion: PanopticFusion, name: str) -> Rule:
