@@ -123,9 +123,11 @@ def write_json(path: str | os.PathLike, content: Any, **options) -> None:
 
 
 def without_nan(content: Any) -> Any:
-    """Returns nested mappings and numbers with None instead of NaN, which JSON does not support."""
+    """Returns nested mappings, lists and numbers with None instead of NaN, which JSON does not support."""
     if isinstance(content, Mapping):
         return {key: without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [without_nan(value) for value in content]
     return None if isinstance(content, float) and math.isnan(content) else content
 
 

@@ -15,7 +15,7 @@ from panoptic_fusion.markdown import escape_markdown, markdown_table
 from .rules import PREFIX, THRESHOLDS
 from .study import Comparison, Interval, Study, TunedRule
 
-MARKERS = "osD^v<>P*X"
+STYLES = ("-", "--", "-.", ":")  # so that rules with equal curves are both seen
 
 
 def write_study(
@@ -134,11 +134,14 @@ def draw_curves(study: Study) -> Figure:
     FigureCanvasAgg(figure)
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes, key in zip(panels, keys, strict=False):
-        for number, (name, tuned) in enumerate(study.rules.items()):
+        for number, tuned in enumerate(study.rules.values()):
             if key in tuned.curves:
-                _draw_curve(axes, tuned, key, f"C{number}", name)
+                _draw_curve(axes, tuned, key, number)
         if key == "STUFF_AREA_LIMIT":
             axes.set_xscale("symlog", linthresh=64, linscale=0.5)
+            ticks = THRESHOLDS[key].values[::2]
+            axes.set_xticks(ticks, ticks)
+            axes.minorticks_off()
         axes.set_xlabel(f"{PREFIX}.{key}", fontsize=8)
         axes.set_ylabel("PQ")
         axes.grid(alpha=0.3)
@@ -150,10 +153,10 @@ def draw_curves(study: Study) -> Figure:
     return figure
 
 
-def _draw_curve(axes: Any, tuned: TunedRule, key: str, color: str, name: str) -> None:
+def _draw_curve(axes: Any, tuned: TunedRule, key: str, number: int) -> None:
     values, quality = zip(*tuned.curves[key], strict=True)
-    axes.plot(values, quality, color=color, linewidth=1.2, label=name)
-    axis = tuned.rule.keys.index(key)
+    color, axis = f"C{number}", tuned.rule.keys.index(key)
+    axes.plot(values, quality, STYLES[number % len(STYLES)], color=color, linewidth=1.4, label=tuned.rule.name)
     for setting, face in ((tuned.rule.start, "white"), (tuned.setting, color)):
         place = values.index(setting[axis])
         axes.plot(values[place], quality[place], "o", color=color, markerfacecolor=face, markersize=6)
