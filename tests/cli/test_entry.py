@@ -81,6 +81,7 @@ def test_help_of_each_command_imports_nothing_heavy():
         (["convert", "seamseg", "in", "out.txt"], "panoptic-fusion convert: error: out.txt: the name of the output"),
         (["fine-tune", "--data", "d", "--output", "o", "--iterations", "0"], "--iterations is 0: use 1 or more"),
         (["oracle", "--dataset", "d", "--output", "o"], "panoptic-fusion oracle: error: give --model"),
+        (["tune", "--model", "m", "--output", "o", "--folds", "1"], "panoptic-fusion tune: error: --folds is 1: use 2"),
         (["leaderboard", "s", "--output", "o", "--docs", "d", "--sizes", "1x1"], "'1x1' is not WIDTHxHEIGHT"),
     ],
 )

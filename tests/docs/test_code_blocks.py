@@ -47,6 +47,7 @@ NOT_RUN = {
     "fine-tune": "trains for minutes",
     "fuse": "needs the results of two models; tests/evaluation/test_fuse_files.py runs it",
     "oracle": "needs a model that the page has trained",
+    "tune": "needs a model that the page has trained",
     "ablation": "trains for hours",
     "leaderboard": "trains for hours",
     "make": "installs, trains or runs this very suite",

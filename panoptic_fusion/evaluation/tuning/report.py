@@ -81,8 +81,8 @@ def verdict(study: Study) -> str:
     if high < 0:
         return f"Keep the model's settings: the choice loses on images that were not used to choose, {gain}."
     return (
-        f"Tuning shows no certain gain: {gain} on images that were not used to choose. As far as these images tell, the "
-        "model's settings are as good as the choice."
+        f"Tuning shows no certain gain: {gain} on images that were not used to choose. As far as these images tell, "
+        "the model's settings are as good as the choice."
     )
 
 

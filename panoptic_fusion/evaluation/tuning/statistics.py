@@ -13,7 +13,7 @@ LEVEL = 0.95
 
 
 def quality_of_sums(sums: np.ndarray) -> np.ndarray:
-    """Returns the PQ in [0, 1] of sums (..., 4, C) as (...) float64: the mean over the classes that occur, NaN if none."""
+    """Returns the PQ in [0, 1] of sums (..., 4, C): (...) float64, a mean over the classes that occur, NaN if none."""
     quality = pq_of_classes(*np.moveaxis(sums, -2, 0))
     occurs = ~np.isnan(quality)
     count = occurs.sum(axis=-1)
