@@ -1,7 +1,7 @@
 """Scores settings of fusion rules on one image from its cached results.
 
-What does not depend on the setting is computed once per image: the semantic logits at the size of the fusion, their
-argmax, and the pasted masks. The rules themselves run unchanged, once per setting.
+The semantic logits at the size of the fusion and their argmax are computed once per image. The rules themselves run
+unchanged, once per setting.
 
 Shapes: R is the number of instances, C the number of classes, (H, W) the size at which a rule fuses.
 """

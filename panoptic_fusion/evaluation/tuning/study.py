@@ -16,6 +16,7 @@ from detectron2.config import CfgNode
 
 from panoptic_fusion.data.faults import DatasetError
 from panoptic_fusion.errors import UserError
+from panoptic_fusion.files import remove_partial_files
 from panoptic_fusion.networks.trained import build_predictor
 from panoptic_fusion.processes import map_in_processes, with_progress
 
@@ -129,6 +130,7 @@ def tune_model(
     rules, reasons = rules_of_model(cfg, model.fusion, (own_rule, *names) if names else ())
     folder = cache_folder(output, cfg, model)
     folder.mkdir(parents=True, exist_ok=True)
+    remove_partial_files(folder)
     tasks, problems = [], []
     cached = run_network(cfg, model, list(records), folder)
     for record, problem in with_progress(cached, len(records), "running the network"):
@@ -191,7 +193,7 @@ def study_images(
     }
     memory.require([(name, setting) for (name, _), line in lines.items() for setting in line])
 
-    def best_rule(fold: int | None) -> str:
+    def best_rule(fold: int) -> str:
         return max(rules, key=lambda name: np.nan_to_num(memory.quality(name, best[name, fold], fold), nan=-1))
 
     # Counts of every image, for the few settings that are reported.
