@@ -53,11 +53,13 @@ class RememberedLogits(SemSegLogits):
     remembered: dict[Any, Any] = field(default_factory=dict)
 
     def argmax(self) -> torch.Tensor:
+        """See `SemSegLogits`."""
         if "argmax" not in self.remembered:
             self.remembered["argmax"] = super().argmax()
         return self.remembered["argmax"]
 
     def strips(self) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """See `SemSegLogits`."""
         if self.num_channels * self.output_size[0] * self.output_size[1] > MOST_REMEMBERED:
             yield from super().strips()
             return
@@ -66,6 +68,7 @@ class RememberedLogits(SemSegLogits):
         yield from self.remembered["strips"]
 
     def select(self, channels: slice | list[int] | torch.Tensor) -> SemSegLogits:
+        """See `SemSegLogits`."""
         key = ("channels", repr(channels))
         if key not in self.remembered:
             selected = super().select(channels)
