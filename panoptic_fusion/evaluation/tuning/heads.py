@@ -62,7 +62,7 @@ def load_heads(path: str | os.PathLike) -> CachedImage:
     Raises:
         OSError, ValueError, KeyError, BadZipFile: the file is missing or damaged.
     """
-    with np.load(path, allow_pickle=False) as file:
+    with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
         padded_size, image_size, output_size = (tuple(size) for size in file["sizes"].tolist())
         instances = Instances(
             image_size,
@@ -79,7 +79,7 @@ def is_cached(path: str | os.PathLike, source: str) -> bool:
     """Returns whether a file holds the results for an image file in its present state, undamaged."""
     try:
         load_heads(path)
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             return str(file["source"]) == source
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return False
