@@ -1,6 +1,7 @@
 """The code blocks of README and docs: what can run is run, and every command's options, keys and files exist."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from doc_blocks import CONFIG_KEY, PAGES, ROOT, Block, blocks, shell_commands
+
+DATA = Path(os.environ.get("PANOPTIC_FUSION_DATA", ROOT.parent / "shared" / "data"))
 
 # Blocks that this file runs, by page and first line.
 RUN = {
@@ -214,13 +217,43 @@ def test_evaluate_any_model(predictions, run_script):
     shutil.rmtree(predictions / "scores")
     (predictions / "images.txt").write_text(names["worst"][0]["file_name"])
     page = [words[1:] for block, words in COMMANDS if block.page == "docs/evaluate_any_model.md"]
-    commands = [words for words in page if "--gt-json" in words]
+    commands = [words for words in page if "gt/panoptic.json" in words]
     for words in commands:
         code, shown, errors = run_script(*words)
         assert code == 0 and "| all" in shown, errors
     assert len(commands) == 2
     for name, images in (("scores", len(names["scores"]["per_image"])), ("some_scores", 1)):
         assert json.loads((predictions / name / "results.json").read_text())["images"] == images
+
+
+def test_both_steps_of_evaluate_any_model_on_real_files(run_script, tmp_path, monkeypatch):
+    """The true masks of two images as results of an instance and a semantic model."""
+    pair = DATA / "coco_pair"
+    if not pair.exists():
+        pytest.skip(f"{pair} is absent")
+    truth, masks, images = (
+        json.loads((pair / f"{name}.json").read_text())
+        for name in ("panoptic_examples", "panoptic_coco_detection_format", "images_info_examples")
+    )
+    things = {category["id"] for category in truth["categories"] if category["isthing"]}
+    keys = ("image_id", "category_id", "segmentation")
+    results = [{key: segment[key] for key in keys} for segment in masks["annotations"]]
+    instances = [{**result, "score": 1.0} for result in results if result["category_id"] in things]
+    semantic = [result for result in results if result["category_id"] not in things]
+    files = {"instances": instances, "semantic": semantic, "images": images, "panoptic_val2017": truth}
+    for name, content in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    (tmp_path / "panoptic_val2017").symlink_to(pair / "panoptic_examples")
+    monkeypatch.chdir(tmp_path)
+    commands = [words for block, words in COMMANDS if "panoptic_val2017.json" in words]
+    assert [words[1] for words in commands] == ["fuse", "evaluate"]
+    for words in commands:
+        code, _, errors = run_script(*(word for word in words[1:] if word.strip()))
+        assert code == 0, errors
+    scores = json.loads((tmp_path / "scores" / "results.json").read_text())
+    assert scores["images"] == 2 and scores["all"]["PQ"] == scores["all"]["boundary_PQ"] == 100
+    crowds = sum(segment["iscrowd"] for segment in masks["annotations"])  # never matched
+    assert scores["all"]["TP"] == len(results) - crowds and scores["problems"] == []
 
 
 def test_python_of_datasets():

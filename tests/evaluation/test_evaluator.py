@@ -35,6 +35,7 @@ from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.evaluation import PanopticQuality, PanopticQualityEvaluator, UnchangedOutputs, build_evaluators
 from panoptic_fusion.evaluation.files import evaluate_files
 from panoptic_fusion.evaluation.results import results_table
+from panoptic_fusion.evaluation.selection import only_needed_outputs
 
 DATA = Path(os.environ.get("PANOPTIC_FUSION_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
 
@@ -294,6 +295,8 @@ def test_two_processes_give_the_same(pairs, files, tmp_path):
     together = json.loads((tmp_path / "results0.json").read_text())
     assert together["panoptic_seg"] == pytest.approx(alone["panoptic_seg"], abs=1e-10, nan_ok=True)
     assert json.loads((tmp_path / "results1.json").read_text()) == {}
+    with (tmp_path / "out" / "panoptic_quality.csv").open(newline="") as file:
+        assert [int(row["image_id"]) for row in csv.DictReader(file)] == list(range(1, len(pairs) + 1))
     assert len(list((tmp_path / "out" / "panoptic_predictions").iterdir())) == len(pairs)
     content = json.loads((tmp_path / "out" / "panoptic_predictions.json").read_text())
     assert [a["image_id"] for a in content["annotations"]] == list(range(1, len(pairs) + 1))
@@ -423,3 +426,18 @@ def test_real_ground_truth_against_itself_is_100(images, panoptic):
         outputs.append({"panoptic_seg": (torch.from_numpy(rgb @ np.array([1, 256, 65536])), info)})
     results = run(PanopticQualityEvaluator(name), records, outputs)["panoptic_seg"]
     assert [results[key] for key in ("PQ", "SQ", "RQ", "PQ_dagger", "mIoU", "PQ_st")] == [100.0] * 6
+
+
+def test_cityscapes_reads_the_instances_of_a_model_that_has_them():
+    class Model(torch.nn.Module):
+        outputs = frozenset({"sem_seg", "instances", "panoptic_seg"})
+        paste_masks = True
+
+    for evaluators, outputs in (
+        (["cityscapes"], {"panoptic_seg", "instances"}),
+        (["semantic"], {"sem_seg"}),
+        (["panoptic"], {"panoptic_seg"}),
+    ):
+        model = Model()
+        with only_needed_outputs(model, evaluators):
+            assert model.outputs == outputs

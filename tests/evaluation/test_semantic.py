@@ -1,13 +1,16 @@
 """mIoU of the semantic head: by hand, against loops over pixels, and from a network."""
 
+import json
 import math
 import uuid
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from panoptic_cases import NUM_STUFF, NUM_THINGS, Pair, random_pair, write_data_set
+from two_processes import run_in_two_processes
 
 from panoptic_fusion.data import register_panoptic
 from panoptic_fusion.errors import UserError
@@ -119,6 +122,25 @@ def test_an_image_counts_once_and_no_image_gives_nan(registered):
     assert evaluator.evaluate()["sem_seg"]["mIoU_sem"] == 100
     evaluator.reset()
     assert math.isnan(evaluator.evaluate()["sem_seg"]["mIoU_sem"])
+
+
+def _rank(rank, files, labels, folder):
+    register_panoptic("semantic_over_processes", **files)
+    rows = [0, 1, 2] if rank == 0 else [3, 4, 0]  # the first image again, as from a sampler that pads
+    evaluator = SemanticEvaluator("semantic_over_processes", "full")
+    records = DatasetCatalog.get("semantic_over_processes")
+    evaluator.process([records[i] for i in rows], [{"sem_seg": one_hot(labels[i], 8)} for i in rows])
+    Path(folder, f"{rank}.json").write_text(json.dumps(evaluator.evaluate()))
+
+
+def test_two_processes_give_the_same(tmp_path):
+    rng = np.random.default_rng(8)
+    pairs = [random_pair(rng, empty_gt_segments=False) for _ in range(5)]
+    labels = [rng.integers(0, 8, pair.gt_map.shape) for pair in pairs]
+    run_in_two_processes(_rank, write_data_set(tmp_path / "set", pairs), labels, str(tmp_path))
+    result = json.loads((tmp_path / "0.json").read_text())["sem_seg"]
+    assert result["mIoU_sem"] == pytest.approx(100 * np.mean(slow_miou(pairs, labels, "full")))
+    assert json.loads((tmp_path / "1.json").read_text()) == {}
 
 
 def test_outputs_that_do_not_fit(registered):
