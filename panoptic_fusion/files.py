@@ -101,7 +101,9 @@ def _is_running(pid: int) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        pass
+        return True
+    with contextlib.suppress(OSError, IndexError):  # Linux: a killed process that its parent has not yet collected
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return True
 
 

@@ -50,6 +50,20 @@ def test_partial_files(tmp_path: Path, child_env, by_lock: bool):
     assert {p.name for p in tmp_path.iterdir()} - {".lock"} == kept - {".lock"}
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="only Linux shows that a process has ended")
+def test_partial_file_of_a_killed_process_that_is_not_yet_collected(tmp_path: Path):
+    process = subprocess.Popen(["sleep", "60"])
+    partial = tmp_path / f".a.json.{process.pid}.partial"
+    partial.touch()
+    remove_partial_files(tmp_path)
+    assert partial.exists()
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended and remains a zombie
+    remove_partial_files(tmp_path)
+    assert not partial.exists()
+    process.wait()
+
+
 def test_temporary_folders(tmp_path: Path, child_env):
     run_killed(KILLED_FOLDER, tmp_path, child_env)
     for name in ("work[1].mine", "work1.1.x", "other"):

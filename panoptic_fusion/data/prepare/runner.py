@@ -138,6 +138,7 @@ def run_split(plan: SplitPlan, workers: int | None = None, force: bool = False, 
             raise UserError(f"{len(errors)} of {len(plan.sources)} annotations could not be converted: {shown}")
         if todo:
             done |= _read_journal(plan)
+        remove_partial_files(plan.panoptic_root)  # also of workers that were still ending at the start
         content = _content(plan, done)
         if todo or content != before:
             write_json(plan.panoptic_json, content, sort_keys=True)
