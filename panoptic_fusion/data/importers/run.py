@@ -105,13 +105,13 @@ def import_annotations(
     jobs = _jobs(good, output, common, categories)
     with locked_folder(journal.parent, f"--output {output}"):
         journal.touch()
-        for folder in {os.path.dirname(path) for job in jobs.values() for path in (job.png_target, job.image_target)}:
-            remove_partial_files(folder)
         done = {key for key, _ in finished(journal, jobs)}
         todo = [job for job in jobs.values() if job.key not in done]
         results = map_unordered(work.paint_item, todo, workers, work.start, (common,))
         for _ in _shown(results, len(todo), "painting", progress):
             pass
+        for folder in {os.path.dirname(path) for job in jobs.values() for path in (job.png_target, job.image_target)}:
+            remove_partial_files(folder)  # at the end, when all workers of killed runs have ended, too
         result.painted = len(todo)
         write_result(journal, jobs, dataset.amodal, result)
     (output / PROBLEMS).write_text("".join(f"{fault}\n" for fault in result.faults), "utf-8", "backslashreplace")
