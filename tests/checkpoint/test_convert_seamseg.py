@@ -412,7 +412,7 @@ def test_files_that_are_no_such_checkpoint(tmp_path):
         convert_seamseg(tmp_path / "none.tar")
     for name, content in (("list", [1]), ("plain", {"model": {}}), ("part", {"state_dict": {"body": {}}})):
         torch.save(content, tmp_path / name)
-        with pytest.raises(UserError, match="no Seamless checkpoint: it needs"):
+        with pytest.raises(UserError, match="is not a Seamless checkpoint: it needs"):
             convert_seamseg(tmp_path / name)
     (tmp_path / "text").write_text("hello")
     with pytest.raises(UserError, match="not a readable checkpoint"):

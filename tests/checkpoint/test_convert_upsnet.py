@@ -606,7 +606,7 @@ def test_files_that_are_no_such_checkpoint(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.pth"):
         convert_upsnet(tmp_path / "none.pth")
     for name, content in (("list", [1]), ("wrapped", {"model": {}}), ("numbers", {1: torch.zeros(1)}), ("empty", {})):
-        with pytest.raises(UserError, match="no UPSNet checkpoint: it"):
+        with pytest.raises(UserError, match="is not a UPSNet checkpoint: it"):
             convert_upsnet(save(tmp_path / name, content))
     (tmp_path / "text").write_text("hello")
     with pytest.raises(UserError, match="not a readable checkpoint"):

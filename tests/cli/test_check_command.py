@@ -171,7 +171,7 @@ def test_command_line(originals, tmp_path, run_script, child_env):
     for arguments, code, stdout, stderr in (
         (paths, 0, "no problems in 4 images", ""),
         (("--config-file", str(tmp_path / "config.yaml")), 1, f"{expected.kind}: 1", ""),
-        (("--config-file", str(tmp_path / "config.yaml"), "sound_one"), 0, "sound_one: no fault", ""),
+        (("--config-file", str(tmp_path / "config.yaml"), "sound_one"), 0, "sound_one: no problems", ""),
         (("nobody_knows_this",), 2, "", "nobody_knows_this"),
         (("--images", "x"), 2, "", "go together"),
         ((), 2, "", "give a name"),

@@ -118,7 +118,7 @@ def recompressed_wrongly() -> bytes:
         (png("1"), "PNG not RGB", "grayscale with 1 bits"),
         (sixteen_bit(), "PNG not RGB", "16 bits"),
         (b"", "corrupt PNG", "empty"),
-        (b"\xff\xd8\xff\xe0 a jpeg", "corrupt PNG", "no PNG"),
+        (b"\xff\xd8\xff\xe0 a jpeg", "corrupt PNG", "not a PNG"),
         (png("RGB")[:-20], "corrupt PNG", "cut off"),
         (png("RGB")[:-6], "corrupt PNG", "cut off"),
         (png("RGB")[:9], "corrupt PNG", "cut off"),
