@@ -15,6 +15,7 @@ from panoptic_fusion.engine import launch
 from panoptic_fusion.engine.preflight import check_before_start
 from panoptic_fusion.engine.trainer import PanopticTrainer
 from panoptic_fusion.errors import ConfigError, UserError
+from panoptic_fusion.networks.downloads import check_downloads
 
 MUTATIONS = 300
 HOSTILE = [
@@ -46,6 +47,7 @@ def base(toy_config, tiny_opts, tmp_path, one_thread):
 def start(cfg, monkeypatch) -> str:
     """Does what a start does: "refused" or "trains"."""
     try:
+        check_downloads(cfg, allow_download=False)
         cfg = resolve_config(cfg)
         check_before_start(cfg, resume=False, eval_only=False)
     except (UserError, FileNotFoundError) as error:
