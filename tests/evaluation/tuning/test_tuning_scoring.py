@@ -97,8 +97,9 @@ def test_scores_are_those_of_the_network_with_these_keys(tiny_cfg, tmp_path, key
             evaluator.process([record], [outputs])
             evaluator.evaluate()
             per_class = json.loads((tmp_path / "out" / "panoptic_quality.json").read_text())["per_class"].values()
-            wanted = [[row[key] for row in per_class] for key in ("tp", "fp", "fn", "iou_sum")]
-            assert found.tolist() == wanted
+            wanted = [[row[key] for row in per_class] for key in ("TP", "FP", "FN")]
+            assert found[:3].tolist() == wanted
+            assert found[3].tolist() == pytest.approx([row["TP"] * (row["SQ"] or 0) / 100 for row in per_class])
     assert len(different) > 6  # the settings make a difference
 
 

@@ -305,7 +305,7 @@ def test_inputs_are_unchanged():
 
 def config(name="HeuristicFusion", **fusion):
     keys = {"NAME": name, "INSTANCES_CONFIDENCE_THRESH": 0.5, "OVERLAP_THRESH": 0.5, "STUFF_AREA_LIMIT": 4096}
-    keys = {**keys, "STUFF_CHANNELS_ONLY": False, **fusion}
+    keys = {**keys, "STUFF_CHANNELS_ONLY": False, "STUFF_AREA_OF": "class", **fusion}
     model = {"CATEGORIES": categories(2, 3), "SEM_SEG_HEAD": {"ONTOLOGY": "full"}, "PANOPTIC_FUSION": keys}
     return CfgNode({"MODEL": model})
 

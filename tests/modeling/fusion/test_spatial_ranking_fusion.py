@@ -319,7 +319,7 @@ def test_one_thing_class_ties_are_broken_by_detection_score():
     with torch.no_grad():
         assert fusion.ranking_scores(scene).tolist() == [1] * 12 and list(fusion.order(scene)) == scene.kept
     inputs = training_inputs(rng, 1)
-    assert float(fusion.losses(inputs)["loss_srm"]) == 0
+    assert fusion.losses(inputs)["loss_srm"].item() == 0
 
 
 def test_no_stuff_class():
