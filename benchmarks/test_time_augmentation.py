@@ -76,7 +76,7 @@ def main() -> None:
         print(f"{name:10} {rows[name]['mib']:8.1f} MiB above the start {rows[name]['seconds']:8.2f} s", flush=True)
     accumulators = (len(CATEGORIES) + 1) * args.size * (args.size * 3 // 2) * 4 / 2**20
     ratio = (rows["augmented"]["mib"] - accumulators) / rows["plain"]["mib"]
-    print(f"accumulators {accumulators:.1f} MiB; memory without them {ratio:.2f} times that of one pass")
+    print(f"accumulators {accumulators:.1f} MiB; memory without them {ratio:.2f}x the memory of one pass")
 
 
 if __name__ == "__main__":

@@ -316,7 +316,7 @@ def read_best(folder: str | os.PathLike) -> dict[str, Any] | None:
     content = read_weights_file(path, mmap=True)
     best = content.get("best") if isinstance(content, dict) else None
     if not isinstance(best, dict) or not {"metric", "value", "iteration", "results"} <= set(best):
-        raise UserError(f"{path} does not say of which result it is the best")
+        raise UserError(f"{path} does not contain the result that it was selected by")
     return best
 
 

@@ -231,7 +231,7 @@ def describe(layout: Layout) -> str:
     base = CONFIGS.get((layout.dataset, layout.depth), "upsnet_r50.yaml")
     backbone = "build_gap_fpn_backbone" if layout.context else "build_fpn_backbone"
     return f"""\
-# {layout.num_stuff} stuff and {layout.num_things} thing classes, stuff channels first: those of {layout.dataset}
+# {layout.num_stuff} stuff and {layout.num_things} thing classes, stuff channels first: the classes of {layout.dataset}
 _BASE_: "configs/{layout.dataset}/{base}"
 MODEL:
   BOX_CONVENTION: "inclusive"

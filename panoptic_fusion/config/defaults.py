@@ -104,8 +104,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # Seamless's RPN head: norm with activation after its 3x3 convolution (see layers.get_activated_norm).
     model.RPN.NORM = "InPlaceABN"
 
-    # Run the mask head on all sampled regions in training and take the positive ones afterwards, so that the statistics
-    # of its norms are those of all regions (Seamless); False: on the positive ones.
+    # Runs the mask head on all sampled regions in training and selects the positive ones afterwards, so that the
+    # statistics of its norms cover all regions (Seamless). False runs it on the positive regions.
     model.ROI_MASK_HEAD.RUN_ON_ALL_REGIONS = False
 
     # Name of the stuff head, in detectron2's SEM_SEG_HEADS_REGISTRY.
@@ -193,8 +193,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # Cells of an instance that its ranking score averages over: all of its "mask" (the paper), or the "contested" ones,
     # which masks of several classes claim.
     srm.SCORE_OVER = "mask"
-    # Generates overlapping masks for the training of the module where an image has none; False trains on the masks that
-    # the dataset has (the paper).
+    # Generates overlapping masks to train the module on if an image has none. False trains on the masks of the dataset
+    # (the paper).
     srm.GENERATE_OVERLAPS = True
 
     # -- two networks (IndependentPanoptic) -------------------------------------------------------------------

@@ -107,7 +107,7 @@ def _handle_error(
         otherwise(record)
         return
     print(f"cannot write {handler.stream.name}: {error.strerror}; the run continues without it", file=sys.stderr)
-    # What is still in its buffer must go somewhere, too, when it is closed.
+    # Closing the stream later flushes its buffer, which would fail again: send it to the null device.
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), handler.stream.fileno())
 

@@ -89,7 +89,7 @@ class PanopticTrainer(DefaultTrainer):
         and weight decay from the config, not from the checkpoint.
 
         Raises:
-            ConfigError: if the parameter groups of the config differ from those of the checkpoint.
+            ConfigError: if the config and the checkpoint have different parameter groups.
             UserError: if the processes of a job would resume from different checkpoints; raised in all processes.
         """
         check_same_start(last_checkpoint(self.cfg.OUTPUT_DIR) if resume else None)

@@ -84,5 +84,5 @@ def interpretation(rows: dict[tuple[str, ...], dict[str, float]]) -> str:
     best = max(single, key=single.get)
     others = ", ".join(f"{part} {gain:+.1f}" for part, gain in single.items() if part != best)
     left = 100 - quality[PARTS]
-    text = f"Of the parts alone, ground truth for {best} gains most: {single[best]:+.1f} PQ ({others})."
+    text = f"Among the single parts, ground truth for {best} gains most: {single[best]:+.1f} PQ ({others})."
     return f"{text} With all of them {left:.1f} PQ are still missing: masks, fusion, and resizing."

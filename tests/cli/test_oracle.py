@@ -56,7 +56,7 @@ def test_interpretation():
     """By hand: which part gains most, what the others do, what is missing."""
     quality = dict(zip(ROWS, (40.0, 45.0, 52.0, 60.0, 39.5, 90.0), strict=True))
     text = oracle_study.interpretation({row: {"PQ": value} for row, value in quality.items()})
-    assert text.startswith("Of the parts alone, ground truth for seg gains most: +20.0 PQ (box +5.0, class -0.5).")
+    assert text.startswith("Among the single parts, ground truth for seg gains most: +20.0 PQ (box +5.0, class -0.5).")
     assert "10.0 PQ are still missing" in text
 
 

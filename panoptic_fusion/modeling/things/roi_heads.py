@@ -32,9 +32,9 @@ class PanopticROIHeads(StandardROIHeads):
     def __init__(self, *, mask_head_on_all_regions: bool = False, **kwargs):
         """
         Args:
-            mask_head_on_all_regions: in training, run the mask head on all sampled regions and then take the positive
-                ones, so that the statistics of its norms are those of all regions.
-            kwargs: those of StandardROIHeads.
+            mask_head_on_all_regions: whether training runs the mask head on all sampled regions and then selects the
+                positive ones, so that the statistics of its norms cover all regions.
+            kwargs: forwarded to `StandardROIHeads`.
         """
         super().__init__(**kwargs)
         self.mask_head_on_all_regions = mask_head_on_all_regions

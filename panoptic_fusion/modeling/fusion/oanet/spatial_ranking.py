@@ -116,8 +116,8 @@ class SpatialRankingFusion(HeuristicFusion):
             stride: side of a cell in pixels of the network's input: 1 (the paper), 2, 4 or 8.
             loss_weight: weight of `loss_srm`. 0 freezes the module.
             order_by: "ranking" (the paper) or "product" (ranking score times detection score).
-            score_over: cells that the ranking score averages over: those of the "mask" (the paper), or the "contested"
-                ones among them.
+            score_over: cells of an instance that its ranking score averages over: "mask" (all, as in the paper) or
+                "contested" (the cells that masks of several classes claim).
             generate_overlaps: whether images without overlapping masks train the module with generated ones.
             kwargs: forwarded to `PanopticFusion`.
 
