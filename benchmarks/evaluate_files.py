@@ -55,7 +55,7 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def largest_difference(result: dict[str, Any], expected: dict[str, Any]) -> float:
-    """Returns the largest difference of PQ, SQ, and RQ x 100 over the classes that occur; infinite if the classes differ."""
+    """Returns the largest difference of PQ, SQ, and RQ x 100 over all classes; infinite if different classes occur."""
     differences = [0.0]
     for class_id, row in enumerate(result["per_class"].values()):
         theirs = expected["per_class"][class_id]

@@ -208,9 +208,7 @@ def run(kills: int, seed: int, max_iter: int, folder: Path) -> None:
     finally:
         header = ["kill", "during", "seconds after start", "resumed at", "last checkpoint", "half-written files"]
         print("\n" + tabulate(rows, header, tablefmt="pipe"))
-    print(
-        f"\n{len(moments)} kills, {half_written} with a half-written file, which no start used; each start resumed"
-    )
+    print(f"\n{len(moments)} kills, {half_written} with a half-written file, which no start used; each start resumed")
     print(f"after the last checkpoint; the training run ended at iteration {max_iter - 1}, PQ {quality:.2f}.")
 
 

@@ -2,8 +2,8 @@
 
     panoptic-fusion fuse --instances INSTANCES.json --semantic SEMANTIC --images IMAGES.json --output OUT
 
-SEMANTIC is a COCO result JSON, or a folder of PNGs of category ids or of .npy logits. If the command is interrupted, run
-it again; finished images are kept.
+SEMANTIC is a COCO result JSON, or a folder of PNGs of category ids or of .npy logits. If the command is interrupted,
+run it again; finished images are kept.
 
 Exit code 0: everything was fused; 1: some entries or images were left out (they are listed); 2: an error ended the run.
 """

@@ -49,8 +49,8 @@ def find_data(folder: str | os.PathLike) -> dict[str, PanopticFiles]:
             images, _, panoptic_json, _ = (folder / name.format(split="val") for name in layout)
             if found["val"] is None and images.is_dir():
                 raise UserError(
-                    f"{images} exists, but {panoptic_json} does not: add it, or move the folder away to hold out training "
-                    "images for validation"
+                    f"{images} exists, but {panoptic_json} does not: add it, or move the folder away to hold out "
+                    "training images for validation"
                 )
             return {split: files for split, files in found.items() if files is not None}
     files = _files(folder, UNDIVIDED)
