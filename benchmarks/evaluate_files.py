@@ -28,7 +28,7 @@ MEASURES = ("pq", "sq", "rq")
 
 
 def reference(files: dict[str, str]) -> dict[str, Any]:
-    """panopticapi's results; its pool runs in this process, so that its CPU time is counted."""
+    """Returns panopticapi's results; its pool runs in this process, so that its CPU time is counted."""
     from panopticapi import evaluation
 
     def one_process(annotations, gt_folder, pred_folder, categories):

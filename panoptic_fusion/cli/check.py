@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config-file", help="a yaml with DATASETS.REGISTER")
     parser.add_argument("--images", help="folder of the images")
     parser.add_argument("--panoptic-root", help="folder of the PNGs")
-    parser.add_argument("--panoptic-json", help="the COCO panoptic json")
-    parser.add_argument("--instances-json", help="a COCO instances json of the same images")
+    parser.add_argument("--panoptic-json", help="the COCO panoptic JSON")
+    parser.add_argument("--instances-json", help="a COCO instances JSON of the same images")
     parser.add_argument("--output", help="folder for an overview: statistics, and pictures of chosen images")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
 

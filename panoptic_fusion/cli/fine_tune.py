@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", metavar="FILE", help="MODEL.WEIGHTS: where there is no network, or a trained model's"
     )
     parser.add_argument("--iterations", type=int, help="number of iterations; default: the config's")
-    parser.add_argument("--val-share", type=float, default=0.2, help="share of images set apart if there is no val")
+    parser.add_argument(
+        "--val-share", type=float, default=0.2, help="fraction of images held out if there is no val split"
+    )
     parser.add_argument("--num-gpus", type=int, default=1, help="as in `panoptic-fusion train`")
     add_allow_download(parser)
     add_opts(parser)
@@ -137,8 +139,8 @@ def fine_tune(
     if "val" not in splits:
         os.makedirs(os.path.join(output, "data"), exist_ok=True)
         splits = split_data(splits["train"], os.path.join(output, "data"), val_share)
-        print(f"{data} has no validation part: about {val_share:.0%} of its images, chosen by their names,")
-        print(f"are set apart, see {output}/data; give a val where images of one video would be on both sides")
+        print(f"{data} has no validation split: about {val_share:.0%} of its images, chosen by their names,")
+        print(f"are held out, see {output}/data; provide a val split if images of one video would be in both")
     entries = [registration(f"own_{split}", files) for split, files in splits.items()]
     words = ["DATASETS.REGISTER", str(entries), "DATASETS.TRAIN", "('own_train',)", "DATASETS.TEST", "('own_val',)"]
     words += [str(word) for pair in settings.items() for word in pair]

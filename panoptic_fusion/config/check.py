@@ -96,7 +96,7 @@ def check_parts(cfg: CfgNode) -> None:
     name, bottom_up = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.BOTTOM_UP
     if name not in PYRAMIDS and bottom_up != DEFAULT_BOTTOM_UP:
         raise ConfigError(
-            f"MODEL.BACKBONE.NAME is {name!r}, which has a network of its own: MODEL.BACKBONE.BOTTOM_UP {bottom_up} "
+            f"MODEL.BACKBONE.NAME is {name!r}, which has its own network: MODEL.BACKBONE.BOTTOM_UP {bottom_up} "
             f"requires one of {', '.join(sorted(PYRAMIDS))}"
         )
     convention = cfg.MODEL.BOX_CONVENTION

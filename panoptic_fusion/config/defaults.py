@@ -69,8 +69,9 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # things) or "detectron2" (all things, then stuff).
     model.WEIGHTS_LAYOUT = ""
 
-    # Whether x1, y1 of a box lie behind its last pixel ("exclusive", detectron2's) or on it ("inclusive", for weights
-    # trained that way, UPSNet's): where the poolers read, how boxes are clipped, how UPSNetFusion resizes its labels.
+    # Convention of the box ends x1, y1: "exclusive" (after the last pixel, as in detectron2) or "inclusive" (on the
+    # last pixel, for weights trained that way, UPSNet's). It determines where the poolers sample, how boxes are clipped, and
+    # how UPSNetFusion resizes its labels.
     model.BOX_CONVENTION = "exclusive"
     model.PROPOSAL_GENERATOR.NAME = "PanopticRPN"
 

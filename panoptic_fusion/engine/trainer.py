@@ -101,7 +101,7 @@ class PanopticTrainer(DefaultTrainer):
             if "parameter group" not in str(error):
                 raise
             raise ConfigError(
-                f"the optimizer in {self.cfg.OUTPUT_DIR} has other groups of parameters than SOLVER asks for: keep "
+                f"the optimizer in {self.cfg.OUTPUT_DIR} has other parameter groups than SOLVER specifies: keep "
                 "SOLVER.BIAS_LR_FACTOR, WEIGHT_DECAY_BIAS and WEIGHT_DECAY_NORM, or train without --resume"
             ) from error
         if self.start_iter > 0:

@@ -54,7 +54,7 @@ def load_zoo(name: str, opts: Sequence[str] = (), weights: str | os.PathLike | N
         FileNotFoundError: if `weights` does not exist.
     """
     if name not in ZOO:
-        raise UserError(f"there is no model {name!r} in the zoo; available: {', '.join(ZOO)}")
+        raise UserError(f"model {name!r} is not in the zoo; available: {', '.join(ZOO)}")
     cfg = resolve_config(read_config(config_file(ZOO[name].config), opts))
     source = Path(weights) if weights else download(ZOO[name].url, ZOO[name].md5_prefix)
     if not source.is_file():

@@ -398,7 +398,7 @@ def test_idd_faults_are_named(tmp_path):
         idd.convert(str(tmp_path / "images"), Source("0_1", "0/1.png", str(path), "x.png"))
     for text in ("[]", "{", '{"imgHeight": 3, "imgWidth": 0, "objects": []}', '{"imgHeight": 3, "imgWidth": 3}'):
         path.write_text(text)
-        with pytest.raises(ValueError, match="not a polygon json"):
+        with pytest.raises(ValueError, match="not an IDD polygon JSON"):
             idd.convert(str(tmp_path / "images"), Source("0_1", "0/1.png", str(path), "x.png"))
 
 

@@ -171,7 +171,7 @@ def read_json(path: str) -> Any:
     except FileNotFoundError:
         raise DatasetError("the file is missing", path, "missing file") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"not a readable json ({error}). Export it again.", path, "corrupt json") from None
+        raise DatasetError(f"not a readable JSON ({error}). Export it again.", path, "corrupt json") from None
 
 
 @lru_cache(maxsize=4)
