@@ -203,7 +203,7 @@ def draw_overviews(splits: Mapping[str, PanopticFiles], checked: Mapping[str, Ch
     for split, files in splits.items():
         written = write_overview(split, files, checked[split], folder / split)
         if written:
-            print(f"what the annotations look like: {written}", flush=True)
+            print(f"overview of the annotations: {written}", flush=True)
 
 
 def fetch_weights(weights: str) -> None:

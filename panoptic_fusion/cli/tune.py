@@ -5,7 +5,7 @@
 The network runs once per image. Its outputs are cached in --output, so a killed run resumes. Then all rules that the
 model can feed are fused with many thresholds. The PQ of the tuned rules is measured on images that their thresholds
 were not chosen on (--folds). The command prints tables and writes tuning.md, tuning.json, tuning.png (PQ against each
-threshold) and best.yaml, a config with the best settings. Tune on validation images, not on the images of a test.
+threshold) and best.yaml, a config with the best settings. Tune on validation images, not on test images.
 """
 
 import argparse

@@ -70,8 +70,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     model.WEIGHTS_LAYOUT = ""
 
     # Convention of the box ends x1, y1: "exclusive" (after the last pixel, as in detectron2) or "inclusive" (on the
-    # last pixel, for weights trained that way, UPSNet's). It determines where the poolers sample, how boxes are clipped, and
-    # how UPSNetFusion resizes its labels.
+    # last pixel, for weights trained that way, UPSNet's). It determines where the poolers sample, how boxes are
+    # clipped, and how UPSNetFusion resizes its labels.
     model.BOX_CONVENTION = "exclusive"
     model.PROPOSAL_GENERATOR.NAME = "PanopticRPN"
 

@@ -1,8 +1,8 @@
 """Processes many images in several processes, with a journal so that an interrupted run resumes.
 
 A journal is a file of JSON lines, one per finished image, appended by the worker that finished it. Callers hold a
-lock, so that one run at a time works on it. Workers do not hold it: when their parent is killed, they end within a
-fraction of a second, and what they still write is whole and the same as in the next run.
+lock, so that one run at a time works on it. Workers do not hold it. When their parent is killed, they end within a
+fraction of a second. Files that they still write are complete and identical to the ones that the next run writes.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ class StopOnDivergence(HookBase):
             self._stop(*found)
 
     def _find(self, look_at_weights: bool) -> tuple[int, str] | None:
-        """Returns the iteration and what was not finite in it; None if this process found nothing."""
+        """Returns the iteration and a description of the non-finite values in it; None if this process found none."""
         broken = self._record.first_broken()
         if broken is not None:
             iteration, names = broken
