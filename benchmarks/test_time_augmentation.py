@@ -1,4 +1,4 @@
-"""Peak memory and time of multi-scale and flip testing (TEST.AUG) next to one pass at its largest scale.
+"""Peak memory and time of multi-scale and flip testing (TEST.AUG), compared with one pass at its largest scale.
 
     python benchmarks/test_time_augmentation.py [--size 1024] [--scales 0.5 0.75 1.0] [--threads 1]
 
