@@ -5,8 +5,8 @@
 Each row is measured in a separate process: the baseline on EfficientNet-Lite0 of configs/camvid, random weights, a
 random image of size x 1.5 size pixels. "above the start" is the peak memory (ru_maxrss) minus its value after the
 network was built. The accumulators of the semantic probabilities (C + 1 float32 maps at output size) are listed
-separately. glibc is told to return freed memory at once; by default it keeps pieces of many sizes, which adds about
-half of one pass.
+separately. glibc is configured to return freed memory at once; by default it keeps fragments, which adds about half of
+one pass.
 """
 
 from __future__ import annotations
