@@ -74,7 +74,7 @@ def check_bases(config_file: str | os.PathLike, inner: tuple[str, ...] = ()) -> 
     """Checks a YAML file and, recursively, the files that `_BASE_` names in it. Nothing is downloaded.
 
     Args:
-        config_file: an existing file.
+        config_file: existing file.
         inner: real paths of the files that have it as a base.
 
     Raises:

@@ -189,7 +189,7 @@ def load_annotation(
     """Returns the label map (H, W) int32 of one dataset dict; None if a reported problem prevents it.
 
     Args:
-        record: a dict from `load_panoptic`, or one from `unannotated_images`, without `pan_seg_file_name`: all void.
+        record: dict from `load_panoptic`, or one from `unannotated_images`, without `pan_seg_file_name`: all void.
         report: called with each problem.
         max_pixels: maximum number of pixels to decode.
     """

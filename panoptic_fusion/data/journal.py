@@ -36,7 +36,7 @@ def map_unordered(
     """Yields `function(task)` for each task, as they finish.
 
     Args:
-        function: a module-level function, or a partial of one, because it is sent to other processes.
+        function: module-level function or a partial of one, since it is sent to other processes.
         tasks: arguments of `function`; only a few are queued at a time.
         workers: number of processes; 1 runs in the current process.
         start: called with `arguments` in each process before its first task.

@@ -69,8 +69,8 @@ def split_data(files: PanopticFiles, folder: str | os.PathLike, share: float = 0
     it. Images without an annotation go to training, where DATASETS.UNANNOTATED determines how they are used.
 
     Args:
-        files: the dataset.
-        folder: an existing folder; `panoptic_train.json`, `panoptic_val.json`, and, if the dataset has an instances
+        files: locations of the dataset's files.
+        folder: existing folder; `panoptic_train.json`, `panoptic_val.json`, and, if the dataset has an instances
             JSON, `instances_train.json` and `instances_val.json` are written to it. Images and PNGs stay where they
             are.
         share: average fraction of the images that go to validation, in (0, 1).

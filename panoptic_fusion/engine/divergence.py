@@ -88,7 +88,7 @@ class StopOnDivergence(HookBase):
         """Initializes the hook.
 
         Args:
-            cfg: a resolved config.
+            cfg: resolved config.
             checkpointer: checkpointer that writes the run's checkpoints to its `save_dir`.
             record: record of the losses of each iteration.
         """

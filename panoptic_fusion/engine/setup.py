@@ -29,7 +29,7 @@ def set_up(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     and does not repeat the random numbers of the start in a resumed run (see `process_seed`).
 
     Args:
-        cfg: a resolved config.
+        cfg: resolved config.
         resume: whether to continue from the last checkpoint in OUTPUT_DIR, if any.
         eval_only: whether to evaluate without training.
 

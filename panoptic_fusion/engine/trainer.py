@@ -45,7 +45,7 @@ class PanopticTrainer(DefaultTrainer):
         """Initializes the trainer.
 
         Args:
-            cfg: a resolved config (`resolve_config`).
+            cfg: resolved config (`resolve_config`).
         """
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())

@@ -28,7 +28,7 @@ def check_has_parts(cfg: CfgNode, source: str, purpose: str = "parts can be repl
     Args:
         cfg: resolved config.
         source: origin of the config, for the error message.
-        purpose: what needs these parts, for the error message.
+        purpose: description of the use that needs these parts, for the error message.
 
     Raises:
         ConfigError: the network has no such parts.

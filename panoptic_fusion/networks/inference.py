@@ -40,7 +40,7 @@ class BatchHeads:
     """Results of a network for a batch of N images at inference.
 
     Attributes:
-        images: the preprocessed images.
+        images: preprocessed images.
         features: feature maps of the backbone.
         sem_seg_logits: (N, C, H/4, W/4) float, or None if the stuff head did not run.
         proposals, instances: N Instances each, or None if the RoI heads did not run.

@@ -27,7 +27,7 @@ def load_trained(model_dir: str | os.PathLike, opts: Sequence[str] = (), *, allo
     """Returns the config of a trained model from its OUTPUT_DIR alone; the dataset is not needed.
 
     Args:
-        model_dir: an OUTPUT_DIR with `config.yaml` and a checkpoint.
+        model_dir: OUTPUT_DIR with `config.yaml` and a checkpoint.
         opts: additional "KEY VALUE" pairs.
         allow_download: whether to download weights from any address that the config names, see `check_downloads`.
 

@@ -40,7 +40,7 @@ def load_zoo(name: str, opts: Sequence[str] = (), weights: str | os.PathLike | N
     """Returns the config of a model of detectron2's zoo, and downloads its weights if necessary.
 
     Args:
-        name: a key of `ZOO`, such as "panoptic_fpn_r50_coco".
+        name: key of `ZOO`, such as "panoptic_fpn_r50_coco".
         opts: KEY, VALUE, KEY, VALUE, ... that change the config, such as MODEL.PANOPTIC_FUSION.NAME.
         weights: path to a file to use instead of the download, for machines without network access.
 
@@ -90,7 +90,7 @@ def converted(cfg: CfgNode, source: Path) -> Path:
     """Returns the copy of a weights file in this project's layout; the first call creates it.
 
     Args:
-        cfg: the resolved config of the model.
+        cfg: resolved config of the model.
         source: path to a file in detectron2's or in this project's layout.
 
     Raises:

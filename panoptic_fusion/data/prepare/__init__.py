@@ -51,7 +51,7 @@ def prepare(
 
     Args:
         key: coco, cityscapes, vistas, vistas_v2, idd, or camvid.
-        root: the dataset's folder.
+        root: folder of the dataset.
         splits: default: train and val, if present.
         workers: number of processes; default: one per core.
         force: whether to redo everything. Files that belong to the official download are never removed.

@@ -109,7 +109,7 @@ def run_split(plan: SplitPlan, workers: int | None = None, force: bool = False, 
     """Converts the remaining annotations of a split and writes its JSON.
 
     Args:
-        plan: the split.
+        plan: plan of the split.
         workers: number of processes; default: one per core.
         force: whether to discard the results of earlier runs.
         progress: whether to show a bar with the remaining time.

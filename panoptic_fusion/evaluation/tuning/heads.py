@@ -33,7 +33,7 @@ class CachedImage:
     """Results of the heads for one image, on the CPU, in float32.
 
     Attributes:
-        heads: the results; instances without a visible box are left out.
+        heads: results of the heads; instances without a visible box are left out.
         output_size: (height, width) of the panoptic map.
     """
 
@@ -127,7 +127,7 @@ def run_network(
 
     Args:
         cfg: resolved config of the model.
-        model: a `PanopticRCNN` or `IndependentPanoptic` in eval mode.
+        model: `PanopticRCNN` or `IndependentPanoptic` in eval mode.
         records: dataset dicts.
         folder: existing folder of the files.
 

@@ -24,7 +24,7 @@ def write_study(
     """Writes tuning.md, tuning.json, tuning.png and best.yaml.
 
     Args:
-        study: the results.
+        study: result of tuning.
         folder: existing folder for the files.
         evaluate: words of the command that evaluates the model, without KEY VALUE pairs.
         settings: model, dataset and number of folds, which are added to tuning.json.

@@ -56,10 +56,10 @@ class TunedRule:
     """Tuning result of one rule.
 
     Attributes:
-        rule: the fusion rule.
-        setting: the best setting on all images.
+        rule: fusion rule that was tuned.
+        setting: best setting on all images.
         quality: PQ of `setting` in percent on the same images, which is too optimistic.
-        fold_settings: the best setting without each fold.
+        fold_settings: best setting without each fold.
         held_out: comparison with the start on held-out images.
         curves: {key: [(value, PQ in percent)]} on all images, with the other keys as in `setting`.
     """

@@ -124,7 +124,7 @@ def select_class(logits: Tensor, classes: list[Tensor]) -> list[Tensor]:
 
     Args:
         logits: (R, T, M, M); T = 1 for a class-agnostic mask head.
-        classes: for each image (R_i,) int64, the class of each region.
+        classes: int64 classes (R_i,) of the regions, per image.
 
     Returns:
         For each image (R_i, M, M).

@@ -36,7 +36,7 @@ def accept_agreed(
 
     Args:
         scene, candidate: see `GreedyFusion.accept`.
-        overlap_thresh, agreement_thresh: in [0, 1].
+        overlap_thresh, agreement_thresh: thresholds in [0, 1].
         agreement, overlap: each one of `AGREEMENTS`, see `MaskGuidedFusion`.
     """
     return is_agreed(
