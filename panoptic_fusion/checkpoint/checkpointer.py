@@ -200,13 +200,13 @@ class AtomicCheckpointer(DetectionCheckpointer):
         model = self.model.state_dict()
         if weights.rows is None and has_semantic_predictor(weights.tensors) and has_semantic_predictor(model):
             raise UserError(
-                f"{weights.path} does not say in which order its semantic channels are: set MODEL.WEIGHTS_LAYOUT to "
+                f"{weights.path} does not contain the order of its semantic channels: set MODEL.WEIGHTS_LAYOUT to "
                 f"{' or '.join(LAYOUTS)}, the program that it was trained with"
             )
         if self._transfers:
             source = weights.rows or ClassRows(PANOPTIC_FUSION, None)
             tensors, table = transfer(weights.tensors, source, model, self.rows, self.name_match)
-            self.logger.info("MODEL.TRANSFER: what is taken over from %s by name\n%s", weights.path, table)
+            self.logger.info("MODEL.TRANSFER: rows copied from %s by class name\n%s", weights.path, table)
             return tensors
         if weights.rows is None or self._has_rows_of(weights.rows):
             return weights.tensors

@@ -119,7 +119,7 @@ def detect_layout(tensors: Mapping[str, Tensor], path: str = "checkpoint") -> La
     num_stuff = count_stuff(tensors, "fcn_head.score.weight", num_things, path)
     if (num_stuff, num_things) not in CLASSES:
         known = " and ".join(f"{stuff} and {things} ({name})" for (stuff, things), (name, _) in CLASSES.items())
-        raise UserError(f"{path} has {num_stuff} stuff and {num_things} thing classes; known are {known}")
+        raise UserError(f"{path} has {num_stuff} stuff and {num_things} thing classes; supported: {known}")
     return Layout(
         blocks=blocks,
         deformable=deformable,

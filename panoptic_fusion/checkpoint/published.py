@@ -112,7 +112,7 @@ def check_blocks(blocks: tuple[int, ...], where: str) -> None:
     """
     if blocks not in DEPTHS:
         known = ", ".join(f"{list(b)} (ResNet-{d})" for b, d in DEPTHS.items())
-        raise UserError(f"{where} has {list(blocks)} blocks; known are {known}")
+        raise UserError(f"{where} has {list(blocks)} blocks; supported: {known}")
 
 
 def resnet_convs(blocks: tuple[int, ...]) -> Iterator[tuple[int, int, str, Shape]]:

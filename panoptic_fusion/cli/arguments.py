@@ -36,7 +36,7 @@ def check_model(model: str | None, config_file: str | None) -> None:
         UserError: neither argument is given.
     """
     if not model and not config_file:
-        raise UserError("give --model (the OUTPUT_DIR of a training run), or --config-file and MODEL.WEIGHTS FILE")
+        raise UserError("pass --model (the OUTPUT_DIR of a training run), or --config-file and MODEL.WEIGHTS FILE")
 
 
 def add_plugins(parser: argparse.ArgumentParser) -> None:

@@ -109,9 +109,9 @@ def data_sets(
     if by_path and (images is None or panoptic_root is None or panoptic_json is None):
         raise UserError("--images, --panoptic-root and --panoptic-json go together")
     if by_path and (name or config_file):
-        raise UserError("give either paths or a name, not both")
+        raise UserError("pass either paths or a name, not both")
     if not (by_path or name or config_file):
-        raise UserError("give a name, --config-file, or --images, --panoptic-root and --panoptic-json")
+        raise UserError("pass a name, --config-file, or --images, --panoptic-root and --panoptic-json")
 
     from panoptic_fusion.config import read_config
     from panoptic_fusion.data import datasets  # noqa: F401  (registers the datasets of the project)

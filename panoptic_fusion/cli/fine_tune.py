@@ -239,7 +239,7 @@ def choose_sizes(files: PanopticFiles, cfg: CfgNode, opts: Sequence[str]) -> dic
     )
     if settings:
         print(
-            f"these sizes give the median image at most {cfg.INPUT.PIXEL_BUDGET} pixels (INPUT.PIXEL_BUDGET; 0 "
+            f"with these sizes, the median image has at most {cfg.INPUT.PIXEL_BUDGET} pixels (INPUT.PIXEL_BUDGET; 0 "
             f"keeps the config's short side of {cfg.INPUT.MIN_SIZE_TEST}, which is faster)"
         )
     return settings

@@ -100,7 +100,9 @@ def check_bases(config_file: str | os.PathLike, inner: tuple[str, ...] = ()) -> 
             what = "is a folder" if os.path.isdir(path) else "does not exist"
             raise FileNotFoundError(f"{config_file}: _BASE_ {path} {what}: name a yaml file")
         if os.path.realpath(path) in inner:
-            raise ConfigError(f"{config_file}: _BASE_ {base} leads back to this file: name another, or leave it out")
+            raise ConfigError(
+                f"{config_file}: _BASE_ {base} leads back to this file: choose another file, or remove it"
+            )
         check_bases(path, inner)
 
 

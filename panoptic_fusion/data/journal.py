@@ -65,8 +65,8 @@ def map_unordered(
                 yield future.result()
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process was killed, maybe for lack of memory: run the same command again to resume, with fewer "
-            f"--workers (now: {workers})"
+            "a worker process was killed, possibly because memory ran out: run the same command again to resume, "
+            f"with fewer --workers (now: {workers})"
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)

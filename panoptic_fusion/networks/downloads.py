@@ -29,5 +29,5 @@ def check_downloads(cfg: CfgNode, *, allow_download: bool, from_folder: bool = F
             continue
         raise UserError(
             f"{key} is {' '.join(value.split())[:200]}: add --allow-download if you trust this address, or download "
-            "the file and give its path"
+            "the file and pass its path"
         )

@@ -77,8 +77,8 @@ def download(url: str, md5_prefix: str) -> Path:
             path = Path(PathManager.get_local_path(url))
     except (OSError, HTTPException) as error:
         raise UserError(
-            f"{url} cannot be downloaded ({one_line(error)}). Without a network, download it elsewhere and give the "
-            "file: --weights FILE"
+            f"{url} cannot be downloaded ({one_line(error)}). Without an internet connection, download it on "
+            "another machine and pass the file: --weights FILE"
         ) from error
     if not md5_of(path).startswith(md5_prefix):
         path.unlink()

@@ -93,7 +93,7 @@ def test_errors_before_any_work_starts(fails_early):
 
 def test_a_model_must_be_named(run_script, tmp_path):
     code, _, err = run_script("oracle", "--dataset", "tiny_val", "--output", tmp_path)
-    assert code == 2 and "give --model" in err
+    assert code == 2 and "pass --model" in err
 
 
 def test_data_set_of_other_classes(fails_early, tmp_path):
