@@ -1,4 +1,4 @@
-"""Evaluation from files, beside panopticapi (the reference code), on the same files in one process each.
+"""Compares evaluation from files with panopticapi (the reference code), on the same files in one process each.
 
     python benchmarks/evaluate_files.py [--images 16] [--repeat 3]
 
@@ -28,7 +28,7 @@ MEASURES = ("pq", "sq", "rq")
 
 
 def reference(files: dict[str, str]) -> dict[str, Any]:
-    """panopticapi's results; its pool runs in this process, so that its CPU time is counted."""
+    """Returns panopticapi's results; its pool runs in this process, so that its CPU time is counted."""
     from panopticapi import evaluation
 
     def one_process(annotations, gt_folder, pred_folder, categories):
@@ -42,20 +42,20 @@ def reference(files: dict[str, str]) -> dict[str, Any]:
 
 
 def ours(files: dict[str, str], *, boundary: bool) -> dict[str, Any]:
-    """Our results, from one process."""
+    """Returns our results, from one process."""
     from panoptic_fusion.evaluation.files import evaluate_files
 
     return evaluate_files(**files, processes=1, boundary=boundary)
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, float]:
-    """What the function returns, and its CPU seconds."""
+    """Returns the result of a function, and its CPU seconds."""
     start = time.process_time()
     return function(), time.process_time() - start
 
 
 def largest_difference(result: dict[str, Any], expected: dict[str, Any]) -> float:
-    """Over PQ, SQ, and RQ x 100 of the classes that occur; infinite where other classes occur."""
+    """Returns the largest difference of PQ, SQ, and RQ x 100 over all classes; infinite if different classes occur."""
     differences = [0.0]
     for class_id, row in enumerate(result["per_class"].values()):
         theirs = expected["per_class"][class_id]

@@ -1,12 +1,12 @@
-"""Peak memory and time of multi-scale and flip testing (TEST.AUG) next to one pass at its largest scale.
+"""Peak memory and time of multi-scale and flip testing (TEST.AUG), compared with one pass at its largest scale.
 
     python benchmarks/test_time_augmentation.py [--size 1024] [--scales 0.5 0.75 1.0] [--threads 1]
 
 Each row is measured in a separate process: the baseline on EfficientNet-Lite0 of configs/camvid, random weights, a
 random image of size x 1.5 size pixels. "above the start" is the peak memory (ru_maxrss) minus its value after the
 network was built. The accumulators of the semantic probabilities (C + 1 float32 maps at output size) are listed
-separately. glibc is told to return freed memory at once; by default it keeps pieces of many sizes, which adds about
-half of one pass.
+separately. glibc is configured to return freed memory at once; by default it keeps fragments, which adds about half of
+one pass.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main() -> None:
         print(f"{name:10} {rows[name]['mib']:8.1f} MiB above the start {rows[name]['seconds']:8.2f} s", flush=True)
     accumulators = (len(CATEGORIES) + 1) * args.size * (args.size * 3 // 2) * 4 / 2**20
     ratio = (rows["augmented"]["mib"] - accumulators) / rows["plain"]["mib"]
-    print(f"accumulators {accumulators:.1f} MiB; memory without them {ratio:.2f} times that of one pass")
+    print(f"accumulators {accumulators:.1f} MiB; memory without them {ratio:.2f}x the memory of one pass")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The decisions of the fusion rules, elementwise: which instances and stuff segments pass the thresholds.
+"""Elementwise decisions of the fusion rules: which instances and stuff segments pass the thresholds.
 
 Every function takes torch tensors, numpy arrays or Python numbers, of any shapes that broadcast, and returns bools of
-the same kind. The greedy loop calls them with one instance at a time; other callers may pass all instances at once.
-This module imports numpy alone, so that a runtime without torch shares it.
+the same kind. The greedy loop passes one instance at a time. Other callers may pass all instances at once. This module
+only imports numpy, so a runtime without torch can use it.
 
-Fractions are computed in float64: the thresholds decide as they would on exact fractions of integers. An empty mask
-has the fraction 0 / 0, which is NaN and passes no threshold.
+Fractions are computed in float64, so the thresholds decide as on exact fractions of integers. An empty mask has the
+fraction 0 / 0, which is NaN and does not pass any threshold.
 """
 
 from __future__ import annotations
@@ -27,27 +27,28 @@ def fraction(part: Array, whole: Array) -> Array:
 
 
 def reaches_score(scores: Array, thresh: float) -> Array:
-    """Returns whether a score is at least `thresh`: the heuristic rule, mask-guided fusion, spatial ranking.
+    """Returns whether a score is at least `thresh`.
 
-    Compared in float64, as in detectron2, which reads scores as Python numbers.
+    Used by the heuristic rule, mask-guided fusion and spatial ranking. Scores are compared in float64 like in
+    detectron2, which converts them to Python numbers.
     """
     return fraction(scores, 1) >= thresh
 
 
 def exceeds_score(scores: Array, thresh: float) -> Array:
-    """Returns whether a score is above `thresh`, in the precision of the scores: Seamless, UPSNet."""
+    """Returns whether a score is above `thresh`, in the precision of the scores (Seamless, UPSNet)."""
     return scores > thresh
 
 
 def fits(overlap: Array, area: Array, thresh: float) -> Array:
-    """Returns whether at most the fraction `thresh` of a mask is covered already.
+    """Returns whether at most the fraction `thresh` of a mask is already covered.
 
-    For the heuristic rule, Seamless, spatial ranking, and UPSNet's mask pruning.
+    Used by the heuristic rule, Seamless, spatial ranking, and UPSNet's mask pruning.
 
     Args:
-        overlap: pixels of the mask that earlier instances cover, integer.
-        area: pixels of the mask, integer.
-        thresh: in [0, 1].
+        overlap: number of pixels of the mask that earlier instances cover.
+        area: number of pixels of the mask.
+        thresh: overlap threshold in [0, 1].
     """
     return fraction(overlap, area) <= thresh
 
@@ -65,15 +66,15 @@ def is_agreed(
     """Returns whether mask-guided fusion (TASCNet, section 3.3) accepts an instance; both thresholds are strict.
 
     Args:
-        overlap: pixels of the mask that earlier instances cover, integer.
-        area: pixels of the mask, integer.
-        agreed: pixels of the mask that the semantic labels call a thing, integer.
-        overlap_thresh: in [0, 1]; less than this fraction of the mask is covered.
-        agreement_thresh: in [0, 1]; the agreement is above it.
-        things_area: pixels of the image that the semantic labels call a thing: the agreement is the IoU of mask and
-            things. None: it is the share of the mask that lies in the things.
-        painted_area: pixels of the image that earlier instances cover: the threshold applies to the IoU of mask and
-            these. None: to the share of the mask that they cover.
+        overlap: number of pixels of the mask that earlier instances cover.
+        area: number of pixels of the mask.
+        agreed: number of pixels of the mask that are things in the semantic labels.
+        overlap_thresh: number in [0, 1]; less than this fraction of the mask must be covered.
+        agreement_thresh: number in [0, 1]; the agreement must be above it.
+        things_area: number of pixels of the image that are things in the semantic labels, to use the IoU of the mask
+            and these pixels as agreement. None: the agreement is the fraction of the mask in these pixels.
+        painted_area: number of pixels of the image that earlier instances cover, to apply the overlap threshold to the
+            IoU of the mask and these pixels. None: it applies to the fraction of the mask that they cover.
     """
     whole = area if things_area is None else area + things_area - agreed
     painted = area if painted_area is None else area + painted_area - overlap
@@ -81,15 +82,15 @@ def is_agreed(
 
 
 def is_large_stuff(area: Array, limit: int) -> Array:
-    """Returns whether a stuff segment stays: it has a pixel, and at least `limit` of them."""
+    """Returns whether a stuff segment is kept, which requires at least `limit` pixels and at least one."""
     return (area > 0) & (area >= limit)
 
 
 def is_mostly_stuff(most: Array, total: Array) -> Array:
-    """Returns whether an instance becomes stuff in UPSNet (section 3.1): half of its pixels are of one stuff class.
+    """Returns whether an instance becomes stuff in UPSNet (section 3.1): half of its pixels have one stuff class.
 
     Args:
-        most: pixels of the instance with its most frequent stuff label, integer.
-        total: pixels of the instance, integer.
+        most: number of pixels of the instance with its most frequent stuff label.
+        total: number of pixels of the instance.
     """
     return (most > 0) & (2 * most >= total)

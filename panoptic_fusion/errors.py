@@ -37,7 +37,7 @@ class DiskError(UserError):
         where = path or error.filename
         return cls(
             f"cannot write{f' {where}' if where else ''}: {error.strerror or one_line(error)}. What was finished "
-            "before is kept; make room and start again (a training: with --resume)"
+            "before is kept; free some space and start again (training runs: with --resume)"
         )
 
 

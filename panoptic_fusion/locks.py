@@ -20,7 +20,7 @@ def locked_folder(folder: str | os.PathLike, what: str, *, patience: float = 5.0
     Partially written files that killed runs left in the folder are removed.
 
     Args:
-        folder: an existing folder; a file `.lock` is created in it and kept.
+        folder: existing folder; a file `.lock` is created in it and kept.
         what: name of the folder in the error, such as "OUTPUT_DIR output/toy".
         patience: time in seconds to wait for the processes of a killed run to end.
 
@@ -37,7 +37,7 @@ def locked_file(path: str | os.PathLike, *, patience: float = 5.0) -> Iterator[N
     """Holds the lock of a file that may be written, removed and not exist, as `locked_folder` does of a folder.
 
     Args:
-        path: the file, in an existing folder, which gets a file `.NAME.lock`, which stays.
+        path: path to the file, in an existing folder. A file `.NAME.lock` is created next to it and kept.
         patience: as of `locked_folder`.
 
     Raises:

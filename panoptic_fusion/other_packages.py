@@ -1,4 +1,4 @@
-"""Silences what other packages say at every start and a user of this project cannot act on."""
+"""Silences messages of other packages that appear at every start and that users of this project cannot act on."""
 
 import contextlib
 import io
@@ -7,12 +7,12 @@ import warnings
 from collections.abc import Iterator
 
 PACKAGES = "torch torchvision detectron2 fvcore iopath timm tensorboard pycocotools matplotlib".split()
-# Loggers of torch that tell about deprecated internals and about a machine without CUDA.
+# Loggers of torch that report deprecated internals and machines without CUDA.
 LOGGERS = ("torch.fx._symbolic_trace", "torch.utils.cpp_extension")
 
 
 def silence_other_packages() -> None:
-    """Ignores the deprecation notices of other packages; for programs, not for the import of the library."""
+    """Silences deprecation warnings of other packages; called by programs, not when the library is imported."""
     for package in PACKAGES:
         for category in (DeprecationWarning, FutureWarning, UserWarning):
             warnings.filterwarnings("ignore", category=category, module=rf"{package}(\.|$)")
@@ -22,7 +22,7 @@ def silence_other_packages() -> None:
 
 @contextlib.contextmanager
 def prints_to(logger: logging.Logger) -> Iterator[None]:
-    """Sends what code prints, such as pycocotools' tables, to a logger (level INFO) as one message at the end."""
+    """Redirects printed text, such as pycocotools' tables, to a logger (level INFO), as one message at the end."""
     text = io.StringIO()
     try:
         with contextlib.redirect_stdout(text):

@@ -152,7 +152,7 @@ def check_end(attempt: Attempt, output: Path, max_iter: int) -> float:
     if attempt.process.wait() != 0:
         raise Violation(f"the last start ended with exit code {attempt.process.returncode}, see {attempt.log}")
     if check_files(output) != max_iter - 1 or (output / "last_checkpoint").read_text() != "model_final.pth":
-        raise Violation(f"the training in {output} ended without model_final.pth of iteration {max_iter - 1}")
+        raise Violation(f"the training run in {output} ended without model_final.pth of iteration {max_iter - 1}")
     left = list(output.glob(".*.partial"))
     if left:
         raise Violation(f"half-written files are left: {left}")
@@ -208,10 +208,8 @@ def run(kills: int, seed: int, max_iter: int, folder: Path) -> None:
     finally:
         header = ["kill", "during", "seconds after start", "resumed at", "last checkpoint", "half-written files"]
         print("\n" + tabulate(rows, header, tablefmt="pipe"))
-    print(
-        f"\n{len(moments)} kills, {half_written} with a half-written file, which no start has used; each start went on"
-    )
-    print(f"after the last checkpoint; the training ended at iteration {max_iter - 1}, PQ {quality:.2f}.")
+    print(f"\n{len(moments)} kills, {half_written} with a half-written file, which no start used; each start resumed")
+    print(f"after the last checkpoint; the training run ended at iteration {max_iter - 1}, PQ {quality:.2f}.")
 
 
 def main() -> int:

@@ -200,13 +200,13 @@ class AtomicCheckpointer(DetectionCheckpointer):
         model = self.model.state_dict()
         if weights.rows is None and has_semantic_predictor(weights.tensors) and has_semantic_predictor(model):
             raise UserError(
-                f"{weights.path} does not say in which order its semantic channels are: set MODEL.WEIGHTS_LAYOUT to "
+                f"{weights.path} does not contain the order of its semantic channels: set MODEL.WEIGHTS_LAYOUT to "
                 f"{' or '.join(LAYOUTS)}, the program that it was trained with"
             )
         if self._transfers:
             source = weights.rows or ClassRows(PANOPTIC_FUSION, None)
             tensors, table = transfer(weights.tensors, source, model, self.rows, self.name_match)
-            self.logger.info("MODEL.TRANSFER: what is taken over from %s by name\n%s", weights.path, table)
+            self.logger.info("MODEL.TRANSFER: rows copied from %s by class name\n%s", weights.path, table)
             return tensors
         if weights.rows is None or self._has_rows_of(weights.rows):
             return weights.tensors
@@ -316,7 +316,7 @@ def read_best(folder: str | os.PathLike) -> dict[str, Any] | None:
     content = read_weights_file(path, mmap=True)
     best = content.get("best") if isinstance(content, dict) else None
     if not isinstance(best, dict) or not {"metric", "value", "iteration", "results"} <= set(best):
-        raise UserError(f"{path} does not say of which result it is the best")
+        raise UserError(f"{path} does not contain the result that it was selected by")
     return best
 
 

@@ -194,7 +194,7 @@ def describe(layout: Layout, settings: str = "") -> str:
     """
 
     if layout.num_anchors not in ANCHORS:
-        raise UserError(f"the checkpoint has {layout.num_anchors} anchors at a position; known are {list(ANCHORS)}")
+        raise UserError(f"the checkpoint has {layout.num_anchors} anchors at a position; supported: {list(ANCHORS)}")
     ratios, scale = anchors(settings, *ANCHORS[layout.num_anchors])
     levels = range(2, 6 + layout.num_extra)
     head_norm = "GN" if layout.group_norm else "InPlaceABN"

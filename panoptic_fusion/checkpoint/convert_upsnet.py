@@ -119,7 +119,7 @@ def detect_layout(tensors: Mapping[str, Tensor], path: str = "checkpoint") -> La
     num_stuff = count_stuff(tensors, "fcn_head.score.weight", num_things, path)
     if (num_stuff, num_things) not in CLASSES:
         known = " and ".join(f"{stuff} and {things} ({name})" for (stuff, things), (name, _) in CLASSES.items())
-        raise UserError(f"{path} has {num_stuff} stuff and {num_things} thing classes; known are {known}")
+        raise UserError(f"{path} has {num_stuff} stuff and {num_things} thing classes; supported: {known}")
     return Layout(
         blocks=blocks,
         deformable=deformable,
@@ -231,7 +231,7 @@ def describe(layout: Layout) -> str:
     base = CONFIGS.get((layout.dataset, layout.depth), "upsnet_r50.yaml")
     backbone = "build_gap_fpn_backbone" if layout.context else "build_fpn_backbone"
     return f"""\
-# {layout.num_stuff} stuff and {layout.num_things} thing classes, stuff channels first: those of {layout.dataset}
+# {layout.num_stuff} stuff and {layout.num_things} thing classes, stuff channels first: the classes of {layout.dataset}
 _BASE_: "configs/{layout.dataset}/{base}"
 MODEL:
   BOX_CONVENTION: "inclusive"

@@ -68,7 +68,7 @@ def _check_numbers(tensor: Tensor, name: str, not_negative: bool) -> None:
 
 
 def count_stuff(tensors: Mapping[str, Tensor], name: str, num_things: int, path: str) -> int:
-    """How many rows of a semantic head, stuff first, are left for stuff.
+    """Returns how many rows of a semantic head belong to stuff, which comes first.
 
     Raises:
         UserError: as `renamed`, and if there are no thing classes, or more of them than rows.
@@ -78,7 +78,7 @@ def count_stuff(tensors: Mapping[str, Tensor], name: str, num_things: int, path:
         text = (
             f"{path}: {name} has {rows} rows, which do not fit the {max(num_things, 0)} thing classes of the mask head"
         )
-        raise UserError(f"{text}: it needs one for each of them, after those of stuff")
+        raise UserError(f"{text}: it needs one row per thing class, after the stuff rows")
     return rows - num_things
 
 
@@ -112,7 +112,7 @@ def check_blocks(blocks: tuple[int, ...], where: str) -> None:
     """
     if blocks not in DEPTHS:
         known = ", ".join(f"{list(b)} (ResNet-{d})" for b, d in DEPTHS.items())
-        raise UserError(f"{where} has {list(blocks)} blocks; known are {known}")
+        raise UserError(f"{where} has {list(blocks)} blocks; supported: {known}")
 
 
 def resnet_convs(blocks: tuple[int, ...]) -> Iterator[tuple[int, int, str, Shape]]:

@@ -1,6 +1,6 @@
-"""What the config text inside a published Seamless checkpoint says about the input and the anchors.
+"""Reads pixel statistics and anchors from the config text inside a published Seamless checkpoint.
 
-The text is that of an ini file. Its tensors fit other values just as well, so where it has them, they count.
+The text is in INI format. The checkpoint's tensors fit any values, so values in the text take precedence.
 """
 
 import math
@@ -12,15 +12,15 @@ NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf)
 
 
 def pixel_statistics(settings: str, key: str, default: tuple[float, ...]) -> list[float]:
-    """Returns mean or standard deviation of the three color channels, in 0 to 255.
+    """Returns the mean or standard deviation of the three color channels, in the range 0 to 255.
 
     Args:
-        settings: the text.
-        key: "mean" or "std". Values up to 1 are taken as fractions of 255.
-        default: what to return if the text does not have it.
+        settings: config text.
+        key: "mean" or "std". Values up to 1 are read as fractions of 255.
+        default: values to return if the text does not have the key.
 
     Raises:
-        UserError: it has, but not as three numbers (for "std": above 0) that are finite.
+        UserError: the values are not three finite numbers (for "std": above 0).
     """
     found = numbers_of(settings, key)
     if found is None:
@@ -33,10 +33,10 @@ def pixel_statistics(settings: str, key: str, default: tuple[float, ...]) -> lis
 
 
 def anchors(settings: str, ratios: list[float], scale: float) -> tuple[list[float], float]:
-    """Returns ratios and scale (size / stride) of the anchors: those of the text, else the given ones.
+    """Returns the ratios and the scale (size / stride) of the anchors from the text, or as given.
 
     Raises:
-        UserError: the text has another number of ratios than given, or values that are not finite and above 0.
+        UserError: the number of ratios in the text differs from `ratios`, or a value is not finite and above 0.
     """
     own_ratios, own_scale = numbers_of(settings, "anchor_ratios"), numbers_of(settings, "anchor_scale")
     own_ratios, own_scale = own_ratios or ratios, own_scale or [float(scale)]
@@ -49,6 +49,6 @@ def anchors(settings: str, ratios: list[float], scale: float) -> tuple[list[floa
 
 
 def numbers_of(settings: str, key: str) -> list[float] | None:
-    """Returns the numbers in the last line that sets `key`, or `key` after rgb_, pixel_ or image_; None without one."""
+    """Returns the numbers in the last line that sets `key`, also with prefix rgb_, pixel_ or image_, or None."""
     lines = re.findall(rf"^\s*(?:rgb_|pixel_|image_)?{key}\s*[=:]([^#;\n]*)", settings, re.MULTILINE)
     return [float(x) for x in NUMBER.findall(lines[-1])] if lines else None

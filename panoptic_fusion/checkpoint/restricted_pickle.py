@@ -98,7 +98,7 @@ def _array(raw: Any, dtype: Any, shape: Any) -> np.ndarray:
 def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
     """Replaces numpy's `_reconstruct`: returns an empty array, which its state fills."""
     if kind is not _NDARRAY:
-        raise RefusedError("an array of a class of its own")
+        raise RefusedError("an array of a custom class")
     return np.ndarray.__new__(_Array, (0,), np.int8)
 
 
@@ -122,7 +122,7 @@ def _scalar(dtype: Any, raw: Any) -> float | int | bool:
 def _encode(text: Any, encoding: Any = None) -> bytes:
     """Replaces `_codecs.encode`, by which Python 3 writes bytes for Python 2."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise RefusedError("a text with an encoding of its own")
+        raise RefusedError("a text with an unexpected encoding")
     return text.encode("latin1")
 
 

@@ -55,7 +55,7 @@ def read_tensors(path: str) -> dict[str, Tensor]:
     """Reads the named tensors of a file without executing code in it; see `load_timm_weights` for the errors."""
     if not os.path.isfile(path):
         raise FileNotFoundError(
-            f"MODEL.TIMM.WEIGHTS: {path} does not exist; give a .safetensors or .pth file, or {LITE0!r}"
+            f"MODEL.TIMM.WEIGHTS: {path} does not exist; pass a .safetensors or .pth file, or {LITE0!r}"
         )
     try:
         content = read_weights_file(path)

@@ -14,7 +14,7 @@ def add_opts(parser: argparse.ArgumentParser, name: str = "opts") -> None:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Adds --model and --config-file, one of which selects a trained model."""
+    """Adds --model and --config-file, the two ways to select a trained model."""
     parser.add_argument("--model", help="OUTPUT_DIR of a training run: its config.yaml and last checkpoint are used")
     parser.add_argument("--config-file", help="instead of --model: a config; the weights are its MODEL.WEIGHTS")
     add_allow_download(parser)
@@ -36,7 +36,7 @@ def check_model(model: str | None, config_file: str | None) -> None:
         UserError: neither argument is given.
     """
     if not model and not config_file:
-        raise UserError("give --model (the OUTPUT_DIR of a training run), or --config-file and MODEL.WEIGHTS FILE")
+        raise UserError("pass --model (the OUTPUT_DIR of a training run), or --config-file and MODEL.WEIGHTS FILE")
 
 
 def add_plugins(parser: argparse.ArgumentParser) -> None:

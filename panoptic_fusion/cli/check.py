@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config-file", help="a yaml with DATASETS.REGISTER")
     parser.add_argument("--images", help="folder of the images")
     parser.add_argument("--panoptic-root", help="folder of the PNGs")
-    parser.add_argument("--panoptic-json", help="the COCO panoptic json")
-    parser.add_argument("--instances-json", help="a COCO instances json of the same images")
+    parser.add_argument("--panoptic-json", help="the COCO panoptic JSON")
+    parser.add_argument("--instances-json", help="a COCO instances JSON of the same images")
     parser.add_argument("--output", help="folder for an overview: statistics, and pictures of chosen images")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
 
@@ -109,9 +109,9 @@ def data_sets(
     if by_path and (images is None or panoptic_root is None or panoptic_json is None):
         raise UserError("--images, --panoptic-root and --panoptic-json go together")
     if by_path and (name or config_file):
-        raise UserError("give either paths or a name, not both")
+        raise UserError("pass either paths or a name, not both")
     if not (by_path or name or config_file):
-        raise UserError("give a name, --config-file, or --images, --panoptic-root and --panoptic-json")
+        raise UserError("pass a name, --config-file, or --images, --panoptic-root and --panoptic-json")
 
     from panoptic_fusion.config import read_config
     from panoptic_fusion.data import datasets  # noqa: F401  (registers the datasets of the project)

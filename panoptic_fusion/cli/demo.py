@@ -158,7 +158,7 @@ def check_source(
     if zoo and (model or config_file):
         raise UserError("--zoo is a model of its own: leave out --model and --config-file")
     if weights and not zoo:
-        raise UserError("--weights needs --zoo NAME; with --config-file, give the file as --opts MODEL.WEIGHTS FILE")
+        raise UserError("--weights needs --zoo NAME; with --config-file, pass the file as --opts MODEL.WEIGHTS FILE")
     if not zoo:
         check_model(model, config_file)
 

@@ -66,7 +66,7 @@ def overview() -> argparse.ArgumentParser:
         usage=f"{PROG} [--help] [--version] COMMAND ...",
         description=f"Panoptic segmentation on detectron2: TASCNet, Seamless, UPSNet and OANet.\n\ncommands:\n"
         f"{chr(10).join(lines)}",
-        epilog=f"`{PROG} COMMAND --help` tells more about one of them.",
+        epilog=f"`{PROG} COMMAND --help` shows the options of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"{PROG} {panoptic_fusion.__version__}")

@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", metavar="FILE", help="MODEL.WEIGHTS: where there is no network, or a trained model's"
     )
     parser.add_argument("--iterations", type=int, help="number of iterations; default: the config's")
-    parser.add_argument("--val-share", type=float, default=0.2, help="share of images set apart if there is no val")
+    parser.add_argument(
+        "--val-share", type=float, default=0.2, help="fraction of images held out if there is no val split"
+    )
     parser.add_argument("--num-gpus", type=int, default=1, help="as in `panoptic-fusion train`")
     add_allow_download(parser)
     add_opts(parser)
@@ -137,8 +139,8 @@ def fine_tune(
     if "val" not in splits:
         os.makedirs(os.path.join(output, "data"), exist_ok=True)
         splits = split_data(splits["train"], os.path.join(output, "data"), val_share)
-        print(f"{data} has no validation part: about {val_share:.0%} of its images, chosen by their names,")
-        print(f"are set apart, see {output}/data; give a val where images of one video would be on both sides")
+        print(f"{data} has no validation split: about {val_share:.0%} of its images, chosen by their names,")
+        print(f"are held out, see {output}/data; provide a val split if images of one video would be in both")
     entries = [registration(f"own_{split}", files) for split, files in splits.items()]
     words = ["DATASETS.REGISTER", str(entries), "DATASETS.TRAIN", "('own_train',)", "DATASETS.TEST", "('own_val',)"]
     words += [str(word) for pair in settings.items() for word in pair]
@@ -201,7 +203,7 @@ def draw_overviews(splits: Mapping[str, PanopticFiles], checked: Mapping[str, Ch
     for split, files in splits.items():
         written = write_overview(split, files, checked[split], folder / split)
         if written:
-            print(f"what the annotations look like: {written}", flush=True)
+            print(f"overview of the annotations: {written}", flush=True)
 
 
 def fetch_weights(weights: str) -> None:
@@ -237,7 +239,7 @@ def choose_sizes(files: PanopticFiles, cfg: CfgNode, opts: Sequence[str]) -> dic
     )
     if settings:
         print(
-            f"these sizes give the median image at most {cfg.INPUT.PIXEL_BUDGET} pixels (INPUT.PIXEL_BUDGET; 0 "
+            f"with these sizes, the median image has at most {cfg.INPUT.PIXEL_BUDGET} pixels (INPUT.PIXEL_BUDGET; 0 "
             f"keeps the config's short side of {cfg.INPUT.MIN_SIZE_TEST}, which is faster)"
         )
     return settings

@@ -2,8 +2,8 @@
 
     panoptic-fusion fuse --instances INSTANCES.json --semantic SEMANTIC --images IMAGES.json --output OUT
 
-SEMANTIC is a COCO result JSON, or a folder of PNGs of category ids or of .npy logits. It can be stopped at any moment
-and run again; finished images are kept.
+SEMANTIC is a COCO result JSON, or a folder of PNGs of category ids or of .npy logits. If the command is interrupted,
+run it again; finished images are kept.
 
 Exit code 0: everything was fused; 1: some entries or images were left out (they are listed); 2: an error ended the run.
 """
@@ -23,7 +23,7 @@ OPTIONS = {
     "confidence_thresh": (float, "score that instances need"),
     "overlap_thresh": (float, "fraction of an instance that may be covered"),
     "stuff_area_limit": (int, "pixels that a stuff segment needs"),
-    "agreement_thresh": (float, "fraction of an instance that semantic labels must call a thing (mask_guided)"),
+    "agreement_thresh": (float, "fraction of an instance that must be things in the semantic labels (mask_guided)"),
 }
 SHOWN = 20  # problems that are printed
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--instances", required=True, help="COCO result JSON with masks as RLE")
     parser.add_argument("--semantic", required=True, help="COCO result JSON, or folder of label PNGs or .npy logits")
     parser.add_argument("--images", required=True, help="JSON with the list of images")
-    parser.add_argument("--categories", help="JSON with the panoptic categories (default: those of --images)")
+    parser.add_argument("--categories", help="JSON with the panoptic categories (default: the categories in --images)")
     parser.add_argument("--output", required=True, help="folder of the result, new or of an interrupted run")
     parser.add_argument("--rule", choices=RULES, default="heuristic", help="fusion rule (default: heuristic)")
     for name, (kind, text) in OPTIONS.items():
@@ -67,7 +67,7 @@ def fuse_files(
 ) -> dict[str, Any]:
     """Fuses the result files of any two models.
 
-    Args, errors and the result are described at `panoptic_fusion.evaluation.fuse_files.fuse_files`.
+    For arguments, result and errors see `panoptic_fusion.evaluation.fuse_files.fuse_files`.
     """
     from panoptic_fusion.evaluation import fuse_files as files
 

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     toy.add_argument("--num-train", type=int, default=400, help="images for training, default: %(default)s")
     toy.add_argument("--num-val", type=int, default=100, help="images for validation, default: %(default)s")
-    toy.add_argument("--seed", type=int, default=0, help="equal seeds give equal scenes, default: %(default)s")
+    toy.add_argument("--seed", type=int, default=0, help="equal seeds draw equal scenes, default: %(default)s")
     toy.add_argument(
         "--size", type=int, nargs=2, default=(128, 192), metavar=("HEIGHT", "WIDTH"), help="in pixels, default: 128 192"
     )

@@ -5,7 +5,7 @@
 The network runs once per image. Its outputs are cached in --output, so a killed run resumes. Then all rules that the
 model can feed are fused with many thresholds. The PQ of the tuned rules is measured on images that their thresholds
 were not chosen on (--folds). The command prints tables and writes tuning.md, tuning.json, tuning.png (PQ against each
-threshold) and best.yaml, a config with the best settings. Tune on validation images, not on the images of a test.
+threshold) and best.yaml, a config with the best settings. Tune on validation images, not on test images.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def tune(
         output: folder for the cached outputs of the network and for the results.
         dataset: dataset in the model's config; default: the first of DATASETS.TEST.
         rules: names of fusion rules; the model's own is always tuned. Default: all that the model can feed.
-        folds: number of parts of the images, each of which is held out once; at least 2.
+        folds: number of parts that the images are split into, at least 2. Each is held out once.
         num_images: number of images, evenly spread over the dataset; default: all.
         workers: number of processes; default: one per core.
         opts: sequence KEY, VALUE, KEY, VALUE, ... that changes the config. Keys below MODEL.PANOPTIC_FUSION are the

@@ -77,7 +77,7 @@ def check_parts(cfg: CfgNode) -> None:
     """Checks the names of the parts and their requirements on each other.
 
     Args:
-        cfg: a config with the project's keys.
+        cfg: config with the project's keys.
 
     Raises:
         ConfigError: if a part does not exist or cannot be used. The message names the key and the available parts.
@@ -96,7 +96,7 @@ def check_parts(cfg: CfgNode) -> None:
     name, bottom_up = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.BOTTOM_UP
     if name not in PYRAMIDS and bottom_up != DEFAULT_BOTTOM_UP:
         raise ConfigError(
-            f"MODEL.BACKBONE.NAME is {name!r}, which has a network of its own: MODEL.BACKBONE.BOTTOM_UP {bottom_up} "
+            f"MODEL.BACKBONE.NAME is {name!r}, which has its own network: MODEL.BACKBONE.BOTTOM_UP {bottom_up} "
             f"requires one of {', '.join(sorted(PYRAMIDS))}"
         )
     convention = cfg.MODEL.BOX_CONVENTION
@@ -189,7 +189,7 @@ def possible_outputs(architecture: type) -> set[str]:
     """Returns the names in MODEL.PANOPTIC_FUSION.OUTPUTS that a meta-architecture supports.
 
     Args:
-        architecture: a class in META_ARCH_REGISTRY; its attribute `possible_outputs`, if it has one, limits the names.
+        architecture: class in META_ARCH_REGISTRY; its attribute `possible_outputs`, if it has one, limits the names.
     """
     return set(getattr(architecture, "possible_outputs", known_outputs()))
 

@@ -69,8 +69,9 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # things) or "detectron2" (all things, then stuff).
     model.WEIGHTS_LAYOUT = ""
 
-    # Whether x1, y1 of a box lie behind its last pixel ("exclusive", detectron2's) or on it ("inclusive", for weights
-    # trained that way, UPSNet's): where the poolers read, how boxes are clipped, how UPSNetFusion resizes its labels.
+    # Convention of the box ends x1, y1: "exclusive" (after the last pixel, as in detectron2) or "inclusive" (on the
+    # last pixel, for weights trained that way, UPSNet's). It determines where the poolers sample, how boxes are
+    # clipped, and how UPSNetFusion resizes its labels.
     model.BOX_CONVENTION = "exclusive"
     model.PROPOSAL_GENERATOR.NAME = "PanopticRPN"
 
@@ -104,8 +105,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # Seamless's RPN head: norm with activation after its 3x3 convolution (see layers.get_activated_norm).
     model.RPN.NORM = "InPlaceABN"
 
-    # Run the mask head on all sampled regions in training and take the positive ones afterwards, so that the statistics
-    # of its norms are those of all regions (Seamless); False: on the positive ones.
+    # Runs the mask head on all sampled regions in training and selects the positive ones afterwards, so that the
+    # statistics of its norms cover all regions (Seamless). False runs it on the positive regions.
     model.ROI_MASK_HEAD.RUN_ON_ALL_REGIONS = False
 
     # Name of the stuff head, in detectron2's SEM_SEG_HEADS_REGISTRY.
@@ -193,8 +194,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # Cells of an instance that its ranking score averages over: all of its "mask" (the paper), or the "contested" ones,
     # which masks of several classes claim.
     srm.SCORE_OVER = "mask"
-    # Generates overlapping masks for the training of the module where an image has none; False trains on the masks that
-    # the dataset has (the paper).
+    # Generates overlapping masks to train the module on if an image has none. False trains on the masks of the dataset
+    # (the paper).
     srm.GENERATE_OVERLAPS = True
 
     # -- two networks (IndependentPanoptic) -------------------------------------------------------------------

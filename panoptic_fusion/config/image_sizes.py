@@ -17,7 +17,7 @@ def scaled_sizes(cfg: CfgNode, width: float, height: float) -> dict[str, Any]:
     The factor is never below 1, so smaller images keep the size of the config.
 
     Args:
-        cfg: a config.
+        cfg: detectron2 config.
         width, height: size of the median image, in pixels.
 
     Returns:

@@ -82,7 +82,7 @@ def missing_plugins(recorded: Any) -> str:
     """Returns the part of an error message about plugins that a config names and that are not loaded, or "".
 
     Args:
-        recorded: the value of PLUGINS, as read from a file.
+        recorded: value of PLUGINS, as read from a file.
     """
     names = [str(name) for name in recorded] if isinstance(recorded, list | tuple) else []
     missing = [name for name in names if name not in _loaded]

@@ -74,7 +74,7 @@ def check_bases(config_file: str | os.PathLike, inner: tuple[str, ...] = ()) -> 
     """Checks a YAML file and, recursively, the files that `_BASE_` names in it. Nothing is downloaded.
 
     Args:
-        config_file: an existing file.
+        config_file: existing file.
         inner: real paths of the files that have it as a base.
 
     Raises:
@@ -100,7 +100,9 @@ def check_bases(config_file: str | os.PathLike, inner: tuple[str, ...] = ()) -> 
             what = "is a folder" if os.path.isdir(path) else "does not exist"
             raise FileNotFoundError(f"{config_file}: _BASE_ {path} {what}: name a yaml file")
         if os.path.realpath(path) in inner:
-            raise ConfigError(f"{config_file}: _BASE_ {base} leads back to this file: name another, or leave it out")
+            raise ConfigError(
+                f"{config_file}: _BASE_ {base} leads back to this file: choose another file, or remove it"
+            )
         check_bases(path, inner)
 
 

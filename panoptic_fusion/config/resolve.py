@@ -35,7 +35,7 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
     """Registers the datasets of a config, fills in the classes and checks the names of the parts.
 
     Args:
-        cfg: a config with the project's keys, frozen or not. It is not changed.
+        cfg: config with the project's keys, frozen or not. It is not changed.
 
     Returns:
         A frozen copy with MODEL.CATEGORIES and all NUM_CLASSES set, MODEL.SEM_SEG_HEAD.IN_FEATURES named according to
@@ -93,7 +93,7 @@ def with_values(cfg: CfgNode, values: dict[str, Any]) -> CfgNode:
     The copy of a config that this process has resolved counts as resolved.
 
     Args:
-        cfg: a config, frozen or not. It is not changed.
+        cfg: config, frozen or not. It is not changed.
         values: {KEY: value of the key's type}, such as {"VIS_PERIOD": 0}.
     """
     resolved = vars(cfg).get(_MARK) == _mark(cfg)

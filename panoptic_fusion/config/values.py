@@ -157,7 +157,7 @@ VALUES: dict[str, Rule] = {
     "INPUT.MAX_SIZE_TEST": whole(32, 2**16),
     "INPUT.MAX_PIXELS": COUNT,
     "TEST.AUG.MIN_SIZES": each(whole(0, 2**16), "one or more sizes; 0 keeps the image's size", length=range(1, 100)),
-    "TEST.AUG.INSTANCE_MIN_SIZES": each(whole(0, 2**16), "a list of sizes, or [] for those of MIN_SIZES"),
+    "TEST.AUG.INSTANCE_MIN_SIZES": each(whole(0, 2**16), "a list of sizes, or [] to use MIN_SIZES"),
     "TEST.AUG.MAX_SIZE": whole(32, 2**16),
     "INPUT.PIXEL_BUDGET": whole(0, note="; 0 keeps the sizes"),
     "DATALOADER.NUM_WORKERS": whole(0, 256),

@@ -49,7 +49,7 @@ def read_id_map(path: str, report: Report = raise_fault, max_pixels: int = MAX_P
     if fault is None:
         bits, color = data[24], data[25]
         if color != 2 or bits != 8:
-            text = f"the PNG is {_PNG_COLORS.get(color, f'of colour type {color}')} with {bits} bits a channel"
+            text = f"the PNG is {_PNG_COLORS.get(color, f'of color type {color}')} with {bits} bits per channel"
             report(DatasetError(f"{text}, not RGB with 8 bits (id = R + 256 G + 65536 B)", path, "PNG not RGB"))
             return None
         try:
@@ -189,7 +189,7 @@ def load_annotation(
     """Returns the label map (H, W) int32 of one dataset dict; None if a reported problem prevents it.
 
     Args:
-        record: a dict from `load_panoptic`, or one from `unannotated_images`, without `pan_seg_file_name`: all void.
+        record: dict from `load_panoptic`, or one from `unannotated_images`, without `pan_seg_file_name`: all void.
         report: called with each problem.
         max_pixels: maximum number of pixels to decode.
     """

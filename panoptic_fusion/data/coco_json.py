@@ -43,17 +43,17 @@ def read_json(path: str, lists: tuple[str, ...], report: Report = raise_fault) -
         report(DatasetError("the file is missing", path, "missing file"))
         return {}
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        report(DatasetError(f"not a readable json ({error})", path, "corrupt json"))
+        report(DatasetError(f"not a readable JSON ({error})", path, "corrupt json"))
         return {}
     if not isinstance(data, dict):
-        report(DatasetError("not a COCO json: the top level must be an object", path, "corrupt json"))
+        report(DatasetError("not a COCO JSON: the top level must be an object", path, "corrupt json"))
         return {}
     found = {}
     for key in lists:
         if isinstance(data.get(key), list):
             found[key] = data[key]
         else:
-            report(DatasetError(f"the json has no list {key!r}", path, "missing list in json"))
+            report(DatasetError(f"the JSON has no list {key!r}", path, "missing list in json"))
     return found
 
 
@@ -149,11 +149,11 @@ def read_instances_json(
         seen.add(entry["id"])
         image = images.get(entry["image_id"])
         if image is None:
-            text = f"{name} is for image id {entry['image_id']!r}, which the panoptic json does not list"
+            text = f"{name} is for image id {entry['image_id']!r}, which the panoptic JSON does not list"
             report(DatasetError(text, path, "instance without image"))
         elif entry["category_id"] not in thing_ids:
             what = "a stuff category" if entry["category_id"] in label_space.stuff_ids else "no category"
-            text = f"{name}: category {entry['category_id']} is {what} of the panoptic json; instances are things"
+            text = f"{name}: category {entry['category_id']} is {what} of the panoptic JSON; instances are things"
             report(DatasetError(text, path, "instance of unknown category"))
         elif _rle_size(entry["segmentation"]) not in (None, (image["height"], image["width"])):
             height, width = _rle_size(entry["segmentation"])
@@ -241,7 +241,7 @@ def _check_shared_files(
             report(DatasetError(text, path, "image listed twice"))
         png = annotations[image_id]["file_name"] if image_id in annotations else None
         if png is not None and first_png.setdefault(png, name) != name:
-            text = f"images {first_png[png]!r} and {name!r} share the PNG {png!r}; give each image a PNG of its own"
+            text = f"images {first_png[png]!r} and {name!r} share the PNG {png!r}; give each image its own PNG"
             report(DatasetError(text, path, "shared PNG"))
 
 

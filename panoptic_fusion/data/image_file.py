@@ -1,4 +1,4 @@
-"""Decodes image files to 8-bit RGB; the one reader of training, evaluation, the dataset check, and the demo.
+"""Decodes image files to 8-bit RGB, for training, evaluation, the dataset check, and the demo.
 
 The rules, so that every tool sees the same pixels or gives the same refusal:
 

@@ -1,8 +1,8 @@
 """Processes many images in several processes, with a journal so that an interrupted run resumes.
 
 A journal is a file of JSON lines, one per finished image, appended by the worker that finished it. Callers hold a
-lock, so that one run at a time works on it. Workers do not hold it: when their parent is killed, they end within a
-fraction of a second, and what they still write is whole and the same as in the next run.
+lock, so that one run at a time works on it. Workers do not hold it. When their parent is killed, they end within a
+fraction of a second. Files that they still write are complete and identical to the ones that the next run writes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def map_unordered(
     """Yields `function(task)` for each task, as they finish.
 
     Args:
-        function: a module-level function, or a partial of one, because it is sent to other processes.
+        function: module-level function or a partial of one, since it is sent to other processes.
         tasks: arguments of `function`; only a few are queued at a time.
         workers: number of processes; 1 runs in the current process.
         start: called with `arguments` in each process before its first task.
@@ -65,8 +65,8 @@ def map_unordered(
                 yield future.result()
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process was killed, maybe for lack of memory: run the same command again to resume, with fewer "
-            f"--workers (now: {workers})"
+            "a worker process was killed, possibly because memory ran out: run the same command again to resume, "
+            f"with fewer --workers (now: {workers})"
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)

@@ -150,7 +150,7 @@ class LabelSpace:
         Missing colors are generated deterministically. Raises UserError naming the invalid category.
         """
         if not isinstance(categories, Sequence) or isinstance(categories, str) or not categories:
-            raise UserError("no categories: a COCO panoptic json needs a list `categories` with id, name and isthing")
+            raise UserError("no categories: a COCO panoptic JSON needs a list `categories` with id, name and isthing")
         parsed = sorted((_parse_category(c) for c in categories), key=lambda c: c[0])
         _reject_duplicates("category id", [c[0] for c in parsed])
         colors = _fill_colors([c[3] for c in parsed])

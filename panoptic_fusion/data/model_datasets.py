@@ -27,7 +27,7 @@ def register_for_model(
     Args:
         entries: DATASETS.REGISTER of the model's config.
         names: DATASETS.TRAIN and DATASETS.TEST.
-        label_space: the classes of the model.
+        label_space: classes of the model.
 
     Returns:
         Mapping from name to catalog name, only for names that already stand for another dataset.

@@ -1,4 +1,4 @@
-"""Custom datasets: finds the files in a folder, and splits a dataset that has no validation part."""
+"""Custom datasets: finds the files in a folder, and splits a dataset without a validation split."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def find_data(folder: str | os.PathLike) -> dict[str, PanopticFiles]:
     """Finds the files of a dataset by the names in `LAYOUTS` or `UNDIVIDED`.
 
     Returns:
-        {"train": ..., "val": ...}, or only {"train": ...} if there is no validation part.
+        {"train": ..., "val": ...}, or only {"train": ...} without a validation split.
 
     Raises:
         UserError: if the folder matches none of the layouts (the message lists them), or there are validation images
@@ -49,8 +49,8 @@ def find_data(folder: str | os.PathLike) -> dict[str, PanopticFiles]:
             images, _, panoptic_json, _ = (folder / name.format(split="val") for name in layout)
             if found["val"] is None and images.is_dir():
                 raise UserError(
-                    f"{images} is there, but {panoptic_json} is not: add it, or move the folder away to have images of "
-                    "the training part set apart"
+                    f"{images} exists, but {panoptic_json} does not: add it, or move the folder away to hold out "
+                    "training images for validation"
                 )
             return {split: files for split, files in found.items() if files is not None}
     files = _files(folder, UNDIVIDED)
@@ -58,19 +58,19 @@ def find_data(folder: str | os.PathLike) -> dict[str, PanopticFiles]:
         return {"train": files}
     expected = " or ".join(", ".join(f"{name.format(split='train')}" for name in x[:3]) for x in (*LAYOUTS, UNDIVIDED))
     what = "has none of these" if folder.is_dir() else "does not exist"
-    raise UserError(f"{folder} {what}: images, PNGs and COCO panoptic json as {expected}; see docs/your_own_data.md")
+    raise UserError(f"{folder} {what}: images, PNGs and COCO panoptic JSON as {expected}; see docs/your_own_data.md")
 
 
 def split_data(files: PanopticFiles, folder: str | os.PathLike, share: float = 0.2) -> dict[str, PanopticFiles]:
-    """Splits a dataset into training and validation parts; the split is the same on every call and every machine.
+    """Splits a dataset into training and validation; the split is the same on every call and every machine.
 
     An image goes to the validation split if the SHA-1 hash of its file name, scaled to [0, 1), is below `share`. The
-    assignment therefore does not change when images are added. If a part would be empty, it gets the image nearest to
+    assignment therefore does not change when images are added. If a split would be empty, it gets the image nearest to
     it. Images without an annotation go to training, where DATASETS.UNANNOTATED determines how they are used.
 
     Args:
-        files: the dataset.
-        folder: an existing folder; `panoptic_train.json`, `panoptic_val.json`, and, if the dataset has an instances
+        files: locations of the dataset's files.
+        folder: existing folder; `panoptic_train.json`, `panoptic_val.json`, and, if the dataset has an instances
             JSON, `instances_train.json` and `instances_val.json` are written to it. Images and PNGs stay where they
             are.
         share: average fraction of the images that go to validation, in (0, 1).
@@ -90,7 +90,7 @@ def split_data(files: PanopticFiles, folder: str | os.PathLike, share: float = 0
     if len(names) < 2:
         raise UserError(
             f"{files.panoptic_json} has {len(names)} annotated image, and a split needs at least 2; add images, or a "
-            "validation part of your own (it may hold the same image, if you only want to try it out)"
+            "validation split of your own (it may contain the same image if you only want to try it out)"
         )
     places = {i: int(hashlib.sha1(name.encode()).hexdigest(), 16) / 16**40 for i, name in names.items()}
     order = sorted(places, key=places.get)

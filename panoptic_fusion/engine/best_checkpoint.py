@@ -19,9 +19,9 @@ class BestCheckpoint(HookBase):
     """Hook that writes `model_best.pth` whenever an evaluation has a higher result than all previous ones.
 
     Unlike detectron2's `BestCheckpointer`, it does not change `last_checkpoint`, so that a run resumes from its last
-    checkpoint and not from its best. A resumed run knows the best result so far. The file contains the network, the
-    result and the complete table of that evaluation, but no optimizer. The hook must run after `EvalHook`, in the main
-    process only.
+    checkpoint and not from its best. The file contains the network, the result and the complete table of that
+    evaluation, but no optimizer. A resumed run reads the best result so far from the file. The hook must
+    run after `EvalHook`, in the main process only.
     """
 
     def __init__(self, checkpointer: AtomicCheckpointer, metric: str):

@@ -88,7 +88,7 @@ class StopOnDivergence(HookBase):
         """Initializes the hook.
 
         Args:
-            cfg: a resolved config.
+            cfg: resolved config.
             checkpointer: checkpointer that writes the run's checkpoints to its `save_dir`.
             record: record of the losses of each iteration.
         """
@@ -124,7 +124,7 @@ class StopOnDivergence(HookBase):
             self._stop(*found)
 
     def _find(self, look_at_weights: bool) -> tuple[int, str] | None:
-        """Returns the iteration and what was not finite in it; None if this process found nothing."""
+        """Returns the iteration and a description of the non-finite values in it; None if this process found none."""
         broken = self._record.first_broken()
         if broken is not None:
             iteration, names = broken

@@ -83,7 +83,7 @@ class VisualizePredictions(HookBase):
         """Initializes the hook.
 
         Args:
-            cfg: a resolved config.
+            cfg: resolved config.
             num_images: number of images.
         """
         name = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)[0]

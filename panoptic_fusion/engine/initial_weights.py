@@ -14,7 +14,7 @@ def training_checkpointer(
     """Returns the checkpointer of a training run, which loads MODEL.WEIGHTS according to MODEL.TRANSFER.
 
     Args:
-        cfg: a resolved config.
+        cfg: resolved config.
         model: its network.
         save_dir: folder of the checkpoints.
         checkpointables: other objects to save and resume, see detectron2's `DetectionCheckpointer`.

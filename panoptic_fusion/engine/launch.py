@@ -37,7 +37,7 @@ def launch_job(
     """Checks everything that can be checked in advance, then trains or evaluates until all processes have ended.
 
     Args:
-        cfg: a resolved config.
+        cfg: resolved config.
         resume: whether to continue from the last checkpoint in OUTPUT_DIR, if it has one.
         eval_only: whether to evaluate without training.
         num_gpus: number of processes on this machine; without a GPU they run on the CPU (gloo).

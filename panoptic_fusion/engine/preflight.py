@@ -35,7 +35,7 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     """Checks the datasets, weights and output folder of a resolved config.
 
     Args:
-        cfg: a resolved config.
+        cfg: resolved config.
         resume: whether the job uses the last checkpoint in OUTPUT_DIR.
         eval_only: whether the job evaluates without training.
 

@@ -42,8 +42,8 @@ def check_same_data(folder: str, data: Mapping[str, PanopticFiles], val_share: f
     """Checks that the training run in `folder`, if any, uses this data; records in `folder` which data it is.
 
     Args:
-        folder: an existing OUTPUT_DIR, empty or of an earlier call.
-        data: the dataset as the user specified it, before a split.
+        folder: existing OUTPUT_DIR, empty or of an earlier call.
+        data: dataset as the user specified it, before a split.
         val_share: fraction of the images to hold out for validation if there is no "val".
 
     Raises:
@@ -70,8 +70,8 @@ def check_same_network(folder: str, cfg: CfgNode) -> None:
     """Checks that the training run in `folder`, if any, has the network and the input of a config.
 
     Args:
-        folder: an OUTPUT_DIR.
-        cfg: a resolved config.
+        folder: OUTPUT_DIR.
+        cfg: resolved config.
 
     Raises:
         UserError: if a key below MODEL or INPUT (except `NOT_COMPARED`) has a different value. The message names the
@@ -93,8 +93,8 @@ def check_same_parts(folder: str, cfg: CfgNode) -> None:
     """Checks that the training run in `folder`, if any, has the parts that a config names.
 
     Args:
-        folder: an OUTPUT_DIR.
-        cfg: a resolved config.
+        folder: OUTPUT_DIR.
+        cfg: resolved config.
 
     Raises:
         UserError: if the name of a part differs. The message names its key.

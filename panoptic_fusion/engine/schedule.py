@@ -56,7 +56,7 @@ def scaled_schedule(cfg: CfgNode, iterations: int) -> dict[str, Any]:
     """Returns the settings of a run with a different length and a schedule of the same shape.
 
     Args:
-        cfg: a config.
+        cfg: detectron2 config.
         iterations: length of the run, at least 1.
 
     Returns:

@@ -29,7 +29,7 @@ def set_up(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     and does not repeat the random numbers of the start in a resumed run (see `process_seed`).
 
     Args:
-        cfg: a resolved config.
+        cfg: resolved config.
         resume: whether to continue from the last checkpoint in OUTPUT_DIR, if any.
         eval_only: whether to evaluate without training.
 
@@ -107,7 +107,7 @@ def _handle_error(
         otherwise(record)
         return
     print(f"cannot write {handler.stream.name}: {error.strerror}; the run continues without it", file=sys.stderr)
-    # What is still in its buffer must go somewhere, too, when it is closed.
+    # Closing the stream later flushes its buffer, which would fail again: send it to the null device.
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), handler.stream.fileno())
 

@@ -43,7 +43,7 @@ def _run(main_func: Callable[..., object], parent: int, *args: Any) -> None:
         return
     comm.synchronize()
     dist.destroy_process_group()
-    atexit._run_exitfuncs()  # logging and multiprocessing flush there
+    atexit._run_exitfuncs()  # logging and multiprocessing flush in these
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

@@ -45,7 +45,7 @@ class PanopticTrainer(DefaultTrainer):
         """Initializes the trainer.
 
         Args:
-            cfg: a resolved config (`resolve_config`).
+            cfg: resolved config (`resolve_config`).
         """
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
@@ -89,7 +89,7 @@ class PanopticTrainer(DefaultTrainer):
         and weight decay from the config, not from the checkpoint.
 
         Raises:
-            ConfigError: if the parameter groups of the config differ from those of the checkpoint.
+            ConfigError: if the config and the checkpoint have different parameter groups.
             UserError: if the processes of a job would resume from different checkpoints; raised in all processes.
         """
         check_same_start(last_checkpoint(self.cfg.OUTPUT_DIR) if resume else None)
@@ -101,7 +101,7 @@ class PanopticTrainer(DefaultTrainer):
             if "parameter group" not in str(error):
                 raise
             raise ConfigError(
-                f"the optimizer in {self.cfg.OUTPUT_DIR} has other groups of parameters than SOLVER asks for: keep "
+                f"the optimizer in {self.cfg.OUTPUT_DIR} has other parameter groups than SOLVER specifies: keep "
                 "SOLVER.BIAS_LR_FACTOR, WEIGHT_DECAY_BIAS and WEIGHT_DECAY_NORM, or train without --resume"
             ) from error
         if self.start_iter > 0:

@@ -128,7 +128,7 @@ def write_instances(path: Path, instances: Instances, label_space: LabelSpace) -
         path: path of the text file.
         instances: R instances on the CPU with scores, pred_classes, and either pred_masks (R, H, W) or pred_mask_logits
             (R, M, M) on pred_boxes.
-        label_space: the Cityscapes label space.
+        label_space: Cityscapes label space.
     """
     classes = list(zip(instances.pred_classes.tolist(), instances.scores.tolist(), strict=True))
     _write_masks(path, enumerate(_full_masks(instances)), classes, label_space)
@@ -160,7 +160,7 @@ def _write_masks(
         path: path of the text file.
         masks: number and mask (H, W) bool of each instance.
         classes: contiguous thing class and score of each instance.
-        label_space: the Cityscapes label space.
+        label_space: Cityscapes label space.
     """
     if path.exists():
         for line in path.read_text().splitlines():

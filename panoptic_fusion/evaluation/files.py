@@ -85,7 +85,7 @@ def evaluate_files(
     """
     for folder in (gt_root, pred_root):
         if not os.path.isdir(folder):
-            raise UserError(f"{os.fspath(folder)} is not a folder: give the folder of the PNGs")
+            raise UserError(f"{os.fspath(folder)} is not a folder: pass the folder of the PNGs")
     if pq_dagger not in PQ_DAGGER_RULES:
         raise UserError(f"pq_dagger is {pq_dagger!r}; it can be one of {', '.join(PQ_DAGGER_RULES)}")
     label_space, tasks, problems = make_tasks(gt_json, gt_root, pred_json, pred_root, images)
@@ -99,7 +99,9 @@ def evaluate_files(
             total.merge(state)
             rows += chunk_rows
     except BrokenProcessPool as error:
-        raise UserError("a process was killed, maybe for lack of memory: use fewer processes (--workers)") from error
+        raise UserError(
+            "a process was killed, possibly because memory ran out: use fewer processes (--workers)"
+        ) from error
     problems += [f"{row['file_name']}: {row['problem']}" for row in rows if row["problem"]]
     result = summarize(total, label_space.thing_classes + label_space.stuff_classes, pq_dagger)
     status = Counter(row["status"] for row in rows)
@@ -134,7 +136,7 @@ def make_tasks(
         )
     wanted = None if images is None else set(map(str, images))
     if wanted is not None and not wanted:
-        raise UserError("the list of images is empty: give ids or file names of images in the ground truth")
+        raise UserError("the list of images is empty: pass ids or file names of images in the ground truth")
     tasks = []
     for image_id, image in truth.images.items():
         names = {str(image_id), image["file_name"]}
@@ -156,7 +158,7 @@ def make_tasks(
             )
         )
     if wanted:
-        raise UserError(f"{gt_json} has no image {sorted(wanted)[0]!r}: give ids or file names of its images")
+        raise UserError(f"{gt_json} has no image {sorted(wanted)[0]!r}: pass ids or file names of its images")
     return space, tasks, problems
 
 

@@ -1,7 +1,7 @@
 """Fuses the result files of any instance model and any semantic model into COCO panoptic files, image by image.
 
-Each PNG is written in one step; then a line is appended to `finished.jsonl`. A run that is started again with the same
-arguments continues after the last line.
+Each PNG is written atomically, and then a line is appended to `finished.jsonl`. A run with the same arguments resumes
+after the last line.
 """
 
 from __future__ import annotations
@@ -42,28 +42,28 @@ def fuse_files(
 ) -> dict[str, Any]:
     """Fuses two models' result files and writes `output`/panoptic.json and the PNGs in `output`/panoptic.
 
-    The rule "heuristic" gives the same segments as panopticapi's combine_semantic_and_instance_predictions.py if no two
-    semantic masks overlap. An entry that cannot be used is left out. So is an image whose semantic file cannot be read.
-    The result names both.
+    If no two semantic masks overlap, the rule "heuristic" produces the same segments as panopticapi's
+    combine_semantic_and_instance_predictions.py. Entries that cannot be used and images whose semantic file cannot be
+    read are left out and listed in the result.
 
     Args:
         instances: COCO result JSON: a list of image_id, category_id, score and segmentation (RLE or polygons).
-        semantic: COCO result JSON without scores; or a folder with one PNG of category ids, or one .npy of logits, per
-            image. See `decode_semantic`. Files have the names of the images; the subfolders in these names may be left
-            out unless two images have the same name.
+        semantic: COCO result JSON without scores; or folder with one PNG of category ids, or one .npy file of logits,
+            per image. See `decode_semantic`. The files are named after the images. Subfolders in these names may be
+            left out unless two images have the same name.
         images: JSON with the list `images` (id, file_name, height, width).
         output: folder of the result, new or of an earlier run with the same arguments.
         categories: JSON with the COCO panoptic categories (id, name, isthing): a list, or an object with the list
-            `categories`. None: those of `images`.
-        rule: see `panoptic_fusion.fuse`. For "spatial_ranking" each instance has a number `ranking`.
+            `categories`. None: the categories in `images`.
+        rule: name of the rule, see `panoptic_fusion.fuse`. "spatial_ranking" requires a number `ranking` per instance.
         processes: number of processes; None: one per CPU core.
-        options: of the rule, see `panoptic_fusion.fuse`.
+        options: options of the rule, see `panoptic_fusion.fuse`.
 
     Returns:
-        {"images": number of images that were fused, "problems": list of texts}.
+        {"images": number of fused images, "problems": list of texts}.
 
     Raises:
-        UserError: a file cannot be used at all, an option is wrong, or `output` has the result of other arguments.
+        UserError: a file cannot be used at all, an option is invalid, or `output` was written with other arguments.
     """
     if rule not in RULES:
         raise UserError(f"rule is {rule!r}: available: {', '.join(RULES)}")
@@ -119,10 +119,10 @@ def read_categories(path: str | os.PathLike) -> LabelSpace:
 def make_tasks(
     instances: str | os.PathLike, semantic: str | os.PathLike, images: str | os.PathLike
 ) -> tuple[list[ImageOutputs], list[str]]:
-    """Pairs the outputs of the two models; for arguments and errors see `fuse_files`.
+    """Pairs the outputs of the two models per image; for arguments and errors see `fuse_files`.
 
     Returns:
-        One task per image, and the problems of images and entries that are left out.
+        One task per image, and the problems of the images and entries that are left out.
     """
     problems: list[str] = []
     listed = read_images_json(os.fspath(images), lambda error: problems.append(str(error)))
@@ -160,7 +160,7 @@ def fuse_image(
     """Fuses one image and writes its PNG.
 
     Returns:
-        {"image": its entry, "annotation": its entry in COCO panoptic format, or None if it could not be fused,
+        {"image": entry of the image, "annotation": its entry in COCO panoptic format, or None if it could not be fused,
         "problems": list of texts}.
     """
     torch.set_num_threads(1)  # one process per core
@@ -195,7 +195,7 @@ def fuse_image(
 
 
 def _state_of(path: str | os.PathLike) -> list:
-    """Returns what tells an input from another: its path, and the size and time of a file."""
+    """Returns values that identify an input: its path and, for a file, its size and modification time."""
     path = Path(path)
     stat = path.stat() if path.is_file() else None
     return [str(path.resolve()), *([] if stat is None else [stat.st_size, stat.st_mtime_ns])]
@@ -205,7 +205,7 @@ def _finished_before(output: Path, settings: dict[str, Any]) -> dict[Any, dict[s
     """Returns {image id: result} of an earlier run with the same settings; images with problems are fused again.
 
     Raises:
-        UserError: the folder has the result of other settings.
+        UserError: the folder was written with other settings.
     """
     state, lines = output / "settings.json", output / "finished.jsonl"
     found: dict[Any, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""Reads what other models write: COCO result JSON files, PNGs of labels and arrays of logits, for one image at a time.
+"""Reads the output files of other models: COCO result JSON files, PNGs of labels and arrays of logits.
 
 Shapes: R instances, C semantic channels, H x W pixels of the image.
 """
@@ -20,18 +20,18 @@ from ..data.importers.pixels import read_map
 from ..data.label_space import LabelSpace
 from ..errors import UserError, one_line
 
-NO_CLASS = -1  # label of a pixel that no class claims
+NO_CLASS = -1  # label of pixels without a class
 
 
 @dataclass(frozen=True)
 class ImageOutputs:
-    """What two models predicted for one image, not yet decoded.
+    """Encoded predictions of two models for one image.
 
     Attributes:
         image: entry of the images JSON: id, file_name, height, width.
         instances: entries of the instance model's result JSON, in its order.
         semantic: entries of the semantic model's result JSON, in its order; or the path of a PNG or .npy file.
-        png_name: name of the PNG that is written for it.
+        png_name: name of the output PNG.
     """
 
     image: Mapping[str, Any]
@@ -44,11 +44,11 @@ def read_results(path: str | os.PathLike, image_ids: set) -> tuple[dict[Any, lis
     """Reads a COCO result JSON, a list of entries, and groups it by image.
 
     Args:
-        path: the file.
-        image_ids: known images.
+        path: path of the JSON.
+        image_ids: ids of the listed images.
 
     Returns:
-        {image id: its entries in the order of the file}; problems of entries that belong to no image.
+        {image id: its entries in the order of the file}, and the problems of entries whose image is not listed.
 
     Raises:
         UserError: the file cannot be read or is not a list.
@@ -81,12 +81,12 @@ def decode_instances(
     """Decodes the instances of an image.
 
     Args:
-        outputs: of the image.
-        space: the classes.
-        numbers: keys of the numbers that each entry needs.
+        outputs: encoded predictions for the image.
+        space: label space of the dataset.
+        numbers: keys whose values must be numbers, such as "score".
 
     Returns:
-        masks (R, H, W) bool, their R entries, and the problems of the entries that are left out.
+        Masks (R, H, W) bool, their R entries, and the problems of the entries that are left out.
     """
     height, width = outputs.image["height"], outputs.image["width"]
     masks, entries, problems = [], [], []
@@ -103,14 +103,15 @@ def decode_instances(
 def decode_semantic(outputs: ImageOutputs, space: LabelSpace) -> tuple[np.ndarray, list[str]]:
     """Decodes the semantic segmentation of an image.
 
-    - Entries of a result JSON: where two masks overlap, stuff comes before things and the first entry before the next.
+    - Entries of a result JSON: where masks overlap, stuff takes precedence over things, and earlier entries over later
+      ones.
     - PNG: gray or palette values are category ids.
-    - .npy: (C, h, w) float logits. C is the number of categories, or of stuff categories; channels are in ascending
-      order of the category ids.
+    - .npy: (C, h, w) float logits. C is the number of all categories or of stuff categories. Channels are in
+      ascending order of the category ids.
 
     Returns:
-        (H, W) int64 category ids, `NO_CLASS` where there is none; or (C, h, w) float32 logits, stuff first. And the
-        problems of entries that are left out.
+        (H, W) int64 category ids, `NO_CLASS` for pixels without a class; or (C, h, w) float32 logits, stuff first. And
+        the problems of the entries that are left out.
 
     Raises:
         UserError: the file cannot be used.

@@ -28,7 +28,7 @@ def check_has_parts(cfg: CfgNode, source: str, purpose: str = "parts can be repl
     Args:
         cfg: resolved config.
         source: origin of the config, for the error message.
-        purpose: what needs these parts, for the error message.
+        purpose: description of the use that needs these parts, for the error message.
 
     Raises:
         ConfigError: the network has no such parts.
@@ -84,5 +84,5 @@ def interpretation(rows: dict[tuple[str, ...], dict[str, float]]) -> str:
     best = max(single, key=single.get)
     others = ", ".join(f"{part} {gain:+.1f}" for part, gain in single.items() if part != best)
     left = 100 - quality[PARTS]
-    text = f"Of the parts alone, ground truth for {best} gains most: {single[best]:+.1f} PQ ({others})."
+    text = f"Among the single parts, ground truth for {best} gains most: {single[best]:+.1f} PQ ({others})."
     return f"{text} With all of them {left:.1f} PQ are still missing: masks, fusion, and resizing."

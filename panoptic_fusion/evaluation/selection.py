@@ -58,8 +58,8 @@ def check_evaluators(cfg: CfgNode) -> None:
     for name in lacking:
         if len(lacking) == len(names) or name not in get_cfg().TEST.EVALUATORS:
             raise ConfigError(
-                f"TEST.EVALUATORS has {name!r}, which needs {NEEDED_OUTPUT[name]!r}: what the network returns "
-                f"(MODEL.PANOPTIC_FUSION.OUTPUTS, MODEL.META_ARCHITECTURE) is {outputs}"
+                f"TEST.EVALUATORS has {name!r}, which needs {NEEDED_OUTPUT[name]!r}, but the network returns "
+                f"{outputs} (see MODEL.PANOPTIC_FUSION.OUTPUTS and MODEL.META_ARCHITECTURE)"
             )
 
 

@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 class SemanticEvaluator(DatasetEvaluator):
     """Evaluator of the mIoU of `sem_seg`, the logits of the semantic head, on a registered dataset.
 
-    The classes are the channels of the head's ontology: stuff and things (`full`), stuff and one class of all things
-    (`collapsed`), or stuff only (`stuff`, where pixels of things are ignored). Void pixels are ignored; crowds keep
+    The classes are the channels of the head's ontology: stuff and things (`full`), stuff and one class for all things
+    (`collapsed`), or stuff only (`stuff`, which ignores pixels of things). Void pixels are ignored. Crowd regions keep
     their class. An image counts once, even if a sampler repeats it.
     """
 
@@ -55,16 +55,16 @@ class SemanticEvaluator(DatasetEvaluator):
         self._areas: dict[Any, np.ndarray] = {}
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Adds a batch.
+        """Adds a batch; the outputs are not changed.
 
         Args:
-            inputs: dicts with the image_id of images of the dataset.
-            outputs: dicts with sem_seg (C, H, W) float, at the resolution of the ground truth. They are not changed.
+            inputs: input dicts with the image_id of an image of the dataset.
+            outputs: output dicts with sem_seg (C, H, W) float, at the resolution of the ground truth.
 
         Raises:
             UserError: an image is not in the dataset.
             DatasetError: the ground-truth PNG is missing or invalid.
-            ValueError: sem_seg does not have one channel per class, or another size; the message names the image.
+            ValueError: sem_seg has the wrong number of channels or the wrong size; the message names the image.
         """
         for image, output in zip(inputs, outputs, strict=True):
             record = self._images.get(image["image_id"])
@@ -86,7 +86,7 @@ class SemanticEvaluator(DatasetEvaluator):
 
         Returns:
             {"sem_seg": {"mIoU_sem", "IoU-<class>": x 100}}, empty except on rank 0. The mean is over the classes with a
-            pixel in the ground truth; the other classes are NaN, and so is the mean if there are none.
+            pixel in the ground truth. Other classes are NaN, and so is the mean without any class.
         """
         kept = first_of_each(self._areas) if self._distributed else list(self._areas)
         areas = np.zeros((3, self._num_channels), np.int64)
@@ -106,7 +106,7 @@ class SemanticEvaluator(DatasetEvaluator):
 
 
 def class_areas(gt: np.ndarray, predicted: np.ndarray, num_channels: int) -> np.ndarray:
-    """Returns the pixels of each channel that are in both maps, in the ground truth, and predicted: (3, C) int64.
+    """Counts the pixels of each channel in both maps, in the ground truth, and in the prediction: (3, C) int64.
 
     Args:
         gt: (H, W) integer channels; pixels with `IGNORE_LABEL` are ignored in both maps.
@@ -120,7 +120,7 @@ def class_areas(gt: np.ndarray, predicted: np.ndarray, num_channels: int) -> np.
 
 
 def intersection_over_union(areas: np.ndarray) -> np.ndarray:
-    """Returns the IoU (C,) of the sums (3, C) of `class_areas`; NaN for a channel without a ground-truth pixel."""
+    """Returns the IoU (C,) from the sums (3, C) of `class_areas`; NaN for a channel without a ground-truth pixel."""
     both, gt, predicted = areas
     return np.divide(both, gt + predicted - both, out=np.full(len(gt), np.nan), where=gt > 0)
 

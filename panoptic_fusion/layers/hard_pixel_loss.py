@@ -28,7 +28,7 @@ def hard_pixel_cross_entropy(
         target: (N, H, W) int64 in [0, C) or `ignore_value`.
         fraction: fraction of pixels to use, in (0, 1].
         class_weights: (C,) weights of the pixel loss per class, applied before the selection. None means 1 for all.
-        image_sizes: for each image (h, w), the part [:h, :w] without padding. None means no padding.
+        image_sizes: size (h, w) of each image without padding, which is the part [:h, :w]. None means no padding.
 
     Returns:
         A scalar float32 tensor (float64 for float64 logits); 0 with a gradient for an empty batch.

@@ -13,7 +13,7 @@ def check_downloads(cfg: CfgNode, *, allow_download: bool, from_folder: bool = F
     """Refuses URLs of weights, except detectron2's model zoo in MODEL.WEIGHTS of a config that the user has named.
 
     Args:
-        cfg: a config, before anything is downloaded for it.
+        cfg: config, before anything is downloaded for it.
         allow_download: whether to accept all URLs.
         from_folder: whether the config comes from a model's folder. Such a folder may come from anywhere, so the model
             zoo is refused as well.
@@ -29,5 +29,5 @@ def check_downloads(cfg: CfgNode, *, allow_download: bool, from_folder: bool = F
             continue
         raise UserError(
             f"{key} is {' '.join(value.split())[:200]}: add --allow-download if you trust this address, or download "
-            "the file and give its path"
+            "the file and pass its path"
         )

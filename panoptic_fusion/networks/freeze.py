@@ -40,7 +40,9 @@ def freeze_parts(model: nn.Module, parts: Iterable[str]) -> None:
         parameters = [p for name, p in model.named_parameters() if _is_in(name, part)]
         if not parameters:
             known = ", ".join(name for name, child in model.named_children() if any(True for _ in child.parameters()))
-            raise ConfigError(f"MODEL.FREEZE: no parameter belongs to {part!r}; there are {known} and what is in them")
+            raise ConfigError(
+                f"MODEL.FREEZE: no parameter belongs to {part!r}; available: {known} and their submodules"
+            )
         for parameter in parameters:
             parameter.requires_grad_(False)
     learning = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}

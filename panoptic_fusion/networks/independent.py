@@ -49,8 +49,8 @@ class IndependentPanoptic(nn.Module):
         """Initializes the network.
 
         Args:
-            instance_network: an `InstanceNetwork`, or a `PanopticRCNN` whose semantic segmentation is ignored.
-            semantic_network: a `SemanticNetwork`, or a `PanopticRCNN` whose instances are ignored.
+            instance_network: `InstanceNetwork`, or a `PanopticRCNN` whose semantic segmentation is ignored.
+            semantic_network: `SemanticNetwork`, or a `PanopticRCNN` whose instances are ignored.
             fusion, outputs, fuse_at_input_resolution, augmentation: see `PanopticRCNN`.
             loaded_parts: see `AtomicCheckpointer`.
         """

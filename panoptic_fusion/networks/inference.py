@@ -40,7 +40,7 @@ class BatchHeads:
     """Results of a network for a batch of N images at inference.
 
     Attributes:
-        images: the preprocessed images.
+        images: preprocessed images.
         features: feature maps of the backbone.
         sem_seg_logits: (N, C, H/4, W/4) float, or None if the stuff head did not run.
         proposals, instances: N Instances each, or None if the RoI heads did not run.
@@ -84,12 +84,13 @@ def run_heads(
 def run_networks(
     batched_inputs: list[dict], instance_network: nn.Module | None, semantic_network: nn.Module | None
 ) -> Iterator[ImageHeads]:
-    """Runs one network for both tasks, two networks, or one for a single task; returns what the heads computed.
+    """Runs one network for both tasks, two networks, or one for a single task; returns the results of the heads.
 
     Args:
         batched_inputs: see `run_heads`.
-        instance_network: computes instances; None: no instances.
-        semantic_network: computes semantic logits; None: no logits. If both are the same network, it runs once.
+        instance_network: network that computes instances. None: no instances.
+        semantic_network: network that computes semantic logits. None: no logits. If both are the same network, it runs
+            once.
     """
     if instance_network is semantic_network:
         return iter(run_heads(instance_network, batched_inputs))

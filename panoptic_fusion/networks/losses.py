@@ -66,7 +66,7 @@ def merge_losses(network: nn.Module, losses: Mapping[str, Mapping[str, Tensor]])
                     f"attribute trains = {{{name!r}: ({part!r},)}}, a tuple of some of {', '.join(PARTS)}"
                 )
             if name in merged:
-                raise ConfigError(f"{name_of_class} returns the loss {name!r}, which another part returns, too")
+                raise ConfigError(f"{name_of_class} returns the loss {name!r}, which another part also returns")
             merged[name] = loss
     return merged
 

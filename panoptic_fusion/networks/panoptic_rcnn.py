@@ -46,7 +46,7 @@ class PanopticRCNN(GeneralizedRCNN):
 
         Args:
             sem_seg_head: module with the interface of `StuffHead`.
-            fusion: a `PanopticFusion`.
+            fusion: fusion module.
             outputs: names of the outputs that inference returns: "sem_seg", "instances", "panoptic_seg" and names in
                 OUTPUT_REGISTRY.
             fuse_at_input_resolution: whether to fuse at input resolution and then resize the labels (nearest).

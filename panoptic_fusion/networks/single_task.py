@@ -87,7 +87,7 @@ class SemanticNetwork(nn.Module):
         """Initializes the network.
 
         Args:
-            backbone: a detectron2 backbone.
+            backbone: detectron2 backbone.
             sem_seg_head: module with the interface of `StuffHead`.
             pixel_mean, pixel_std: mean and standard deviation of each input channel.
             label_space, ontology: meaning of the channels of the semantic logits.
@@ -175,7 +175,7 @@ def one_segment_per_class(labels: Tensor, label_space: LabelSpace, ontology: str
 
     Args:
         labels: (h, w) int64 semantic channels.
-        label_space: the classes.
+        label_space: label space of the model.
         ontology: meaning of the channels; with "collapsed", the single channel of all things becomes void.
 
     Returns:

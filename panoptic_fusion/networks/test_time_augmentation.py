@@ -1,16 +1,17 @@
-"""Multi-scale and flip testing (TEST.AUG): the heads' results for several views of an image, merged before the fusion.
+"""Multi-scale and flip testing (TEST.AUG): merges the heads' results for several views of an image before the fusion.
 
-Semantic probabilities are averaged at output size, boxes of all views go through one more NMS, and the masks of the
-boxes that remain are averaged over the views, as in detectron2's `GeneralizedRCNNWithTTA`. The fusion runs once.
+Semantic probabilities are averaged at output resolution. The boxes of all views go through one more NMS, and the masks
+of the remaining boxes are averaged over the views, as in detectron2's `GeneralizedRCNNWithTTA`. The fusion runs once.
 
-Shape shorthand: C: semantic channels, H, W: size of the output, R: instances, M: side of a mask head's output.
+Shapes: C is the number of semantic channels, (H, W) the size of the output, R the number of instances, M the side of a
+mask head's output.
 
-The heads may have different views: TASCNet (section 4.2) gives the instances larger images, UPSNet (section 4) a single
-view. Both papers average semantic logits, which is TEST.AUG.AVERAGE "logits"; the default averages probabilities.
+The heads may have different views: TASCNet (section 4.2) uses larger images for the instances, UPSNet (section 4) a
+single view. Both papers average semantic logits (TEST.AUG.AVERAGE "logits"). The default averages probabilities.
 
-Deviations: TASCNet's NMS (section 4.3) is one over the boxes of all views; this one follows the NMS of each view, with
-the same threshold. That masks are averaged over the views is detectron2's rule. The merged results have output size, so
-MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION has no effect.
+Deviations: TASCNet (section 4.3) runs a single NMS over the boxes of all views. This project runs it after the NMS of
+each view, with the same threshold. Averaging masks over the views follows detectron2. The merged results have output
+resolution, so MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION has no effect.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ def heads_of_images(
     semantic_network: nn.Module | None,
     augmentation: TestTimeAugmentation | None,
 ) -> Iterator[tuple[ImageHeads, Size]]:
-    """Yields for each image what the heads computed, in one view or in several, and the size of its outputs.
+    """Yields the results of the heads, from one view or several, and the output size of each image.
 
     Args:
         batched_inputs, instance_network, semantic_network: see `run_networks`.
-        augmentation: the views; None: one pass over the batch as it is.
+        augmentation: views of an image. None: one pass over the unchanged batch.
     """
     if augmentation is not None:
         yield from (augmentation.heads(x, instance_network, semantic_network) for x in batched_inputs)
@@ -55,11 +56,11 @@ def heads_of_images(
 
 @dataclass(frozen=True)
 class View:
-    """An image as one pass of the network sees it.
+    """Transform of an image for one pass of the network.
 
     Attributes:
         size: short side in pixels; 0 keeps the image's size.
-        flip: mirrored left to right.
+        flip: whether the image is mirrored left to right.
     """
 
     size: int
@@ -67,20 +68,20 @@ class View:
 
 
 def views_of(sizes: Sequence[int], flip: bool) -> tuple[View, ...]:
-    """Returns a view of each size, and with `flip` the same mirrored."""
+    """Returns one view per size, and with `flip` also its mirrored version."""
     return tuple(View(size, flipped) for size in sizes for flipped in ((False, True) if flip else (False,)))
 
 
 @dataclass(frozen=True)
 class TestTimeAugmentation:
-    """The views of an image, and how their results are merged.
+    """Views of an image, and settings to merge their results.
 
     Attributes:
-        views: of the semantic network, at least one.
-        instance_views: of the instance network, at least one.
-        max_size: limit of a view's long side in pixels.
-        nms_thresh, max_detections: IoU of the last NMS, and how many instances remain.
-        average: what is averaged over the semantic views, one of `AVERAGES`.
+        views: views for the semantic network, at least one.
+        instance_views: views for the instance network, at least one.
+        max_size: limit of the long side of a view in pixels.
+        nms_thresh, max_detections: IoU threshold of the last NMS, and maximum number of instances.
+        average: values that are averaged over the semantic views, one of `AVERAGES`.
     """
 
     __test__ = False  # not a test class of pytest
@@ -94,9 +95,9 @@ class TestTimeAugmentation:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> TestTimeAugmentation | None:
-        """Returns what TEST.AUG asks for: each of MIN_SIZES, and each mirrored with FLIP; None if it is off.
+        """Builds the views of TEST.AUG, one per size in MIN_SIZES, with FLIP also mirrored; None if it is off.
 
-        Without INSTANCE_MIN_SIZES the instances have the same views.
+        Without INSTANCE_MIN_SIZES, the instances use the same views.
         """
         aug = cfg.TEST.AUG
         if not aug.ENABLED:
@@ -120,16 +121,16 @@ class TestTimeAugmentation:
     def heads(
         self, x: dict, instance_network: nn.Module | None, semantic_network: nn.Module | None
     ) -> tuple[ImageHeads, Size]:
-        """Runs the networks on all views of an image and merges what their heads compute.
+        """Runs the networks on all views of an image and merges the results of their heads.
 
         Args:
-            x: input dict with `image` (3, h, w), and optionally `height` and `width` of the output.
+            x: input dict with `image` (3, h, w), and optionally the output's `height` and `width`.
             instance_network, semantic_network: see `run_networks`.
 
         Returns:
-            The merged results, and the output's size. Semantic logits, at output size, are the mean logits or the
-            logarithm of the mean probability (plus the mean log-partition, so that their scale stays that of
-            single-view logits).
+            The merged results, and the output size. The semantic logits, at output resolution, are the mean logits or
+            the logarithm of the mean probability (plus the mean log-partition, which keeps the scale of single-view
+            logits).
         """
         output_size = output_size_of(x, tuple(x["image"].shape[-2:]))
         of_instances = self.instance_views if instance_network is not None else ()
@@ -160,7 +161,7 @@ class TestTimeAugmentation:
         return ImageHeads(mean and mean.logits(), instances, output_size, output_size), output_size
 
     def _mask_logits(self, network: nn.Module, image: Tensor, instances: Instances) -> Tensor:
-        """Masks of merged boxes: (R, M, M) logits of the mean probability over the views."""
+        """Returns the masks of merged boxes: (R, M, M) logits of the mean probability over the views."""
         total = None
         for view in self.instance_views:
             images = network.preprocess_image([self.image_of(view, image)])
@@ -173,9 +174,9 @@ class TestTimeAugmentation:
 
 
 class _MeanLogits:
-    """Merges the semantic logits of several views at output size, strip by strip.
+    """Running mean of the semantic logits of several views at output resolution, computed strip by strip.
 
-    Sums the softmax and the log-partition, (C, H, W) and (H, W), or with `average` "logits" the logits themselves.
+    It sums the softmax (C, H, W) and the log-partition (H, W), or the logits if `average` is "logits".
     """
 
     def __init__(self, logits: Tensor, size: Size, average: str):
@@ -197,7 +198,7 @@ class _MeanLogits:
                 self.partition[y0:y1] += strip.logsumexp(dim=0)
 
     def logits(self) -> Tensor:
-        """Returns the merged logits; the sums are used up."""
+        """Returns the merged logits; overwrites the sums."""
         mean = self.total.div_(self.count)
         if self.partition is None:
             return mean
@@ -205,12 +206,12 @@ class _MeanLogits:
 
 
 def merge_detections(detections: Sequence[Instances], nms_thresh: float, max_detections: int) -> Instances:
-    """Returns the detections of several views as one set: NMS within each class, then the highest scores.
+    """Merges the detections of several views: NMS within each class, then the highest scores.
 
     Args:
-        detections: of each view, in the coordinates of the same image, with pred_boxes, scores and pred_classes.
-        nms_thresh: a box that overlaps one of a higher score by more than this IoU is dropped.
-        max_detections: how many remain at most.
+        detections: instances of each view with pred_boxes, scores and pred_classes, in the coordinates of one image.
+        nms_thresh: IoU above which a box is dropped in favor of a box with a higher score.
+        max_detections: maximum number of remaining instances.
 
     Returns:
         Instances in descending order of scores, with these three fields.
@@ -225,7 +226,7 @@ def merge_detections(detections: Sequence[Instances], nms_thresh: float, max_det
 
 
 def _unflipped(instances: Instances, flip: bool) -> Instances:
-    """Instances with boxes mirrored back if `flip`; their pred_mask_logits are not looked at."""
+    """Returns the instances, with boxes mirrored back if `flip`; pred_mask_logits are not changed."""
     if not flip:
         return instances
     x0, y0, x1, y1 = instances.pred_boxes.tensor.unbind(-1)

@@ -27,7 +27,7 @@ def load_trained(model_dir: str | os.PathLike, opts: Sequence[str] = (), *, allo
     """Returns the config of a trained model from its OUTPUT_DIR alone; the dataset is not needed.
 
     Args:
-        model_dir: an OUTPUT_DIR with `config.yaml` and a checkpoint.
+        model_dir: OUTPUT_DIR with `config.yaml` and a checkpoint.
         opts: additional "KEY VALUE" pairs.
         allow_download: whether to download weights from any address that the config names, see `check_downloads`.
 
@@ -44,7 +44,7 @@ def load_trained(model_dir: str | os.PathLike, opts: Sequence[str] = (), *, allo
     """
     model_dir = Path(model_dir)
     if not (model_dir / "config.yaml").is_file():
-        raise FileNotFoundError(f"{model_dir} has no config.yaml: give the OUTPUT_DIR of a training run")
+        raise FileNotFoundError(f"{model_dir} has no config.yaml: pass the OUTPUT_DIR of a training run")
     cfg = read_config(model_dir / "config.yaml")
     weights = named_checkpoint(model_dir) or model_dir / "model_final.pth"
     best = model_dir / f"{BEST}.pth"
@@ -91,7 +91,7 @@ def config_of(
     check_downloads(cfg, allow_download=allow_download)
     cfg = resolve_config(cfg)
     if not cfg.MODEL.WEIGHTS and not loads_its_own_weights(cfg):
-        raise UserError(f"{config_file} names no weights: add MODEL.WEIGHTS FILE, or give --model")
+        raise UserError(f"{config_file} names no weights: add MODEL.WEIGHTS FILE, or pass --model")
     return cfg
 
 

@@ -40,7 +40,7 @@ def load_zoo(name: str, opts: Sequence[str] = (), weights: str | os.PathLike | N
     """Returns the config of a model of detectron2's zoo, and downloads its weights if necessary.
 
     Args:
-        name: a key of `ZOO`, such as "panoptic_fpn_r50_coco".
+        name: key of `ZOO`, such as "panoptic_fpn_r50_coco".
         opts: KEY, VALUE, KEY, VALUE, ... that change the config, such as MODEL.PANOPTIC_FUSION.NAME.
         weights: path to a file to use instead of the download, for machines without network access.
 
@@ -54,7 +54,7 @@ def load_zoo(name: str, opts: Sequence[str] = (), weights: str | os.PathLike | N
         FileNotFoundError: if `weights` does not exist.
     """
     if name not in ZOO:
-        raise UserError(f"there is no model {name!r} in the zoo; available: {', '.join(ZOO)}")
+        raise UserError(f"model {name!r} is not in the zoo; available: {', '.join(ZOO)}")
     cfg = resolve_config(read_config(config_file(ZOO[name].config), opts))
     source = Path(weights) if weights else download(ZOO[name].url, ZOO[name].md5_prefix)
     if not source.is_file():
@@ -77,8 +77,8 @@ def download(url: str, md5_prefix: str) -> Path:
             path = Path(PathManager.get_local_path(url))
     except (OSError, HTTPException) as error:
         raise UserError(
-            f"{url} cannot be downloaded ({one_line(error)}). Without a network, download it elsewhere and give the "
-            "file: --weights FILE"
+            f"{url} cannot be downloaded ({one_line(error)}). Without an internet connection, download it on "
+            "another machine and pass the file: --weights FILE"
         ) from error
     if not md5_of(path).startswith(md5_prefix):
         path.unlink()
@@ -90,7 +90,7 @@ def converted(cfg: CfgNode, source: Path) -> Path:
     """Returns the copy of a weights file in this project's layout; the first call creates it.
 
     Args:
-        cfg: the resolved config of the model.
+        cfg: resolved config of the model.
         source: path to a file in detectron2's or in this project's layout.
 
     Raises:

@@ -25,7 +25,7 @@ def draw_panoptic(
     Args:
         image: (H, W, 3) uint8 RGB.
         panoptic_seg: (H, W) integer map of segment ids, 0 = void.
-        segments_info: the segments, with contiguous category ids, as the models return them.
+        segments_info: segments, with contiguous category ids, as the models return them.
         metadata: object with `thing_classes`, `thing_colors`, `stuff_classes`, `stuff_colors`.
         alpha: opacity of the segments; void stays dark.
 
@@ -129,7 +129,7 @@ def _write_name(image: np.ndarray, mask: np.ndarray, corner: tuple[int, int], ar
         mask: (h, w) bool, the bounding box of the mask.
         corner: x and y of the box in the image.
         area: pixels of the mask.
-        name: the text.
+        name: text to write.
     """
     scale = 0.4
     (width, height), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)

@@ -345,7 +345,7 @@ def test_errors_name_the_tensor(tmp_path):
         converted(lambda s: s["rpn_head"].pop("conv_obj.weight"))
     with pytest.raises(UserError, match=r"rpn_head::conv_obj\.weight is \(5,\); it must have 4 dimensions"):
         converted(lambda s: s["rpn_head"].update({"conv_obj.weight": torch.zeros(5)}))
-    with pytest.raises(UserError, match=r"\[3, 4, 7, 3\] blocks; known are .*ResNet-50"):
+    with pytest.raises(UserError, match=r"\[3, 4, 7, 3\] blocks; supported: .*ResNet-50"):
         converted(lambda s: s["body"].update({"backbone.mod4.block7.convs.conv1.weight": torch.zeros(1)}))
     with pytest.raises(UserError, match=r"rpn_head::conv_obj\.bias is a list"):
         converted(lambda s: s["rpn_head"].update({"conv_obj.bias": [1.0]}))

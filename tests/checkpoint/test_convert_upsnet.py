@@ -533,8 +533,8 @@ def test_errors_name_the_tensor(tmp_path):
     check(r"rcnn\.bbox_pred\.bias is \(320,\); it must be \(324,\)", rcnn__bbox_pred__bias=(320,))
     check(r"mask_branch\.mask_score\.weight is missing", mask_branch__mask_score__weight=None)
     check(r"fcn_head\.score\.weight is \(133,\); it must have 4 dimensions", fcn_head__score__weight=(133,))
-    check(r"54 stuff and 80 thing classes; known are 53 and 80 \(coco\)", fcn_head__score__weight=(134, 512, 1, 1))
-    check(r"\[3, 4, 7, 3\] blocks; known are .*ResNet-50", resnet_backbone__res4__layers__6__conv1__weight=(1,))
+    check(r"54 stuff and 80 thing classes; supported: 53 and 80 \(coco\)", fcn_head__score__weight=(134, 512, 1, 1))
+    check(r"\[3, 4, 7, 3\] blocks; supported: .*ResNet-50", resnet_backbone__res4__layers__6__conv1__weight=(1,))
     check(r"res3 have conv2_offset; it must be", resnet_backbone__res3__layers__0__conv2_offset__weight=(1,))
     check(r"rpn\.cls_score\.bias is a list", rpn__cls_score__bias=[1.0])
 

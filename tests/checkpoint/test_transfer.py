@@ -438,7 +438,7 @@ def test_fine_tuning_from_a_file_of_the_zoo(own_data_removed, tiny_data, tmp_pat
     code, out, err = run_script("fine-tune", *words, "--weights", weights, *opts)
     assert code == 0, err
     log = (tmp_path / "out" / "log.txt").read_text()
-    table = cells(log.partition("by name\n")[2].partition("\n[")[0])
+    table = cells(log.partition("by class name\n")[2].partition("\n[")[0])
     assert table["car"] == ["car", "copied", "copied", "copied", ""]
     assert table["sky"] == ["sky-other-merged", "", "", "", "copied"]
     assert table["(things)"] == ["things", "", "", "", "copied"]

@@ -174,7 +174,7 @@ def test_command_line(originals, tmp_path, run_script, child_env):
         (("--config-file", str(tmp_path / "config.yaml"), "sound_one"), 0, "sound_one: no problems", ""),
         (("nobody_knows_this",), 2, "", "nobody_knows_this"),
         (("--images", "x"), 2, "", "go together"),
-        ((), 2, "", "give a name"),
+        ((), 2, "", "pass a name"),
         (("--config-file", str(tmp_path / "bad.yaml")), 2, "", "bad.yaml"),
     ):
         found, out, err = run_script("check", *arguments)

@@ -86,7 +86,7 @@ def test_without_a_validation_part(tiny_data, tmp_path, run_script, toy_config, 
         "SOLVER.IMS_PER_BATCH", "2", "SOLVER.BASE_LR", "0.001",
     )  # fmt: skip
     assert code == 0, err
-    assert "no validation part" in out
+    assert "no validation split" in out
     content = json.loads((output / "data" / "panoptic_val.json").read_text())
     assert json.loads((output / "results.json").read_text())["panoptic_seg"]["images"] == len(content["images"])
     cfg = read_config(output / "config.yaml")

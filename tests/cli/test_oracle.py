@@ -56,7 +56,7 @@ def test_interpretation():
     """By hand: which part gains most, what the others do, what is missing."""
     quality = dict(zip(ROWS, (40.0, 45.0, 52.0, 60.0, 39.5, 90.0), strict=True))
     text = oracle_study.interpretation({row: {"PQ": value} for row, value in quality.items()})
-    assert text.startswith("Of the parts alone, ground truth for seg gains most: +20.0 PQ (box +5.0, class -0.5).")
+    assert text.startswith("Among the single parts, ground truth for seg gains most: +20.0 PQ (box +5.0, class -0.5).")
     assert "10.0 PQ are still missing" in text
 
 
@@ -93,7 +93,7 @@ def test_errors_before_any_work_starts(fails_early):
 
 def test_a_model_must_be_named(run_script, tmp_path):
     code, _, err = run_script("oracle", "--dataset", "tiny_val", "--output", tmp_path)
-    assert code == 2 and "give --model" in err
+    assert code == 2 and "pass --model" in err
 
 
 def test_data_set_of_other_classes(fails_early, tmp_path):

@@ -110,4 +110,4 @@ def test_errors_before_any_work_starts(arguments, message, trained, tmp_path, mo
 
 def test_a_model_must_be_named(run_script, tmp_path):
     code, _, err = run_script("tune", "--output", tmp_path)
-    assert code == 2 and "give --model" in err
+    assert code == 2 and "pass --model" in err

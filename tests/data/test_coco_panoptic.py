@@ -142,7 +142,7 @@ def test_json_without_a_list(tmp_path, key):
     data = json.loads(Path(files.panoptic_json).read_text())
     del data[key]
     Path(files.panoptic_json).write_text(json.dumps(data))
-    with pytest.raises(DatasetError, match=f"panoptic.json: the json has no list '{key}'"):
+    with pytest.raises(DatasetError, match=f"panoptic.json: the JSON has no list '{key}'"):
         load_panoptic(files)
 
 

@@ -64,7 +64,7 @@ def test_validation_images_without_their_json(tiny_data, tmp_path, layout, image
     """Else the training part would be split, and these images never be used."""
     root = lay_out(tiny_data, tmp_path / "mine", layout)
     (root / missing).unlink()
-    with pytest.raises(UserError, match=f"mine/{images} is there, but .*mine/{missing} is not"):
+    with pytest.raises(UserError, match=f"mine/{images} exists, but .*mine/{missing} does not"):
         find_data(root)
 
 

@@ -398,7 +398,7 @@ def test_idd_faults_are_named(tmp_path):
         idd.convert(str(tmp_path / "images"), Source("0_1", "0/1.png", str(path), "x.png"))
     for text in ("[]", "{", '{"imgHeight": 3, "imgWidth": 0, "objects": []}', '{"imgHeight": 3, "imgWidth": 3}'):
         path.write_text(text)
-        with pytest.raises(ValueError, match="not a polygon json"):
+        with pytest.raises(ValueError, match="not an IDD polygon JSON"):
             idd.convert(str(tmp_path / "images"), Source("0_1", "0/1.png", str(path), "x.png"))
 
 
@@ -504,7 +504,7 @@ def test_a_broken_list_or_image_of_a_test_split(tmp_path):
     with pytest.raises(UserError, match=r"1 of 3 .*000000000007.jpg is not a readable image"):
         prepare("coco", tmp_path, ["test-dev"], workers=1, progress=False)
     (tmp_path / "annotations" / "image_info_test-dev2017.json").write_text("[]")
-    with pytest.raises(UserError, match="image_info_test-dev2017.json is not a COCO image_info json"):
+    with pytest.raises(UserError, match="image_info_test-dev2017.json is not a COCO image_info JSON"):
         prepare("coco", tmp_path, ["test-dev"], workers=1, progress=False)
     with pytest.raises(FileNotFoundError, match="testing"):
         prepare("vistas", tmp_path / "vistas", ["test"], workers=1, progress=False)

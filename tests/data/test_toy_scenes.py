@@ -263,9 +263,9 @@ def test_bad_arguments(tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="holds no toy scenes"):
+    with pytest.raises(UserError, match="does not contain toy scenes"):
         generate_toy_scenes(other, num_train=1, num_val=1)
-    with pytest.raises(UserError, match="holds no toy scenes"):
+    with pytest.raises(UserError, match="does not contain toy scenes"):
         generate_toy_scenes(other / "thesis.txt", num_train=1, num_val=1)
     assert files_of(other) == {"thesis.txt": b"precious"}
     for bad in ({"num_train": 0}, {"num_val": 0}, {"seed": -1}, {"size": (64, 192)}, {"size": (128,)}):

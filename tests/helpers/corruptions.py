@@ -345,7 +345,7 @@ def missing_list(tree: Tree) -> Expected:
         del tree.panoptic[key]
     else:
         tree.panoptic[key] = tree.pick([None, {}, "x", 3])
-    return Expected("missing list in json", f"panoptic.json: the json has no list {key!r}", {"instance without image"})
+    return Expected("missing list in json", f"panoptic.json: the JSON has no list {key!r}", {"instance without image"})
 
 
 @corruption

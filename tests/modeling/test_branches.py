@@ -215,5 +215,5 @@ def test_any_backbone_without_sharing():
     found = backbone(x)
     torch.testing.assert_close(found["p2"], backbone.instances.conv(x))
     torch.testing.assert_close(found["stuff_p2"], backbone.stuff.conv(x))
-    with pytest.raises(ConfigError, match="builds a OneMap, which is no FPN"):
+    with pytest.raises(ConfigError, match="builds a OneMap, which is not an FPN"):
         BranchedBackbone(OneMap(), OneMap(), stuff_levels=["p2"], share_bottom_up=True)

@@ -261,7 +261,7 @@ def test_demo_of_the_zoo(zoo, run_script, tmp_path):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--zoo", "nothing"], "there is no model 'nothing' in the zoo; available: panoptic_fpn_r50_coco"),
+        (["--zoo", "nothing"], "model 'nothing' is not in the zoo; available: panoptic_fpn_r50_coco"),
         (["--zoo", NAME, "--model", "x"], "--zoo is a model of its own"),
         (["--weights", "x.pkl", "--model", "x"], "--weights needs --zoo NAME"),
         (["--zoo", NAME, "--weights", "gone.pkl"], "the weights gone.pkl do not exist"),

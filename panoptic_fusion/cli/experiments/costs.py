@@ -81,7 +81,7 @@ def measure(
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Returns the number of weights and biases, including those of frozen batch norms, which are buffers."""
+    """Returns the number of weights and biases, including the buffers of frozen batch norms."""
     frozen = [b for name, b in model.named_buffers() if name.rpartition(".")[2] in ("weight", "bias")]
     return sum(tensor.numel() for tensor in (*model.parameters(), *frozen))
 

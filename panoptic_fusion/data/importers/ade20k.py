@@ -74,7 +74,7 @@ def _names_2020(table: str) -> dict[int, str]:
         objects = content["annotation"]["object"]
         return {int(entry["name_ndx"]): _first_name(entry["name"]) for entry in objects}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DatasetError(f"not a json of ADE20K ({error!r}). Download it again.", table, "corrupt json") from None
+        raise DatasetError(f"not an ADE20K JSON ({error!r}). Download it again.", table, "corrupt json") from None
 
 
 def _names_2017(table: str) -> dict[int, str]:

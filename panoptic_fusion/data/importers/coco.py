@@ -161,10 +161,10 @@ def read_categories(
 
 
 def read_images(dataset: Dataset, entries: list, path: str, *, named: bool = True) -> dict[Any, dict[str, Any]]:
-    """Returns {id: image}; adds a fault for each image that has no valid entry or an id that occurred before.
+    """Returns {id: image}; records a problem for each image that has no valid entry or an id that occurred before.
 
     Args:
-        dataset: dataset that gets the faults.
+        dataset: dataset that the problems are added to.
         entries: list `images` of a JSON.
         path: path of the JSON.
         named: whether each image needs a file_name.

@@ -127,7 +127,7 @@ def read(item: dict[str, Any]) -> ImageAnnotation:
     if pixels.ndim == 2:
         annotation.notes["PNGs that are not RGB read as ids"] += 1
     if item["size"] not in (None, ids.shape):
-        annotation.notes["sizes in the json corrected to those of PNG and image"] += 1
+        annotation.notes["sizes in the JSON corrected to the size of PNG and image"] += 1
     found = set(np.unique(ids).tolist()) - {0}
     seen: set[int] = set()
     for index, segment in enumerate(item["segments"]):

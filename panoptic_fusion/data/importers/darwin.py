@@ -49,10 +49,12 @@ def read(item: tuple[str, str]) -> ImageAnnotation:
     file, split = item
     content = read_json(file)
     if not is_darwin(content):
-        raise DatasetError("not a Darwin json (no item with slots). Move it away.", file, "other json")
+        raise DatasetError("not a Darwin JSON (no item with slots). Move it away.", file, "other json")
     slots = content["item"]["slots"]
     if len(slots) != 1 or slots[0].get("type", "image") != "image":
-        raise DatasetError("it is not of a single image: videos and several slots are not read", file, "other json")
+        raise DatasetError(
+            "it does not belong to a single image: videos and several slots are not supported", file, "other json"
+        )
     size = None
     if slots[0].get("width") and slots[0].get("height"):
         size = check_size(slots[0]["height"], slots[0]["width"])

@@ -49,7 +49,7 @@ def read(item: tuple[str, str]) -> ImageAnnotation:
     file, split = item
     content = read_json(file)
     if not is_isat(content):
-        raise DatasetError("not an ISAT json (no info and objects). Move it away.", file, "other json")
+        raise DatasetError("not an ISAT JSON (no info and objects). Move it away.", file, "other json")
     info = content["info"]
     annotation = ImageAnnotation(file, [str(info["name"])], check_size(info["height"], info["width"]), split=split)
     if isinstance(info.get("folder"), str):

@@ -53,7 +53,7 @@ def read(item: tuple[str, str]) -> ImageAnnotation:
     file, split = item
     content = read_json(file)
     if not is_labelme(content):
-        raise DatasetError("not a labelme json (no shapes and imagePath). Move it away.", file, "other json")
+        raise DatasetError("not a labelme JSON (no shapes and imagePath). Move it away.", file, "other json")
     size = None
     if content.get("imageHeight") and content.get("imageWidth"):
         size = check_size(content["imageHeight"], content["imageWidth"])

@@ -43,7 +43,7 @@ def read(item: tuple[str, str]) -> ImageAnnotation:
     file, split = item
     root = read_xml(file)
     if not is_labelme_web(root):
-        raise DatasetError("not an annotation of LabelMe. Move it away.", file, "other xml")
+        raise DatasetError("not a LabelMe annotation. Move it away.", file, "other xml")
     size = None
     if root.find("imagesize") is not None:
         size = check_size(root.findtext("imagesize/nrows"), root.findtext("imagesize/ncols"))

@@ -42,7 +42,7 @@ def read(item: tuple[str, str]) -> ImageAnnotation:
     file, split = item
     content = read_json(file)
     if not is_sa1b(content):
-        raise DatasetError("not an annotation of SA-1B (no image and annotations). Move it away.", file, "other json")
+        raise DatasetError("not an SA-1B annotation (no image and annotations). Move it away.", file, "other json")
     image = content["image"]
     size = check_size(image.get("height"), image.get("width"))
     annotation = ImageAnnotation(file, [str(image["file_name"])], size, split=split)

@@ -68,7 +68,7 @@ class Shape:
 
     Attributes:
         label: name of the class.
-        geometry: a `Polygon` or a `Mask`.
+        geometry: `Polygon` or `Mask`.
         name: name in messages, such as "shapes[3]".
         z: paint order, higher is in front; used if the order is "z".
         group: shapes of an image with the same label and group form one object; None is a separate object.

@@ -48,7 +48,7 @@ def read(item: tuple[str, str]) -> ImageAnnotation:
     file, split = item
     content = read_json(file)
     if not is_superannotate(content):
-        text = "not an annotation of SuperAnnotate (no metadata and instances). Move it away."
+        text = "not a SuperAnnotate annotation (no metadata and instances). Move it away."
         raise DatasetError(text, file, "other json")
     meta = content["metadata"]
     size = None

@@ -71,7 +71,7 @@ def read(item: tuple[str, str]) -> ImageAnnotation:
     file, split = item
     content = read_json(file)
     if not is_supervisely(content):
-        raise DatasetError("not an annotation of Supervisely (no size and objects). Move it away.", file, "other json")
+        raise DatasetError("not a Supervisely annotation (no size and objects). Move it away.", file, "other json")
     size = check_size(content["size"].get("height"), content["size"].get("width"))
     name = os.path.basename(file).removesuffix(".json")
     annotation = ImageAnnotation(file, [f"../img/{name}", name], size, split=split)

@@ -36,7 +36,7 @@ class Tree:
     Attributes:
         root: absolute path of the folder.
         files: sorted paths relative to `root`, with / as separator.
-        single: the file, if the path is a file. It is then the only annotation, and images are searched next to it.
+        single: path to a single annotation file, if the user passed one. Images are then searched next to it.
     """
 
     def __init__(self, path: str | os.PathLike, leave_out: str | os.PathLike | None = None) -> None:
@@ -171,7 +171,7 @@ def read_json(path: str) -> Any:
     except FileNotFoundError:
         raise DatasetError("the file is missing", path, "missing file") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"not a readable json ({error}). Export it again.", path, "corrupt json") from None
+        raise DatasetError(f"not a readable JSON ({error}). Export it again.", path, "corrupt json") from None
 
 
 @lru_cache(maxsize=4)

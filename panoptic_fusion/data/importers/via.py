@@ -105,7 +105,7 @@ def _label(attributes: Any) -> str:
         raise ValueError("it has no region attribute with its class")
     known = [key for key in CLASS_KEYS if key in attributes]
     if not known and len(attributes) > 1:
-        raise ValueError(f"it has the attributes {', '.join(attributes)}: call the one of the class 'label'")
+        raise ValueError(f"it has the attributes {', '.join(attributes)}: name the attribute with the class 'label'")
     value = attributes[known[0] if known else next(iter(attributes))]
     if isinstance(value, dict):
         value = next((key for key, chosen in value.items() if chosen), "")

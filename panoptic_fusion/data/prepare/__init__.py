@@ -51,7 +51,7 @@ def prepare(
 
     Args:
         key: coco, cityscapes, vistas, vistas_v2, idd, or camvid.
-        root: the dataset's folder.
+        root: folder of the dataset.
         splits: default: train and val, if present.
         workers: number of processes; default: one per core.
         force: whether to redo everything. Files that belong to the official download are never removed.
@@ -114,7 +114,7 @@ def _unlabeled_source(key: str, root: Path, split: str) -> Path:
 
 def _plan_unlabeled(key: str, root: Path, split: str) -> SplitPlan:
     files = BUILTIN[key].files(str(root), split)
-    if key == "vistas_v2":  # its classes are those of its config
+    if key == "vistas_v2":  # its config lists its classes
         categories = vistas.read_labels(vistas.config_file(root, split, "v2.0")).categories
     else:
         categories = BUILTIN[key].categories()

@@ -106,7 +106,7 @@ def read_colors(path: Path) -> dict[tuple[int, int, int], int]:
         UserError: if the file is missing, or a line has a different format.
     """
     if not path.is_file():
-        raise UserError(f"{path} is missing: it comes with CamVid and says which color is which class")
+        raise UserError(f"{path} is missing: it comes with CamVid and lists the color of each class")
     ids = {c["name"]: c["id"] for c in camvid_categories()}
     category_of = {member: ids[name] for name, members in GROUPS.items() for member in members}
     colors = {}
@@ -117,7 +117,7 @@ def read_colors(path: Path) -> dict[tuple[int, int, int], int]:
         colors[tuple(map(int, rgb))] = category_of.get(name, 0)
     if missing := set(ids.values()) - set(colors.values()):
         names = ", ".join(name for name, i in ids.items() if i in missing)
-        raise UserError(f"{path} has no color for {names}; get it again")
+        raise UserError(f"{path} has no color for {names}; download it again")
     return colors
 
 
@@ -195,4 +195,4 @@ def _read_rgb(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"{path} is not a readable image ({error}); get it again") from error
+        raise ValueError(f"{path} is not a readable image ({error}); download it again") from error

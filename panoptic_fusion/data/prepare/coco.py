@@ -38,5 +38,5 @@ def unpack_pngs(root: Path, split: str, progress: bool = True) -> int:
                 content = file.read(member)
                 write_atomically(target / Path(member.filename).name, lambda png, content=content: png.write(content))
     except zipfile.BadZipFile as error:
-        raise UserError(f"{archive} is damaged ({error}); get it again") from error
+        raise UserError(f"{archive} is damaged ({error}); download it again") from error
     return len(todo)

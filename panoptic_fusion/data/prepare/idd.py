@@ -93,7 +93,7 @@ def _read(path: str) -> dict[str, Any]:
         if not isinstance(annotation["objects"], list) or not all(isinstance(s, int) and s > 0 for s in sizes):
             raise ValueError("imgWidth, imgHeight or objects is wrong")
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a polygon json of IDD ({error}); get it again") from error
+        raise ValueError(f"{path} is not an IDD polygon JSON ({error}); download it again") from error
     return annotation
 
 

@@ -109,7 +109,7 @@ def run_split(plan: SplitPlan, workers: int | None = None, force: bool = False, 
     """Converts the remaining annotations of a split and writes its JSON.
 
     Args:
-        plan: the split.
+        plan: plan of the split.
         workers: number of processes; default: one per core.
         force: whether to discard the results of earlier runs.
         progress: whether to show a bar with the remaining time.
@@ -223,7 +223,7 @@ def _read_json(plan: SplitPlan) -> dict[str, Any]:
         found = {c["id"]: (c["name"], c["isthing"]) for c in content["categories"]}
         _records(content)
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{plan.panoptic_json} is not a COCO panoptic json; --force replaces it") from error
+        raise UserError(f"{plan.panoptic_json} is not a COCO panoptic JSON; --force replaces it") from error
     if found != {c["id"]: (c["name"], c["isthing"]) for c in plan.categories}:
         raise UserError(f"{plan.panoptic_json} has other categories than this conversion makes; --force replaces it")
     return content

@@ -59,7 +59,7 @@ def read_id_map(path: str | Path) -> np.ndarray:
         with open_image(path) as image:
             mode, pixels = image.mode, np.asarray(image)
     except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"{path} is not a readable image ({error}); get it again") from error
+        raise ValueError(f"{path} is not a readable image ({error}); download it again") from error
     if pixels.ndim != 2 or mode == "P" or not np.issubdtype(pixels.dtype, np.integer):
         raise ValueError(f"{path} must be a PNG with one channel of 8 or 16 bits, not mode {mode}")
     return pixels.astype(np.int32)
@@ -76,6 +76,6 @@ def check_image(path: Path, size: tuple[int, int], annotation: str) -> None:
         with open_image(path) as image:
             width, height = image.size
     except OSError as error:
-        raise ValueError(f"{path} is not a readable image ({error}); get it again") from error
+        raise ValueError(f"{path} is not a readable image ({error}); download it again") from error
     if (height, width) != size:
         raise ValueError(f"{path} is {width}x{height}, its annotation {annotation} {size[1]}x{size[0]}")

@@ -63,7 +63,7 @@ def summarize(
                 covered += segment["area"]
         names = [annotation["file_name"] for annotation in data["annotations"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{panoptic_json} is not a usable COCO panoptic json ({error!r}); get it again") from error
+        raise UserError(f"{panoptic_json} is not a usable COCO panoptic JSON ({error!r}); download it again") from error
     missing = sorted(set(names) - set(os.listdir(panoptic_root) if panoptic_root.is_dir() else ()))
     if missing:
         others = f" and {len(missing) - 1} other PNGs of {panoptic_json} are" if missing[1:] else " is"

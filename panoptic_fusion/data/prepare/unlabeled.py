@@ -1,4 +1,4 @@
-"""Test splits, whose annotations are not public: a panoptic JSON of the images, all of them void.
+"""Prepares test splits without public annotations: a panoptic JSON whose images are entirely void.
 
 Evaluation on such a split writes the predictions for a test server; its metrics are NaN.
 """
@@ -21,12 +21,12 @@ SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
 def plan_images(files: PanopticFiles, categories: Sequence[dict[str, Any]], paths: Iterable[Path]) -> SplitPlan:
-    """Plans a split of images in a folder. Ids are the paths below `files.images` without suffix, "/" as "_".
+    """Plans a split of the images in a folder; ids are the paths below `files.images` without suffix, "/" as "_".
 
     Args:
-        files: where the split is registered.
-        categories: of the dataset.
-        paths: the images.
+        files: paths that the split is registered with.
+        categories: categories of the dataset.
+        paths: paths of the images; other files are ignored.
     """
     folder = Path(files.images)
     sources = []
@@ -38,15 +38,15 @@ def plan_images(files: PanopticFiles, categories: Sequence[dict[str, Any]], path
 
 
 def plan_listed_images(files: PanopticFiles, categories: Sequence[dict[str, Any]], image_info: Path) -> SplitPlan:
-    """Plans a split of the images that a COCO `image_info` JSON lists, with its ids.
+    """Plans a split of the images in a COCO `image_info` JSON, with the ids in it.
 
     Raises:
-        UserError: if it is no such JSON.
+        UserError: if the file is not an `image_info` JSON.
     """
     try:
         images = [(entry["id"], str(entry["file_name"])) for entry in json.loads(image_info.read_bytes())["images"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{image_info} is not a COCO image_info json: get it again") from error
+        raise UserError(f"{image_info} is not a COCO image_info JSON: download it again") from error
     sources = [
         Source(image_id, name, str(Path(files.images, name)), f"{Path(name).stem}.png") for image_id, name in images
     ]
@@ -54,11 +54,11 @@ def plan_listed_images(files: PanopticFiles, categories: Sequence[dict[str, Any]
 
 
 def void(source: Source) -> Converted:
-    """Returns a void map of the size of an image; reads its header only.
+    """Returns a void panoptic map with the size of an image; reads only the header of the image.
 
     Raises:
-        ValueError: if it is not an image, or too large.
-        FileNotFoundError: if it is missing.
+        ValueError: if the file is not an image, or the image is too large.
+        FileNotFoundError: if the file is missing.
     """
     try:
         with open_image(source.path) as image:

@@ -62,7 +62,7 @@ def plan_split(root: Path, split: str, version: str = "v1.2") -> SplitPlan | Non
 def read_labels(config: Path) -> Labels:
     """Reads a config. Raises UserError if it is missing or not a config of Mapillary Vistas."""
     if not config.is_file():
-        raise UserError(f"{config} is missing: it comes with the dataset and says what the instance maps mean")
+        raise UserError(f"{config} is missing: it comes with the dataset and defines the instance maps")
     try:
         labels = [
             (str(x["name"]), str(x["readable"]), bool(x["evaluate"]), int(bool(x["instances"])), list(x["color"]))
@@ -113,7 +113,7 @@ def _has_info(panoptic_json: Path, info: dict[str, str]) -> bool:
     try:
         return json.loads(panoptic_json.read_bytes()).get("info") == info
     except (ValueError, AttributeError) as error:
-        raise UserError(f"{panoptic_json} is not a COCO panoptic json; get it again, or remove it") from error
+        raise UserError(f"{panoptic_json} is not a COCO panoptic JSON; download it again, or remove it") from error
 
 
 def _is_group(name: str) -> bool:

@@ -112,7 +112,9 @@ def _is_current(root: Path, parameters: dict) -> bool:
         except ValueError:
             return False
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UserError(f"{root} exists and holds no toy scenes (no {MARKER} in it); name an empty or a new folder.")
+        raise UserError(
+            f"{root} exists and does not contain toy scenes (no {MARKER} in it); choose an empty or a new folder."
+        )
     return False
 
 

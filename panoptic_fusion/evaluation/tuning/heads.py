@@ -1,7 +1,7 @@
-"""Caches what the heads of a network compute, in one file per image, so that the network runs once per image.
+"""Caches the outputs of a network's heads, in one file per image, so that the network runs once per image.
 
-Boxes and scores keep float32. Mask logits and semantic logits become float16, which moves a pixel only where two values
-agree to three digits. A file is written atomically, so a killed run resumes with the next image.
+Boxes and scores keep float32. Mask logits and semantic logits become float16, which changes a pixel only where two
+values agree to three digits. A file is written atomically, so a killed run resumes with the next image.
 
 Shapes: R is the number of instances, M the side of a mask head's output, C the number of semantic channels.
 """
@@ -33,7 +33,7 @@ class CachedImage:
     """Results of the heads for one image, on the CPU, in float32.
 
     Attributes:
-        heads: the results; instances without a visible box are left out.
+        heads: results of the heads; instances without a visible box are left out.
         output_size: (height, width) of the panoptic map.
     """
 
@@ -76,7 +76,7 @@ def load_heads(path: str | os.PathLike) -> CachedImage:
 
 
 def is_cached(path: str | os.PathLike, source: str) -> bool:
-    """Returns whether a file holds the results for an image file in its present state, undamaged."""
+    """Returns whether a file is intact and holds the results for the current version of an image file."""
     try:
         load_heads(path)
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
@@ -96,7 +96,7 @@ def image_source(record: Mapping[str, Any]) -> str:
 
 
 def cache_folder(output: str | os.PathLike, cfg: CfgNode, model: nn.Module) -> Path:
-    """Returns the folder of a model's cached results below `output`; another model or input size has another one.
+    """Returns the folder of a model's cached results below `output`; it differs per model and input size.
 
     The name is a hash of the weights without the fusion's, and of the config keys that the heads depend on.
     """
@@ -123,19 +123,19 @@ def cache_path(folder: Path, record: Mapping[str, Any]) -> Path:
 def run_network(
     cfg: CfgNode, model: nn.Module, records: list[dict[str, Any]], folder: Path
 ) -> Iterator[tuple[dict[str, Any], str]]:
-    """Caches the results for images of a dataset, for each that is not cached yet.
+    """Caches the results for the images of a dataset that are not cached yet.
 
     Args:
         cfg: resolved config of the model.
-        model: a `PanopticRCNN` or `IndependentPanoptic` in eval mode.
+        model: `PanopticRCNN` or `IndependentPanoptic` in eval mode.
         records: dataset dicts.
-        folder: folder of the files, which exists.
+        folder: existing folder of the files.
 
     Yields:
-        Each dict, and why it cannot be used ("" if it can). An invalid image never ends the run.
+        Each dict, with the reason why it cannot be used ("" if it can). An invalid image never ends the run.
 
     Raises:
-        DiskError: if the disk is full; a later run resumes.
+        DiskError: if the disk is full. A later run resumes.
     """
     detector, semantic = (getattr(model, f"{task}_network", model) for task in ("instance", "semantic"))
     mapper = PanopticDatasetMapper(cfg, is_train=False)

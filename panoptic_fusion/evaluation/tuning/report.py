@@ -1,4 +1,4 @@
-"""Writes the results of tuning: tuning.md for people, tuning.json for programs, tuning.png, and best.yaml to use."""
+"""Writes the results of tuning: tuning.md (tables), tuning.json, tuning.png (curves) and best.yaml (a config)."""
 
 import os
 import shlex
@@ -15,7 +15,7 @@ from panoptic_fusion.markdown import escape_markdown, markdown_table
 from .rules import PREFIX, THRESHOLDS
 from .study import Comparison, Interval, Study, TunedRule
 
-STYLES = ("-", "--", "-.", ":")  # so that rules with equal curves are both seen
+STYLES = ("-", "--", "-.", ":")  # so that equal curves of two rules are both visible
 
 
 def write_study(
@@ -24,10 +24,10 @@ def write_study(
     """Writes tuning.md, tuning.json, tuning.png and best.yaml.
 
     Args:
-        study: the results.
-        folder: an existing folder.
+        study: result of tuning.
+        folder: existing folder for the files.
         evaluate: words of the command that evaluates the model, without KEY VALUE pairs.
-        settings: what was tuned on, for tuning.json.
+        settings: model, dataset and number of folds, which are added to tuning.json.
 
     Returns:
         The content of tuning.json.
@@ -43,7 +43,7 @@ def write_study(
 
 
 def summary(study: Study) -> str:
-    """Returns the tables and their verdict as Markdown."""
+    """Returns the tables and the verdict as Markdown."""
     parts = [comparison_table(study), verdict(study), settings_table(study)]
     notes = [f"{name} was not tuned: {reason}" for name, reason in study.reasons.items()]
     notes += [f"left out: {problem}" for problem in study.problems]
@@ -72,7 +72,7 @@ def settings_table(study: Study) -> str:
 
 
 def verdict(study: Study) -> str:
-    """Says whether the choice is better than the model as it is, on images that it was not chosen on."""
+    """Returns a sentence that compares the choice with the model's own settings on held-out images."""
     choice, best = study.choice, study.best.rule.name
     low, high = choice.gain_interval
     gain = f"{choice.gain:+.1f} PQ (95% interval {low:+.1f} to {high:+.1f})"
@@ -87,7 +87,7 @@ def verdict(study: Study) -> str:
 
 
 def best_yaml(study: Study, evaluate: list[str]) -> str:
-    """Returns the best rule and its settings as a config, with the command that uses them in a comment."""
+    """Returns the best rule and its settings as a config, with a comment that shows how to use them."""
     tuned = study.best
     values = tuned.rule.config_values(tuned.setting)
     nested: dict[str, Any] = {}
@@ -121,7 +121,7 @@ def as_content(study: Study) -> dict[str, Any]:
 def draw_curves(study: Study) -> Figure:
     """Draws PQ against each numeric threshold: one panel per key, one line per rule.
 
-    All other keys of a rule have their tuned values. A ring marks the value before, a dot the tuned value.
+    All other keys of a rule have their tuned values. A ring marks the value before tuning, a dot the tuned value.
     """
     keys = [
         key

@@ -1,8 +1,8 @@
 """Lists the fusion rules that a model can feed, and the keys and values to try for each.
 
-A rule is built as `build_panoptic_fusion` builds it from the model's config with another MODEL.PANOPTIC_FUSION.NAME.
-Its settings to start from are therefore what `panoptic-fusion evaluate --model OUT MODEL.PANOPTIC_FUSION.NAME RULE`
-uses: the keys that the config sets, and the rule's own values of the others.
+A rule is built like `build_panoptic_fusion` does, from the model's config with a different MODEL.PANOPTIC_FUSION.NAME.
+A search therefore starts from the settings of `panoptic-fusion evaluate --model OUT MODEL.PANOPTIC_FUSION.NAME RULE`:
+the keys that the config sets, and the rule's own values for all others.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ class Threshold:
     """A key below MODEL.PANOPTIC_FUSION that can be tuned.
 
     Attributes:
-        argument: argument of the rule's constructor that has its value. Rules without this argument lack the key.
-        values: values to try. The value to start from is added.
+        argument: name of the constructor argument with its value. Rules without this argument do not have the key.
+        values: values to try, in addition to the start value.
     """
 
     argument: str
@@ -53,9 +53,9 @@ class Rule:
     """A fusion rule with the keys that can be tuned; it can be pickled.
 
     Attributes:
-        name: its name in PANOPTIC_FUSION_REGISTRY.
-        arguments: arguments of its constructor.
-        state: its weights, on the CPU; empty for most rules.
+        name: name of the rule in PANOPTIC_FUSION_REGISTRY.
+        arguments: arguments of the constructor.
+        state: weights, on the CPU; empty for most rules.
         at_input_resolution: whether it fuses at input resolution, see MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION.
     """
 
@@ -71,7 +71,7 @@ class Rule:
 
     @property
     def start(self) -> Setting:
-        """Setting of the model's config."""
+        """Setting in the model's config."""
         return tuple(self.arguments[THRESHOLDS[key].argument] for key in self.keys)
 
     @property

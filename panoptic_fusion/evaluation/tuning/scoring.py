@@ -33,9 +33,9 @@ class ImageTask:
     """One image to score.
 
     Attributes:
-        cached: path of its cached results, see `heads.py`.
-        record: its dataset dict.
-        max_pixels: largest number of pixels of its PNG, see INPUT.MAX_PIXELS.
+        cached: path of the cached results, see `heads.py`.
+        record: dataset dict of the image.
+        max_pixels: largest number of pixels of the ground-truth PNG, see INPUT.MAX_PIXELS.
     """
 
     cached: str
@@ -45,7 +45,7 @@ class ImageTask:
 
 @dataclass(frozen=True)
 class RememberedLogits(SemSegLogits):
-    """Semantic logits that compute their full size and their argmax once.
+    """Semantic logits whose full-size strips and argmax are computed once.
 
     To save memory, logits of more than `MOST_REMEMBERED` elements at full size are computed each time.
     """
@@ -88,7 +88,7 @@ def score_image(
     """Scores settings on one image.
 
     Args:
-        task: the image.
+        task: image to score.
         rules: {name: rule}.
         settings: {name of a rule: its settings}.
         num_things, num_stuff: T and S.
@@ -131,9 +131,9 @@ def ground_truth(
     """Reads the ground truth of a dataset dict.
 
     Returns:
-        Labels (H, W) int32, 0 = void, k = segment k; and (k, class index, is crowd) of each segment, the classes as in
-        `PanopticQuality`. Small labels are counted faster than the ids of the PNG. A segment without a pixel is kept:
-        as in the evaluation, it is missed.
+        Labels (H, W) int32, 0 = void, k = segment k; and (k, class index, is crowd) of each segment, with class
+        indices as in `PanopticQuality`. Small labels are counted faster than the ids of the PNG. A segment without a
+        pixel is kept and counts as missed, as in the evaluation.
 
     Raises:
         DatasetError: the PNG is missing or invalid.
@@ -155,6 +155,6 @@ def _class_index(segment: Mapping[str, Any], num_things: int) -> int:
 
 
 def _prepare(heads: ImageHeads, size: Size) -> tuple[SemSegLogits, Instances]:
-    """Returns what a rule fuses at one size."""
+    """Returns the inputs of a rule at one size."""
     sem_seg = RememberedLogits(heads.sem_seg_logits, heads.padded_size, heads.image_size, size)
     return sem_seg, rescale_instances(heads.instances, size)

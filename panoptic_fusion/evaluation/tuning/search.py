@@ -1,7 +1,7 @@
 """Coordinate descent over grids of thresholds, with folds of images left out in turn.
 
-Every search proposes settings and receives their scores, so that many searches share one pass over the images. The
-counts that PQ is made of are additive: a setting is scored once per image, whichever folds the searches leave out.
+Every search proposes settings and receives their scores, so that many searches share one pass over the images. PQ is
+computed from counts that add up, so a setting is scored once per image, whichever folds the searches leave out.
 
 Shapes: K is the number of folds, C the number of classes. A setting is a tuple with one value per axis of the grid.
 """
@@ -16,18 +16,18 @@ from .statistics import quality_of_sums
 Setting = tuple[Any, ...]
 Grid = Sequence[Sequence[Any]]
 
-MAX_ROUNDS = 4  # times that a search goes through all axes
+MAX_ROUNDS = 4  # rounds over all axes per search
 
 
 def descend(grid: Grid, start: Setting) -> Generator[list[Setting], Sequence[float], Setting]:
     """Searches a grid along one axis after another, until a round over all axes changes nothing.
 
-    A value is only changed for a higher score; NaN is lower than every number. Of several values with the same score,
-    the first one of the axis is taken.
+    A value is only changed for a higher score; NaN is lower than every number. If several values have the same score,
+    the first one on the axis is used.
 
     Args:
         grid: values of each axis.
-        start: setting to start from; its values need not be on the grid.
+        start: start setting; its values need not be on the grid.
 
     Yields:
         Settings to score; `send` expects one score for each, higher is better.
@@ -55,8 +55,8 @@ def line_through(setting: Setting, axis: int, values: Sequence[Any]) -> list[Set
 def folds_of(num_images: int, num_folds: int) -> np.ndarray:
     """Returns the fold of each image, (num_images,) int64 in [0, num_folds).
 
-    Folds are stretches of the dataset's order, whose sizes differ by one at most. Neighboring frames of a video
-    therefore mostly share a fold, and a setting is never scored on the neighbors of the images that it was chosen on.
+    Folds are contiguous parts of the dataset, whose sizes differ by at most one. Neighboring frames of a video
+    therefore mostly share a fold, and a setting is rarely scored on the neighbors of the images that it was chosen on.
 
     Raises:
         ValueError: there are fewer images than folds.
@@ -67,23 +67,23 @@ def folds_of(num_images: int, num_folds: int) -> np.ndarray:
 
 
 class FoldSums:
-    """Counts of settings per fold, which are computed once and kept.
+    """Cache of the counts of settings per fold.
 
     Attributes:
         known: {(rule, setting): (K, 4, C) float64 sums of each fold, see `quality_of_sums`}.
     """
 
     def __init__(self, compute: Callable[[dict[str, list[Setting]]], Mapping[tuple[str, Setting], np.ndarray]]):
-        """Initializes an empty memory.
+        """Initializes an empty cache.
 
         Args:
-            compute: returns the sums of new settings, given as {rule: settings}.
+            compute: function that returns the sums of new settings, given as {rule: settings}.
         """
         self._compute = compute
         self.known: dict[tuple[str, Setting], np.ndarray] = {}
 
     def require(self, wanted: Sequence[tuple[str, Setting]]) -> None:
-        """Computes the sums of all pairs (rule, setting) that are not known yet, in one call."""
+        """Computes the sums of all new pairs (rule, setting), in one call."""
         new: dict[str, list[Setting]] = {}
         for rule, setting in dict.fromkeys(wanted):
             if (rule, setting) not in self.known:
@@ -92,7 +92,7 @@ class FoldSums:
             self.known.update(self._compute(new))
 
     def quality(self, rule: str, setting: Setting, left_out: int | None = None) -> float:
-        """Returns the PQ of a known setting on all images, or on those outside of one fold; NaN without segments."""
+        """Returns the PQ of a known setting on all images or without one fold; NaN without segments."""
         sums = self.known[rule, setting]
         kept = sums if left_out is None else np.delete(sums, left_out, axis=0)
         return float(quality_of_sums(kept.sum(axis=0)))
@@ -101,11 +101,11 @@ class FoldSums:
 def search_rules(
     grids: Mapping[str, tuple[Grid, Setting]], sums: FoldSums, num_folds: int
 ) -> dict[tuple[str, int | None], Setting]:
-    """Searches the best setting of each rule, on all images and with each fold left out.
+    """Searches for the best setting of each rule, on all images and with each fold left out.
 
     Args:
-        grids: {rule: its grid and the setting to start from}.
-        sums: memory of counts.
+        grids: {rule: (grid, start setting)}.
+        sums: cache of the counts.
         num_folds: K.
 
     Returns:

@@ -13,7 +13,7 @@ LEVEL = 0.95
 
 
 def quality_of_sums(sums: np.ndarray) -> np.ndarray:
-    """Returns the PQ in [0, 1] of sums (..., 4, C): (...) float64, a mean over the classes that occur, NaN if none."""
+    """Returns the PQ in [0, 1] of sums (..., 4, C): (...) float64, mean over the classes that occur, NaN if none."""
     quality = pq_of_classes(*np.moveaxis(sums, -2, 0))
     occurs = ~np.isnan(quality)
     count = occurs.sum(axis=-1)
@@ -24,8 +24,7 @@ def quality_of_sums(sums: np.ndarray) -> np.ndarray:
 def resampled_quality(sums: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
     """Returns the PQ of random sets of N images, drawn with replacement: (B,) float64.
 
-    Calls with the same seed draw the same sets, so that differences between two predictors of the same images are
-    paired.
+    Calls with the same seed draw the same sets, so differences between two predictors on the same images are paired.
 
     Args:
         sums: (N, 4, C).

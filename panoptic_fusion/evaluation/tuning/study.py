@@ -1,8 +1,8 @@
 """Tunes the fusion of a model on a dataset: runs the network, searches, and scores the choices on held-out images.
 
-Each fold of images is scored with the settings that were best on all other folds. The sum of these held-out counts over
-all images gives the PQ of the tuned rule, to which no image contributed that its setting was chosen on. The rule itself
-is chosen in the same way.
+Each fold of images is scored with the settings that were best on all other folds. The PQ of the tuned rule is computed
+from the sum of these held-out counts over all images, so no image is scored with a setting that was chosen on it. The
+rule itself is chosen in the same way.
 """
 
 import os
@@ -31,11 +31,11 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Start and tuned settings on the same images; PQ in percent, with confidence intervals over the images.
+    """Comparison of start and tuned settings on the same images: PQ in percent and confidence intervals.
 
     Attributes:
-        start, tuned: PQ with the settings to start from, and with the tuned settings, held out.
-        start_interval, tuned_interval: their confidence intervals.
+        start, tuned: PQ with the start settings, and with the tuned settings on held-out images.
+        start_interval, tuned_interval: confidence intervals of both, over the images.
         gain_interval: confidence interval of tuned - start, from paired resamples.
     """
 
@@ -53,13 +53,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class TunedRule:
-    """Result of one rule.
+    """Tuning result of one rule.
 
     Attributes:
-        rule: the rule.
-        setting: the best setting on all images.
-        quality: its PQ in percent on the same images, which is too optimistic.
-        fold_settings: the best setting without each fold.
+        rule: fusion rule that was tuned.
+        setting: best setting on all images.
+        quality: PQ of `setting` in percent on the same images, which is too optimistic.
+        fold_settings: best setting without each fold.
         held_out: comparison with the start on held-out images.
         curves: {key: [(value, PQ in percent)]} on all images, with the other keys as in `setting`.
     """
@@ -77,11 +77,11 @@ class Study:
     """Result of tuning.
 
     Attributes:
-        rules: {name: result}, the best on all images first.
-        reasons: {name: why a rule could not be tuned}.
+        rules: {name: result}, in descending order of PQ on all images.
+        reasons: {name: reason why the rule could not be tuned}.
         own_rule: name of the model's rule.
         fold_rules: name of the best rule without each fold.
-        choice: the choice of rule and setting, compared with the model as it is, on held-out images.
+        choice: comparison of the chosen rule and setting with the model's own, on held-out images.
         images: number of images.
         problems: descriptions of the images that were left out.
     """
@@ -96,7 +96,7 @@ class Study:
 
     @property
     def best(self) -> TunedRule:
-        """The rule and setting with the highest PQ on all images."""
+        """Rule and setting with the highest PQ on all images."""
         return next(iter(self.rules.values()))
 
 
@@ -116,13 +116,13 @@ def tune_model(
         cfg: resolved config of a network with instances and semantic segmentation.
         records: dicts of the dataset.
         output: existing folder for the cached results of the heads.
-        names: rules to tune, and always the model's own; default: all that the model can feed.
+        names: names of rules to tune, in addition to the model's own; default: all that the model can feed.
         num_folds: number of folds.
         processes: number of processes that fuse; None: one per core.
         seed: seed of the confidence intervals.
 
     Raises:
-        UserError: a rule is unknown, or fewer images than folds can be used.
+        UserError: a rule is unknown, or there are fewer usable images than folds.
         DiskError: the disk is full.
     """
     model = build_predictor(cfg).model
@@ -158,11 +158,12 @@ def study_images(
     seed: int,
     problems: list[str],
 ) -> Study:
-    """Searches on images that are cached; see `tune_model`.
+    """Runs the search on cached images; see `tune_model`.
 
     Args:
-        tasks: the images, in the order of the dataset.
-        score: returns the counts (number of settings, 4, C) of an image for {rule: settings}, see `score_image`.
+        tasks: images in the order of the dataset.
+        score: function that returns the counts (number of settings, 4, C) of an image for {rule: settings},
+            see `score_image`.
         rules, reasons, own_rule, num_folds, processes, seed, problems: see `tune_model` and `Study`.
     """
     folds = folds_of(len(tasks), num_folds)
@@ -196,7 +197,7 @@ def study_images(
     def best_rule(fold: int) -> str:
         return max(rules, key=lambda name: np.nan_to_num(memory.quality(name, best[name, fold], fold), nan=-1))
 
-    # Counts of every image, for the few settings that are reported.
+    # Counts per image, for the few reported settings.
     reported = {
         name: list(dict.fromkeys([rule.start, *(best[name, fold] for fold in range(num_folds))]))
         for name, rule in rules.items()
@@ -229,7 +230,7 @@ def study_images(
 
 
 def compare(start: np.ndarray, tuned: np.ndarray, seed: int = 0) -> Comparison:
-    """Compares counts (N, 4, C) per image of two predictors of the same images."""
+    """Compares two predictors on the same images by their counts (N, 4, C) per image."""
     resampled = [100 * resampled_quality(sums, seed) for sums in (start, tuned)]
     values = [100 * float(quality_of_sums(sums.sum(axis=0))) for sums in (start, tuned)]
     intervals = [interval(samples) for samples in resampled]

@@ -71,7 +71,7 @@ class BranchedBackbone(Backbone):
         if share_bottom_up and not isinstance(instances, FPN):
             raise ConfigError(
                 f"MODEL.SHARING is 'backbone', but MODEL.BACKBONE.NAME builds a {type(instances).__name__}, which is "
-                "no FPN: use 'skip' or 'none'"
+                "not an FPN: use 'skip' or 'none'"
             )
         if isinstance(stuff, FPN):
             _leave_out_extra_levels(stuff, stuff_levels)

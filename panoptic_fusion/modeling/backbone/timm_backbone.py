@@ -250,7 +250,7 @@ def _freeze(net: nn.Module, name: str, stages: list[str], count: int) -> None:
     last = flat_name(stages[count - 1])
     inside = [i for i, module in enumerate(names) if f"{flat_name(module)}_".startswith(f"{last}_")]
     if not inside:
-        raise ConfigError(f"MODEL.TIMM.FROZEN_STAGES: {name} does not say where its stages end; set it to 0")
+        raise ConfigError(f"MODEL.TIMM.FROZEN_STAGES: {name} does not define where its stages end; set it to 0")
     frozen = names[: inside[-1] + 1]
     _freeze_batch_norms(net, frozen)
     for module in frozen:

@@ -1,4 +1,4 @@
-"""Anyone's arrays as the inputs of a fusion: torch tensors, numpy arrays, COCO RLE.
+"""Converts torch tensors, numpy arrays and COCO RLEs to the inputs of a fusion.
 
 Shapes: R instances, C semantic channels, M x M mask logits on a box, H x W pixels of the output.
 """
@@ -23,10 +23,10 @@ Size = tuple[int, int]
 
 
 def to_tensor(value: Any, name: str) -> Tensor:
-    """Returns a torch tensor, without a copy where that is possible.
+    """Converts a value to a torch tensor, without a copy if possible.
 
     Raises:
-        UserError: the value, called `name`, is not a tensor, an array or a sequence of numbers.
+        UserError: the value is not a tensor, an array or a sequence of numbers; the message contains `name`.
     """
     if isinstance(value, Tensor):
         return value.detach()
@@ -42,15 +42,15 @@ def to_tensor(value: Any, name: str) -> Tensor:
 def read_sem_seg(
     sem_seg: Tensor, classes: ClassNumbers, size: Size | None
 ) -> tuple[SemSegLogits | LabelMap, int | None]:
-    """Returns the semantic side of a fusion, and how many of its channels are things (None: not known).
+    """Returns the semantic input of a fusion, and the number of its thing channels (None for label maps).
 
     Args:
         sem_seg: (C, h, w) float logits or probabilities, or (H, W) integer labels.
-        classes: which channels and labels are stuff and things.
-        size: (H, W) to which logits are resized bilinearly; None: theirs.
+        classes: numbering of the stuff and thing classes.
+        size: (H, W) to which logits are resized bilinearly. None: they are not resized.
 
     Raises:
-        UserError: the shape, dtype, channels or size do not fit.
+        UserError: the shape, dtype, channels or size are invalid.
     """
     if sem_seg.dim() == 2 and not sem_seg.is_floating_point() and not sem_seg.is_complex():
         if size is not None and tuple(sem_seg.shape) != size:
@@ -81,13 +81,13 @@ def read_masks(masks: Any, boxes: Tensor | None, device: torch.device) -> tuple[
         masks: (R, H, W) bool or integer (0: outside), R COCO RLEs, or with boxes (R, M, M) float logits. A second
             dimension of 1, as in (R, 1, M, M), is dropped. None: no instances.
         boxes: (R, 4), or None.
-        device: where to put them.
+        device: device of the result.
 
     Returns:
         (R, H, W) bool, or (R, M, M) float. Without instances H and W are 0 unless the array has them.
 
     Raises:
-        UserError: the masks are neither.
+        UserError: the masks have none of these formats.
     """
     if isinstance(masks, (list, tuple)) and masks and isinstance(masks[0], Mapping):
         decoded = [_decode(rle, row) for row, rle in enumerate(masks)]
@@ -125,13 +125,13 @@ def read_masks(masks: Any, boxes: Tensor | None, device: torch.device) -> tuple[
 def read_instances(
     masks: Tensor, on_boxes: bool, boxes: Tensor | None, scores: Tensor, classes: Tensor, size: Size
 ) -> Instances:
-    """Returns R instances as a fusion takes them.
+    """Returns R instances in the format of the fusion modules.
 
     Args:
         masks, on_boxes: see `read_masks`.
-        boxes: (R, 4) XYXY with exclusive ends, in pixels of the output. None: those of the masks.
-        scores: (R,).
-        classes: (R,) int64, 0..T-1.
+        boxes: (R, 4) XYXY with exclusive ends, in pixels of the output. None: computed from the masks.
+        scores: (R,) scores.
+        classes: (R,) int64 thing classes, 0..T-1.
         size: (H, W) of the output.
 
     Raises:

@@ -100,8 +100,8 @@ class PanopticFusion(nn.Module):
         """Builds the fusion.
 
         Args:
-            label_space: the thing and stuff classes.
-            ontology: which semantic channels the stuff head outputs: "full", "collapsed" or "stuff".
+            label_space: thing and stuff classes.
+            ontology: semantic channels of the stuff head: "full", "collapsed" or "stuff".
             instances_confidence_thresh: score threshold in [0, 1]. Instances with a lower score are not used.
             overlap_thresh: overlap threshold in [0, 1] for an instance and the earlier ones. Each rule defines its
                 measure.

@@ -1,4 +1,4 @@
-"""The numbers that stand for stuff and thing classes in anyone's label maps, logits, instances and results."""
+"""Numbering of the stuff and thing classes in a caller's label maps, logits, instances and results."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from panoptic_fusion.errors import UserError
 
 @dataclass(frozen=True)
 class ClassNumbers:
-    """S stuff and T thing classes.
+    """Numbering of S stuff and T thing classes.
 
     Two conventions:
 
-    - counts, as this project's networks: instances have the classes 0..T-1 and stuff has 0..S-1. Semantic channels are
-      stuff first, then things: S + T, or S + 1 with one channel for all things, or S without things;
-    - category ids: one number per class, used by semantic channels, instances and results alike. Channels and labels
-      of other numbers belong to no class.
+    - Counts, as in this project's networks: instances have the classes 0..T-1, and stuff has 0..S-1. Semantic channels
+      are stuff first, then things: S + T, or S + 1 with one channel for all things, or S without things.
+    - Category ids: one number per class for semantic channels, instances and results. Channels and labels with other
+      numbers do not belong to a class.
 
     Attributes:
-        stuff, things: the category ids, or 0..S-1 and 0..T-1.
-        are_counts: whether the first convention holds.
+        stuff, things: category ids, or 0..S-1 and 0..T-1.
+        are_counts: whether the first convention is used.
     """
 
     stuff: tuple[int, ...]
@@ -34,10 +34,10 @@ class ClassNumbers:
 
     @classmethod
     def of(cls, stuff_classes: int | Sequence[int], thing_classes: int | Sequence[int]) -> ClassNumbers:
-        """Reads two counts or two sequences of category ids.
+        """Builds the numbering from two counts or two sequences of category ids.
 
         Raises:
-            UserError: one is a count and the other is not, a number is negative, or an id occurs twice.
+            UserError: only one of them is a count, a number is negative, or an id occurs twice.
         """
         values = {"stuff_classes": stuff_classes, "thing_classes": thing_classes}
         are_counts = [_is_integer(value) for value in values.values()]
@@ -56,25 +56,25 @@ class ClassNumbers:
 
     @property
     def num_stuff(self) -> int:
-        """S."""
+        """Number of stuff classes, S."""
         return len(self.stuff)
 
     @property
     def num_things(self) -> int:
-        """T."""
+        """Number of thing classes, T."""
         return len(self.things)
 
     def channel_order(self, num_channels: int) -> tuple[list[int] | None, int]:
-        """Finds the order that brings semantic channels into "stuff, things, channels of no class".
+        """Returns the order in which semantic channels are stuff, then things, then channels without a class.
 
         Args:
-            num_channels: C, the channels of the semantic logits.
+            num_channels: C, the number of channels of the semantic logits.
 
         Returns:
-            the C channels in that order, or None if they are in it already; how many of them are things.
+            The C channels in that order, or None if they already have it; and the number of thing channels.
 
         Raises:
-            UserError: the channels do not fit the classes.
+            UserError: the number of channels does not match the classes.
         """
         stuff, things = self.num_stuff, self.num_things
         if self.are_counts:
@@ -98,10 +98,10 @@ class ClassNumbers:
         return (None if order == list(range(num_channels)) else order), len(things_first)
 
     def label_channels(self, labels: Tensor) -> Tensor:
-        """Converts a label map to channels: stuff 0..S-1, things S..S+T-1, S+T for labels of no class.
+        """Converts a label map to channels: stuff 0..S-1, things S..S+T-1, S+T for other labels.
 
         Args:
-            labels: (H, W) of any integer dtype.
+            labels: (H, W) label map of any integer dtype.
 
         Returns:
             (H, W) int64.
@@ -127,7 +127,7 @@ class ClassNumbers:
         return result
 
     def named(self, segments_info: list[dict]) -> list[dict]:
-        """Returns segments_info with the caller's category ids."""
+        """Converts the category ids in segments_info to the caller's numbers."""
         if self.are_counts:
             return segments_info
         return [

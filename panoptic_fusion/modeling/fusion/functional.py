@@ -1,4 +1,4 @@
-"""`fuse`: combines the outputs of any semantic and any instance model by one of the five rules."""
+"""Function `fuse`, which combines the outputs of any semantic and any instance model with one of the five rules."""
 
 from __future__ import annotations
 
@@ -31,49 +31,50 @@ def fuse(
 ) -> tuple[Any, list[dict]]:
     """Fuses a semantic and an instance segmentation of one image into a panoptic segmentation.
 
-    The networks of this project call the same rules. Arguments are torch tensors or numpy arrays; all of them are moved
-    to the device of `sem_seg`. None is changed. Instances with a number that is not finite are dropped, and pixels with
-    such semantic logits become void unless an instance takes them.
+    The networks of this project use the same rules. Arguments are torch tensors or numpy arrays. They are not changed,
+    and all are moved to the device of `sem_seg`. Instances with non-finite numbers are dropped. Pixels with non-finite
+    semantic logits become void unless an instance covers them.
 
     Args:
-        sem_seg: (C, h, w) float logits or probabilities, or (H, W) integer labels. Logits of another size than the
-            output are resized bilinearly.
-        masks: of R instances: (R, H, W) bool or 0 and 1; or R COCO RLEs; or (R, M, M) float logits on `boxes`, what a
-            mask head returns before the sigmoid. None: no instances.
+        sem_seg: (C, h, w) float logits or probabilities, or (H, W) integer labels. Logits whose size differs
+            from the output are resized bilinearly.
+        masks: masks of R instances: (R, H, W) bool or 0 and 1; or R COCO RLEs; or (R, M, M) float logits on `boxes`,
+            the output of a mask head before the sigmoid. None: no instances.
         scores: (R,) float, usually in [0, 1].
         classes: (R,) thing classes.
         stuff_classes, thing_classes: two counts S and T, or two sequences of category ids. With counts, instances have
-            the classes 0..T-1, and semantic channels and labels are stuff 0..S-1, then things (S + T channels, or S + 1
-            if one stands for all things, or S without things). With ids, each class has one number in `sem_seg`,
-            `classes` and the result; a pixel whose semantic label is neither becomes void unless an instance takes it.
+            the classes 0..T-1. Semantic channels and labels are stuff 0..S-1, then things: S + T channels, or S + 1
+            with one channel for all things, or S without things. With ids, a class has the same number in `sem_seg`,
+            `classes` and the result. Pixels with any other label become void unless an instance covers them.
         rule: one of `RULES`:
-            "heuristic" (Panoptic FPN): by score, dropped if too much of the mask is covered already;
-            "seamless": the same, with scores above the threshold;
-            "mask_guided" (TASCNet): also the semantic labels must call most of the mask a thing;
+            "heuristic" (Panoptic FPN): paints by score, and drops instances whose mask is covered too much;
+            "seamless": the same, but scores must be strictly above the threshold;
+            "mask_guided" (TASCNet): also requires that most of the mask are things in the semantic labels;
             "spatial_ranking" (OANet): the heuristic rule in the order of `ranking`;
-            "upsnet": each pixel to the highest sum of semantic and mask logits.
-        boxes: (R, 4) XYXY with exclusive ends, in pixels of the output. Needed for masks on boxes. With full masks only
-            "upsnet" looks at them; None: those of the masks.
-        size: (H, W) of the output. None: the size of full masks, else of `sem_seg`. Pass it with RLEs or None if
-            `sem_seg` is smaller than the output, so that images without instances get the same size.
-        ranking: for "spatial_ranking": ranking scores (R,), the highest on top, or a trained `SpatialRankingModule`,
-            such as `model.fusion.srm` of a trained network.
-        options: thresholds that differ from the rule's own, of those in `RULES[rule].options`:
+            "upsnet": assigns each pixel to the highest sum of semantic and mask logits.
+        boxes: (R, 4) XYXY with exclusive ends, in pixels of the output. Required for masks on boxes. With full masks,
+            only "upsnet" uses boxes. None: computed from the masks.
+        size: (H, W) of the output. None: the size of full masks, or else of `sem_seg`. If `sem_seg` is smaller than the
+            output and masks are RLEs or None, pass it so that images without instances get the same size.
+        ranking: input of "spatial_ranking": ranking scores (R,), the highest on top, or a trained
+            `SpatialRankingModule`, such as `model.fusion.srm` of a trained network.
+        options: options in `RULES[rule].options` that differ from the rule's defaults:
             confidence_thresh, overlap_thresh in [0, 1] and stuff_area_limit in pixels (all rules);
-            stuff_channels_only: pixels without instance get the best stuff class (all but "upsnet"; needs logits);
+            stuff_channels_only: whether pixels without an instance get the best stuff class (all rules except "upsnet";
+            requires logits);
             agreement ("coverage" or "iou"), agreement_thresh in [0, 1] ("mask_guided");
             ranking_stride: pixels per cell of the module ("spatial_ranking");
-            unknown: whether there is an unknown channel ("upsnet").
+            unknown: whether to add an unknown channel ("upsnet").
 
     Returns:
-        the panoptic map (H, W) int32, 0 = void, segment ids from 1: a tensor on the device of `sem_seg`, or a numpy
-        array if `sem_seg` is one. And segments_info, a list of dicts of Python scalars, things first: id, isthing
-        (bool), category_id (a thing class if isthing, else a stuff class), area (pixels), and for things score (float)
-        and instance_id (row of the instances).
+        The panoptic map (H, W) int32, 0 = void, segment ids from 1: a tensor on the device of `sem_seg`, or a numpy
+        array if `sem_seg` is not a tensor. And segments_info, a list of dicts of Python scalars, things first: id,
+        isthing (bool), category_id (a thing class if isthing, else a stuff class), area (pixels), and for things score
+        (float) and instance_id (index of the instance).
 
     Raises:
-        UserError: an argument has the wrong shape, dtype or range, the rule does not have the option, or the rule needs
-            something that was not given. The message says what.
+        UserError: an argument has the wrong shape, dtype or range, or the rule does not have an option or lacks an
+            input. The message names the argument.
     """
     if rule not in RULES:
         raise UserError(f"rule is {rule!r}: available: {', '.join(RULES)}")
@@ -114,14 +115,14 @@ def fuse(
 
 
 def _whole(classes: Tensor) -> Tensor:
-    """Returns classes as int64; some libraries return them as floats."""
+    """Converts classes, which some libraries return as floats, to int64."""
     if classes.is_floating_point() and bool((classes != classes.round()).any()):
         raise UserError("classes must be whole numbers, one per instance")
     return classes.long()
 
 
 def _read_ranking(ranking: Tensor, num: int) -> Tensor:
-    """Returns ranking scores (R,) in float64."""
+    """Checks ranking scores and returns them as (R,) float64."""
     if ranking.numel() != num or (num and ranking.dim() != 1):
         raise UserError(f"ranking has the shape {tuple(ranking.shape)}, but {num} masks need ({num},)")
     if not bool(ranking.double().isfinite().all()):

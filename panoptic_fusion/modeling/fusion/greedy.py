@@ -64,7 +64,7 @@ class Scene:
 
 
 Accept = Callable[[Scene, Candidate], torch.Tensor]
-"""Decides whether to paint a candidate: a 0-d bool tensor, not read on the host."""
+"""Decides whether to paint a candidate: a 0-d bool tensor, which is not copied to the CPU."""
 
 
 def make_scene(
@@ -75,16 +75,16 @@ def make_scene(
     confidence_thresh: float,
     num_thing_channels: int | None = None,
 ) -> Scene:
-    """Collects what is known of one image, with one read on the host for the scores and one for the boxes.
+    """Collects the inputs of one image, with one copy of the scores and one of the boxes to the CPU.
 
     Args:
         sem_seg, instances: see `PanopticFusion.forward`.
-        num_stuff: S.
-        confidence_thresh: instances of a lower score are left out of `kept`.
+        num_stuff: S, the number of stuff classes.
+        confidence_thresh: score threshold; `kept` lacks instances with a lower score.
         num_thing_channels: see `Scene`.
 
     Raises:
-        ValueError: instances and semantic side are of different output sizes, or instances have no masks.
+        ValueError: instances and `sem_seg` have different output sizes, or instances have no masks.
     """
     ranking = instances.scores.argsort(descending=True, stable=True)
     is_kept = reaches_score(instances.scores, confidence_thresh)[ranking]
@@ -108,13 +108,13 @@ def fuse_greedily(
     stuff_area_of: str = "class",
     size: tuple[int, int] | None = None,
 ) -> PanopticSeg:
-    """Paints the instances of a scene in an order, each where no earlier one is; stuff takes what is left.
+    """Paints instances in the given order, each on pixels that are still free, and then stuff.
 
     Args:
-        scene: what is known of the image.
-        order: rows of the instances to paint, the first on top.
-        accept: whether to paint a candidate.
-        stuff_area_limit: stuff segments of fewer pixels become void.
+        scene: inputs of the image.
+        order: indices of the instances to paint, the first on top.
+        accept: function that decides whether to paint a candidate.
+        stuff_area_limit: number of pixels; smaller stuff segments become void.
         stuff_channels_only: see `GreedyFusion`; needs semantic logits.
         stuff_area_of: see `GreedyFusion`.
         size: see `PanopticFusion.forward`.
@@ -157,8 +157,8 @@ class GreedyFusion(PanopticFusion):
         Args:
             stuff_channels_only: whether pixels without an instance get the best stuff class. Otherwise they get the
                 best of all semantic channels, and become void if that is a thing.
-            stuff_area_of: what the area limit of stuff applies to: all pixels of a "class", or each connected "region"
-                of it (OANet, section 4.2).
+            stuff_area_of: unit that the area limit of stuff applies to: all pixels of a "class", or each of its
+                connected "region"s (OANet, section 4.2).
             kwargs: forwarded to `PanopticFusion`.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Semantic labels that are final, in the place of logits: what many models return."""
+"""Semantic labels as the input of a fusion, for models that do not return logits."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LabelMap:
-    """A map of semantic channels, which the greedy rules read like `SemSegLogits`.
+    """Label map with one semantic channel per pixel, which the greedy rules use like `SemSegLogits`.
 
     Attributes:
         labels: (H, W) int64 in [0, num_channels).
-        num_channels: the number of channels, stuff first.
+        num_channels: number of channels, stuff first.
     """
 
     labels: Tensor
@@ -21,7 +21,7 @@ class LabelMap:
 
     @property
     def output_size(self) -> tuple[int, int]:
-        """(height, width) of the map."""
+        """Height and width of the map."""
         return (self.labels.shape[0], self.labels.shape[1])
 
     @property

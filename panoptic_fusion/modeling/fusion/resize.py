@@ -15,7 +15,7 @@ def shortest_edge_scale(size: tuple[int, int], min_size: int, max_size: int) -> 
 
     Args:
         size: (height, width) of the image.
-        min_size, max_size: in pixels.
+        min_size, max_size: target of the short side and limit of the long side, in pixels.
     """
     scale = min_size / min(size)
     if round(scale * max(size)) > max_size:

@@ -1,7 +1,7 @@
-"""The five rules as functions on one image's outputs, with their options and what they need.
+"""The five fusion rules as functions of one image's outputs, with their options and requirements.
 
-The fusions of the networks and `fuse` share the parts that this module composes: the order, the accept decision and
-the painting of the greedy rules, and UPSNet's panoptic head.
+The fusion modules of the networks and `fuse` share the parts that this module combines: paint order, accept decision
+and painting of the greedy rules, and UPSNet's panoptic head.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ GREEDY_THRESHOLDS = {**THRESHOLDS, "stuff_channels_only": "STUFF_CHANNELS_ONLY"}
 
 @dataclass(frozen=True)
 class RuleInputs:
-    """What a rule looks at besides the semantic side and the instances.
+    """Inputs of a rule, in addition to the semantic logits or labels and the instances.
 
     Attributes:
-        classes: S stuff and T thing classes.
+        classes: numbering of the S stuff and T thing classes.
         options: {option of the rule: value}.
-        num_thing_channels: the semantic channels of things, which follow the S stuff channels; None for a label map.
-        ranking_module: the spatial ranking module, if one was given.
-        has_ranking: whether there is such a module, or a field `ranking` of the instances.
-        wants_stuff_channels: whether the caller asked for `stuff_channels_only`. A rule's own default of it has no
-            effect on a label map.
+        num_thing_channels: number of semantic channels of things, after the S stuff channels; None for a label map.
+        ranking_module: spatial ranking module, if the caller passed one.
+        has_ranking: whether such a module exists, or the instances have a field `ranking`.
+        wants_stuff_channels: whether the caller set `stuff_channels_only`. A rule's own default for it has no effect on
+            a label map.
     """
 
     classes: ClassNumbers
@@ -79,9 +79,9 @@ class Rule:
     """One of the five rules.
 
     Attributes:
-        name: as the argument `rule` of `fuse`.
-        fusion: the class that networks fuse with.
-        combine: makes the panoptic segmentation.
+        name: name of the rule, the argument `rule` of `fuse`.
+        fusion: fusion module that networks use for the rule.
+        combine: function that returns the panoptic segmentation.
         thresholds: {option: key of `PanopticFusion.thresholds`}.
         extras: {further option: default}.
     """
@@ -99,10 +99,10 @@ class Rule:
         return {**{option: defaults[key] for option, key in self.thresholds.items()}, **self.extras}
 
     def read_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the value of every option; those that are not given or None have the rule's own.
+        """Returns the value of every option; options that are None or not given have the rule's default.
 
         Raises:
-            UserError: the rule does not have an option, or its value is outside of its range.
+            UserError: the rule does not have an option, or a value is out of range.
         """
         options = self.options
         for name, value in given.items():
@@ -116,10 +116,10 @@ class Rule:
         return options
 
     def check(self, sem_seg: SemanticSide, inputs: RuleInputs) -> None:
-        """Checks that the rule has what it needs.
+        """Checks that the rule has all inputs that it needs.
 
         Raises:
-            UserError: something is missing, or was given and is not used.
+            UserError: an input is missing, or an input was passed that the rule does not use.
         """
         needs, num_things, channels = f"rule {self.name!r} needs", inputs.classes.num_things, inputs.num_thing_channels
         is_map = isinstance(sem_seg, LabelMap)
@@ -132,7 +132,9 @@ class Rule:
                     "channels of things; use 'heuristic'"
                 )
             if _are_probabilities(sem_seg.logits):
-                raise UserError(f"{needs} semantic logits, but sem_seg has probabilities: pass what the softmax gets")
+                raise UserError(
+                    f"{needs} semantic logits, but sem_seg has probabilities: pass the input of the softmax"
+                )
         if self.name == "mask_guided" and channels == 0:
             raise UserError(f"{needs} semantic logits or labels of things, but sem_seg has only stuff; use 'heuristic'")
         if is_map and inputs.wants_stuff_channels:
@@ -227,7 +229,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "ranking_stride": (lambda value: value in STRIDES, f"one of {', '.join(map(str, STRIDES))}"),
     "unknown": _BOOL,
 }
-"""{option: whether a value is allowed, and what is}."""
+"""{option: (function that checks a value, description of the allowed values)}."""
 
 RULES = {
     rule.name: rule

@@ -15,13 +15,13 @@ STUFF_AREAS = ("class", "region")
 def drop_small_regions(labels: Tensor, free: Tensor, *, num_stuff: int, limit: int) -> Tensor:
     """Returns labels in which the small connected regions of every stuff class are ignored.
 
-    Pixels that touch at a side or corner are connected. The regions are found on the CPU.
+    Pixels that touch at a side or corner are connected. The regions are computed on the CPU.
 
     Args:
-        labels: (H, W) integers; the stuff classes are 0..S-1.
-        free: (H, W) bool, the pixels that no instance covers; only these count.
-        num_stuff: S.
-        limit: regions of fewer pixels become 255.
+        labels: (H, W) integer classes; the stuff classes are 0..S-1.
+        free: (H, W) bool mask of the pixels that no instance covers; only these count.
+        num_stuff: S, the number of stuff classes.
+        limit: number of pixels; smaller regions become 255.
     """
     stuff = torch.where(free & (labels < num_stuff), labels, num_stuff).cpu().numpy()
     small = np.zeros(stuff.shape, bool)

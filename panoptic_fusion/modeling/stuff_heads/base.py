@@ -240,7 +240,7 @@ def class_weights_of(cfg: CfgNode) -> tuple[float, ...]:
     weights = tuple(float(w) for w in cfg.MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS)
     if weights and (len(weights) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES or min(weights) < 0):
         raise ConfigError(
-            f"MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS has {len(weights)} numbers: give one >= 0 for each of the "
+            f"MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS has {len(weights)} numbers: pass one >= 0 for each of the "
             f"{cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES} semantic channels (stuff first, then things), or none"
         )
     return weights

@@ -68,7 +68,7 @@ class DeformableSemSegHead(StuffHead):
             num_classes: C, the number of semantic channels.
             conv_dim: channels of the last two layers.
             num_convs: number of layers: 2 (the paper's Cityscapes) or 3 (its COCO).
-            norm: a name of detectron2's `get_norm`, "InPlaceABN", or "" for none. Batch norms mix the statistics of all
+            norm: name for detectron2's `get_norm`, "InPlaceABN", or "" for none. Batch norms mix the statistics of all
                 levels.
             roi_loss_weight: weight of `loss_sem_seg_roi`. 0 disables it.
             kwargs: forwarded to `StuffHead`.

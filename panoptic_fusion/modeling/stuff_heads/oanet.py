@@ -45,7 +45,7 @@ class OANetSemSegHead(StuffHead):
             input_shape: shapes of the feature maps that the head uses, in any order.
             num_classes: C, the number of semantic channels.
             conv_dim: channels of all 3x3 convolutions.
-            norm: a name of detectron2's `get_norm`, "InPlaceABN", or "" for none.
+            norm: name for detectron2's `get_norm`, "InPlaceABN", or "" for none.
             kwargs: forwarded to `StuffHead`.
 
         Raises:

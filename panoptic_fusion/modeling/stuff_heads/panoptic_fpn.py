@@ -42,7 +42,7 @@ class PanopticFPNHead(SemSegFPNHead):
 
         Args:
             input_shape: shapes of the feature maps that the head uses.
-            norm: a name of detectron2's `get_norm`, "InPlaceABN", or "" for none.
+            norm: name for detectron2's `get_norm`, "InPlaceABN", or "" for none.
             hard_pixel_fraction, class_weights: see `StuffHead`.
             kwargs: forwarded to detectron2's SemSegFPNHead.
         """

@@ -24,7 +24,7 @@ def sem_seg_roi_loss(
     excluded. The published code uses one image per process and skips images without things. This project averages over
     the images, and an image without things counts as 0.
 
-    Deviation: boxes of the published code end at their last pixel, and both crops end there, so the last row and column
+    Deviation: boxes of the published code end at their last pixel. Both crops leave it out, so the last row and column
     are missing. In this project box ends are exclusive, as everywhere in detectron2, and the crops are complete.
 
     Args:

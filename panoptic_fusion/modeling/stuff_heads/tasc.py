@@ -38,7 +38,7 @@ class TASCSemSegHead(StuffHead):
             input_shape: shapes of the feature maps that the head uses, in any order.
             num_classes: C, the number of semantic channels.
             conv_dim: channels of both convolutions.
-            norm: a name of detectron2's `get_norm`, or "InPlaceABN"; "GN" is group norm of `num_groups` groups.
+            norm: name for detectron2's `get_norm`, or "InPlaceABN"; "GN" is group norm of `num_groups` groups.
             num_groups: number of groups of group norm.
             kwargs: forwarded to `StuffHead`.
 

@@ -1,8 +1,8 @@
-"""Boxes that name their last pixel, for weights that were trained with them (UPSNet, after Detectron).
+"""Inclusive boxes, which end at their last pixel, for weights trained with them (UPSNet, after Detectron).
 
-Boxes stay detectron2's everywhere: x0, y0, x1, y1 with exclusive ends. A box that names its first and last pixel,
-(x0, y0, x1 - 1, y1 - 1), has the same width by that convention, x1 - x0, so decoding, NMS and the level of the pyramid
-do not differ. What differs is gathered in this file: where the poolers read, and how boxes are clipped.
+All boxes are stored in detectron2's format: x0, y0, x1, y1 with exclusive ends. The corresponding inclusive box,
+(x0, y0, x1 - 1, y1 - 1), has the same width in its convention, x1 - x0. Decoding, NMS and the pyramid level are
+therefore the same. This file contains the two differences: where the poolers sample, and how boxes are clipped.
 """
 
 from detectron2.modeling.poolers import ROIPooler
@@ -14,10 +14,10 @@ BOX_CONVENTIONS = ("exclusive", "inclusive")
 
 
 def clip_to_pixels(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Returns boxes whose first and last pixels are clipped to those of an image.
+    """Clips boxes so that their first and last pixels lie in the image.
 
-    A box outside of the image keeps the pixels at the border that are next to it, so that none is empty; detectron2
-    clips it to an area of 0. Values that are not finite are left for later checks.
+    A box outside of the image keeps the closest pixels at the border, so no box is empty. detectron2 clips such a box
+    to an area of 0. Non-finite values are kept for later checks.
 
     Args:
         boxes: (..., 4) float, XYXY with exclusive ends, in pixels.
@@ -30,27 +30,27 @@ def clip_to_pixels(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class _ToLastPixel(nn.Module):
-    """Pools (x0, y0, x1 - 1, y1 - 1) in place of (x0, y0, x1, y1), by the pooler of one level."""
+    """Wrapper of the pooler of one level that pools (x0, y0, x1 - 1, y1 - 1) instead of (x0, y0, x1, y1)."""
 
     def __init__(self, pooler: nn.Module):
         super().__init__()
         self.pooler = pooler
 
     def forward(self, x: Tensor, rois: Tensor) -> Tensor:
-        """See detectron2's ROIAlign: features (N, C, H, W) and regions (R, 5) to (R, C, P, P)."""
+        """See detectron2's ROIAlign: pools features (N, C, H, W) in regions (R, 5) to (R, C, P, P)."""
         return self.pooler(x, rois - rois.new_tensor([0.0, 0.0, 0.0, 1.0, 1.0]))
 
 
 def pool_to_last_pixel(pooler: ROIPooler) -> None:
-    """Lets a pooler read the regions up to the last pixel that they name, in place; their levels stay the same."""
+    """Changes a pooler in place so that it samples up to the last pixel of a region; pyramid levels do not change."""
     pooler.level_poolers = nn.ModuleList(_ToLastPixel(level) for level in pooler.level_poolers)
 
 
 class InclusiveBoxPredictor(FastRCNNOutputLayers):
-    """detectron2's box predictor, whose boxes at inference are clipped by `clip_to_pixels`."""
+    """detectron2's box predictor that clips boxes with `clip_to_pixels` at inference."""
 
     def predict_boxes(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> tuple[Tensor, ...]:
-        """See FastRCNNOutputLayers: (R_i, 4 T) or (R_i, 4) for each image."""
+        """See FastRCNNOutputLayers; returns (R_i, 4 T) or (R_i, 4) boxes per image."""
         boxes = super().predict_boxes(predictions, proposals)
         return tuple(
             clip_to_pixels(b.unflatten(1, (-1, 4)), p.image_size).flatten(1)

@@ -32,9 +32,9 @@ class PanopticROIHeads(StandardROIHeads):
     def __init__(self, *, mask_head_on_all_regions: bool = False, **kwargs):
         """
         Args:
-            mask_head_on_all_regions: in training, run the mask head on all sampled regions and then take the positive
-                ones, so that the statistics of its norms are those of all regions.
-            kwargs: those of StandardROIHeads.
+            mask_head_on_all_regions: whether training runs the mask head on all sampled regions and then selects the
+                positive ones, so that the statistics of its norms cover all regions.
+            kwargs: forwarded to `StandardROIHeads`.
         """
         super().__init__(**kwargs)
         self.mask_head_on_all_regions = mask_head_on_all_regions
@@ -124,7 +124,7 @@ def select_class(logits: Tensor, classes: list[Tensor]) -> list[Tensor]:
 
     Args:
         logits: (R, T, M, M); T = 1 for a class-agnostic mask head.
-        classes: for each image (R_i,) int64, the class of each region.
+        classes: int64 classes (R_i,) of the regions, per image.
 
     Returns:
         For each image (R_i, M, M).

@@ -1,4 +1,4 @@
-"""detectron2's RPN for both conventions of boxes."""
+"""detectron2's RPN with support for both box conventions."""
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -14,9 +14,10 @@ from .box_convention import BOX_CONVENTIONS, clip_to_pixels
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class PanopticRPN(RPN):
-    """detectron2's RPN, bit for bit, unless MODEL.BOX_CONVENTION is "inclusive".
+    """detectron2's RPN, with clipping for inclusive boxes if MODEL.BOX_CONVENTION is "inclusive".
 
-    Then proposals are clipped by `clip_to_pixels`, and none is dropped for having no area.
+    Proposals are then clipped by `clip_to_pixels`, and no proposal is dropped for an area of 0. With "exclusive", the
+    proposals equal detectron2's bit for bit.
     """
 
     box_conventions = BOX_CONVENTIONS
@@ -25,8 +26,8 @@ class PanopticRPN(RPN):
     def __init__(self, *, inclusive: bool = False, **kwargs):
         """
         Args:
-            inclusive: boxes name their last pixel.
-            kwargs: those of detectron2's RPN.
+            inclusive: whether boxes end at their last pixel.
+            kwargs: forwarded to `RPN`.
         """
         super().__init__(**kwargs)
         self.inclusive = inclusive

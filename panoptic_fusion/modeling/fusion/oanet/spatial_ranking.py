@@ -33,7 +33,7 @@ def order_by_ranking(kept: Sequence[int], scores: Tensor) -> list[int]:
     """Returns K rows by descending ranking score; in a tie in the order that they have.
 
     Args:
-        kept: the rows.
+        kept: indices of the instances.
         scores: (K,) float.
     """
     return [kept[place] for place in scores.argsort(descending=True, stable=True).tolist()]
@@ -45,8 +45,8 @@ def rank_by_module(
     """Returns the ranking scores of the K instances in `scene.kept`: (K,) float64 in [0, 1].
 
     Args:
-        scene: the masks and classes, on the device of the module.
-        module: a `SpatialRankingModule`.
+        scene: masks and classes, on the device of the module.
+        module: ranking module.
         num_things: T.
         stride: pixels of `scene.sem_seg.image_size` per cell.
         contested_only: average over the cells of a mask that masks of several classes claim, on which the module was
@@ -116,8 +116,8 @@ class SpatialRankingFusion(HeuristicFusion):
             stride: side of a cell in pixels of the network's input: 1 (the paper), 2, 4 or 8.
             loss_weight: weight of `loss_srm`. 0 freezes the module.
             order_by: "ranking" (the paper) or "product" (ranking score times detection score).
-            score_over: cells that the ranking score averages over: those of the "mask" (the paper), or the "contested"
-                ones among them.
+            score_over: cells of an instance that its ranking score averages over: "mask" (all, as in the paper) or
+                "contested" (the cells that masks of several classes claim).
             generate_overlaps: whether images without overlapping masks train the module with generated ones.
             kwargs: forwarded to `PanopticFusion`.
 

@@ -18,7 +18,7 @@ from panoptic_fusion.modeling.fusion.tascnet.tasc_loss import (
     tasc_loss,
 )
 
-AGREEMENTS = ("coverage", "iou")  # also those of OVERLAP
+AGREEMENTS = ("coverage", "iou")  # also the values of OVERLAP
 AGREEMENT, AGREEMENT_THRESH = "coverage", 0.7  # the rule's own
 STRIDES = (1, 2, 4, 8)
 
@@ -36,7 +36,7 @@ def accept_agreed(
 
     Args:
         scene, candidate: see `GreedyFusion.accept`.
-        overlap_thresh, agreement_thresh: in [0, 1].
+        overlap_thresh, agreement_thresh: thresholds in [0, 1].
         agreement, overlap: each one of `AGREEMENTS`, see `MaskGuidedFusion`.
     """
     return is_agreed(

@@ -55,8 +55,8 @@ def instance_things_mask(mask_logits: list[Tensor], boxes: list[Boxes], size: tu
     """Returns the things mask of the mask head: RoI-Flatten of the mask probabilities, one map per image.
 
     Args:
-        mask_logits: for each image (R, M, M) raw logits of the instances' classes.
-        boxes: for each image R boxes, in pixels of the network's input.
+        mask_logits: raw logits (R, M, M) of the instances' classes, per image.
+        boxes: R boxes per image, in pixels of the network's input.
         size: (a, b) of the result.
         stride: stride of the result in pixels of the network's input.
 
@@ -140,7 +140,7 @@ def comparable_pixels(
 
     Args:
         gt_sem_seg: (N, H, W) int64 channels, `ignore_value` where there is no ground truth and on padding.
-        gt_instances: for each image Instances with gt_masks (R, height, width) BitMasks of the unpadded image.
+        gt_instances: Instances per image, with gt_masks (R, height, width) BitMasks of the unpadded image.
         num_stuff: S, the number of stuff channels. Channels from S on are things.
         stride: stride of the result. Each pixel samples the center of its stride x stride input pixels.
 

@@ -46,7 +46,7 @@ def fuse_panoptic_head(
         sem_seg, instances, size: see `PanopticFusion.forward`; a channel of each thing class is needed.
         num_stuff: S.
         confidence_thresh: instances of this score or a lower one are not used.
-        overlap_thresh: in [0, 1], the largest share of a mask that others of its class may cover.
+        overlap_thresh: maximum fraction of a mask, in [0, 1], that masks of the same class may cover.
         stuff_area_limit: stuff segments of fewer pixels become void.
         unknown: whether there is an unknown channel.
         trust_classes: see `UPSNetFusion`.
@@ -182,7 +182,7 @@ class UPSNetFusion(PanopticFusion):
 
         Args:
             inputs: see `FusionTrainingInputs`.
-            known: for each image the rows (int64) of the ground-truth instances that have a channel, in channel order.
+            known: int64 indices, per image, of the ground-truth instances that have a channel, in channel order.
                 None draws them at random.
         """
         if self.panoptic_loss_weight == 0:

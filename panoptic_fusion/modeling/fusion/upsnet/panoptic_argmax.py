@@ -36,7 +36,7 @@ def panoptic_argmax(
     Args:
         sem_seg: logits of S + T channels, stuff first.
         masks: Y_mask of at least the instances in `order`.
-        order: the N instances of the head in channel order, as rows of `masks`.
+        order: N instances of the head in channel order, as rows of `masks`.
         channels: N semantic channels, one for the class of each instance in `order`.
         num_stuff: S, the number of stuff classes.
         unknown: whether there is an unknown channel.

@@ -67,8 +67,8 @@ def panoptic_targets(
 
     Args:
         gt_sem_seg: (N, H, W) int64 channels, 255 where there is no ground truth and on padding.
-        gt_masks: for each image (K_i, height, width) bool masks of all instances, of the unpadded image.
-        known: for each image (R_i,) int64, the instances that have a channel, in channel order.
+        gt_masks: bool masks (K_i, height, width) of all instances per image, of the unpadded image.
+        known: int64 indices (R_i,), per image, of the instances that have a channel, in channel order.
         num_stuff: S, the number of stuff classes.
         stride: stride of the result in pixels.
         unknown: whether there is an unknown channel. Without it, pixels that would become unknown are ignored.
@@ -100,7 +100,7 @@ def panoptic_loss(
 
     Args:
         logits: (N, C, h, w) float semantic logits, C = S + T. Half precision is converted to float32.
-        instances: for each image the instances that have a channel.
+        instances: instances of each image that have a channel.
         targets: (N, h, w), result of `panoptic_targets` for the masks of these instances.
         num_stuff: S, the number of stuff classes.
         stride: stride of the logits in pixels of the network's input.
