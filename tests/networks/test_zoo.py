@@ -196,7 +196,7 @@ def test_a_damaged_download(server, files, zoo, monkeypatch, tmp_path):
 
 
 def test_unknown_names_and_options():
-    with pytest.raises(UserError, match="no model 'resnet'.*panoptic_fpn_r50_coco"):
+    with pytest.raises(UserError, match="model 'resnet' is not in the zoo.*panoptic_fpn_r50_coco"):
         load_zoo("resnet")
     with pytest.raises(ConfigError, match="MODEL.NOTHING"):
         load_zoo("panoptic_fpn_r50_coco", ["MODEL.NOTHING", "1"])
