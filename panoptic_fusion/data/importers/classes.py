@@ -16,6 +16,10 @@ STUFF_NAMES = frozenset(
     "ice ground floor wall ceiling mountain hill field soil dirt earth asphalt gravel forest background "
     "dirt-track railroad parking rail-track crosswalk lane beach carpet concrete sidewalks roads walls".split()
 )
+# Names that annotators draw as one shape or as many: stuff if a class of the name never occurs twice in an image.
+MOSTLY_STUFF_NAMES = frozenset(
+    "tree trees bush bushes hedge fence building buildings house houses bridge rail pole poles".split()
+)
 STUFF_SUFFIXES = ("-merged", "-stuff", "-other", " merged", " stuff")
 MANY_IMAGES = 5  # minimum number of images with a class for its size to count
 LARGE_SHARE = 1 / 3  # fraction of the image area from which a class that never occurs twice looks like stuff
@@ -152,6 +156,8 @@ def _decide(
         return True, "proposed: the format stores objects"
     if count.most > 1:
         return True, f"proposed: up to {count.most} in one image"
+    if count.images >= MANY_IMAGES and word in MOSTLY_STUFF_NAMES:
+        return False, "proposed: by its name, never two in one image"
     if count.images >= MANY_IMAGES and median(count.shares) >= LARGE_SHARE:
         return False, "proposed: never two in one image, and large"
     return True, "proposed: an object" if count.images else "proposed: no shape of it was found"

@@ -160,6 +160,15 @@ def test_things_are_proposed_and_decided(tmp_path):
             run(**options)
 
 
+@pytest.mark.parametrize(("name", "images", "each", "thing"), [("tree", 6, 1, False), ("tree", 6, 2, True),
+                                                              ("tree", 4, 1, True), ("mug", 6, 1, True)])  # fmt: skip
+def test_names_that_are_mostly_stuff(name, images, each, thing, tmp_path):
+    """A tree is stuff if no image of at least 5 has two."""
+    for k in range(images):
+        write_labelme(tmp_path / "in", f"{k}", [box_shape(name, 9 * i, 2, 9 * i + 4, 6) for i in range(each)])
+    assert isthing(import_annotations(tmp_path / "in", tmp_path / "out", workers=1)) == {name: thing}
+
+
 def test_unlabeled_pixels_become_a_class(tmp_path):
     write_labelme(tmp_path / "in", "a", [box_shape("car", 2, 2, 9, 9), box_shape("__ignore__", 0, 0, 4, 4)])
     write_labelme(tmp_path / "in", "b", [])
