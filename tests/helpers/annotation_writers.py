@@ -467,6 +467,40 @@ def via(kind: str) -> Callable:
     return write
 
 
+def via_3(kind: str) -> Callable:
+    def write(root: Path, scenes: list[TrueScene]) -> None:
+        labels = labels_of(scenes)
+        options = {str(number): label for number, label in enumerate(labels)}
+        attribute = {
+            "1": {"aname": "note", "anchor_id": "FILE1_Z0_XY1", "type": 1, "options": {}},
+            "2": {"aname": "Class", "anchor_id": "FILE1_Z0_XY1", "type": 4, "options": options},
+        }
+        files, views, metadata = {}, {}, {}
+        rows = [f"# ATTRIBUTE = {json.dumps(attribute)}"]
+        rows += ["# CSV_HEADER = metadata_id,file_list,flags,temporal_coordinates,spatial_coordinates,metadata"]
+        for index, scene in enumerate(scenes):
+            name = f"{name_of(index)}.jpg"
+            save_image(scene, root / name)
+            key = str(index + 1)
+            files[key] = {"fid": index + 1, "fname": name, "type": 2, "loc": 3, "src": f"/home/me/pictures/{name}"}
+            views[key] = {"fid_list": [index + 1]}
+            for number, (_, item, part) in enumerate(pieces(scene)):
+                xy = [7, *(v for point in outline(part) for v in point)]
+                av = {"1": "", "2": str(labels.index(item.label))}
+                metadata[f"{key}_{number:08d}"] = {"vid": key, "flg": 0, "z": [], "xy": xy, "av": av}
+                cells = [f"{key}_{number:08d}", json.dumps([name]), 0, "[]", json.dumps(xy), json.dumps(av)]
+                rows.append(",".join('"' + str(cell).replace('"', '""') + '"' for cell in cells))
+        if kind == "csv":
+            (root / "via.csv").write_text("\n".join(rows), encoding="utf-8")
+            return
+        project = {"pid": "__VIA_PROJECT_ID__", "pname": "scenes", "vid_list": list(views)}
+        config = {"file": {"loc_prefix": {"1": "", "2": "", "3": "", "4": ""}}, "ui": {}}
+        parts = {"project": project, "config": config, "attribute": attribute, "file": files}
+        dump(root / "via_project.json", {**parts, "view": views, "metadata": metadata})
+
+    return write
+
+
 def labelbox(kind: str) -> Callable:
     def write(root: Path, scenes: list[TrueScene]) -> None:
         rows = []
@@ -693,6 +727,8 @@ WRITERS = {
     "via project": Writer(via("project"), "via"),
     "via json": Writer(via("json"), "via"),
     "via csv": Writer(via("csv"), "via"),
+    "via 3 project": Writer(via_3("project"), "via"),
+    "via 3 csv": Writer(via_3("csv"), "via"),
     "labelbox list": Writer(labelbox("list"), "labelbox"),
     "labelbox lines": Writer(labelbox("lines"), "labelbox"),
     "scalabel rle": Writer(scalabel("rle"), "scalabel"),

@@ -102,6 +102,58 @@ def test_via_1_and_checkbox_attributes(run):
     assert masks[0][0] == "dog" and (masks[0][1] == rectangle(3, 4, 9, 12)).all()
 
 
+def via_3(metadata, **more):
+    """A project of VIA 3 with a text and a checkbox attribute, and a view of the image, which was a local file."""
+    attribute = {
+        "1": {"aname": "Object", "type": 1, "options": {}},
+        "2": {"aname": "Kind", "type": 2, "options": {"a": "cat", "b": "dog"}},
+    }
+    file = {"1": {"fid": 1, "fname": "a.png", "type": 2, "loc": 1, "src": ""}}
+    content = {"project": {}, "config": {}, "attribute": attribute, "file": file, "view": {"1": {"fid_list": [1]}}}
+    return {**content, "metadata": {str(k): {"vid": "1", "z": [], **m} for k, m in enumerate(metadata)}, **more}
+
+
+def test_via_3_shapes_and_attributes(run):
+    metadata = [
+        {"xy": [2, 3, 4, 6, 8], "av": {"1": "box", "2": "a"}},
+        {"xy": [4, 20, 10, 6, 3], "av": {"1": "ellipse"}},
+        {"xy": [3, 10, 10, 5], "av": {"2": "b,a"}},
+        {"xy": [7, 3, 4, 9, 4, 9, 12, 3, 12], "av": {"1": "polygon"}},
+        {"xy": [8, 5, 2, 12, 6, 7, 9, 1, 5], "av": {"1": "extreme box"}},
+        {"xy": [9, 15, 10, 10, 5, 5, 10], "av": {"1": "extreme circle"}},
+        {"xy": [6, 1, 1, 5, 5, 5, 1], "av": {"1": "line"}},
+        {"xy": [], "av": {"1": "the whole image"}},
+        {"xy": [2, 1, 1], "av": {"1": "incomplete"}},
+        {"xy": [2, 1, 1, 3, 3], "av": {"9": "unknown attribute"}},
+    ]  # fmt: skip
+    result, masks = run({"via.json": via_3(metadata)})
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
+    disk = (x - 10) ** 2 + (y - 10) ** 2 < 25
+    expected = {
+        "box": rectangle(3, 4, 9, 12), "ellipse": ((x - 20) / 6) ** 2 + ((y - 10) / 3) ** 2 < 1, "dog": disk,
+        "polygon": rectangle(3, 4, 9, 12), "extreme box": rectangle(1, 2, 12, 9), "extreme circle": disk,
+    }  # fmt: skip
+    assert [label for label, _, _ in masks] == list(expected)
+    for label, mask, _ in masks:
+        assert (mask != expected[label]).sum() <= 2, label  # an ellipse is a polygon of 256 points
+    assert sorted(str(fault).split(":")[1].strip() for fault in result.faults) == ["a.png, region 8", "a.png, region 9"]
+
+
+def test_via_3_videos_and_pairs_are_reported(run):
+    region = {"xy": [2, 3, 4, 6, 8], "av": {"1": "box"}}
+    files = {
+        str(k): {"fid": k, "fname": name, "type": kind, "src": ""}
+        for k, name, kind in ((1, "a.png", 2), (2, "film.mp4", 4), (3, "b.png", 2))
+    }
+    views = {"1": {"fid_list": [1]}, "2": {"fid_list": [2]}, "3": {"fid_list": [1, 3]}}
+    metadata = [region, {**region, "vid": "2"}, {**region, "vid": "3"}, {**region, "vid": "4"}]
+    result, masks = run({"via.json": via_3(metadata, file=files, view=views)})
+    assert [label for label, _, _ in masks] == ["box"]
+    texts = " ".join(map(str, result.faults))
+    assert len(result.faults) == 3
+    assert "film.mp4 is a video" in texts and "'3' shows 2 files" in texts and "have no view" in texts
+
+
 def test_scalabel_curves_and_open_lines(run):
     """A half circle of control points above a line: the curve reaches 3/4 of their height."""
     bezier = {"vertices": [[5, 15], [5, 3], [25, 3], [25, 15]], "types": "LCCL", "closed": True}
