@@ -293,10 +293,22 @@ def darwin(kind: str) -> Callable:
                 for number, item in enumerate(scene.objects):
                     paths = [[{"x": x, "y": y} for x, y in pixel_outline(part)] for part in item.parts]
                     annotations.append({"id": str(number), "name": item.label, "polygon": {"paths": paths}})
-            content = {"version": "2.0", "item": {"name": f"{name_of(index)}.jpg", "path": "/", "slots": [slot]}}
+            name = f"{name_of(index)}.jpg"
+            content: dict[str, Any] = {"version": "2.0", "item": {"name": name, "path": "/", "slots": [slot]}}
+            if kind == "version 1":
+                image = {"filename": name, "original_filename": name, "path": "/", "width": width, "height": height}
+                content = {"dataset": "scenes", "image": image}
+                annotations = list(map(in_version_1, annotations))
             dump(root / f"{name_of(index)}.json", {**content, "annotations": annotations})
 
     return write
+
+
+def in_version_1(annotation: dict[str, Any]) -> dict[str, Any]:
+    path, *more = annotation.pop("polygon")["paths"]
+    if len(more) == 1:  # of the two forms of several paths, one for two paths and one for more
+        return {**annotation, "complex_polygon": {"path": [path, *more]}}
+    return {**annotation, "polygon": {"path": path, "additional_paths": more} if more else {"path": path}}
 
 
 def labelme_web(kind: str) -> Callable:
@@ -715,6 +727,7 @@ WRITERS = {
     "supervisely polygons": Writer(supervisely("polygon"), "supervisely", 0.99, RIM),
     "superannotate": Writer(superannotate, "superannotate"),
     "darwin polygons": Writer(darwin("polygon"), "darwin", 0.99, RIM),
+    "darwin 1": Writer(darwin("version 1"), "darwin", 0.99, RIM),
     "darwin raster": Writer(darwin("raster"), "darwin"),
     "labelme web polygons": Writer(labelme_web("polygon"), "labelme-web"),
     "labelme web masks": Writer(labelme_web("mask"), "labelme-web"),

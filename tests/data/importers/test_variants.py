@@ -182,6 +182,37 @@ def test_holes(run, tmp_path):
     assert (masks[0][1] == hole).all()
 
 
+@pytest.mark.parametrize("form", ["complex_polygon of paths", "complex_polygon", "additional_paths", "paths"])
+def test_darwin_holes_of_both_versions(run, form):
+    """Rims are drawn: the outer rim belongs to the object, and the rim of the hole too."""
+    outer, inner = ([{"x": x, "y": y} for x, y in corners(*box)] for box in ((3, 4, 18, 17), (8, 8, 12, 12)))
+    more = {"path": outer, "additional_paths": [inner]}
+    part = {
+        "complex_polygon of paths": {"complex_polygon": {"path": [outer, inner]}},
+        "complex_polygon": {"complex_polygon": more}, "additional_paths": {"polygon": more},
+        "paths": {"polygon": {"paths": [outer, inner]}},
+    }[form]  # fmt: skip
+    image = {"filename": "a.png", "width": 30, "height": 20}
+    head = {"image": image} if form != "paths" else {"item": {"name": "a.png", "slots": [image]}}
+    result, masks = run({"a.json": {**head, "annotations": [{"name": "ring", "bounding_box": {}, **part}]}})
+    assert result.format == "darwin" and result.faults == []
+    assert (masks[0][1] == (rectangle(3, 4, 19, 18) & ~rectangle(9, 9, 12, 12))).all()
+
+
+def test_darwin_1_boxes_lines_and_videos(run):
+    image = {"filename": "a.png", "width": 30, "height": 20}
+    annotations = [
+        {"name": "box", "bounding_box": {"x": 3, "y": 4, "w": 6, "h": 8}},
+        {"name": "lane", "line": {"path": [{"x": 1, "y": 1}, {"x": 5, "y": 5}]}},
+    ]
+    result, masks = run({
+        "a.json": {"image": image, "annotations": annotations},
+        "b.json": {"image": {**image, "filename": "b.mp4"}, "annotations": [{"name": "box", "frames": {}}]},
+    })  # fmt: skip
+    assert [(label, (mask == rectangle(3, 4, 9, 12)).all()) for label, mask, _ in masks] == [("box", True)]
+    assert ["of a video" in str(fault) for fault in result.faults] == [True]
+
+
 def test_supervisely_holes_with_their_rim(run):
     """Vertices are pixels: the outer rim belongs to the object, the rim of the hole to the hole."""
     points = {"exterior": corners(3, 4, 18, 17), "interior": [corners(8, 8, 11, 11)]}
