@@ -251,22 +251,38 @@ def supervisely(kind: str) -> Callable:
     return write
 
 
-def superannotate(root: Path, scenes: list[TrueScene]) -> None:
-    classes = [{"id": i, "name": name, "color": "#010203"} for i, name in enumerate(labels_of(scenes))]
-    dump(root / "classes" / "classes.json", classes)
-    for index, scene in enumerate(scenes):
-        save_image(scene, root / f"{name_of(index)}.jpg")
-        height, width = scene.image.shape[:2]
-        instances = [
-            {
-                "type": "polygon", "className": item.label, "groupId": number, "probability": 100, "attributes": [],
-                "points": [v for point in outline(part) for v in point],
-            }
-            for number, item, part in pieces(scene)
-        ]  # fmt: skip
-        meta = {"name": f"{name_of(index)}.jpg", "width": width, "height": height, "status": "Completed"}
-        content = {"metadata": meta, "comments": [], "tags": [], "instances": instances}
-        dump(root / f"{name_of(index)}.jpg___objects.json", content)
+def superannotate(kind: str) -> Callable:
+    def write(root: Path, scenes: list[TrueScene]) -> None:
+        classes = [{"id": i, "name": name, "color": "#010203"} for i, name in enumerate(labels_of(scenes))]
+        dump(root / "classes" / "classes.json", classes)
+        for index, scene in enumerate(scenes):
+            save_image(scene, root / f"{name_of(index)}.jpg")
+            height, width = scene.image.shape[:2]
+            common = {"probability": 100, "attributes": []}
+            instances: list[dict[str, Any]] = [
+                {
+                    "type": "polygon", "className": item.label, "groupId": number, **common,
+                    "points": [v for point in outline(part) for v in point],
+                }
+                for number, item, part in pieces(scene)
+            ]  # fmt: skip
+            meta = {"name": f"{name_of(index)}.jpg", "width": width, "height": height, "status": "Completed"}
+            if kind == "pixel":  # hidden objects keep their entry in no file: the map has no pixel of them
+                truth = scene.truth()
+                instances = [
+                    {"className": item.label, **common, "parts": [{"color": f"#0002{number:02X}"}]}
+                    for number, item in enumerate(scene.objects, start=1)
+                    if (truth == number).any()
+                ]
+                colors = np.stack([np.zeros_like(truth), np.where(truth > 0, 2, 0), truth, np.where(truth, 255, 0)], -1)
+                Image.fromarray(colors.astype(np.uint8)).save(root / f"{name_of(index)}.jpg___save.png")
+                fuse = np.where(truth[..., None] > 0, [1, 2, 3], 0).astype(np.uint8)
+                Image.fromarray(fuse).save(root / f"{name_of(index)}.jpg___fuse.png")
+                meta = {"name": f"{name_of(index)}.jpg"}
+            content = {"metadata": meta, "comments": [], "tags": [], "instances": instances}
+            dump(root / f"{name_of(index)}.jpg___{'pixel' if kind == 'pixel' else 'objects'}.json", content)
+
+    return write
 
 
 def darwin(kind: str) -> Callable:
@@ -725,7 +741,8 @@ WRITERS = {
     "isat": Writer(isat, "isat", 0.99, RIM),
     "supervisely bitmaps": Writer(supervisely("bitmap"), "supervisely"),
     "supervisely polygons": Writer(supervisely("polygon"), "supervisely", 0.99, RIM),
-    "superannotate": Writer(superannotate, "superannotate"),
+    "superannotate": Writer(superannotate("vector"), "superannotate"),
+    "superannotate pixels": Writer(superannotate("pixel"), "superannotate"),
     "darwin polygons": Writer(darwin("polygon"), "darwin", 0.99, RIM),
     "darwin 1": Writer(darwin("version 1"), "darwin", 0.99, RIM),
     "darwin raster": Writer(darwin("raster"), "darwin"),

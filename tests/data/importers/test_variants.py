@@ -182,6 +182,40 @@ def test_holes(run, tmp_path):
     assert (masks[0][1] == hole).all()
 
 
+@pytest.mark.parametrize("name", ["a.png___pixel.json", "a.png.json"])
+def test_superannotate_pixels(run, tmp_path, name):
+    """Parts of an instance are colors; a part of no pixel is nothing, an instance of no pixel is reported."""
+    colors = np.zeros((*SIZE, 3), np.uint8)
+    for box, color in (((1, 1, 5, 5), (1, 2, 3)), ((8, 1, 12, 5), (0, 2, 3)), ((20, 9, 25, 15), (255, 0, 10))):
+        colors[rectangle(*box)] = color
+    Image.fromarray(colors).save(tmp_path / "a.png___save.png")
+
+    def instance(label, *found):
+        return {"className": label, "visible": True, "parts": [{"color": color} for color in found]}
+
+    entries = [
+        instance("cat", "#010203", "#000203", "#00FF00"), instance("dog", "#FF000a"), instance("bird", "#00FFFF"),
+        instance("cow", "red"),
+    ]  # fmt: skip
+    old = [*entries, {"type": "meta", "name": "a.png", "width": 30, "height": 20}]
+    for content in ({"metadata": {"name": "a.png"}, "instances": entries, "tags": [], "comments": []}, old):
+        result, masks = run({name: content})
+        assert result.format == "superannotate"
+        assert [label for label, _, _ in masks] == ["cat", "dog"]
+        assert (masks[0][1] == (rectangle(1, 1, 5, 5) | rectangle(8, 1, 12, 5))).all()
+        assert (masks[1][1] == rectangle(20, 9, 25, 15)).all()
+        texts = sorted(str(fault) for fault in result.faults)
+        assert len(texts) == 2 and "(bird) covers no pixel" in texts[0] and "'red', not '#rrggbb'" in texts[1]
+
+
+def test_superannotate_lists_of_polygons(run):
+    polygon = {"type": "polygon", "className": "cat", "points": sum(corners(3, 4, 9, 12), []), "groupId": 0}
+    content = [polygon, {"type": "meta", "name": "a.png", "width": 30, "height": 20}]
+    result, masks = run({"a.png___objects.json": content})
+    assert result.format == "superannotate" and result.faults == []
+    assert (masks[0][1] == rectangle(3, 4, 9, 12)).all()
+
+
 @pytest.mark.parametrize("form", ["complex_polygon of paths", "complex_polygon", "additional_paths", "paths"])
 def test_darwin_holes_of_both_versions(run, form):
     """Rims are drawn: the outer rim belongs to the object, and the rim of the hole too."""
