@@ -424,10 +424,14 @@ def label_studio(kind: str) -> Callable:
             height, width = scene.image.shape[:2]
             results = []
             for number, (_, item, part) in enumerate(pieces(scene)):
-                key = "brushlabels" if kind == "brush" else "polygonlabels"
+                key = f"{kind}labels"
                 value: dict[str, Any] = {key: [item.label]}
                 if kind == "brush":
                     value |= {"format": "rle", "rle": brush_rle(part)}
+                elif kind == "bitmask":  # black on transparent
+                    pixels = np.zeros((height, width, 4), np.uint8)
+                    pixels[part, 3] = 255
+                    value["imageDataURL"] = f"data:image/png;base64,{base64.b64encode(png_bytes(pixels)).decode()}"
                 else:
                     value["points"] = [[100 * x / width, 100 * y / height] for x, y in outline(part)]
                 common = {"original_width": width, "original_height": height, "image_rotation": 0}
@@ -754,6 +758,7 @@ WRITERS = {
     "cvat video": Writer(cvat_video, "cvat"),
     "label studio polygons": Writer(label_studio("polygon"), "label-studio"),
     "label studio brush": Writer(label_studio("brush"), "label-studio"),
+    "label studio bitmask": Writer(label_studio("bitmask"), "label-studio"),
     "via project": Writer(via("project"), "via"),
     "via json": Writer(via("json"), "via"),
     "via csv": Writer(via("csv"), "via"),

@@ -1,11 +1,12 @@
 """Other versions and options of the tools than the round trips write, by hand."""
 
+import base64
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from annotation_writers import brush_rle
+from annotation_writers import brush_rle, png_bytes
 from PIL import Image
 
 from panoptic_fusion.data.annotation import decode_segmentation
@@ -92,6 +93,38 @@ def test_label_studio_turned_box(run):
     results = [{"id": "r", "type": "rectanglelabels", "value": value, "original_width": 30, "original_height": 20}]
     _, masks = run({"p.json": [{"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": results}]}]})
     assert (masks[0][1] == rectangle(8, 5, 10, 11)).all()
+
+
+def test_label_studio_bitmasks_and_vectors(run):
+    def bitmask(mask):
+        pixels = np.where(mask[..., None], [0, 0, 0, 255], 0).astype(np.uint8)
+        return "data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode()
+
+    vertices = [{"id": str(k), "x": x, "y": y} for k, (x, y) in enumerate(percent(corners(3, 4, 9, 12)))]
+    curved = [*vertices[:3], {**vertices[3], "isBezier": True}]
+    values = [
+        {"imageDataURL": bitmask(rectangle(12, 5, 20, 9)), "bitmasklabels": ["cat"]},
+        {"imageDataURL": bitmask(np.ones(SIZE, bool)), "bitmasklabels": ["floor"]},
+        {"vertices": vertices, "closed": True, "vectorlabels": ["dog"]},
+        {"vertices": vertices, "closed": False, "vectorlabels": ["wire"]},
+        {"vertices": curved, "closed": True, "vectorlabels": ["bend"]},
+        {"imageDataURL": bitmask(np.ones((5, 6), bool)), "bitmasklabels": ["small"]},
+        {"imageDataURL": "data:image/png;base64,AAAA", "bitmasklabels": ["broken"]},
+    ]  # fmt: skip
+    results = [
+        {"id": f"r{k}", "type": list(value)[-1], "value": value, "original_width": 30, "original_height": 20}
+        for k, value in enumerate(values)
+    ]
+    result, masks = run(
+        {"p.json": [{"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": results}]}]},
+        things=["cat", "floor", "dog"],
+    )
+    expected = {"cat": rectangle(12, 5, 20, 9), "floor": np.ones(SIZE, bool), "dog": rectangle(3, 4, 9, 12)}
+    assert {label: (mask == expected[label]).all() for label, mask, _ in masks} == dict.fromkeys(expected, True)
+    texts = " ".join(map(str, result.faults))
+    assert len(result.faults) == 3
+    assert "has curves" in texts and "bitmask is 6x5, its image 30x20" in texts and "(broken)" in texts
+    assert any("(vectorlabels)" in note for note in result.notes)
 
 
 def test_via_1_and_checkbox_attributes(run):
@@ -312,6 +345,16 @@ def test_yolo_variants(run):
     assert [label for label, _, _ in masks] == ["cat"] and (masks[0][1] == rectangle(3, 4, 15, 12)).all()
     result, masks = run(files, boxes="mask")
     assert [label for label, _, _ in masks] == ["cat", "dog"] and (masks[1][1] == rectangle(12, 8, 18, 12)).all()
+
+
+@pytest.mark.parametrize("head", ["", "data:image/png;base64,"])
+def test_labelme_image_in_the_file_alone(run, tmp_path, head):
+    """Labelme 2 wrote shapes without a type; other tools break lines or write a data URL."""
+    shapes = [{"label": "cat", "line_color": None, "fill_color": None, "points": corners(3, 4, 9, 12)}]
+    data = head + base64.encodebytes(png_bytes(np.zeros((*SIZE, 3), np.uint8))).decode()
+    content = {"lineColor": [0, 255, 0, 128], "shapes": shapes, "imagePath": "gone.png", "imageData": data}
+    result, masks = run({"some.json": content})
+    assert result.faults == [] and (masks[0][1] == rectangle(3, 4, 10, 13)).all()
 
 
 def test_labelme_without_sizes_paths_or_types(run):
