@@ -347,6 +347,33 @@ def test_yolo_variants(run):
     assert [label for label, _, _ in masks] == ["cat", "dog"] and (masks[1][1] == rectangle(12, 8, 18, 12)).all()
 
 
+@pytest.mark.parametrize("yaml, expected", [
+    ("path: C:\\\\data\ntrain: images/first\nval: images/second", ("train", "val", "train")),
+    ("path: /data/mine\ntrain: [images/first, images/third]\nval: [images/second]", ("train", "val", "train")),
+    ("train: /home/me/images/second\nval: ../images/first\ntest: images/third", ("val", "train", "test")),
+    ("path: .\ntrain: lists/one.txt\nval: lists/two.txt\ntest:", ("train", "val", "train")),
+    ("train: images/first\nval: images/first\ntest: nowhere", ("", "", "")),  # one folder for both: no split to keep
+    ("train: 3\nval: {a: 1}", ("", "", "")),
+])  # fmt: skip
+def test_yolo_splits_of_the_yaml(run, tmp_path, yaml, expected):
+    files = {"data.yaml": yaml + "\nnames: {0: cat}\n"}
+    for k, folder in enumerate(("first", "second", "third")):
+        files[f"labels/{folder}/{k}.txt"] = "0 0.1 0.2 0.5 0.2 0.5 0.6 0.1 0.6"
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        Image.new("RGB", SIZE[::-1]).save(tmp_path / "images" / folder / f"{k}.jpg")
+    files |= {
+        "lists/one.txt": "./images/first/0.jpg\n/data/images/third/2.jpg\n\n",
+        "lists/two.txt": "images/second/1.jpg",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    result = import_annotations(tmp_path, tmp_path / "out", workers=1)
+    assert result.faults == []
+    for k, split in enumerate(expected):
+        assert (tmp_path / "out" / split / "images" / f"{k}.jpg").exists(), k
+
+
 @pytest.mark.parametrize("head", ["", "data:image/png;base64,"])
 def test_labelme_image_in_the_file_alone(run, tmp_path, head):
     """Labelme 2 wrote shapes without a type; other tools break lines or write a data URL."""
