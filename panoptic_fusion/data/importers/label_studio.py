@@ -19,10 +19,11 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from ..faults import DatasetError
+from ..image_header import IMAGE_SUFFIXES
 from .encodings import decode_base64, decode_brush, decode_png_mask
 from .masks import box_ring, check_points, check_size, ellipse_ring, tight_crop
 from .shapes import ClassInfo, Dataset, ImageAnnotation, Mask, Polygon, Shape
-from .tree import IMAGE_SUFFIXES, Tree, hex_color, read_json, read_xml, split_of
+from .tree import Tree, hex_color, read_json, read_xml, split_of
 
 NAME = "label-studio"
 NO_AREA = frozenset(

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from ..image_header import IMAGE_SUFFIXES
 from .masks import check_points
-from .tree import IMAGE_SUFFIXES
 
 PARTS = ("project", "attribute", "file", "view", "metadata")
 IMAGE = 2  # `type` of a file

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ..faults import DatasetError
+from ..image_header import IMAGE_SUFFIXES
 from .masks import check_points
 from .shapes import ClassInfo, Dataset, ImageAnnotation, Polygon, Shape
-from .tree import IMAGE_SUFFIXES, SPLITS, ImageIndex, Tree, read_text, read_yaml, split_of
+from .tree import SPLITS, ImageIndex, Tree, read_text, read_yaml, split_of
 
 NAME = "yolo"
 TABLES = ("classes.txt", "obj.names", "labels.txt")

@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from annotation_writers import WRITERS, coco, labelme, save_map, semantic, things_of
-from PIL import Image
+from PIL import Image, features
 from polygon_scenes import make_scene
 from tiny_panoptic import make_tiny
 from tiny_training import ROOT
 
 from panoptic_fusion.data.annotation import decode_segmentation, read_id_map
 from panoptic_fusion.data.checks import check_dataset
+from panoptic_fusion.data.frames import find_files
 from panoptic_fusion.data.image_file import read_rgb
+from panoptic_fusion.data.image_header import IMAGE_SUFFIXES
 from panoptic_fusion.data.importers import import_annotations
 from panoptic_fusion.data.own_folder import find_data, split_data
 from panoptic_fusion.errors import UserError
@@ -153,6 +155,20 @@ def test_labels_as_the_image_is_shown_stay(tmp_path, orientation, suffix):
         result = import_annotations(tmp_path / "in", tmp_path / "out", workers=1)
         found = read_id_map(f"{find_data(tmp_path / 'out')['train'].panoptic_root}/a.png") > 0
         assert found.shape == (20, 30) and found[2:9, 4:10].all() and found.sum() == 42 and not result.notes
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_images_of_every_suffix_are_found(tmp_path, suffix):
+    """Also next to an image of the same stem; the demo finds the same files."""
+    if not features.check({".avif": "avif", ".jp2": "jpg_2000"}.get(suffix, "zlib")):
+        pytest.skip(f"this Pillow cannot write {suffix}")
+    other = ".png" if suffix != ".png" else ".jpg"
+    for end in (suffix, other):
+        write_labelme(tmp_path / "in", "a", [box_shape("car", 2, 2, 9, 9)], suffix=suffix)
+        Image.new("RGB", (40, 30)).save(tmp_path / "in" / f"a{end}")
+    result = import_annotations(tmp_path / "in", tmp_path / "out", workers=1)
+    assert result.faults == [] and (tmp_path / "out" / "images" / f"a{suffix}").exists()
+    assert {path.suffix for path in find_files([tmp_path / "in"])} == {suffix, other}
 
 
 # -- classes ---------------------------------------------------------------------------------------------------------
