@@ -276,8 +276,6 @@ def superannotate(kind: str) -> Callable:
                 ]
                 colors = np.stack([np.zeros_like(truth), np.where(truth > 0, 2, 0), truth, np.where(truth, 255, 0)], -1)
                 Image.fromarray(colors.astype(np.uint8)).save(root / f"{name_of(index)}.jpg___save.png")
-                fuse = np.where(truth[..., None] > 0, [1, 2, 3], 0).astype(np.uint8)
-                Image.fromarray(fuse).save(root / f"{name_of(index)}.jpg___fuse.png")
                 meta = {"name": f"{name_of(index)}.jpg"}
             content = {"metadata": meta, "comments": [], "tags": [], "instances": instances}
             dump(root / f"{name_of(index)}.jpg___{'pixel' if kind == 'pixel' else 'objects'}.json", content)

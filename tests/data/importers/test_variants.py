@@ -222,6 +222,7 @@ def test_superannotate_pixels(run, tmp_path, name):
     for box, color in (((1, 1, 5, 5), (1, 2, 3)), ((8, 1, 12, 5), (0, 2, 3)), ((20, 9, 25, 15), (255, 0, 10))):
         colors[rectangle(*box)] = color
     Image.fromarray(colors).save(tmp_path / "a.png___save.png")
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "a.png___fuse.png")  # the colors of the classes, not needed
 
     def instance(label, *found):
         return {"className": label, "visible": True, "parts": [{"color": color} for color in found]}
