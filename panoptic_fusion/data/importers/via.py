@@ -18,7 +18,7 @@ import numpy as np
 from ..faults import DatasetError
 from . import via3
 from .masks import box_ring, check_points, ellipse_ring
-from .shapes import Dataset, ImageAnnotation, Polygon, Shape
+from .shapes import Dataset, ImageAnnotation, Polygon, Shape, check_label
 from .tree import Tree, read_json, read_text, split_of
 
 NAME = "via"
@@ -117,9 +117,7 @@ def _label(attributes: Any) -> str:
     value = attributes[known[0] if known else next(iter(attributes))]
     if isinstance(value, dict):
         value = next((key for key, chosen in value.items() if chosen), "")
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("its class is empty")
-    return value.strip()
+    return check_label(value)
 
 
 def _readable(tree: Tree, file: str, dataset: Dataset) -> Any:

@@ -320,6 +320,20 @@ def test_cvat_groups_turned_boxes_and_crowds_of_its_coco_export(run):
     assert (masks[2][1] == rectangle(17, 3, 21, 13)).all()
 
 
+def test_lvis_names_images_by_url(run):
+    image = {"id": 1, "coco_url": "http://images.cocodataset.org/val2017/a.png", "width": 30, "height": 20}
+    entry = {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 1,
+        "segmentation": [[3, 4, 9, 4, 9, 12, 3, 12]],
+        "bbox": [3, 4, 6, 8],
+    }
+    categories = [{"id": 1, "name": "cat", "synset": "cat.n.01", "frequency": "f"}]
+    result, masks = run({"lvis_v1_val.json": {"images": [image], "annotations": [entry], "categories": categories}})
+    assert result.faults == [] and (masks[0][1] == rectangle(3, 4, 9, 12)).all()
+
+
 @pytest.mark.parametrize("by_cvat", [False, True])
 def test_masks_with_iscrowd_by_cvat_are_objects(run, by_cvat):
     mask = rectangle(2, 3, 8, 9)
