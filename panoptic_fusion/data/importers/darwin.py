@@ -93,7 +93,7 @@ def _image(content: dict[str, Any], file: str) -> tuple[dict[str, Any], dict[str
         return image, image
     slots = content["item"]["slots"]
     if len(slots) != 1 or slots[0].get("type", "image") != "image":
-        text = "it does not belong to a single image: videos and several slots are not supported. Export its images or remove it."
+        text = "videos and several slots are not supported. Export its images one by one, or remove it."
         raise DatasetError(text, file, "other json")
     return content["item"], slots[0]
 
