@@ -138,6 +138,7 @@ def _is_csv(tree: Tree, file: str) -> bool:
 
 def _from_csv(path: str) -> dict[str, dict[str, Any]]:
     images: dict[str, dict[str, Any]] = {}
+    csv.field_size_limit(2**31 - 1)  # a polygon of many points exceeds the default, 128 KiB
     text = read_text(path)
     if via3.is_csv(text):
         return via3.images_of(via3.from_csv(text))

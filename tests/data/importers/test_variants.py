@@ -172,6 +172,29 @@ def test_via_3_shapes_and_attributes(run):
     assert sorted(str(fault).split(":")[1].strip() for fault in result.faults) == ["a.png, region 8", "a.png, region 9"]
 
 
+def csv_row(*cells):
+    return ",".join('"' + str(cell).replace('"', '""') + '"' for cell in cells) + "\n"
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_via_csv_with_a_polygon_of_many_points(run, version):
+    """A box with 20,000 points on two of its edges, whose cell is longer than what Python's csv reads by default."""
+    xs = [*np.linspace(3, 9, 20000).tolist(), *np.linspace(9, 3, 20000).tolist()]
+    ys = [4.0] * 20000 + [12.0] * 20000
+    if version == 2:
+        text = "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes\n"
+        shape = {"name": "polygon", "all_points_x": xs, "all_points_y": ys}
+        text += csv_row("a.png", 1, "{}", 1, 0, json.dumps(shape), '{"label": "cat"}')
+    else:  # its first versions wrote the names of the attributes alone
+        text = '# ATTRIBUTES = {"1":"label"}\n# CSV_HEADER = metadata_id,file_list,flags,temporal_coordinates,'
+        text += "spatial_coordinates,metadata\n"
+        xy = [7, *np.stack([xs, ys], 1).ravel().tolist()]
+        text += csv_row("1_a", '["a.png"]', 0, "[]", json.dumps(xy), '{"1": "cat"}')
+    result, masks = run({"via.csv": text})
+    assert result.faults == []
+    assert [(label, (mask == rectangle(3, 4, 9, 12)).all()) for label, mask, _ in masks] == [("cat", True)]
+
+
 def test_via_3_videos_and_pairs_are_reported(run):
     region = {"xy": [2, 3, 4, 6, 8], "av": {"1": "box"}}
     files = {
