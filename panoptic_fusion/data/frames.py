@@ -11,9 +11,8 @@ import numpy as np
 from panoptic_fusion.errors import UserError, one_line
 
 from .image_file import read_rgb
-from .image_header import MAX_PIXELS, check_pixels, check_regular_file
+from .image_header import IMAGE_SUFFIXES, MAX_PIXELS, check_pixels, check_regular_file
 
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
 
 
@@ -40,7 +39,7 @@ def find_files(inputs: Iterable[str | os.PathLike]) -> list[Path]:
 
 
 def _is_named_like_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGES | VIDEOS
+    return path.suffix.lower() in IMAGE_SUFFIXES | VIDEOS
 
 
 def _may_be_read(path: Path) -> bool:

@@ -23,7 +23,8 @@ from .image_header import MAX_PIXELS, open_image
 
 _ORIENTATION = 0x0112  # the EXIF and TIFF tag
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
-_WHITE_IS_ZERO = 0
+_SAMPLE_FORMAT = 339  # TIFF tag: one value per sample
+_WHITE_IS_ZERO, _SIGNED = 0, 2
 # EXIF orientation -> the transposition that turns the stored pixels upright, and its inverse.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -132,7 +133,8 @@ def _to_rgb(image: Image.Image, tags: dict) -> Image.Image:
         if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow inverts it for 8 bits only
             gray = ImageOps.invert(gray)
         return gray.convert("RGB")
-    if image.mode in ("I", "F"):
+    issigned = _SIGNED in tags.get(_SAMPLE_FORMAT, ())  # Pillow reads signed 8 bits as unsigned
+    if issigned or image.mode in ("I", "F"):
         what = "float" if image.mode == "F" else "32-bit or signed integer"
         raise _Unsupported(
             f"the image has {what} pixels, which have no defined white; convert it to 8 or 16 bits per channel"

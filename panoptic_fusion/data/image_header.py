@@ -11,6 +11,8 @@ from PIL import Image
 from .faults import DatasetError
 
 MAX_PIXELS = 2**28  # default of INPUT.MAX_PIXELS
+# Names of files that are taken for images in folders; a file that is named itself may have any suffix.
+IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .bmp .webp .tif .tiff .ppm .pgm .gif .avif .jp2".split())
 _PILLOW_LIMIT = threading.Lock()
 
 

@@ -163,10 +163,12 @@ def test_float_is_refused(tmp_path, channels):
     assert text.startswith(f"{path}: ") and ("float pixels" in text or channels == 3)
 
 
-@pytest.mark.parametrize("dtype", ["int32", "int16"])
+@pytest.mark.parametrize("dtype", ["int32", "int16", "int8"])
 def test_integers_without_white_are_refused(tmp_path, dtype):
     path = tmp_path / "a.tiff"
-    if dtype == "int32":
+    if dtype == "int8":
+        assert cv2.imwrite(str(path), samples("uint8", 1).view(np.int8))
+    elif dtype == "int32":
         Image.fromarray(samples("uint16", 1).astype(np.int32)).save(path)
     else:
         assert cv2.imwrite(str(path), samples("uint16", 1).astype(np.int16))

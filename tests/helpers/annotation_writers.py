@@ -251,22 +251,36 @@ def supervisely(kind: str) -> Callable:
     return write
 
 
-def superannotate(root: Path, scenes: list[TrueScene]) -> None:
-    classes = [{"id": i, "name": name, "color": "#010203"} for i, name in enumerate(labels_of(scenes))]
-    dump(root / "classes" / "classes.json", classes)
-    for index, scene in enumerate(scenes):
-        save_image(scene, root / f"{name_of(index)}.jpg")
-        height, width = scene.image.shape[:2]
-        instances = [
-            {
-                "type": "polygon", "className": item.label, "groupId": number, "probability": 100, "attributes": [],
-                "points": [v for point in outline(part) for v in point],
-            }
-            for number, item, part in pieces(scene)
-        ]  # fmt: skip
-        meta = {"name": f"{name_of(index)}.jpg", "width": width, "height": height, "status": "Completed"}
-        content = {"metadata": meta, "comments": [], "tags": [], "instances": instances}
-        dump(root / f"{name_of(index)}.jpg___objects.json", content)
+def superannotate(kind: str) -> Callable:
+    def write(root: Path, scenes: list[TrueScene]) -> None:
+        classes = [{"id": i, "name": name, "color": "#010203"} for i, name in enumerate(labels_of(scenes))]
+        dump(root / "classes" / "classes.json", classes)
+        for index, scene in enumerate(scenes):
+            save_image(scene, root / f"{name_of(index)}.jpg")
+            height, width = scene.image.shape[:2]
+            common = {"probability": 100, "attributes": []}
+            instances: list[dict[str, Any]] = [
+                {
+                    "type": "polygon", "className": item.label, "groupId": number, **common,
+                    "points": [v for point in outline(part) for v in point],
+                }
+                for number, item, part in pieces(scene)
+            ]  # fmt: skip
+            meta = {"name": f"{name_of(index)}.jpg", "width": width, "height": height, "status": "Completed"}
+            if kind == "pixel":  # hidden objects keep their entry in no file: the map has no pixel of them
+                truth = scene.truth()
+                instances = [
+                    {"className": item.label, **common, "parts": [{"color": f"#0002{number:02X}"}]}
+                    for number, item in enumerate(scene.objects, start=1)
+                    if (truth == number).any()
+                ]
+                colors = np.stack([np.zeros_like(truth), np.where(truth > 0, 2, 0), truth, np.where(truth, 255, 0)], -1)
+                Image.fromarray(colors.astype(np.uint8)).save(root / f"{name_of(index)}.jpg___save.png")
+                meta = {"name": f"{name_of(index)}.jpg"}
+            content = {"metadata": meta, "comments": [], "tags": [], "instances": instances}
+            dump(root / f"{name_of(index)}.jpg___{'pixel' if kind == 'pixel' else 'objects'}.json", content)
+
+    return write
 
 
 def darwin(kind: str) -> Callable:
@@ -293,10 +307,22 @@ def darwin(kind: str) -> Callable:
                 for number, item in enumerate(scene.objects):
                     paths = [[{"x": x, "y": y} for x, y in pixel_outline(part)] for part in item.parts]
                     annotations.append({"id": str(number), "name": item.label, "polygon": {"paths": paths}})
-            content = {"version": "2.0", "item": {"name": f"{name_of(index)}.jpg", "path": "/", "slots": [slot]}}
+            name = f"{name_of(index)}.jpg"
+            content: dict[str, Any] = {"version": "2.0", "item": {"name": name, "path": "/", "slots": [slot]}}
+            if kind == "version 1":
+                image = {"filename": name, "original_filename": name, "path": "/", "width": width, "height": height}
+                content = {"dataset": "scenes", "image": image}
+                annotations = list(map(in_version_1, annotations))
             dump(root / f"{name_of(index)}.json", {**content, "annotations": annotations})
 
     return write
+
+
+def in_version_1(annotation: dict[str, Any]) -> dict[str, Any]:
+    path, *more = annotation.pop("polygon")["paths"]
+    if len(more) == 1:  # of the two forms of several paths, one for two paths and one for more
+        return {**annotation, "complex_polygon": {"path": [path, *more]}}
+    return {**annotation, "polygon": {"path": path, "additional_paths": more} if more else {"path": path}}
 
 
 def labelme_web(kind: str) -> Callable:
@@ -396,10 +422,14 @@ def label_studio(kind: str) -> Callable:
             height, width = scene.image.shape[:2]
             results = []
             for number, (_, item, part) in enumerate(pieces(scene)):
-                key = "brushlabels" if kind == "brush" else "polygonlabels"
+                key = f"{kind}labels"
                 value: dict[str, Any] = {key: [item.label]}
                 if kind == "brush":
                     value |= {"format": "rle", "rle": brush_rle(part)}
+                elif kind == "bitmask":  # black on transparent
+                    pixels = np.zeros((height, width, 4), np.uint8)
+                    pixels[part, 3] = 255
+                    value["imageDataURL"] = f"data:image/png;base64,{base64.b64encode(png_bytes(pixels)).decode()}"
                 else:
                     value["points"] = [[100 * x / width, 100 * y / height] for x, y in outline(part)]
                 common = {"original_width": width, "original_height": height, "image_rotation": 0}
@@ -463,6 +493,40 @@ def via(kind: str) -> Callable:
                     quoted = ['"' + text.replace('"', '""') + '"' for text in texts]
                     lines.append(f'{image["filename"]},1,"{{}}",9,{number},{",".join(quoted)}')
             (root / "via.csv").write_text("\n".join(lines), encoding="utf-8")
+
+    return write
+
+
+def via_3(kind: str) -> Callable:
+    def write(root: Path, scenes: list[TrueScene]) -> None:
+        labels = labels_of(scenes)
+        options = {str(number): label for number, label in enumerate(labels)}
+        attribute = {
+            "1": {"aname": "note", "anchor_id": "FILE1_Z0_XY1", "type": 1, "options": {}},
+            "2": {"aname": "Class", "anchor_id": "FILE1_Z0_XY1", "type": 4, "options": options},
+        }
+        files, views, metadata = {}, {}, {}
+        rows = [f"# ATTRIBUTE = {json.dumps(attribute)}"]
+        rows += ["# CSV_HEADER = metadata_id,file_list,flags,temporal_coordinates,spatial_coordinates,metadata"]
+        for index, scene in enumerate(scenes):
+            name = f"{name_of(index)}.jpg"
+            save_image(scene, root / name)
+            key = str(index + 1)
+            files[key] = {"fid": index + 1, "fname": name, "type": 2, "loc": 3, "src": f"/home/me/pictures/{name}"}
+            views[key] = {"fid_list": [index + 1]}
+            for number, (_, item, part) in enumerate(pieces(scene)):
+                xy = [7, *(v for point in outline(part) for v in point)]
+                av = {"1": "", "2": str(labels.index(item.label))}
+                metadata[f"{key}_{number:08d}"] = {"vid": key, "flg": 0, "z": [], "xy": xy, "av": av}
+                cells = [f"{key}_{number:08d}", json.dumps([name]), 0, "[]", json.dumps(xy), json.dumps(av)]
+                rows.append(",".join('"' + str(cell).replace('"', '""') + '"' for cell in cells))
+        if kind == "csv":
+            (root / "via.csv").write_text("\n".join(rows), encoding="utf-8")
+            return
+        project = {"pid": "__VIA_PROJECT_ID__", "pname": "scenes", "vid_list": list(views)}
+        config = {"file": {"loc_prefix": {"1": "", "2": "", "3": "", "4": ""}}, "ui": {}}
+        parts = {"project": project, "config": config, "attribute": attribute, "file": files}
+        dump(root / "via_project.json", {**parts, "view": views, "metadata": metadata})
 
     return write
 
@@ -679,8 +743,10 @@ WRITERS = {
     "isat": Writer(isat, "isat", 0.99, RIM),
     "supervisely bitmaps": Writer(supervisely("bitmap"), "supervisely"),
     "supervisely polygons": Writer(supervisely("polygon"), "supervisely", 0.99, RIM),
-    "superannotate": Writer(superannotate, "superannotate"),
+    "superannotate": Writer(superannotate("vector"), "superannotate"),
+    "superannotate pixels": Writer(superannotate("pixel"), "superannotate"),
     "darwin polygons": Writer(darwin("polygon"), "darwin", 0.99, RIM),
+    "darwin 1": Writer(darwin("version 1"), "darwin", 0.99, RIM),
     "darwin raster": Writer(darwin("raster"), "darwin"),
     "labelme web polygons": Writer(labelme_web("polygon"), "labelme-web"),
     "labelme web masks": Writer(labelme_web("mask"), "labelme-web"),
@@ -690,9 +756,12 @@ WRITERS = {
     "cvat video": Writer(cvat_video, "cvat"),
     "label studio polygons": Writer(label_studio("polygon"), "label-studio"),
     "label studio brush": Writer(label_studio("brush"), "label-studio"),
+    "label studio bitmask": Writer(label_studio("bitmask"), "label-studio"),
     "via project": Writer(via("project"), "via"),
     "via json": Writer(via("json"), "via"),
     "via csv": Writer(via("csv"), "via"),
+    "via 3 project": Writer(via_3("project"), "via"),
+    "via 3 csv": Writer(via_3("csv"), "via"),
     "labelbox list": Writer(labelbox("list"), "labelbox"),
     "labelbox lines": Writer(labelbox("lines"), "labelbox"),
     "scalabel rle": Writer(scalabel("rle"), "scalabel"),

@@ -163,6 +163,8 @@ def read_categories(
 def read_images(dataset: Dataset, entries: list, path: str, *, named: bool = True) -> dict[Any, dict[str, Any]]:
     """Returns {id: image}; records a problem for each image that has no valid entry or an id that occurred before.
 
+    Images of LVIS have a coco_url instead of a file_name; its last two parts become the file_name.
+
     Args:
         dataset: dataset that the problems are added to.
         entries: list `images` of a JSON.
@@ -172,6 +174,8 @@ def read_images(dataset: Dataset, entries: list, path: str, *, named: bool = Tru
     images: dict[Any, dict[str, Any]] = {}
     what, types = ("an id and a file_name", str) if named else ("an id", str | None)
     for index, image in enumerate(entries):
+        if isinstance(image, dict) and image.get("file_name") is None and isinstance(image.get("coco_url"), str):
+            image = {**image, "file_name": "/".join(image["coco_url"].split("/")[-2:])}
         if not isinstance(image, dict) or not is_id(image.get("id")) or not isinstance(image.get("file_name"), types):
             text = f"images[{index}] needs {what}. Correct it; its annotations are left out."
             dataset.faults.append(DatasetError(text, path, "bad image entry"))

@@ -1,8 +1,11 @@
-"""Reads V7 Darwin JSON 2.0, one file per image.
+"""Reads V7 Darwin JSON 2.0 and 1.0, one file per image.
 
 Polygons consist of paths, whose inner paths are holes; they are drawn with OpenCV. A raster layer stores the masks of
 other annotations as runs of values along the rows. Lines, keypoints, skeletons and tags have no area. Later annotations
 are in front, as in the tool's own masks.
+
+Version 1 has `image` with the file name and the size instead of `item` with slots, and stores the inner paths of a
+polygon as `additional_paths`, or all paths as a `complex_polygon`.
 """
 
 from __future__ import annotations
@@ -24,13 +27,11 @@ NO_AREA = ("line", "keypoint", "skeleton", "tag", "cuboid", "string", "graph", "
 
 
 def is_darwin(content: Any) -> bool:
-    """Returns whether parsed JSON is Darwin JSON, version 2."""
-    return (
-        isinstance(content, dict)
-        and isinstance(content.get("item"), dict)
-        and "slots" in content["item"]
-        and isinstance(content.get("annotations"), list)
-    )
+    """Returns whether parsed JSON is Darwin JSON."""
+    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
+        return False
+    item, image = content.get("item"), content.get("image")
+    return isinstance(item, dict) and "slots" in item or isinstance(image, dict) and "filename" in image
 
 
 def recognize(tree: Tree) -> bool:
@@ -49,19 +50,16 @@ def read(item: tuple[str, str]) -> ImageAnnotation:
     file, split = item
     content = read_json(file)
     if not is_darwin(content):
-        raise DatasetError("not a Darwin JSON (no item with slots). Move it away.", file, "other json")
-    slots = content["item"]["slots"]
-    if len(slots) != 1 or slots[0].get("type", "image") != "image":
-        raise DatasetError(
-            "it does not belong to a single image: videos and several slots are not supported", file, "other json"
-        )
+        text = "not a Darwin JSON (no item with slots, no image with filename). Move it away."
+        raise DatasetError(text, file, "other json")
+    item, slot = _image(content, file)
     size = None
-    if slots[0].get("width") and slots[0].get("height"):
-        size = check_size(slots[0]["height"], slots[0]["width"])
-    name = str(content["item"].get("name", os.path.splitext(os.path.basename(file))[0]))
-    folder = str(content["item"].get("path") or "").strip("/")
-    names = [f"{folder}/{name}", name] if folder else [name]
-    annotation = ImageAnnotation(file, names, size, split=split)
+    if slot.get("width") and slot.get("height"):
+        size = check_size(slot["height"], slot["width"])
+    stem = os.path.splitext(os.path.basename(file))[0]
+    names = [str(item[key]) for key in ("name", "filename", "original_filename") if item.get(key)] or [stem]
+    folder = str(item.get("path") or "").strip("/")
+    annotation = ImageAnnotation(file, [f"{folder}/{names[0]}", *names] if folder else names, size, split=split)
     labels: dict[str, str] = {}
     for index, entry in enumerate(content["annotations"]):
         where = f"annotations[{index}]"
@@ -74,7 +72,7 @@ def read(item: tuple[str, str]) -> ImageAnnotation:
             if without:
                 annotation.notes[f"shapes without an area left out ({without[0]})"] += 1
                 continue
-            isbox = "polygon" not in entry and "ellipse" not in entry
+            isbox = not {"polygon", "complex_polygon", "ellipse"} & entry.keys()
             annotation.shapes.append(Shape(label, _geometry(entry), f"{where} ({label})", isbox=isbox))
     for index, entry in enumerate(content["annotations"]):
         if isinstance(entry, dict) and "raster_layer" in entry:
@@ -85,10 +83,28 @@ def read(item: tuple[str, str]) -> ImageAnnotation:
     return annotation
 
 
+def _image(content: dict[str, Any], file: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the part of a file that names its image and the part that has its size."""
+    if "item" not in content:
+        image = content["image"]
+        isvideo = "frame_urls" in image or "frame_count" in image
+        if isvideo or any(isinstance(entry, dict) and "frames" in entry for entry in content["annotations"]):
+            raise DatasetError("it is of a video. Export its frames as images.", file, "other json")
+        return image, image
+    slots = content["item"]["slots"]
+    if len(slots) != 1 or slots[0].get("type", "image") != "image":
+        text = "videos and several slots are not supported. Export its images one by one, or remove it."
+        raise DatasetError(text, file, "other json")
+    return content["item"], slots[0]
+
+
 def _geometry(entry: dict[str, Any]) -> Polygon:
-    if "polygon" in entry:
-        polygon = entry["polygon"]
-        paths = polygon["paths"] if "paths" in polygon else [polygon["path"], *polygon.get("additional_paths", ())]
+    if "polygon" in entry or "complex_polygon" in entry:
+        polygon = entry["polygon"] if "polygon" in entry else entry["complex_polygon"]
+        paths = polygon["paths"] if "paths" in polygon else polygon["path"]
+        if isinstance(paths[0], dict):
+            paths = [paths]
+        paths = [*paths, *(polygon.get("additional_paths") or ())]
         return Polygon([[check_points([[p["x"], p["y"]] for p in path], 3) for path in paths]], "opencv")
     if "ellipse" in entry:
         center, radius = entry["ellipse"]["center"], entry["ellipse"]["radius"]

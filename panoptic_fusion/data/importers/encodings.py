@@ -1,15 +1,38 @@
-"""Decodes the run-length encodings of annotation tools: COCO's, CVAT's, Darwin's and Label Studio's."""
+"""Decodes the masks of annotation tools: PNGs as text, run lengths of COCO, CVAT, Darwin and Label Studio."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from pycocotools import mask as mask_api
 
 from ..coco_json import rle_pixels
 from .masks import Crop, empty_crop
+
+
+def decode_base64(text: str) -> bytes:
+    """Decodes base64, with or without line breaks and the head of a data URL (data:image/png;base64,...).
+
+    Raises:
+        ValueError: the text is not base64.
+    """
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    return base64.b64decode("".join(text.split()), validate=True)
+
+
+def decode_png_mask(data: bytes) -> np.ndarray:
+    """Decodes a PNG to a mask (h, w) bool: the pixels that are not transparent or, without transparency, not black."""
+    with Image.open(io.BytesIO(data)) as image:
+        if image.mode == "P":
+            image = image.convert("RGBA" if "transparency" in image.info else "L")
+        pixels = np.asarray(image)
+    return pixels > 0 if pixels.ndim == 2 else pixels[..., -1] > 0 if pixels.shape[2] in (2, 4) else pixels.any(-1)
 
 
 def decode_coco_rle(rle: Any, height: int, width: int) -> Crop:

@@ -14,6 +14,7 @@ from ...files import write_atomically
 from ..faults import DatasetError
 
 ORIENTATION = 0x0112  # Exif tag: 1 is upright, 5 to 8 swap width and height
+_TIFF_SIZE = 256, 257  # tags of the stored width and height
 _SUFFIX_OF_FORMAT = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif", "MPO": ".jpg"}
 
 
@@ -27,6 +28,8 @@ def image_header(image: str | bytes, file: str) -> tuple[tuple[int, int], int]:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
             width, height = opened.size
             orientation = opened.getexif().get(ORIENTATION, 1)
+            if opened.format == "TIFF":  # Pillow's size is already the displayed one
+                width, height = (int(opened.tag_v2[tag]) for tag in _TIFF_SIZE)
     except FileNotFoundError:
         raise DatasetError("the image is missing", file, "missing image") from None
     except Exception as error:  # the decoders raise OSError, SyntaxError, ValueError, struct.error and more

@@ -1,8 +1,10 @@
-"""Reads Label Studio JSON: full and minimal exports with polygons, boxes, ellipses and brushes.
+"""Reads Label Studio JSON: full and minimal exports with polygons, boxes, ellipses, brushes, bitmasks and vectors.
 
 Coordinates are percentages of original_width and original_height. Results with the same id form one region: one result
 may have the geometry and another the class. If a task has several annotations, only one is used: the annotation marked
 as ground truth, otherwise the first that was not canceled. Annotations are never merged. Shapes keep the file order.
+A bitmask is a PNG of the whole image, transparent outside the region. A vector has an area if it is closed and has no
+curves.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from ..faults import DatasetError
-from .encodings import decode_brush
+from ..image_header import IMAGE_SUFFIXES
+from .encodings import decode_base64, decode_brush, decode_png_mask
 from .masks import box_ring, check_points, check_size, ellipse_ring, tight_crop
 from .shapes import ClassInfo, Dataset, ImageAnnotation, Mask, Polygon, Shape
-from .tree import IMAGE_SUFFIXES, Tree, hex_color, read_json, read_xml, split_of
+from .tree import Tree, hex_color, read_json, read_xml, split_of
 
 NAME = "label-studio"
 NO_AREA = frozenset(
@@ -142,6 +145,14 @@ def _geometry(value: dict[str, Any], size: tuple[int, int] | None) -> Polygon | 
     if "rle" in value:
         data = value["rle"]
         return Mask(partial(_brush, data))
+    if "imageDataURL" in value:
+        return Mask(partial(_bitmask, value["imageDataURL"]))
+    if "vertices" in value:
+        if not value.get("closed"):
+            return None
+        if any(vertex.get("isBezier") for vertex in value["vertices"]):
+            raise ValueError("it has curves, which are not read; draw it as a polygon")
+        value = {"points": [[vertex["x"], vertex["y"]] for vertex in value["vertices"]]}
     known = {"points": 2, "radiusX": 2, "width": 1}
     if not any(key in value for key in known) or ("width" in value and "height" not in value and "points" not in value):
         return None
@@ -161,6 +172,13 @@ def _geometry(value: dict[str, Any], size: tuple[int, int] | None) -> Polygon | 
 
 def _brush(data: Any, height: int, width: int) -> Any:
     return tight_crop(decode_brush(data, height, width))
+
+
+def _bitmask(url: str, height: int, width: int) -> Any:
+    mask = decode_png_mask(decode_base64(url))
+    if mask.shape != (height, width):
+        raise ValueError(f"its bitmask is {mask.shape[1]}x{mask.shape[0]}, its image {width}x{height}")
+    return tight_crop(mask)
 
 
 def _image_names(task: dict[str, Any]) -> list[str]:

@@ -7,7 +7,6 @@ and 1, placed at its first point. Lines and points have no area. The label __ign
 
 from __future__ import annotations
 
-import base64
 import io
 import os
 from functools import partial
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..faults import DatasetError
+from .encodings import decode_base64
 from .masks import Crop, box_ring, check_points, check_size, ellipse_ring
 from .shapes import ClassInfo, Dataset, ImageAnnotation, Mask, Polygon, Shape, check_label
 from .tree import Tree, read_json, read_text, split_of
@@ -61,7 +61,7 @@ def read(item: tuple[str, str]) -> ImageAnnotation:
     annotation.image_names.append(os.path.splitext(os.path.basename(file))[0])
     if content.get("imageData"):
         with annotation.guard("imageData", "remove it to use the image file"):
-            annotation.image_bytes = base64.b64decode(content["imageData"], validate=True)
+            annotation.image_bytes = decode_base64(content["imageData"])
     for index, entry in enumerate(content["shapes"]):
         name = f"shapes[{index}]"
         with annotation.guard(name):
@@ -102,7 +102,7 @@ def _geometry(entry: Any) -> Polygon | Mask | None:
 
 
 def _decode_mask(data: str, points: np.ndarray, height: int, width: int) -> Crop:
-    with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as image:
+    with Image.open(io.BytesIO(decode_base64(data))) as image:
         pixels = np.asarray(image)
     mask = pixels > 0 if pixels.ndim == 2 else pixels[..., :3].any(-1)
     left, top = np.round(points[0]).astype(int).tolist()

@@ -6,17 +6,15 @@ given by two corners, both inclusive. Points, lines, graphs and cuboids have no 
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 import zlib
 from functools import partial
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..faults import DatasetError
+from .encodings import decode_base64, decode_png_mask
 from .masks import MAX_PIXELS, Crop, box_ring, check_points, check_size
 from .shapes import ClassInfo, Dataset, ImageAnnotation, Mask, Polygon, Shape, check_label
 from .tree import Tree, hex_color, read_json, split_of
@@ -118,13 +116,8 @@ class HoledPolygon(Polygon):
 
 def _decode(data: str, origin: np.ndarray, *_: int) -> Crop:
     packed = zlib.decompressobj()
-    png = packed.decompress(base64.b64decode(data, validate=True), MAX_PIXELS)
+    png = packed.decompress(decode_base64(data), MAX_PIXELS)
     if packed.unconsumed_tail or not packed.eof:
         raise ValueError("its bitmap is cut off or too large")
-    with Image.open(io.BytesIO(png)) as image:
-        if image.mode == "P":
-            image = image.convert("RGBA" if "transparency" in image.info else "L")
-        pixels = np.asarray(image)
-    mask = pixels > 0 if pixels.ndim == 2 else pixels[..., -1] > 0 if pixels.shape[2] in (2, 4) else pixels.any(-1)
     left, top = origin[0].astype(int).tolist()
-    return Crop(mask, top, left)
+    return Crop(decode_png_mask(png), top, left)

@@ -16,8 +16,8 @@ from xml.etree import ElementTree
 import yaml
 
 from ..faults import DatasetError
+from ..image_header import IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jfif", ".jpe", ".ppm", ".pgm"})
 SPLITS = {
     **dict.fromkeys(("train", "training", "trn", "trainset"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev", "valset"), "val"),

@@ -1,4 +1,4 @@
-"""Reads VGG Image Annotator 2 (JSON project, JSON or CSV export) and 1.
+"""Reads VGG Image Annotator 3 (JSON project or CSV export), 2 (also JSON export) and 1.
 
 The class is the region attribute named label, labels, class, type, name or category, otherwise the only attribute.
 Identical regions of an image count once. Rectangles, circles, ellipses and polygons have an area. Later regions are in
@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from ..faults import DatasetError
+from . import via3
 from .masks import box_ring, check_points, ellipse_ring
-from .shapes import Dataset, ImageAnnotation, Polygon, Shape
+from .shapes import Dataset, ImageAnnotation, Polygon, Shape, check_label
 from .tree import Tree, read_json, read_text, split_of
 
 NAME = "via"
@@ -28,6 +29,8 @@ CSV_COLUMNS = {"filename", "region_shape_attributes", "region_attributes"}
 
 def images_of(content: Any) -> dict[str, dict[str, Any]]:
     """Returns the images in parsed JSON by their keys; empty if it is not from VIA."""
+    if via3.is_project(content):
+        return via3.images_of(content)
     if isinstance(content, dict) and isinstance(content.get("_via_img_metadata"), dict):
         content = content["_via_img_metadata"]
     if not isinstance(content, dict):
@@ -60,12 +63,16 @@ def open_dataset(tree: Tree) -> Dataset:
 def read(item: dict[str, Any]) -> ImageAnnotation:
     """Reads the regions of one image."""
     image, file = item["image"], item["file"]
-    annotation = ImageAnnotation(file, [str(image["filename"])], None, split=item["split"])
+    if image.get("problem"):
+        raise DatasetError(image["problem"], file, "other json")
+    annotation = ImageAnnotation(file, image.get("names") or [str(image["filename"])], None, split=item["split"])
     regions = image["regions"]
     seen = set()
-    for index, region in enumerate(regions.values() if isinstance(regions, dict) else regions):
+    for index, region in regions.items() if isinstance(regions, dict) else enumerate(regions):
         where = f"{image['filename']}, region {index}"
         with annotation.guard(where):
+            if "attributes" in image:
+                region = via3.as_version_2(region, image["attributes"])
             shape, attributes = region["shape_attributes"], region["region_attributes"]
             if shape["name"] in NO_AREA:
                 annotation.notes[f"shapes without an area left out ({shape['name']})"] += 1
@@ -103,15 +110,14 @@ def _label(attributes: Any) -> str:
     """Returns the class in region attributes; a checkbox attribute has the form {class: true}."""
     if not isinstance(attributes, dict) or not attributes:
         raise ValueError("it has no region attribute with its class")
-    known = [key for key in CLASS_KEYS if key in attributes]
+    names = {key.lower(): key for key in attributes}
+    known = [names[key] for key in CLASS_KEYS if key in names]
     if not known and len(attributes) > 1:
         raise ValueError(f"it has the attributes {', '.join(attributes)}: name the attribute with the class 'label'")
     value = attributes[known[0] if known else next(iter(attributes))]
     if isinstance(value, dict):
         value = next((key for key, chosen in value.items() if chosen), "")
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("its class is empty")
-    return value.strip()
+    return check_label(value)
 
 
 def _readable(tree: Tree, file: str, dataset: Dataset) -> Any:
@@ -124,15 +130,19 @@ def _readable(tree: Tree, file: str, dataset: Dataset) -> Any:
 
 def _is_csv(tree: Tree, file: str) -> bool:
     try:
-        return set(read_text(str(tree.path(file))).splitlines()[0].replace("#", "").split(",")) >= CSV_COLUMNS
+        text = read_text(str(tree.path(file)))
+        return via3.is_csv(text) or set(text.splitlines()[0].replace("#", "").split(",")) >= CSV_COLUMNS
     except (DatasetError, IndexError):
         return False
 
 
 def _from_csv(path: str) -> dict[str, dict[str, Any]]:
     images: dict[str, dict[str, Any]] = {}
-    text = read_text(path).lstrip("#")
-    for row in csv.DictReader(io.StringIO(text)):
+    csv.field_size_limit(2**31 - 1)  # a polygon of many points exceeds the default, 128 KiB
+    text = read_text(path)
+    if via3.is_csv(text):
+        return via3.images_of(via3.from_csv(text))
+    for row in csv.DictReader(io.StringIO(text.lstrip("#"))):
         name = row.get("filename") or ""
         region = {}
         for key, column in (("shape_attributes", "region_shape_attributes"), ("region_attributes",) * 2):

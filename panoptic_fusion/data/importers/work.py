@@ -22,7 +22,7 @@ from .painting import PaintRules, paint
 from .shapes import Dataset, ImageAnnotation, Shape, describe_error
 from .tree import ImageIndex
 
-VERSION = 1  # increase it when the same files give a different result, so that earlier results are recomputed
+VERSION = 2  # increase it when the same files give a different result, so that earlier results are recomputed
 
 
 @dataclass

@@ -2,18 +2,22 @@
 
 Also reads the exports of CVAT and Label Studio (classes.txt). A line of five numbers is a box, which is not a mask.
 Text files are in `labels` and images in `images`, below or above the splits. Smaller shapes are in front, because the
-format does not define an order.
+format does not define an order. `train`, `val` and `test` of data.yaml are folders, lists of images (.txt), or several;
+other images have the split that their folder names.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..faults import DatasetError
+from ..image_header import IMAGE_SUFFIXES
 from .masks import check_points
 from .shapes import ClassInfo, Dataset, ImageAnnotation, Polygon, Shape
-from .tree import IMAGE_SUFFIXES, ImageIndex, Tree, read_text, read_yaml, split_of
+from .tree import SPLITS, ImageIndex, Tree, read_text, read_yaml, split_of
 
 NAME = "yolo"
 TABLES = ("classes.txt", "obj.names", "labels.txt")
@@ -36,8 +40,11 @@ def open_dataset(tree: Tree) -> Dataset:
         for text in _texts(tree)
     }
     index = ImageIndex(tree)
+    splits = _splits(tree, file)
     for item in items.values():
         item["image"] = _image(item["file"], index)
+        places = [item["image"], *map(str, Path(item["image"]).parents)] if item["image"] else []
+        item["split"] = next((splits[place] for place in places if place in splits), item["split"])
     classes = [ClassInfo(name) for name in dict.fromkeys(names.values())]
     return Dataset(NAME, items, read, classes, order="smaller-in-front", boxes="skip", objects="likely")
 
@@ -113,6 +120,37 @@ def _read_names(file: str) -> dict[int, str]:
             raise DatasetError(f"names has the entry {key!r}: {name!r}, not a number and a name", file, "bad category")
         names[int(key)] = str(name)
     return names
+
+
+def _splits(tree: Tree, file: str) -> dict[str, str]:
+    """Returns {path of a folder or image: split} from the paths in data.yaml; the first split of a path counts.
+
+    Paths are often of another machine, or relative to other folders than `path`, so their last parts are searched below
+    the folders of data.yaml and of the annotations.
+    """
+    found: dict[str, str] = {}
+    content = read_yaml(str(tree.path(file))) if file.lower().endswith((".yaml", ".yml")) else {}
+    roots = [tree.path(file).parent, tree.root]
+    prefix = content.get("path") if isinstance(content.get("path"), str) else ""
+    for key, values in content.items():
+        split = split_of(str(key)) if str(key).lower() in SPLITS else ""
+        for value in values if isinstance(values, list) else [values]:
+            if split and isinstance(value, str):
+                place = _below(f"{prefix}/{value}", roots)
+                if place is not None and place.suffix.lower() == ".txt":
+                    lines = filter(None, map(str.strip, read_text(str(place)).splitlines()))
+                    for image in filter(None, (_below(line, [place.parent, *roots]) for line in lines)):
+                        found.setdefault(str(image), split)
+                elif place is not None:
+                    found.setdefault(str(place), split)
+    return found
+
+
+def _below(path: str, roots: Sequence[Path]) -> Path | None:
+    """Returns the longest end of a path that exists below one of the folders, or None."""
+    parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    ends = ["/".join(parts[start:]) for start in range(len(parts))]
+    return next((root / end for end in ends for root in roots if (root / end).exists()), None)
 
 
 def _image(text: str, index: ImageIndex) -> str | None:

@@ -11,13 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from annotation_writers import WRITERS, coco, labelme, save_map, semantic, things_of
-from PIL import Image
+from PIL import Image, features
 from polygon_scenes import make_scene
 from tiny_panoptic import make_tiny
 from tiny_training import ROOT
 
 from panoptic_fusion.data.annotation import decode_segmentation, read_id_map
 from panoptic_fusion.data.checks import check_dataset
+from panoptic_fusion.data.frames import find_files
+from panoptic_fusion.data.image_file import read_rgb
+from panoptic_fusion.data.image_header import IMAGE_SUFFIXES
 from panoptic_fusion.data.importers import import_annotations
 from panoptic_fusion.data.own_folder import find_data, split_data
 from panoptic_fusion.errors import UserError
@@ -112,29 +115,60 @@ def test_missing_images(tmp_path):
     assert result.images.total() == 2 and result.faults == []
 
 
+SUFFIXES = ("jpg", "png", "webp", "tif")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_labels_of_the_stored_orientation_are_turned(tmp_path, orientation):
+def test_labels_of_the_stored_orientation_are_turned(tmp_path, orientation, suffix):
     """Only sizes can tell: orientations from 5 on swap width and height."""
     stored = np.zeros((20, 30, 3), np.uint8)
     stored[2:9, 4:10] = 255
     exif = Image.Exif()
     exif[0x0112] = orientation
     write_labelme(tmp_path / "in", "a", [box_shape("car", 4, 2, 9, 8)], size=(20, 30), suffix="")
-    Image.fromarray(stored).save(tmp_path / "in" / "a.png", exif=exif)
+    Image.fromarray(stored).save(tmp_path / "in" / f"a.{suffix}", exif=exif)
     result = import_annotations(tmp_path / "in", tmp_path / "out", workers=1)
     files = find_data(tmp_path / "out")["train"]
     found = read_id_map(f"{files.panoptic_root}/a.png") > 0
     if orientation < 5:  # labels are taken to lie as the image is shown, as in every tool
         assert found.shape == (20, 30) and found[2:9, 4:10].all() and not result.notes
         return
-    from PIL import ImageOps
-
-    with Image.open(tmp_path / "in" / "a.png") as image:
-        shown = np.asarray(ImageOps.exif_transpose(image))[..., 0] > 0
+    shown = read_rgb(tmp_path / "in" / f"a.{suffix}")[..., 0] > 127
     assert (found == shown).all() and "labels turned to the Exif orientation of their image" in result.notes
     instance = json.loads(Path(files.instances_json).read_text())["annotations"][0]
     assert (decode_segmentation(instance["segmentation"], 30, 20).astype(bool) == shown).all()
     assert check_dataset(files, 0).faults == []
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_labels_as_the_image_is_shown_stay(tmp_path, orientation, suffix):
+    """With the size of the shown image or without any, the labels lie on the pixels that the reader returns."""
+    size, exif = (30, 20) if orientation < 5 else (20, 30), Image.Exif()  # stored, (width, height)
+    exif[0x0112] = orientation
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", size).save(tmp_path / "in" / f"a.{suffix}", exif=exif)
+    assert read_rgb(tmp_path / "in" / f"a.{suffix}").shape == (20, 30, 3)
+    for given in ((20, 30), (0, 0)):
+        write_labelme(tmp_path / "in", "a", [box_shape("car", 4, 2, 9, 8)], size=given, suffix="")
+        result = import_annotations(tmp_path / "in", tmp_path / "out", workers=1)
+        found = read_id_map(f"{find_data(tmp_path / 'out')['train'].panoptic_root}/a.png") > 0
+        assert found.shape == (20, 30) and found[2:9, 4:10].all() and found.sum() == 42 and not result.notes
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_images_of_every_suffix_are_found(tmp_path, suffix):
+    """Also next to an image of the same stem; the demo finds the same files."""
+    if not features.check({".avif": "avif", ".jp2": "jpg_2000"}.get(suffix, "zlib")):
+        pytest.skip(f"this Pillow cannot write {suffix}")
+    other = ".png" if suffix != ".png" else ".jpg"
+    for end in (suffix, other):
+        write_labelme(tmp_path / "in", "a", [box_shape("car", 2, 2, 9, 9)], suffix=suffix)
+        Image.new("RGB", (40, 30)).save(tmp_path / "in" / f"a{end}")
+    result = import_annotations(tmp_path / "in", tmp_path / "out", workers=1)
+    assert result.faults == [] and (tmp_path / "out" / "images" / f"a{suffix}").exists()
+    assert {path.suffix for path in find_files([tmp_path / "in"])} == {suffix, other}
 
 
 # -- classes ---------------------------------------------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """Other versions and options of the tools than the round trips write, by hand."""
 
+import base64
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from annotation_writers import brush_rle
+from annotation_writers import brush_rle, png_bytes
 from PIL import Image
 
 from panoptic_fusion.data.annotation import decode_segmentation
@@ -94,12 +95,119 @@ def test_label_studio_turned_box(run):
     assert (masks[0][1] == rectangle(8, 5, 10, 11)).all()
 
 
+def test_label_studio_bitmasks_and_vectors(run):
+    def bitmask(mask):
+        pixels = np.where(mask[..., None], [0, 0, 0, 255], 0).astype(np.uint8)
+        return "data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode()
+
+    vertices = [{"id": str(k), "x": x, "y": y} for k, (x, y) in enumerate(percent(corners(3, 4, 9, 12)))]
+    curved = [*vertices[:3], {**vertices[3], "isBezier": True}]
+    values = [
+        {"imageDataURL": bitmask(rectangle(12, 5, 20, 9)), "bitmasklabels": ["cat"]},
+        {"imageDataURL": bitmask(np.ones(SIZE, bool)), "bitmasklabels": ["floor"]},
+        {"vertices": vertices, "closed": True, "vectorlabels": ["dog"]},
+        {"vertices": vertices, "closed": False, "vectorlabels": ["wire"]},
+        {"vertices": curved, "closed": True, "vectorlabels": ["bend"]},
+        {"imageDataURL": bitmask(np.ones((5, 6), bool)), "bitmasklabels": ["small"]},
+        {"imageDataURL": "data:image/png;base64,AAAA", "bitmasklabels": ["broken"]},
+    ]  # fmt: skip
+    results = [
+        {"id": f"r{k}", "type": list(value)[-1], "value": value, "original_width": 30, "original_height": 20}
+        for k, value in enumerate(values)
+    ]
+    result, masks = run(
+        {"p.json": [{"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": results}]}]},
+        things=["cat", "floor", "dog"],
+    )
+    expected = {"cat": rectangle(12, 5, 20, 9), "floor": np.ones(SIZE, bool), "dog": rectangle(3, 4, 9, 12)}
+    assert {label: (mask == expected[label]).all() for label, mask, _ in masks} == dict.fromkeys(expected, True)
+    texts = " ".join(map(str, result.faults))
+    assert len(result.faults) == 3
+    assert "has curves" in texts and "bitmask is 6x5, its image 30x20" in texts and "(broken)" in texts
+    assert any("(vectorlabels)" in note for note in result.notes)
+
+
 def test_via_1_and_checkbox_attributes(run):
     xs, ys = zip(*corners(3, 4, 9, 12), strict=True)
     shape = {"name": "polygon", "all_points_x": xs, "all_points_y": ys}
     regions = {"0": {"shape_attributes": shape, "region_attributes": {"type": {"cat": False, "dog": True}}}}
     _, masks = run({"via.json": {"a.png1": {"filename": "a.png", "regions": regions}}})
     assert masks[0][0] == "dog" and (masks[0][1] == rectangle(3, 4, 9, 12)).all()
+
+
+def via_3(metadata, **more):
+    """A project of VIA 3 with a text and a checkbox attribute, and a view of the image, which was a local file."""
+    attribute = {
+        "1": {"aname": "Object", "type": 1, "options": {}},
+        "2": {"aname": "Kind", "type": 2, "options": {"a": "cat", "b": "dog"}},
+    }
+    file = {"1": {"fid": 1, "fname": "a.png", "type": 2, "loc": 1, "src": ""}}
+    content = {"project": {}, "config": {}, "attribute": attribute, "file": file, "view": {"1": {"fid_list": [1]}}}
+    return {**content, "metadata": {str(k): {"vid": "1", "z": [], **m} for k, m in enumerate(metadata)}, **more}
+
+
+def test_via_3_shapes_and_attributes(run):
+    metadata = [
+        {"xy": [2, 3, 4, 6, 8], "av": {"1": "box", "2": "a"}},
+        {"xy": [4, 20, 10, 6, 3], "av": {"1": "ellipse"}},
+        {"xy": [3, 10, 10, 5], "av": {"2": "b,a"}},
+        {"xy": [7, 3, 4, 9, 4, 9, 12, 3, 12], "av": {"1": "polygon"}},
+        {"xy": [8, 5, 2, 12, 6, 7, 9, 1, 5], "av": {"1": "extreme box"}},
+        {"xy": [9, 15, 10, 10, 5, 5, 10], "av": {"1": "extreme circle"}},
+        {"xy": [6, 1, 1, 5, 5, 5, 1], "av": {"1": "line"}},
+        {"xy": [], "av": {"1": "the whole image"}},
+        {"xy": [2, 1, 1], "av": {"1": "incomplete"}},
+        {"xy": [2, 1, 1, 3, 3], "av": {"9": "unknown attribute"}},
+    ]  # fmt: skip
+    result, masks = run({"via.json": via_3(metadata)})
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
+    disk = (x - 10) ** 2 + (y - 10) ** 2 < 25
+    expected = {
+        "box": rectangle(3, 4, 9, 12), "ellipse": ((x - 20) / 6) ** 2 + ((y - 10) / 3) ** 2 < 1, "dog": disk,
+        "polygon": rectangle(3, 4, 9, 12), "extreme box": rectangle(1, 2, 12, 9), "extreme circle": disk,
+    }  # fmt: skip
+    assert [label for label, _, _ in masks] == list(expected)
+    for label, mask, _ in masks:
+        assert (mask != expected[label]).sum() <= 2, label  # an ellipse is a polygon of 256 points
+    assert sorted(str(fault).split(":")[1].strip() for fault in result.faults) == ["a.png, region 8", "a.png, region 9"]
+
+
+def csv_row(*cells):
+    return ",".join('"' + str(cell).replace('"', '""') + '"' for cell in cells) + "\n"
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_via_csv_with_a_polygon_of_many_points(run, version):
+    """A box with 20,000 points on two of its edges, whose cell is longer than what Python's csv reads by default."""
+    xs = [*np.linspace(3, 9, 20000).tolist(), *np.linspace(9, 3, 20000).tolist()]
+    ys = [4.0] * 20000 + [12.0] * 20000
+    if version == 2:
+        text = "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes\n"
+        shape = {"name": "polygon", "all_points_x": xs, "all_points_y": ys}
+        text += csv_row("a.png", 1, "{}", 1, 0, json.dumps(shape), '{"label": "cat"}')
+    else:  # its first versions wrote the names of the attributes alone
+        text = '# ATTRIBUTES = {"1":"label"}\n# CSV_HEADER = metadata_id,file_list,flags,temporal_coordinates,'
+        text += "spatial_coordinates,metadata\n"
+        xy = [7, *np.stack([xs, ys], 1).ravel().tolist()]
+        text += csv_row("1_a", '["a.png"]', 0, "[]", json.dumps(xy), '{"1": "cat"}')
+    result, masks = run({"via.csv": text})
+    assert result.faults == []
+    assert [(label, (mask == rectangle(3, 4, 9, 12)).all()) for label, mask, _ in masks] == [("cat", True)]
+
+
+def test_via_3_videos_and_pairs_are_reported(run):
+    region = {"xy": [2, 3, 4, 6, 8], "av": {"1": "box"}}
+    files = {
+        str(k): {"fid": k, "fname": name, "type": kind, "src": ""}
+        for k, name, kind in ((1, "a.png", 2), (2, "film.mp4", 4), (3, "b.png", 2))
+    }
+    views = {"1": {"fid_list": [1]}, "2": {"fid_list": [2]}, "3": {"fid_list": [1, 3]}}
+    metadata = [region, {**region, "vid": "2"}, {**region, "vid": "3"}, {**region, "vid": "4"}]
+    result, masks = run({"via.json": via_3(metadata, file=files, view=views)})
+    assert [label for label, _, _ in masks] == ["box"]
+    texts = " ".join(map(str, result.faults))
+    assert len(result.faults) == 3
+    assert "film.mp4 is a video" in texts and "'3' shows 2 files" in texts and "have no view" in texts
 
 
 def test_scalabel_curves_and_open_lines(run):
@@ -128,6 +236,72 @@ def test_holes(run, tmp_path):
     content = {"metadata": {"name": "a.png", "width": 30, "height": 20}, "instances": [entry]}
     _, masks = run({"a.png.json": content})
     assert (masks[0][1] == hole).all()
+
+
+@pytest.mark.parametrize("name", ["a.png___pixel.json", "a.png.json"])
+def test_superannotate_pixels(run, tmp_path, name):
+    """Parts of an instance are colors; a part of no pixel is nothing, an instance of no pixel is reported."""
+    colors = np.zeros((*SIZE, 3), np.uint8)
+    for box, color in (((1, 1, 5, 5), (1, 2, 3)), ((8, 1, 12, 5), (0, 2, 3)), ((20, 9, 25, 15), (255, 0, 10))):
+        colors[rectangle(*box)] = color
+    Image.fromarray(colors).save(tmp_path / "a.png___save.png")
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "a.png___fuse.png")  # the colors of the classes, not needed
+
+    def instance(label, *found):
+        return {"className": label, "visible": True, "parts": [{"color": color} for color in found]}
+
+    entries = [
+        instance("cat", "#010203", "#000203", "#00FF00"), instance("dog", "#FF000a"), instance("bird", "#00FFFF"),
+        instance("cow", "red"),
+    ]  # fmt: skip
+    old = [*entries, {"type": "meta", "name": "a.png", "width": 30, "height": 20}]
+    for content in ({"metadata": {"name": "a.png"}, "instances": entries, "tags": [], "comments": []}, old):
+        result, masks = run({name: content})
+        assert result.format == "superannotate"
+        assert [label for label, _, _ in masks] == ["cat", "dog"]
+        assert (masks[0][1] == (rectangle(1, 1, 5, 5) | rectangle(8, 1, 12, 5))).all()
+        assert (masks[1][1] == rectangle(20, 9, 25, 15)).all()
+        texts = sorted(str(fault) for fault in result.faults)
+        assert len(texts) == 2 and "(bird) covers no pixel" in texts[0] and "'red', not '#rrggbb'" in texts[1]
+
+
+def test_superannotate_lists_of_polygons(run):
+    polygon = {"type": "polygon", "className": "cat", "points": sum(corners(3, 4, 9, 12), []), "groupId": 0}
+    content = [polygon, {"type": "meta", "name": "a.png", "width": 30, "height": 20}]
+    result, masks = run({"a.png___objects.json": content})
+    assert result.format == "superannotate" and result.faults == []
+    assert (masks[0][1] == rectangle(3, 4, 9, 12)).all()
+
+
+@pytest.mark.parametrize("form", ["complex_polygon of paths", "complex_polygon", "additional_paths", "paths"])
+def test_darwin_holes_of_both_versions(run, form):
+    """Rims are drawn: the outer rim belongs to the object, and the rim of the hole too."""
+    outer, inner = ([{"x": x, "y": y} for x, y in corners(*box)] for box in ((3, 4, 18, 17), (8, 8, 12, 12)))
+    more = {"path": outer, "additional_paths": [inner]}
+    part = {
+        "complex_polygon of paths": {"complex_polygon": {"path": [outer, inner]}},
+        "complex_polygon": {"complex_polygon": more}, "additional_paths": {"polygon": more},
+        "paths": {"polygon": {"paths": [outer, inner]}},
+    }[form]  # fmt: skip
+    image = {"filename": "a.png", "width": 30, "height": 20}
+    head = {"image": image} if form != "paths" else {"item": {"name": "a.png", "slots": [image]}}
+    result, masks = run({"a.json": {**head, "annotations": [{"name": "ring", "bounding_box": {}, **part}]}})
+    assert result.format == "darwin" and result.faults == []
+    assert (masks[0][1] == (rectangle(3, 4, 19, 18) & ~rectangle(9, 9, 12, 12))).all()
+
+
+def test_darwin_1_boxes_lines_and_videos(run):
+    image = {"filename": "a.png", "width": 30, "height": 20}
+    annotations = [
+        {"name": "box", "bounding_box": {"x": 3, "y": 4, "w": 6, "h": 8}},
+        {"name": "lane", "line": {"path": [{"x": 1, "y": 1}, {"x": 5, "y": 5}]}},
+    ]
+    result, masks = run({
+        "a.json": {"image": image, "annotations": annotations},
+        "b.json": {"image": {**image, "filename": "b.mp4"}, "annotations": [{"name": "box", "frames": {}}]},
+    })  # fmt: skip
+    assert [(label, (mask == rectangle(3, 4, 9, 12)).all()) for label, mask, _ in masks] == [("box", True)]
+    assert ["of a video" in str(fault) for fault in result.faults] == [True]
 
 
 def test_supervisely_holes_with_their_rim(run):
@@ -169,6 +343,20 @@ def test_cvat_groups_turned_boxes_and_crowds_of_its_coco_export(run):
     assert (masks[2][1] == rectangle(17, 3, 21, 13)).all()
 
 
+def test_lvis_names_images_by_url(run):
+    image = {"id": 1, "coco_url": "http://images.cocodataset.org/val2017/a.png", "width": 30, "height": 20}
+    entry = {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 1,
+        "segmentation": [[3, 4, 9, 4, 9, 12, 3, 12]],
+        "bbox": [3, 4, 6, 8],
+    }
+    categories = [{"id": 1, "name": "cat", "synset": "cat.n.01", "frequency": "f"}]
+    result, masks = run({"lvis_v1_val.json": {"images": [image], "annotations": [entry], "categories": categories}})
+    assert result.faults == [] and (masks[0][1] == rectangle(3, 4, 9, 12)).all()
+
+
 @pytest.mark.parametrize("by_cvat", [False, True])
 def test_masks_with_iscrowd_by_cvat_are_objects(run, by_cvat):
     mask = rectangle(2, 3, 8, 9)
@@ -195,6 +383,43 @@ def test_yolo_variants(run):
     assert [label for label, _, _ in masks] == ["cat"] and (masks[0][1] == rectangle(3, 4, 15, 12)).all()
     result, masks = run(files, boxes="mask")
     assert [label for label, _, _ in masks] == ["cat", "dog"] and (masks[1][1] == rectangle(12, 8, 18, 12)).all()
+
+
+@pytest.mark.parametrize("yaml, expected", [
+    ("path: C:\\\\data\ntrain: images/first\nval: images/second", ("train", "val", "train")),
+    ("path: /data/mine\ntrain: [images/first, images/third]\nval: [images/second]", ("train", "val", "train")),
+    ("train: /home/me/images/second\nval: ../images/first\ntest: images/third", ("val", "train", "test")),
+    ("path: .\ntrain: lists/one.txt\nval: lists/two.txt\ntest:", ("train", "val", "train")),
+    ("train: images/first\nval: images/first\ntest: nowhere", ("", "", "")),  # one folder for both: no split to keep
+    ("train: 3\nval: {a: 1}", ("", "", "")),
+])  # fmt: skip
+def test_yolo_splits_of_the_yaml(run, tmp_path, yaml, expected):
+    files = {"data.yaml": yaml + "\nnames: {0: cat}\n"}
+    for k, folder in enumerate(("first", "second", "third")):
+        files[f"labels/{folder}/{k}.txt"] = "0 0.1 0.2 0.5 0.2 0.5 0.6 0.1 0.6"
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        Image.new("RGB", SIZE[::-1]).save(tmp_path / "images" / folder / f"{k}.jpg")
+    files |= {
+        "lists/one.txt": "./images/first/0.jpg\n/data/images/third/2.jpg\n\n",
+        "lists/two.txt": "images/second/1.jpg",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    result = import_annotations(tmp_path, tmp_path / "out", workers=1)
+    assert result.faults == []
+    for k, split in enumerate(expected):
+        assert (tmp_path / "out" / split / "images" / f"{k}.jpg").exists(), k
+
+
+@pytest.mark.parametrize("head", ["", "data:image/png;base64,"])
+def test_labelme_image_in_the_file_alone(run, tmp_path, head):
+    """Labelme 2 wrote shapes without a type; other tools break lines or write a data URL."""
+    shapes = [{"label": "cat", "line_color": None, "fill_color": None, "points": corners(3, 4, 9, 12)}]
+    data = head + base64.encodebytes(png_bytes(np.zeros((*SIZE, 3), np.uint8))).decode()
+    content = {"lineColor": [0, 255, 0, 128], "shapes": shapes, "imagePath": "gone.png", "imageData": data}
+    result, masks = run({"some.json": content})
+    assert result.faults == [] and (masks[0][1] == rectangle(3, 4, 10, 13)).all()
 
 
 def test_labelme_without_sizes_paths_or_types(run):
