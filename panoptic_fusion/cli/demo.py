@@ -3,7 +3,8 @@
     panoptic-fusion demo --model output/toy --input street.jpg photos/ "more/*.png" drive.mp4 --output segmented
 
 For each image or video frame it writes a visualization (NAME.jpg) and the panoptic map as a PNG of segment ids
-(NAME.png, id = R + 256 G + 65536 B, 0 = void). panoptic.json lists the segments of all images.
+(NAME.png, id = R + 256 G + 65536 B, 0 = void). panoptic.json lists the segments of all images in COCO panoptic format.
+It is valid after each image, also if the command is killed. `panoptic-fusion evaluate --pred-json` reads it.
 """
 
 from __future__ import annotations
@@ -82,8 +83,11 @@ def demo(
         allow_download: whether to download weights from any address in the config, see `check_downloads`.
 
     Returns:
-        "annotations" and "categories" as in panoptic.json, and "unreadable": a message per file that could not be read
-        or segmented.
+        "images", "annotations" and "categories" as in panoptic.json, which is COCO panoptic, and "unreadable": a
+        message per file that could not be read or segmented. The id of an image is the name of its PNG without the
+        suffix. Its `file_name` is its path; the `file_name` of a video frame is VIDEO/NAME. Annotations also have the
+        path of their file as `image`; segments also have `category` (the class name), `isthing`, and those of things
+        `score`.
 
     Raises:
         UserError, FileNotFoundError: nothing was segmented; the message names the problem.
@@ -121,6 +125,7 @@ def demo(
 
     os.makedirs(output, exist_ok=True)
     remove_partial_files(output)
+    images: list[dict] = []
     annotations: list[dict] = []
     skipped: list[str] = []
     used: set[str] = set()
@@ -132,19 +137,25 @@ def demo(
         mininterval=1,
         disable=None,
     )
-    with GrowingJson(os.path.join(output, "panoptic.json"), {"categories": categories}, "annotations") as written:
-        for file, name, image in frames:
-            name = unused_name(safe_name(name), used)
+    path = os.path.join(output, "panoptic.json")
+    with GrowingJson(path, {"categories": categories}, ("images", "annotations")) as written:
+        for file, frame, image in frames:
+            name = unused_name(safe_name(frame), used)
+            height, width = image.shape[:2]
+            source = printable(file if frame == file.stem else file / frame)
+            listed = {"id": name, "file_name": source, "width": width, "height": height}
             try:
-                entry = {"image": printable(file), **segment(predictor, image, name, output, alpha)}
+                found = segment(predictor, image, name, output, alpha)
             except DiskError as error:
                 raise DiskError(f"{len(annotations)} images are done: {error}") from error
             except Exception as error:  # such as a strip one pixel wide, or an image too large for the memory
                 skipped.append(f"{printable(file)}: {type(error).__name__}: {one_line(error)[:300]}")
                 continue
-            written.append(entry)
+            entry = {"image_id": name, "image": printable(file), **found}
+            written.append(listed, entry)
+            images.append(listed)
             annotations.append(entry)
-    return {"annotations": annotations, "categories": categories, "unreadable": skipped}
+    return {"images": images, "annotations": annotations, "categories": categories, "unreadable": skipped}
 
 
 def check_source(
@@ -169,7 +180,8 @@ def printable(path: os.PathLike) -> str:
 
 
 def segment(predictor: DefaultPredictor, image: np.ndarray, name: str, output: str, alpha: float) -> dict:
-    """Segments one BGR image, writes its visualization and its PNG, and returns its entry in panoptic.json."""
+    """Segments one BGR image, writes its visualization and its PNG, and returns its PNG and segments as in the JSON."""
+    from panoptic_fusion.data.annotation import label_extents, label_map
     from panoptic_fusion.evaluation import write_panoptic_png
     from panoptic_fusion.files import write_image
     from panoptic_fusion.visualization import draw_panoptic
@@ -179,7 +191,13 @@ def segment(predictor: DefaultPredictor, image: np.ndarray, name: str, output: s
     picture = draw_panoptic(image[:, :, ::-1], ids, segments_info, predictor.metadata, alpha)
     write_image(os.path.join(output, f"{name}.jpg"), picture)
     write_panoptic_png(os.path.join(output, f"{name}.png"), ids)
-    return {"file_name": f"{name}.png", "segments_info": [named(s, predictor.metadata) for s in segments_info]}
+    del picture
+    boxes, areas = label_extents(label_map(ids, segments_info, report=lambda fault: None), len(segments_info))
+    segments = [
+        {**named(info, predictor.metadata), "area": area, "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0}
+        for info, (x0, y0, x1, y1), area in zip(segments_info, boxes.tolist(), areas.tolist(), strict=True)
+    ]
+    return {"file_name": f"{name}.png", "segments_info": segments}
 
 
 def named(info: dict, metadata: Metadata) -> dict:

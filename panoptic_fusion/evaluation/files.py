@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..data.annotation import read_id_map
-from ..data.coco_json import read_panoptic_json, read_predictions_json
+from ..data.coco_json import read_images_json, read_panoptic_json, read_predictions_json
 from ..data.faults import DatasetError
 from ..data.label_space import LabelSpace
 from ..errors import UserError
@@ -62,8 +62,9 @@ def evaluate_files(
 
     Args:
         gt_json, gt_root: JSON file and PNG folder of the ground truth.
-        pred_json, pred_root: JSON file and PNG folder of the predictions. Only `annotations` is read: image_id,
-            file_name of the PNG and segments_info with `id` and `category_id`, in the category ids of the ground truth.
+        pred_json, pred_root: JSON file and PNG folder of the predictions. `annotations` is read: image_id, file_name
+            of the PNG and segments_info with `id` and `category_id`, in the category ids of the ground truth. If the
+            ground truth has none of the image ids, images are paired by file name, which `images` lists.
         images: ids or file names of the images to score. None scores all images.
         output: folder for results.json, results.md and images.csv. None writes nothing.
         processes: number of processes. None uses one per CPU core.
@@ -128,6 +129,8 @@ def make_tasks(
     space = truth.label_space
     index = {id: i for i, id in enumerate([*space.thing_ids, *space.stuff_ids])}
     predicted = read_predictions_json(os.fspath(pred_json), set(index), lambda error: problems.append(str(error)))
+    if any(id not in truth.images for id in predicted):
+        predicted = _paired_by_file_name(predicted, pred_json, truth.images)
     unknown = [id for id in predicted if id not in truth.images]
     if unknown:
         problems.append(
@@ -160,6 +163,26 @@ def make_tasks(
     if wanted:
         raise UserError(f"{gt_json} has no image {sorted(wanted)[0]!r}: pass ids or file names of its images")
     return space, tasks, problems
+
+
+def _paired_by_file_name(
+    predicted: dict[Any, dict[str, Any]], pred_json: str | os.PathLike, images: dict[Any, dict[str, Any]]
+) -> dict[Any, dict[str, Any]]:
+    """Replaces the image ids of predictions by those of the ground truth, if none of them is one.
+
+    Images are paired by file name, without folders, where it is unique in both files. All other ids are kept.
+    """
+    if any(id in images for id in predicted):
+        return predicted
+
+    def ids_by_name(entries: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+        names = {id: os.path.basename(entry["file_name"]) for id, entry in entries.items()}
+        number = Counter(names.values())
+        return {name: id for id, name in names.items() if number[name] == 1}
+
+    ours, theirs = ids_by_name(images), ids_by_name(read_images_json(os.fspath(pred_json), lambda error: None))
+    new = {theirs[name]: ours[name] for name in theirs.keys() & ours.keys()}
+    return {new.get(id, id): prediction for id, prediction in predicted.items()}
 
 
 def score_chunk(

@@ -11,6 +11,7 @@ import yaml
 
 from panoptic_fusion.cli import demo
 from panoptic_fusion.data.annotation import read_id_map
+from panoptic_fusion.data.coco_json import read_panoptic_json
 from panoptic_fusion.data.frames import count_frames
 
 
@@ -42,7 +43,7 @@ def segment(run_script, trained, tmp_path: Path):
 
 
 def check_image(output: Path, entry: dict, size: tuple[int, int], categories: dict[int, dict]) -> None:
-    """The PNG holds exactly the segments of the json, with their areas; the picture has the image's size."""
+    """The PNG holds exactly the segments of the json, with areas and boxes; the picture has the image's size."""
     ids = read_id_map(str(output / entry["file_name"]))
     assert ids.shape == size
     found = {int(i): int(n) for i, n in zip(*np.unique(ids, return_counts=True), strict=True) if i}
@@ -50,7 +51,9 @@ def check_image(output: Path, entry: dict, size: tuple[int, int], categories: di
     for segment in entry["segments_info"]:
         category = categories[segment["category_id"]]  # an id of the dataset, not a contiguous one
         assert (category["name"], bool(category["isthing"])) == (segment["category"], segment["isthing"])
-        assert ("score" in segment) == segment["isthing"]
+        assert ("score" in segment) == segment["isthing"] and segment["iscrowd"] == 0
+        y, x = np.nonzero(ids == segment["id"])
+        assert segment["bbox"] == [x.min(), y.min(), x.max() - x.min() + 1, y.max() - y.min() + 1]
     picture = cv2.imread(str(output / entry["file_name"].replace(".png", ".jpg")))
     assert picture.shape == (*size, 3) and picture.std() > 5
 
@@ -65,6 +68,33 @@ def test_a_folder(segment, photos: Path, tiny_cfg):
     assert any(e["segments_info"] for e in entries.values())
     names = ["a.jpg", "a.png", "b.jpg", "b.png", "c.jpg", "c.png", "panoptic.json"]
     assert sorted(p.name for p in output.iterdir()) == names
+
+
+def test_the_json_is_coco_panoptic(segment, photos: Path):
+    """Its own reader accepts it without a complaint, and each image is listed with its size."""
+    code, err, output, entries = segment(photos)
+    assert code == 0, err
+    read = read_panoptic_json(str(output / "panoptic.json"))
+    assert [
+        (image["id"], Path(image["file_name"]).name, image["height"], image["width"]) for image in read.images.values()
+    ] == [("a", "a.jpg", 96, 128), ("b", "b.png", 80, 101), ("c", "c.jpg", 192, 256)]
+    assert read.annotations == {entry["image_id"]: entry for entry in entries.values()}
+
+
+def test_the_json_can_be_evaluated(segment, tiny_data, trained, run_script, tmp_path: Path):
+    """Image ids of the ground truth are numbers that differ from those in the file names."""
+    data = tiny_data["val"]
+    code, err, output, entries = segment(data["images"])
+    assert code == 0, err
+    truth = ["--gt-json", data["panoptic_json"], "--gt-root", data["panoptic_root"]]
+    words = [*truth, "--pred-json", output / "panoptic.json", "--pred-root", output, "--output", tmp_path / "scores"]
+    code, shown, err = run_script("evaluate", *words, "--workers", 1)
+    assert code == 0 and f"{len(entries)} scored, 0 no prediction, 0 invalid prediction, 0 left out" in shown, err
+    found = json.loads((tmp_path / "scores" / "results.json").read_text())
+    opts = ["DATASETS.TEST", "('tiny_val',)", "OUTPUT_DIR", tmp_path / "direct"]
+    assert run_script("evaluate", "--model", trained, *opts)[0] == 0
+    direct = json.loads((tmp_path / "direct" / "results.json").read_text())["panoptic_seg"]
+    assert direct["PQ"] > 0 and found["problems"] == [] and found["all"]["PQ"] == pytest.approx(direct["PQ"], abs=0.1)
 
 
 def test_files_and_globs_each_image_once(segment, photos: Path):
@@ -95,6 +125,11 @@ def test_a_video_beside_an_image(segment, photos: Path, tmp_path: Path):
     code, err, output, entries = segment(video, photos / "a.jpg")
     assert code == 0, err
     assert list(entries) == [*(f"drive_{n:06d}.png" for n in range(4)), "a.png"]
+    images = json.loads((output / "panoptic.json").read_text())["images"]
+    assert [image["file_name"] for image in images] == [
+        *(f"{video}/drive_{n:06d}" for n in range(4)),
+        str(photos / "a.jpg"),
+    ]
     assert cv2.imread(str(output / "drive_000003.jpg")).shape == (96, 128, 3)
     assert count_frames(video) == 4
 

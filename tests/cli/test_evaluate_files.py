@@ -69,6 +69,29 @@ def test_missing_and_bad_predictions_are_counted_and_named(run_script, files, tm
     assert content["problems"][0] == "000.jpg: no prediction" and "001.png" in content["problems"][1]
 
 
+def test_images_of_other_ids_are_paired_by_file_name(files):
+    """Only where the name is unique, and only if no id is one of the ground truth."""
+    expected = panoptic_fusion.evaluate_files(**files, processes=1)
+
+    def renumber(content):
+        names = {i: f"folder/{i:03d}.jpg" for i in range(12)}
+        content["images"] = [{"id": f"x{i}", "file_name": names[i], "height": 1, "width": 1} for i in range(12)]
+        for annotation in content["annotations"]:
+            annotation["image_id"] = f"x{annotation['image_id']}"
+
+    change(files["pred_json"], renumber)
+    found = panoptic_fusion.evaluate_files(**files, processes=1)
+    assert found["all"] == pytest.approx(expected["all"]) and found["problems"] == []
+
+    change(files["pred_json"], lambda content: content["images"][3].update(file_name="folder/004.jpg"))
+    found = panoptic_fusion.evaluate_files(**files, processes=1)
+    missing = [row["file_name"] for row in found["per_image"] if row["status"] == "no prediction"]
+    assert missing == ["003.jpg", "004.jpg"]
+
+    change(files["pred_json"], lambda content: content["annotations"][0].update(image_id=0))
+    assert panoptic_fusion.evaluate_files(**files, processes=1)["status"]["no prediction"] == 11
+
+
 HOSTILE = ["a|b", "two\nlines", "<img src=x onerror=alert(1)>", 'say "x", y', "half \ud800 \udc80", "**x** [y](z)"]
 
 
