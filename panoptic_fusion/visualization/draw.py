@@ -1,4 +1,4 @@
-"""Draws panoptic maps over images with OpenCV: class colors, one shade per instance, white borders, class names.
+"""Draws panoptic maps over images with OpenCV: colors of classes and instances, white borders, names, hatched void.
 
 detectron2's Visualizer can also draw this project's outputs. These functions are for small images, panels and large
 numbers of figures, for which matplotlib takes most of the time.
@@ -16,37 +16,62 @@ SHADES = (0.0, 0.22, -0.2, 0.11, -0.1, 0.3, -0.3)  # changes of lightness that t
 
 STRIP_PIXELS = 2**18  # pixels that are blended at a time
 
+MAX_SIDE = 4096  # maximum side of a picture, in pixels; larger images are reduced
+
+PLAIN_SIDE = 960  # longer side, in pixels, up to which lines are 1 pixel wide; they and the text grow from there on
+
+HATCH = (160, 160, 160)  # color of the lines over void
+
+GAP = 4  # width of the white gap between two panels, in pixels
+
+HATCH_PERIOD = 8  # distance between these lines along a row, in line widths
+
 
 def draw_panoptic(
-    image: np.ndarray, panoptic_seg: np.ndarray | torch.Tensor, segments_info: list[dict], metadata, alpha: float = 0.6
+    image: np.ndarray,
+    panoptic_seg: np.ndarray | torch.Tensor,
+    segments_info: list[dict],
+    metadata,
+    alpha: float = 0.6,
+    scores: bool = False,
 ) -> np.ndarray:
     """Draws one panoptic segmentation over its image.
+
+    Text and lines grow with the picture, so that they can be read when a screen shows it reduced.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         panoptic_seg: (H, W) integer map of segment ids, 0 = void.
         segments_info: segments, with contiguous category ids, as the models return them.
         metadata: object with `thing_classes`, `thing_colors`, `stuff_classes`, `stuff_colors`.
-        alpha: opacity of the segments; void stays dark.
+        alpha: opacity of the segments; void is darkened and hatched.
+        scores: whether to write the score of a segment after its name, if it has one.
 
     Returns:
-        (H, W, 3) uint8 RGB.
+        (H, W, 3) uint8 RGB, reduced to a longer side of MAX_SIDE if it is larger.
     """
-    ids = np.asarray(torch.as_tensor(panoptic_seg).cpu())
+    image, ids = reduce_to(image, np.asarray(torch.as_tensor(panoptic_seg).cpu()), (MAX_SIDE, MAX_SIDE))
+    factor = max(1.0, max(ids.shape) / PLAIN_SIDE)
     segments = {s["id"]: s for s in segments_info}
     known = np.unique(np.concatenate([np.unique(ids[rows]) for rows in _strips(ids)] or [ids[:0, 0]]))
-    colors = np.stack([np.zeros(3, np.float32), *_segment_colors(known, segments, metadata)])
+    colors = np.stack([np.asarray(HATCH, np.float32), *_segment_colors(known, segments, metadata)])
+    is_void = np.array([True, *(segment_id not in segments for segment_id in known.tolist())])
     labels = np.empty(ids.shape, np.int32)  # row of `colors`
     drawn = np.empty((*ids.shape, 3), np.uint8)
+    width = round(factor)
     for rows in _strips(ids):
         labels[rows] = np.searchsorted(known, ids[rows]) + 1
-        drawn[rows] = (image[rows] * (1 - alpha) + colors[labels[rows]] * alpha).round()
-        drawn[rows][_borders(ids[rows.start : rows.stop + 1])[: rows.stop - rows.start]] = 255
+        shown = np.where(is_void[labels[rows]] & _hatch(rows, ids.shape[1], width), 0, labels[rows])
+        drawn[rows] = (image[rows] * (1 - alpha) + colors[shown] * alpha).round()
+        first = max(rows.start - width, 0)
+        drawn[rows][_borders(ids[first : rows.stop + width], width)[rows.start - first :][: len(shown)]] = 255
     boxes, areas = label_extents(labels, len(known))
     for row, segment_id in enumerate(known.tolist()):
         if segment_id in segments:
-            name, (x0, y0, x1, y1) = _class_name(segments[segment_id], metadata), boxes[row]
-            _write_name(drawn, labels[y0:y1, x0:x1] == row + 1, (x0, y0), int(areas[row]), name)
+            text, (x0, y0, x1, y1) = _class_name(segments[segment_id], metadata), boxes[row]
+            if scores and "score" in segments[segment_id]:
+                text += f" {segments[segment_id]['score']:.0%}"
+            _write_name(drawn, labels[y0:y1, x0:x1] == row + 1, (x0, y0), int(areas[row]), text, factor)
     return drawn
 
 
@@ -63,24 +88,36 @@ def draw_comparison(
         scale: integer factor of enlargement; 0 chooses one that makes the height at least 300 pixels.
 
     Returns:
-        (scale * H, about 3 * scale * W, 3) uint8 RGB.
+        (scale * H, about 3 * scale * W, 3) uint8 RGB, reduced to a longer side of MAX_SIDE if it is larger.
     """
     scale = scale or max(1, -(-300 // image.shape[0]))
-
-    def enlarge(x: np.ndarray) -> np.ndarray:
-        return np.repeat(np.repeat(x, scale, axis=0), scale, axis=1)
-
+    segmentations = [each for each in (ground_truth, prediction) if each is not None]
+    limit = (MAX_SIDE, (MAX_SIDE - GAP * len(segmentations)) // (1 + len(segmentations)))
     large = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) if scale > 1 else image
-    panels = [large]
-    for segmentation in (ground_truth, prediction):
-        if segmentation is not None:
-            ids, segments_info = segmentation
-            ids = enlarge(np.asarray(torch.as_tensor(ids).cpu()))
-            panels += [
-                np.full((large.shape[0], 4, 3), 255, np.uint8),
-                draw_panoptic(large, ids, segments_info, metadata),
-            ]
-    return np.concatenate(panels, axis=1)
+    panels = []
+    for ids, segments_info in segmentations:
+        ids = np.asarray(torch.as_tensor(ids).cpu()).repeat(scale, axis=0).repeat(scale, axis=1)
+        ground, ids = reduce_to(large, ids, limit)
+        panels += [
+            np.full((len(ids), GAP, 3), 255, np.uint8),
+            draw_panoptic(ground, ids, segments_info, metadata),
+        ]
+    return np.concatenate([ground, *panels], axis=1)
+
+
+def reduce_to(image: np.ndarray, ids: np.ndarray, limit: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Reduces an image (H, W, 3) uint8 and its map (H, W) of ids to a maximum (height, width), in proportion.
+
+    Both are returned as they are if they are not larger. The map gets the ids at the centers of the new pixels.
+    """
+    factor = min(most / max(side, 1) for most, side in zip(limit, ids.shape, strict=True))
+    if factor >= 1:
+        return image, ids
+    height, width = (max(1, round(factor * side)) for side in ids.shape)
+    rows, columns = (
+        ((np.arange(new) + 0.5) * (old / new)).astype(int) for new, old in zip((height, width), ids.shape, strict=True)
+    )
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), ids[np.ix_(rows, columns)]
 
 
 def ground_truth_panoptic(dataset_dict: dict) -> tuple[np.ndarray, list[dict]]:
@@ -113,15 +150,23 @@ def _segment_colors(known: np.ndarray, segments: dict, metadata) -> list[np.ndar
     return colors
 
 
-def _borders(ids: np.ndarray) -> np.ndarray:
-    """Returns (H, W) bool: pixels whose right or lower neighbor belongs to a different segment."""
-    border = np.zeros(ids.shape, bool)
+def _borders(ids: np.ndarray, width: int) -> np.ndarray:
+    """Returns (H, W) bool: pixels whose right or lower neighbor belongs to a different segment, widened to `width`."""
+    border = np.zeros(ids.shape, np.uint8)
     border[:, :-1] |= ids[:, :-1] != ids[:, 1:]
     border[:-1] |= ids[:-1] != ids[1:]
-    return border
+    return (cv2.dilate(border, np.ones((width, width), np.uint8)) if width > 1 else border).view(bool)
 
 
-def _write_name(image: np.ndarray, mask: np.ndarray, corner: tuple[int, int], area: int, name: str) -> None:
+def _hatch(rows: slice, width: int, line: int) -> np.ndarray:
+    """Returns (rows, width) bool: the pixels on diagonal lines of `line` pixels, at their place in the image."""
+    y, x = np.ogrid[rows, :width]
+    return (x + y) % (HATCH_PERIOD * line) < line
+
+
+def _write_name(
+    image: np.ndarray, mask: np.ndarray, corner: tuple[int, int], area: int, name: str, factor: float
+) -> None:
     """Writes `name` in place into the innermost part of a mask, if the mask is large enough for it.
 
     Args:
@@ -130,9 +175,10 @@ def _write_name(image: np.ndarray, mask: np.ndarray, corner: tuple[int, int], ar
         corner: x and y of the box in the image.
         area: pixels of the mask.
         name: text to write.
+        factor: size of the text; 1 is about 12 pixels high.
     """
-    scale = 0.4
-    (width, height), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    scale, line = 0.4 * factor, round(factor)
+    (width, height), below = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, scale, line)
     if area < 1.5 * width * height:
         return
     padded = cv2.copyMakeBorder(mask.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
@@ -140,9 +186,17 @@ def _write_name(image: np.ndarray, mask: np.ndarray, corner: tuple[int, int], ar
     y, x = np.unravel_index(int(distance.argmax()), distance.shape)
     x, y = x + corner[0], y + corner[1]
     left = int(np.clip(x - width // 2, 0, max(image.shape[1] - width, 0)))
-    origin = (left, int(np.clip(y + height // 2, height, image.shape[0] - 1)))
-    cv2.putText(image, name, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.putText(image, name, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
+    bottom = int(np.clip(y + height // 2, height, image.shape[0] - 1))
+    # A thicker text as the outline would not fit: OpenCV 5 also makes it longer.
+    pad = 2 * line
+    text = np.zeros((height + below + 2 * pad, width + 2 * pad), np.uint8)
+    cv2.putText(text, name, (pad, pad + height), cv2.FONT_HERSHEY_SIMPLEX, scale, 255, line, cv2.LINE_AA)
+    outline = cv2.dilate(text, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * line + 1, 2 * line + 1)))
+    top, left = bottom - height - pad, left - pad
+    inside = np.s_[max(-top, 0) : image.shape[0] - top, max(-left, 0) : image.shape[1] - left]
+    place = image[max(top, 0) : top + len(text), max(left, 0) : left + text.shape[1]]
+    shade, light = (x[inside][..., None] / np.float32(255) for x in (outline, text))
+    place[:] = (place * (1 - shade) * (1 - light) + 255 * light).round()
 
 
 def _strips(ids: np.ndarray) -> list[slice]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from detectron2.data.catalog import Metadata
 
@@ -17,7 +16,7 @@ from panoptic_fusion.data.mapper import read_image
 from panoptic_fusion.data.statistics import choose_images, dataset_statistics, format_statistics
 from panoptic_fusion.files import unused_name, write_image, write_json, write_text
 
-from .draw import draw_comparison
+from .draw import draw_comparison, reduce_to
 
 MAX_SIDE = 800  # maximum side of an image in a figure, in pixels; larger images are reduced
 MIN_HEIGHT = 300  # height in pixels that small images are enlarged to, by an integer factor
@@ -65,10 +64,6 @@ def _picture(record: Mapping[str, Any], metadata: Metadata) -> np.ndarray | None
     ids = read_id_map(record["pan_seg_file_name"], lambda fault: None)
     if image is None or ids is None or ids.shape != image.shape[:2]:
         return None
-    factor = MAX_SIDE / max(ids.shape)
-    if factor < 1:
-        size = [max(1, round(factor * side)) for side in ids.shape[::-1]]
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)
-    scale = 1 if factor < 1 else max(1, min(-(-MIN_HEIGHT // ids.shape[0]), int(factor)))
+    image, ids = reduce_to(image, ids, (MAX_SIDE, MAX_SIDE))
+    scale = max(1, min(-(-MIN_HEIGHT // ids.shape[0]), MAX_SIDE // max(ids.shape)))
     return draw_comparison(image, None, (ids, record["segments_info"]), metadata, scale)

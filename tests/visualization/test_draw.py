@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from panoptic_fusion.visualization import draw, draw_comparison, draw_panoptic
@@ -33,14 +34,20 @@ def test_colours_borders_and_void():
     assert drawn[15, 3].tolist() == [150, 50, 50]  # the first car: the class colour
     first, second = drawn[15, 3].astype(int), drawn[15, 15].astype(int)
     assert abs(first - second).max() > 10 and second[0] > second[1:].max()  # the second: another shade of red
-    assert drawn[9, 25].tolist() == [50, 50, 50]  # void: dark
+    assert drawn[9, 25].tolist() == [50, 50, 50]  # void: dark between the lines of the hatch
+    assert drawn[9, 23].tolist() == [130, 130, 130]  # and gray on them, where x + y is a multiple of 8
     assert drawn[7, 3].tolist() == [255, 255, 255]  # the lower border of the sky
     assert image.min() == image.max() == 100
 
 
 def test_an_all_void_map_and_an_empty_list():
-    image = np.full((6, 7, 3), 80, np.uint8)
-    assert (draw_panoptic(image, np.zeros((6, 7), np.int32), [], METADATA, alpha=0.5) == 40).all()
+    """Diagonal lines, 1 of 8 pixels of each row and of each column, over the darkened image."""
+    image = np.full((16, 24, 3), 80, np.uint8)
+    drawn = draw_panoptic(image, np.zeros((16, 24), np.int32), [], METADATA, alpha=0.5)
+    lines = (drawn == 120).all(axis=-1)
+    assert ((drawn == 40).all(axis=-1) ^ lines).all()
+    assert (lines.sum(axis=0) == 2).all() and (lines.sum(axis=1) == 3).all()
+    assert (draw_panoptic(image, np.zeros((16, 24), np.int32), [], METADATA, alpha=0) == 80).all()
 
 
 def test_names_are_written_only_where_they_fit():
@@ -65,23 +72,120 @@ def test_comparison_places_panels_side_by_side():
     assert draw_comparison(image, None, (ids, info), METADATA).shape[0] >= 300
 
 
-def test_strips_against_the_whole_image_at_once(monkeypatch):
-    """Colors, blending and borders of random maps with any ids, drawn in strips of a few rows."""
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_strips_against_the_whole_image_at_once(monkeypatch, width: int):
+    """Colors, blending, hatch and borders of random maps with any ids, drawn in strips of a few rows."""
     monkeypatch.setattr(draw, "STRIP_PIXELS", 300)
     nameless = SimpleNamespace(**{**vars(METADATA), "thing_classes": [""], "stuff_classes": [""]})
     rng = np.random.default_rng(4)
-    for _ in range(50):
-        height, width = rng.integers(1, 60, 2)
-        ids = np.zeros((height, width), np.int32)
+    for _ in range(20):
+        height, width_of_image = rng.integers(1, 60, 2)
+        monkeypatch.setattr(draw, "PLAIN_SIDE", max(height, width_of_image) / width)
+        ids = np.zeros((height, width_of_image), np.int32)
         for _ in range(int(rng.integers(0, 6))):
-            y, x, number = int(rng.integers(height)), int(rng.integers(width)), int(rng.integers(1, 2**24))
+            y, x, number = int(rng.integers(height)), int(rng.integers(width_of_image)), int(rng.integers(1, 2**24))
             ids[y : y + rng.integers(1, 30), x : x + rng.integers(1, 30)] = number
         known = [i for i in np.unique(ids).tolist() if i and rng.random() < 0.9]
         info = [{"id": i, "isthing": False, "category_id": 0} for i in known]
-        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        image = rng.integers(0, 256, (height, width_of_image, 3), dtype=np.uint8)
         expected = image * 0.7 + 0.3 * np.isin(ids, known)[..., None] * np.array([0, 0, 200])
+        edge = np.zeros(ids.shape, bool)
         for y in range(height):
-            for x in range(width):
-                if (x + 1 < width and ids[y, x] != ids[y, x + 1]) or (y + 1 < height and ids[y, x] != ids[y + 1, x]):
-                    expected[y, x] = 255
+            for x in range(width_of_image):
+                if ids[y, x] not in known and (x + y) % (8 * width) < width:
+                    expected[y, x] += 0.3 * 160
+                for dy, dx in ((0, 1), (1, 0)):
+                    if y + dy < height and x + dx < width_of_image and ids[y, x] != ids[y + dy, x + dx]:
+                        edge[y, x] = True
+        for y, x in np.argwhere(edge):  # a square of width x width pixels around each pixel of the border
+            low, high = width - 1 - width // 2, width // 2 + 1
+            expected[max(y - low, 0) : y + high, max(x - low, 0) : x + high] = 255
         assert np.abs(draw_panoptic(image, ids, info, nameless, alpha=0.3) - expected).max() <= 0.51
+
+
+def text_height(picture: np.ndarray) -> int:
+    """Rows with a white pixel."""
+    return int((picture > 200).all(axis=-1).any(axis=1).sum())
+
+
+def test_text_and_lines_grow_with_the_picture():
+    """A part of the height that changes little between 960 and 4096 pixels, and equal pixels up to 960."""
+    nameless = SimpleNamespace(**{**vars(METADATA), "stuff_classes": [""]})
+    info = [{"id": i, "isthing": False, "category_id": 0} for i in (1, 2)]
+    text, lines = {}, {}
+    for side in (300, 600, 960, 2048, 4096, 6000):
+        ids = np.ones((side // 2, side), np.int32)
+        image = np.zeros((*ids.shape, 3), np.uint8)
+        text[side] = text_height(draw_panoptic(image, ids, info, METADATA))
+        ids[:, side // 2 :] = 2
+        lines[side] = int((draw_panoptic(image, ids, info, nameless)[0] == 255).all(axis=-1).sum())
+    assert text[300] == text[600] == text[960] >= 8 and lines[300] == lines[960] == 1
+    for side in (2048, 4096):
+        assert text[side] / text[960] == pytest.approx(side / 960, rel=0.25)
+    assert lines[2048] == 2 and lines[4096] == 4
+    assert (text[6000], lines[6000]) == (text[4096], lines[4096])
+
+
+@pytest.mark.parametrize("side", [400, 4000])
+def test_the_outline_fits_the_text(side: int):
+    """No dark pixel lies farther from the text than the outline is wide."""
+    ids, info = np.ones((side // 2, side), np.int32), [{"id": 1, "isthing": False, "category_id": 0}]
+    metadata = SimpleNamespace(**{**vars(METADATA), "stuff_classes": ["traffic light gypsum"]})
+    drawn = draw_panoptic(np.full((*ids.shape, 3), 255, np.uint8), ids, info, metadata, alpha=0.5)
+    plain = np.array([127.5, 127.5, 227.5]).round()
+    y, x = np.nonzero((drawn > plain + 20).any(axis=-1) & (drawn[..., 0] > 150))
+    v, u = np.nonzero((drawn < plain - 20).all(axis=-1))
+    most = 2 * max(1, round(side / draw.PLAIN_SIDE))
+    assert len(x) and len(u)
+    for text, outline in ((x, u), (y, v)):
+        assert 0 <= text.min() - outline.min() <= most and 0 <= outline.max() - text.max() <= most
+
+
+def test_text_at_the_edge_of_the_picture_is_cut():
+    """Segments whose middle is in a corner, a picture that is smaller than the text, and a strip."""
+    info = [{"id": 1, "isthing": True, "category_id": 0, "score": 0.5}]
+    for shape, part in (
+        ((60, 200), np.s_[:40, :80]),
+        ((60, 200), np.s_[30:, 150:]),
+        ((9, 12), np.s_[:]),
+        ((40, 9), np.s_[:]),
+    ):
+        ids = np.zeros(shape, np.int32)
+        ids[part] = 1
+        for name in ("gypsum", "g", "a name that is much longer than this picture is wide"):
+            metadata = SimpleNamespace(**{**vars(METADATA), "thing_classes": [name]})
+            assert draw_panoptic(np.zeros((*shape, 3), np.uint8), ids, info, metadata, scores=True).shape == (*shape, 3)
+
+
+def test_scores_on_request(monkeypatch):
+    written = []
+    monkeypatch.setattr(draw, "_write_name", lambda *args: written.append(args[4]))
+    ids, info = two_cars_and_sky()
+    info[1]["score"], info[2]["score"] = 0.876, 1.0
+    draw_panoptic(np.zeros((20, 30, 3), np.uint8), ids, info, METADATA)
+    assert sorted(written) == ["car", "car", "sky"]
+    written.clear()
+    draw_panoptic(np.zeros((20, 30, 3), np.uint8), ids, info, METADATA, scores=True)
+    assert sorted(written) == ["car 100%", "car 88%", "sky"]
+
+
+@pytest.mark.parametrize(("size", "expected"), [
+    ((3000, 6000), (2048, 4096)), ((5000, 100), (4096, 82)), ((4096, 4096), (4096, 4096)), ((1, 9000), (1, 4096)),
+])  # fmt: skip
+def test_large_pictures_are_reduced(size, expected):
+    """The four quarters of the map stay quarters, with ids that no 16-bit map could hold."""
+    ids = np.full(size, 2**23 + 1, np.int64)
+    ids[size[0] // 2 :] += 2
+    ids[:, size[1] // 2 :] += 1
+    image = np.repeat((ids % 4 * 50)[..., None], 3, axis=2).astype(np.uint8)
+    assert draw_panoptic(image, ids, [], METADATA).shape == (*expected, 3)
+    small, small_ids = draw.reduce_to(image, ids, (4096, 4096))
+    assert small_ids.shape == expected and set(np.unique(small_ids)) == set(np.unique(ids))
+    assert (np.abs(small[..., 0] - small_ids % 4 * 50.0) > 1).mean() < 0.03
+
+
+def test_a_large_comparison_is_reduced():
+    ids, info = two_cars_and_sky((1000, 3000))
+    image = np.zeros((1000, 3000, 3), np.uint8)
+    assert draw_comparison(image, (ids, info), (ids, info), METADATA).shape == (454, 3 * 1362 + 8, 3)
+    assert draw_comparison(image, None, (ids, info), METADATA).shape == (682, 2 * 2046 + 4, 3)
