@@ -16,7 +16,7 @@ from arguments import parse_arguments
 from torch import nn
 from torch.nn import functional as F
 
-from panoptic_fusion.modeling.backbone.abn_resnet import make_abn_resnet
+from panoptic_fusion.modeling.backbone.abn_resnet import build_abn_resnet
 
 
 class DefaultBatchNorm(nn.BatchNorm2d):
@@ -51,7 +51,7 @@ def saved_bytes(net: nn.Module, x: torch.Tensor) -> int:
 def measure(norm, x: torch.Tensor) -> dict[str, float]:
     """Returns saved MiB, seconds of a training step, and on CUDA the peak MiB of the step."""
     torch.manual_seed(0)
-    net = make_abn_resnet(50, norm=norm).to(x.device)
+    net = build_abn_resnet(50, norm=norm).to(x.device)
     result = {"saved": saved_bytes(net, x) / 2**20}
 
     def step():

@@ -42,10 +42,10 @@ SETTINGS = {
 }
 TRAINING, EVALUATION = "Starting training from iteration", "Start inference on"
 START_SECONDS = 5  # a kill during the start comes within this time
-PATIENCE = 300  # timeout in seconds for the expected line in the log
+TIMEOUT = 300  # timeout in seconds for the expected line in the log
 
 
-class Violation(Exception):
+class CheckFailed(Exception):
     """Error raised if a check fails."""
 
 
@@ -65,12 +65,12 @@ class Attempt:
 
     def wait_until(self, happened: Callable[[], bool], pause: float) -> bool:
         """Waits for an event; returns whether it happened before the process ended."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while not happened():
             if self.process.poll() is not None:
                 return False
             if time.monotonic() > end:
-                raise Violation(f"nothing happened in {PATIENCE} s, see {self.log}")
+                raise CheckFailed(f"nothing happened in {TIMEOUT} s, see {self.log}")
             time.sleep(pause)
         return True
 
@@ -114,20 +114,20 @@ def check_files(output: Path) -> int | None:
     All other checkpoints are removed to save disk space.
 
     Raises:
-        Violation: a .pth is incomplete, or `last_checkpoint` does not name one of them.
+        CheckFailed: a .pth is incomplete, or `last_checkpoint` does not name one of them.
     """
     iterations = {}
     for file in output.glob("*.pth"):
         try:
             iterations[file.name] = torch.load(file, map_location="cpu", weights_only=True)["iteration"]
         except Exception as error:
-            raise Violation(f"{file} cannot be read: {type(error).__name__}: {error}") from error
+            raise CheckFailed(f"{file} cannot be read: {type(error).__name__}: {error}") from error
     pointer = output / "last_checkpoint"
     if not pointer.is_file():
         return None
     name = pointer.read_text()
     if name not in iterations:
-        raise Violation(f"last_checkpoint names {name!r}, which does not exist")
+        raise CheckFailed(f"last_checkpoint names {name!r}, which does not exist")
     for other in set(iterations) - {name}:
         (output / other).unlink()
     return iterations[name]
@@ -139,7 +139,7 @@ def check_start(attempt: Attempt, expected: int) -> str:
     if first is None:
         return "(killed before)"
     if first != expected:
-        raise Violation(f"training resumed at iteration {first} instead of {expected}, see {attempt.log}")
+        raise CheckFailed(f"training resumed at iteration {first} instead of {expected}, see {attempt.log}")
     return str(first)
 
 
@@ -147,18 +147,18 @@ def check_end(attempt: Attempt, output: Path, max_iter: int) -> float:
     """Checks the end of the training run and returns the final PQ.
 
     Raises:
-        Violation: training or evaluation did not finish successfully.
+        CheckFailed: training or evaluation did not finish successfully.
     """
     if attempt.process.wait() != 0:
-        raise Violation(f"the last start ended with exit code {attempt.process.returncode}, see {attempt.log}")
+        raise CheckFailed(f"the last start ended with exit code {attempt.process.returncode}, see {attempt.log}")
     if check_files(output) != max_iter - 1 or (output / "last_checkpoint").read_text() != "model_final.pth":
-        raise Violation(f"the training run in {output} ended without model_final.pth of iteration {max_iter - 1}")
+        raise CheckFailed(f"the training run in {output} ended without model_final.pth of iteration {max_iter - 1}")
     left = list(output.glob(".*.partial"))
     if left:
-        raise Violation(f"half-written files are left: {left}")
+        raise CheckFailed(f"half-written files are left: {left}")
     quality = json.loads((output / "results.json").read_text())["panoptic_seg"]
     if quality["PQ"] is None or quality["images"] < 1:
-        raise Violation(f"{output}/results.json has no PQ")
+        raise CheckFailed(f"{output}/results.json has no PQ")
     return quality["PQ"]
 
 
@@ -166,7 +166,7 @@ def run(kills: int, seed: int, max_iter: int, folder: Path) -> None:
     """Runs the whole check and prints the table.
 
     Raises:
-        Violation: a check failed.
+        CheckFailed: a check failed.
     """
     rng = random.Random(seed)
     data = generate_toy_scenes(folder / "scenes", num_train=8, num_val=8, size=(96, 128))
@@ -187,7 +187,7 @@ def run(kills: int, seed: int, max_iter: int, folder: Path) -> None:
             seconds = time.monotonic() - attempt.began
             killed = attempt.kill()
             if not killed:
-                raise Violation(
+                raise CheckFailed(
                     f"start {number} ended by itself with exit code {attempt.process.returncode} before it was killed, "
                     f"see {attempt.log}; if it had finished, give more --iterations"
                 )
@@ -233,7 +233,7 @@ def main() -> int:
     folder = args.output or Path(tempfile.mkdtemp(prefix="kill_and_resume_"))
     try:
         run(args.kills, args.seed, args.iterations, folder)
-    except Violation as error:
+    except CheckFailed as error:
         print(f"VIOLATION: {error}", file=sys.stderr)
         return 1
     if args.output is None:

@@ -44,7 +44,7 @@ def cell_name(head: str, fusion: str) -> str:
     return f"{head} + {fusion}"
 
 
-def make_spec(heads: list[str], fusions: list[str], args: argparse.Namespace) -> dict:
+def build_spec(heads: list[str], fusions: list[str], args: argparse.Namespace) -> dict:
     """Returns the spec for `panoptic-fusion ablation` as a dict."""
     common = {
         "MODEL.WEIGHTS": str(args.weights.absolute()),
@@ -66,7 +66,7 @@ def make_spec(heads: list[str], fusions: list[str], args: argparse.Namespace) ->
     }
 
 
-def make_table(heads: list[str], fusions: list[str], results: dict, common: CfgNode) -> str:
+def format_table(heads: list[str], fusions: list[str], results: dict, common: CfgNode) -> str:
     """Returns the results.json of the ablation as a Markdown table, or as one table per dataset if it has several."""
 
     tables = []
@@ -107,13 +107,13 @@ def main() -> int:
     check_writable(str(args.output), "--output")
     args.output.mkdir(parents=True, exist_ok=True)
     heads, fusions = registered()
-    spec = make_spec(heads, fusions, args)
+    spec = build_spec(heads, fusions, args)
     text = yaml.safe_dump(spec, sort_keys=False)
     write_atomically(args.output / "spec.yaml", lambda file: file.write(text.encode()))
     command = shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
     failed = run_spec(args.output / "spec.yaml", args.output, args.num_gpus, command)
     common = read_config(args.config_file, spec["common"])
-    table = make_table(heads, fusions, json.loads((args.output / "results.json").read_text()), common)
+    table = format_table(heads, fusions, json.loads((args.output / "results.json").read_text()), common)
     write_atomically(args.output / "mixtures.md", lambda file: file.write(table.encode()))
     print(f"\n{table}\n{args.output / 'mixtures.md'}")
     return 1 if failed else 0

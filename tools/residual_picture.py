@@ -25,7 +25,7 @@ from panoptic_fusion.data.mapper import PanopticDatasetMapper
 from panoptic_fusion.engine.preflight import check_writable
 from panoptic_fusion.errors import ConfigError, run_cli
 from panoptic_fusion.files import unused_name, write_json
-from panoptic_fusion.networks.trained import build_predictor, images_of
+from panoptic_fusion.networks.trained import build_predictor, load_eval_dicts
 
 
 def heat(values: np.ndarray, most: float, size: tuple[int, int]) -> np.ndarray:
@@ -73,7 +73,7 @@ def main() -> None:
         raise ConfigError(f"--mean-max is {args.mean_max}: use a number above 0, up to 1")
     check_writable(args.output, "--output")
     cfg = load_trained(args.model, [*args.opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['things_masks']"])
-    dicts = images_of(cfg, args.dataset)
+    dicts = load_eval_dicts(cfg, args.dataset)
     model = build_predictor(cfg).model
     os.makedirs(args.output, exist_ok=True)
     mapper = PanopticDatasetMapper(cfg, is_train=False)

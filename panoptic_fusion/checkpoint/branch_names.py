@@ -7,7 +7,7 @@ from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from torch import Tensor
 
 
-def plain_name(name: str) -> str:
+def shared_name(name: str) -> str:
     """Returns the name of a tensor of a branched network in a fully shared network (MODEL.SHARING "skip").
 
     For example, backbone.stuff.fpn_output2.weight becomes backbone.fpn_output2.weight, and
@@ -18,12 +18,12 @@ def plain_name(name: str) -> str:
     return re.sub(r"^(sem_seg_head\..*\b)stuff_((p|res)\d+\.)", r"\1\2", name)
 
 
-def has_branches(names: Iterable[str]) -> bool:
+def is_branched(names: Iterable[str]) -> bool:
     """Returns whether these are the tensor names of a network with branches."""
     return any(name.startswith(("backbone.instances.", "backbone.stuff.")) for name in names)
 
 
-def lost_branches(tensors: Iterable[str], model: Iterable[str]) -> dict[str, str]:
+def find_unmergeable_tensors(tensors: Iterable[str], model: Iterable[str]) -> dict[str, str]:
     """Finds tensors that the model shares but the checkpoint stores only per branch.
 
     The model could not load them, so they would be initialized randomly.
@@ -36,11 +36,11 @@ def lost_branches(tensors: Iterable[str], model: Iterable[str]) -> dict[str, str
         {name in the network: name in the checkpoint, in one of the two branches}.
     """
     tensors = set(tensors)
-    of_branches = {plain_name(name): name for name in sorted(tensors) if plain_name(name) != name}
+    of_branches = {shared_name(name): name for name in sorted(tensors) if shared_name(name) != name}
     return {name: of_branches[name] for name in model if name not in tensors and name in of_branches}
 
 
-def spread_over_branches(
+def copy_to_branches(
     tensors: dict[str, Tensor], model: dict[str, Tensor], *, match_suffixes: bool = False, caffe2: bool = False
 ) -> dict[str, Tensor]:
     """Copies the weights of shared modules to every branch that the checkpoint lacks.
@@ -57,7 +57,7 @@ def spread_over_branches(
     Returns:
         The tensors of the checkpoint under the names of the model. Tensors that fit no name keep their own.
     """
-    plain = {name: plain_name(name) for name in model}
+    plain = {name: shared_name(name) for name in model}
     if match_suffixes:
         by_plain_name = {plain[name]: value for name, value in model.items()}
         tensors = align_and_update_state_dicts(by_plain_name, tensors, c2_conversion=caffe2)

@@ -15,7 +15,7 @@ from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import UserError, one_line
 from panoptic_fusion.files import write_atomically
 
-from .branch_names import has_branches, lost_branches, spread_over_branches
+from .branch_names import copy_to_branches, find_unmergeable_tensors, is_branched
 from .class_rows import DETECTRON2, LAYOUTS, PANOPTIC_FUSION, ClassRows, has_semantic_predictor, take_rows
 from .finite import non_finite_tensors
 from .loaded_weights import MARK, LoadedWeights, load_weights, mark
@@ -62,7 +62,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """Initializes the checkpointer.
 
         Args:
-            model: model to load into and save from. Its optional attribute `loaded_parts` names the children whose
+            model: model to load into and save from. Its optional attribute `preloaded_modules` names the children whose
                 weights the model has already loaded; a file need not contain them.
             save_dir: folder of the checkpoints.
             require_complete: whether to reject a file that lacks a tensor of the model, and an empty path (for
@@ -173,7 +173,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
     def _needed(self, names: Iterable[str]) -> list[str]:
         """Returns which of these tensors the model has not already loaded."""
-        loaded = getattr(self.model, "loaded_parts", ())
+        loaded = getattr(self.model, "preloaded_modules", ())
         return [name for name in names if name.partition(".")[0] not in loaded]
 
     def _load_file(self, filename: str) -> dict:
@@ -236,7 +236,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict):
         _refuse_non_finite(checkpoint.get("model"))
         if isinstance(checkpoint.get("model"), dict):
-            lost = lost_branches(map(str, checkpoint["model"]), self.model.state_dict())
+            lost = find_unmergeable_tensors(map(str, checkpoint["model"]), self.model.state_dict())
             if lost:
                 name, theirs = next(iter(lost.items()))
                 raise UserError(
@@ -245,7 +245,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
                     "one that shares less"
                 )
         try:
-            if has_branches(self.model.state_dict()):
+            if is_branched(self.model.state_dict()):
                 checkpoint = self._for_branches(checkpoint)
             incompatible = super()._load_model(checkpoint)
         except (ValueError, AttributeError) as error:
@@ -280,7 +280,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
     def _for_branches(self, checkpoint: dict) -> dict:
         """Adapts a checkpoint to a model with two backbones, by detectron2's name heuristics if it requests them."""
         self._convert_ndarray_to_tensor(checkpoint["model"])
-        tensors = spread_over_branches(
+        tensors = copy_to_branches(
             checkpoint["model"],
             self.model.state_dict(),
             match_suffixes=checkpoint.get("matching_heuristics", False),

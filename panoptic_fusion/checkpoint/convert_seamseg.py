@@ -19,14 +19,14 @@ from panoptic_fusion.errors import UserError
 from .published import (
     DEPTHS,
     Entry,
-    background_last,
     check_blocks,
     count,
     count_stuff,
+    keep_tensors,
+    move_background_last,
     norm,
     num_rows,
-    only_tensors,
-    renamed,
+    rename_tensors,
     resnet_convs,
     with_bias,
 )
@@ -81,7 +81,7 @@ def convert_seamseg(path: str | os.PathLike) -> tuple[dict[str, Tensor], Layout,
     path = os.fspath(path)
     tensors, settings = read_file(path)
     layout = detect_layout(tensors, path)
-    return renamed(tensors, entries(layout), path), layout, settings
+    return rename_tensors(tensors, entries(layout), path), layout, settings
 
 
 def read_file(path: str) -> tuple[dict[str, Tensor], str]:
@@ -95,7 +95,7 @@ def read_file(path: str) -> tuple[dict[str, Tensor], str]:
         raise UserError(f"{path} is not a Seamless checkpoint: it needs a state_dict with {', '.join(PARTS)}")
     tensors = {f"{part}::{name}": value for part in PARTS for name, value in states[part].items()}
     settings = content.get("config")
-    return only_tensors(tensors, path), settings if isinstance(settings, str) else ""
+    return keep_tensors(tensors, path), settings if isinstance(settings, str) else ""
 
 
 def detect_layout(tensors: Mapping[str, Tensor], path: str = "checkpoint") -> Layout:
@@ -160,7 +160,7 @@ def _detection(layout: Layout) -> Iterator[Entry]:
     for i, in_channels in ((1, 256 * 7 * 7), (2, 1024)):
         yield Entry(f"{old}fc.fc{i}.weight", (1024, in_channels), f"{new}box_head.fc{i}.weight")
         yield from norm(f"{old}fc.bn{i}", f"{new}box_head.norm{i}", 1024, stats)
-    yield from with_bias(f"{old}roi_cls", f"{new}box_predictor.cls_score", (things + 1, 1024), background_last)
+    yield from with_bias(f"{old}roi_cls", f"{new}box_predictor.cls_score", (things + 1, 1024), move_background_last)
     yield from with_bias(f"{old}roi_bbx", f"{new}box_predictor.bbox_pred", (4 * things, 1024), swap_xy)
     for i in range(1, 5):
         yield Entry(f"{old}conv.conv{i}.weight", (256, 256, 3, 3), f"{new}mask_head.mask_fcn{i}.weight")

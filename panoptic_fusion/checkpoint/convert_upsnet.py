@@ -26,14 +26,14 @@ from panoptic_fusion.errors import UserError
 from .published import (
     DEPTHS,
     Entry,
-    background_last,
     check_blocks,
     count,
     count_stuff,
+    keep_tensors,
+    move_background_last,
     norm,
     num_rows,
-    only_tensors,
-    renamed,
+    rename_tensors,
     resnet_convs,
     with_bias,
 )
@@ -91,7 +91,7 @@ def convert_upsnet(path: str | os.PathLike) -> tuple[dict[str, Tensor], Layout]:
     path = os.fspath(path)
     tensors = read_file(path)
     layout = detect_layout(tensors, path)
-    return renamed(tensors, entries(layout), path), layout
+    return rename_tensors(tensors, entries(layout), path), layout
 
 
 def read_file(path: str) -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ def read_file(path: str) -> dict[str, Tensor]:
     tensors = {name.removeprefix("module."): value for name, value in content.items()}
     if not any(name.startswith(f"{BACKBONE}.") for name in tensors):
         raise UserError(f"{path} is not a UPSNet checkpoint: it needs tensors whose names start with {BACKBONE}")
-    return only_tensors(tensors, path)
+    return keep_tensors(tensors, path)
 
 
 def detect_layout(tensors: Mapping[str, Tensor], path: str = "checkpoint") -> Layout:
@@ -192,7 +192,7 @@ def _detection(layout: Layout) -> Iterator[Entry]:
         return tensor[1:][order]
 
     def classes(tensor: Tensor) -> Tensor:
-        tensor = background_last(tensor)
+        tensor = move_background_last(tensor)
         return tensor[[*order, len(order)]]
 
     def deltas(tensor: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class Entry:
     convert: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
 
-def only_tensors(values: Mapping[str, Any], path: str) -> dict[str, Tensor]:
+def keep_tensors(values: Mapping[str, Any], path: str) -> dict[str, Tensor]:
     """Checks that named values are tensors, and drops `num_batches_tracked`, which inference does not use.
 
     Raises:
@@ -36,7 +36,7 @@ def only_tensors(values: Mapping[str, Any], path: str) -> dict[str, Tensor]:
     return {name: value for name, value in values.items() if not name.endswith(".num_batches_tracked")}
 
 
-def renamed(tensors: Mapping[str, Tensor], entries: Iterable[Entry], path: str) -> dict[str, Tensor]:
+def rename_tensors(tensors: Mapping[str, Tensor], entries: Iterable[Entry], path: str) -> dict[str, Tensor]:
     """Renames and converts the tensors as given by `entries`, which must cover exactly the tensors of the file.
 
     Raises:
@@ -71,7 +71,7 @@ def count_stuff(tensors: Mapping[str, Tensor], name: str, num_things: int, path:
     """Returns how many rows of a semantic head belong to stuff, which comes first.
 
     Raises:
-        UserError: as `renamed`, and if there are no thing classes, or more of them than rows.
+        UserError: as `rename_tensors`, and if there are no thing classes, or more of them than rows.
     """
     rows = num_rows(tensors, name, 4, path)
     if num_things < 1 or rows < num_things:
@@ -146,6 +146,6 @@ def with_bias(
     yield Entry(f"{theirs}.bias", shape[:1], f"{ours}.bias", convert)
 
 
-def background_last(tensor: Tensor) -> Tensor:
+def move_background_last(tensor: Tensor) -> Tensor:
     """Moves the background row to the end: (background, things...) becomes (things..., background)."""
     return torch.cat([tensor[1:], tensor[:1]])

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     for name, files in found.items():
         result = check_dataset(files, args.workers, show_progress=True)
         print(format_result(name, result), flush=True)
-        trainable &= result.can_be_trained()
+        trainable &= result.is_trainable()
         if args.output is not None:
             folder = Path(args.output, name.replace("/", "_")) if len(found) > 1 else Path(args.output)
             written = write_overview(name, files, result, folder)

@@ -75,13 +75,13 @@ def compare(
     from panoptic_fusion.data.mapper import read_image
     from panoptic_fusion.engine.preflight import check_writable
     from panoptic_fusion.files import remove_partial_files, unused_name, write_image
-    from panoptic_fusion.networks.trained import build_predictor, evenly_spread, images_of, load_trained
+    from panoptic_fusion.networks.trained import build_predictor, evenly_spread, load_eval_dicts, load_trained
     from panoptic_fusion.visualization import draw_comparison, ground_truth_panoptic
 
     check_writable(os.fspath(output), "--output")
     words = [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
     cfg = load_trained(model, words, allow_download=allow_download)
-    dicts = evenly_spread(images_of(cfg, dataset), num_images)
+    dicts = evenly_spread(load_eval_dicts(cfg, dataset), num_images)
     predictor = build_predictor(cfg)
     os.makedirs(output, exist_ok=True)
     remove_partial_files(output)

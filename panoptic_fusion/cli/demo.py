@@ -108,7 +108,7 @@ def demo(
     from panoptic_fusion.files import remove_partial_files, safe_name, unused_name
     from panoptic_fusion.growing_json import GrowingJson
     from panoptic_fusion.networks import load_zoo
-    from panoptic_fusion.networks.trained import build_predictor, config_of
+    from panoptic_fusion.networks.trained import build_predictor, load_config
 
     output = os.fspath(output)
     files = find_files(inputs)
@@ -120,7 +120,7 @@ def demo(
     if zoo:
         cfg = load_zoo(zoo, words, weights)
     else:
-        cfg = config_of(model, config_file, words, allow_download=allow_download)
+        cfg = load_config(model, config_file, words, allow_download=allow_download)
     if not cfg.MODEL.PANOPTIC_FUSION.OUTPUTS:
         raise UserError(
             f"{zoo or model or config_file} is a {cfg.MODEL.META_ARCHITECTURE}, which has no panoptic output: choose a "

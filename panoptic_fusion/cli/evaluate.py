@@ -131,18 +131,18 @@ def evaluate(
 
     from panoptic_fusion.config import default_output_dir, read_config, resolve_config
     from panoptic_fusion.engine.launch import launch_job
-    from panoptic_fusion.modeling.backbone.timm_config import forget_pretraining
+    from panoptic_fusion.modeling.backbone.timm_config import clear_pretrained_weights
     from panoptic_fusion.networks.downloads import check_downloads
-    from panoptic_fusion.networks.trained import config_of
+    from panoptic_fusion.networks.trained import load_config
 
     if config_file and not model:
         cfg = read_config(config_file, opts)
         cfg.OUTPUT_DIR = cfg.OUTPUT_DIR or default_output_dir(config_file)
-        forget_pretraining(cfg)
+        clear_pretrained_weights(cfg)
         check_downloads(cfg, allow_download=allow_download)
         cfg = resolve_config(cfg)
     else:
-        cfg = config_of(model, config_file, list(opts), allow_download=allow_download)
+        cfg = load_config(model, config_file, list(opts), allow_download=allow_download)
     launch_job(cfg, resume=False, eval_only=True, num_gpus=num_gpus, num_machines=num_machines,
                machine_rank=machine_rank, dist_url=dist_url)  # fmt: skip
     return json.loads(Path(cfg.OUTPUT_DIR, "results.json").read_text())

@@ -105,10 +105,10 @@ def fine_tune(
 
     from panoptic_fusion.checkpoint import named_checkpoint
     from panoptic_fusion.config import read_config, resolve_config
-    from panoptic_fusion.data.own_folder import registration, split_data
+    from panoptic_fusion.data.custom_dataset import registration, split_data
     from panoptic_fusion.engine.initial_weights import name_match_of
     from panoptic_fusion.engine.preflight import check_writable
-    from panoptic_fusion.engine.same_training import check_same_data, check_same_network
+    from panoptic_fusion.engine.run_compatibility import check_same_data, check_same_network
     from panoptic_fusion.networks.downloads import check_downloads
 
     from .compare import compare
@@ -126,7 +126,7 @@ def fine_tune(
     say("1/4 reading the dataset")
     splits = find_or_import(data, output)
     checked = check_splits(splits)
-    if not all(result.can_be_trained() for result in checked.values()):
+    if not all(result.is_trainable() for result in checked.values()):
         print("nothing was trained: fix these problems first, or remove the affected images from the JSON files")
         return 1
     settings = {
@@ -167,21 +167,21 @@ def find_or_import(data: str, output: str) -> dict[str, PanopticFiles]:
     Raises:
         UserError: the folder contains neither a dataset nor annotations of a known format.
     """
+    from panoptic_fusion.data.custom_dataset import find_dataset, holds_data
     from panoptic_fusion.data.importers import UnknownFormat, import_annotations
     from panoptic_fusion.data.importers.report import format_result
-    from panoptic_fusion.data.own_folder import find_data, holds_data
 
     if holds_data(data) or not os.path.exists(data):
-        return find_data(data)
+        return find_dataset(data)
     imported = os.path.join(output, "imported")
     try:
         print(format_result(import_annotations(data, imported, progress=True)), flush=True)
     except UnknownFormat as error:
         try:
-            return find_data(data)
+            return find_dataset(data)
         except UserError as layouts:
             raise UserError(f"{layouts}. It is not a format of `panoptic-fusion import`, either: {error}") from None
-    return find_data(imported)
+    return find_dataset(imported)
 
 
 def check_splits(splits: Mapping[str, PanopticFiles]) -> dict[str, CheckResult]:
@@ -191,7 +191,7 @@ def check_splits(splits: Mapping[str, PanopticFiles]) -> dict[str, CheckResult]:
     results = {split: check_dataset(files, show_progress=True) for split, files in splits.items()}
     for split, result in results.items():
         name = splits[split].panoptic_json
-        text = format_summary(name, result) if result.can_be_trained() else format_result(name, result)
+        text = format_summary(name, result) if result.is_trainable() else format_result(name, result)
         print(text, flush=True)
     return results
 

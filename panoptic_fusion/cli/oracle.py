@@ -76,12 +76,12 @@ def oracle(
     from panoptic_fusion.engine.preflight import check_writable
     from panoptic_fusion.evaluation.oracle_study import check_has_parts, evaluate_rows
     from panoptic_fusion.files import without_nan, write_json
-    from panoptic_fusion.networks.trained import config_of, evenly_spread, images_of
+    from panoptic_fusion.networks.trained import evenly_spread, load_config, load_eval_dicts
 
     words = [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
-    cfg = config_of(model, config_file, words, allow_download=allow_download)
+    cfg = load_config(model, config_file, words, allow_download=allow_download)
     check_has_parts(cfg, str(model or config_file))
-    dicts = images_of(cfg, dataset)
+    dicts = load_eval_dicts(cfg, dataset)
     check_writable(os.fspath(output), "--output")
     if num_images is not None:
         dicts = evenly_spread(dicts, num_images)

@@ -68,13 +68,13 @@ def train(
     """
     from panoptic_fusion.config import default_output_dir, read_config, resolve_config
     from panoptic_fusion.engine.launch import launch_job
-    from panoptic_fusion.modeling.backbone.timm_config import forget_pretraining
+    from panoptic_fusion.modeling.backbone.timm_config import clear_pretrained_weights
     from panoptic_fusion.networks.downloads import check_downloads
 
     cfg = read_config(config_file, opts)
     cfg.OUTPUT_DIR = cfg.OUTPUT_DIR or default_output_dir(config_file)
     if eval_only:
-        forget_pretraining(cfg)
+        clear_pretrained_weights(cfg)
     check_downloads(cfg, allow_download=allow_download)
     cfg = resolve_config(cfg)
     launch_job(cfg, resume=resume, eval_only=eval_only, num_gpus=num_gpus, num_machines=num_machines,

@@ -95,16 +95,16 @@ def tune(
     from panoptic_fusion.evaluation.tuning.rules import check_names
     from panoptic_fusion.evaluation.tuning.study import tune_model
     from panoptic_fusion.locks import locked_folder
-    from panoptic_fusion.networks.trained import config_of, evenly_spread, images_of
+    from panoptic_fusion.networks.trained import evenly_spread, load_config, load_eval_dicts
 
     words = [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
-    cfg = config_of(model, config_file, words, allow_download=allow_download)
+    cfg = load_config(model, config_file, words, allow_download=allow_download)
     check_has_parts(cfg, str(model or config_file), "rules can be tuned")
     check_names(rules)
     if dataset is None and not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST is empty: name a dataset with --dataset")
     dataset = dataset or cfg.DATASETS.TEST[0]
-    records = images_of(cfg, dataset)
+    records = load_eval_dicts(cfg, dataset)
     if num_images is not None:
         records = evenly_spread(records, num_images)
     if len(records) < folds:

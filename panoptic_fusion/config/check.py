@@ -90,9 +90,9 @@ def check_parts(cfg: CfgNode) -> None:
         )
     for key, (registry, works) in PARTS.items():
         known = sorted(name for name, part in registry if works(name, part))
-        if value_of(cfg, key) not in known:
+        if get_config_value(cfg, key) not in known:
             missing = missing_plugins(cfg.get("PLUGINS"))
-            raise ConfigError(f"{key} is {shown(value_of(cfg, key))}; available: {', '.join(known)}{missing}")
+            raise ConfigError(f"{key} is {shown(get_config_value(cfg, key))}; available: {', '.join(known)}{missing}")
     name, bottom_up = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.BOTTOM_UP
     if name not in PYRAMIDS and bottom_up != DEFAULT_BOTTOM_UP:
         raise ConfigError(
@@ -101,10 +101,10 @@ def check_parts(cfg: CfgNode) -> None:
         )
     convention = cfg.MODEL.BOX_CONVENTION
     for key in ("MODEL.PROPOSAL_GENERATOR.NAME", "MODEL.ROI_HEADS.NAME"):
-        possible = getattr(PARTS[key][0].get(value_of(cfg, key)), "box_conventions", ("exclusive",))
+        possible = getattr(PARTS[key][0].get(get_config_value(cfg, key)), "box_conventions", ("exclusive",))
         if convention not in possible:
             raise ConfigError(
-                f"MODEL.BOX_CONVENTION is {convention!r}, but {key} {value_of(cfg, key)} has none but "
+                f"MODEL.BOX_CONVENTION is {convention!r}, but {key} {get_config_value(cfg, key)} has none but "
                 f"{' and '.join(map(repr, possible))}: use that, or another {key}"
             )
     architecture = cfg.MODEL.META_ARCHITECTURE
@@ -194,6 +194,6 @@ def possible_outputs(architecture: type) -> set[str]:
     return set(getattr(architecture, "possible_outputs", known_outputs()))
 
 
-def value_of(cfg: CfgNode, key: str) -> Any:
+def get_config_value(cfg: CfgNode, key: str) -> Any:
     """Returns the value of a key such as "MODEL.BACKBONE.NAME"."""
     return reduce(getattr, key.split("."), cfg)

@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from panoptic_fusion.data.coco_panoptic import label_space_of, register_from_config
+from panoptic_fusion.data.coco_panoptic import get_label_space, register_from_config
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.data.model_datasets import register_for_model
 from panoptic_fusion.errors import ConfigError
@@ -67,7 +67,7 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
     if not cfg.MODEL.CATEGORIES:
         if not cfg.DATASETS.TRAIN:
             raise ConfigError("MODEL.CATEGORIES and DATASETS.TRAIN are both empty: name a training dataset")
-        cfg.MODEL.CATEGORIES = label_space_of(cfg.DATASETS.TRAIN[0]).to_categories()
+        cfg.MODEL.CATEGORIES = get_label_space(cfg.DATASETS.TRAIN[0]).to_categories()
     label_space = LabelSpace.from_categories(cfg.MODEL.CATEGORIES)
     if not label_space.thing_classes:
         _without_things(cfg, label_space)

@@ -2,13 +2,13 @@
 
 from .coco_panoptic import (
     derive_instances_json,
-    label_space_of,
+    get_label_space,
     load_panoptic,
     panoptic_files,
     register_from_config,
     register_panoptic,
 )
-from .faults import DatasetError
+from .dataset_errors import DatasetError
 from .label_space import IGNORE_LABEL, ONTOLOGIES, LabelSpace
 
 __all__ = [
@@ -17,7 +17,7 @@ __all__ = [
     "DatasetError",
     "LabelSpace",
     "derive_instances_json",
-    "label_space_of",
+    "get_label_space",
     "load_panoptic",
     "panoptic_files",
     "register_from_config",

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_api
 
-from .faults import DatasetError, Report, raise_fault
+from .dataset_errors import DatasetError, Report, raise_error
 from .image_header import MAX_PIXELS, check_pixels, check_regular_file
 from .label_space import IGNORE_LABEL, LabelSpace
 
@@ -25,7 +25,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_COLORS = {0: "grayscale", 2: "RGB", 3: "palette", 4: "grayscale with alpha", 6: "RGB with alpha"}
 
 
-def read_id_map(path: str, report: Report = raise_fault, max_pixels: int = MAX_PIXELS) -> np.ndarray | None:
+def read_id_map(path: str, report: Report = raise_error, max_pixels: int = MAX_PIXELS) -> np.ndarray | None:
     """Reads a panoptic PNG of at most `max_pixels` pixels (INPUT.MAX_PIXELS).
 
     Returns the segment ids (H, W) int32, R + 256 G + 65536 B, 0 = void; None after an error was reported.
@@ -89,7 +89,7 @@ def _png_fault(data: bytes) -> str | None:
     return None
 
 
-def check_map_size(id_map: np.ndarray, height: int, width: int, file: str, report: Report = raise_fault) -> bool:
+def check_map_size(id_map: np.ndarray, height: int, width: int, file: str, report: Report = raise_error) -> bool:
     """Returns whether a PNG has the size of its image; reports a mismatch."""
     if id_map.shape == (height, width):
         return True
@@ -103,7 +103,7 @@ def check_map_size(id_map: np.ndarray, height: int, width: int, file: str, repor
 
 
 def label_map(
-    id_map: np.ndarray, segments_info: Sequence[Mapping[str, Any]], file: str = "", report: Report = raise_fault
+    id_map: np.ndarray, segments_info: Sequence[Mapping[str, Any]], file: str = "", report: Report = raise_error
 ) -> np.ndarray:
     """Replaces segment ids by labels.
 
@@ -184,7 +184,7 @@ def decode_segmentation(segmentation: dict | list, height: int, width: int) -> n
 
 
 def load_annotation(
-    record: Mapping[str, Any], report: Report = raise_fault, max_pixels: int = MAX_PIXELS
+    record: Mapping[str, Any], report: Report = raise_error, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray | None:
     """Returns the label map (H, W) int32 of one dataset dict; None if a reported problem prevents it.
 

@@ -16,7 +16,7 @@ from ..processes import map_in_processes, with_progress
 from .annotation import decode_segmentation, label_extents, load_annotation
 from .coco_json import PanopticJson, read_instances_json, read_panoptic_json
 from .coco_panoptic import PanopticFiles
-from .faults import KINDS, MINOR_KINDS, DatasetError, Report
+from .dataset_errors import KINDS, WARNING_KINDS, DatasetError, Report
 from .label_space import LabelSpace
 from .mapper import read_image
 
@@ -56,9 +56,9 @@ class CheckResult:
     void_pixels: int = 0
     images: list[ImageSummary] = field(default_factory=list)
 
-    def can_be_trained(self) -> bool:
-        """Returns whether all errors are of `MINOR_KINDS`."""
-        return all(fault.kind in MINOR_KINDS for fault in self.faults)
+    def is_trainable(self) -> bool:
+        """Returns whether all errors are of `WARNING_KINDS`."""
+        return all(fault.kind in WARNING_KINDS for fault in self.faults)
 
 
 def check_dataset(files: PanopticFiles, num_workers: int | None = None, show_progress: bool = False) -> CheckResult:
@@ -126,18 +126,18 @@ def check_image(task: Mapping[str, Any]) -> CheckResult:
 
 def format_result(name: str, result: CheckResult) -> str:
     """Returns the report as text: all errors by kind, with counts; for a trainable dataset also its contents."""
-    if result.can_be_trained():
+    if result.is_trainable():
         lines = [_headline(name, result), *_class_lines(result)]
     else:
         lines = [f"{name}: {len(result.faults)} problem{'s' if len(result.faults) > 1 else ''}"]
     for kind, faults in _by_kind(result).items():
-        lines.append(f"{kind}: {len(faults)}{' (warning)' if kind in MINOR_KINDS else ''}")
+        lines.append(f"{kind}: {len(faults)}{' (warning)' if kind in WARNING_KINDS else ''}")
         lines += [f"  {fault}" for fault in faults]
     return "\n".join(lines)
 
 
 def format_summary(name: str, result: CheckResult) -> str:
-    """Summarizes a dataset that `can_be_trained`: images, segments per class, one line per kind of error."""
+    """Summarizes a dataset that `is_trainable`: images, segments per class, one line per kind of error."""
     warnings = [f"  warning: {len(f)} x {kind}, the first: {f[0]}" for kind, f in _by_kind(result).items()]
     return "\n".join([_headline(name, result), *warnings, *_class_lines(result)])
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .faults import DatasetError, Report, raise_fault
+from .dataset_errors import DatasetError, Report, raise_error
 from .image_header import check_regular_file
 from .label_space import LabelSpace
 
@@ -30,7 +30,7 @@ class PanopticJson:
     annotations: dict[Any, dict[str, Any]]
 
 
-def read_json(path: str, lists: tuple[str, ...], report: Report = raise_fault) -> dict[str, list]:
+def read_json(path: str, lists: tuple[str, ...], report: Report = raise_error) -> dict[str, list]:
     """Reads a JSON whose top level is an object with the given lists; reports each missing list."""
     try:
         check_regular_file(path, "missing file")
@@ -57,7 +57,7 @@ def read_json(path: str, lists: tuple[str, ...], report: Report = raise_fault) -
     return found
 
 
-def read_panoptic_json(path: str, report: Report = raise_fault) -> PanopticJson:
+def read_panoptic_json(path: str, report: Report = raise_error) -> PanopticJson:
     """Reads and checks a COCO panoptic JSON; raises (or reports) DatasetError.
 
     An image with an empty segments_info is valid: it is entirely void. An image without an annotation is reported,
@@ -104,7 +104,7 @@ def read_panoptic_json(path: str, report: Report = raise_fault) -> PanopticJson:
     return PanopticJson(label_space, images, annotations)
 
 
-def read_predictions_json(path: str, category_ids: set[int], report: Report = raise_fault) -> dict[Any, dict[str, Any]]:
+def read_predictions_json(path: str, category_ids: set[int], report: Report = raise_error) -> dict[Any, dict[str, Any]]:
     """Reads and checks a model's predictions in COCO panoptic format; only `annotations` is required.
 
     Returns image id -> its entry (file_name of the PNG, segments_info with id and category_id). Invalid entries are
@@ -128,7 +128,7 @@ def read_predictions_json(path: str, category_ids: set[int], report: Report = ra
 
 
 def read_instances_json(
-    path: str, images: Mapping[Any, Mapping[str, Any]], label_space: LabelSpace, report: Report = raise_fault
+    path: str, images: Mapping[Any, Mapping[str, Any]], label_space: LabelSpace, report: Report = raise_error
 ) -> dict[Any, list[dict[str, Any]]]:
     """Reads and checks a COCO instances JSON against the images and the thing classes of the panoptic JSON.
 
@@ -164,7 +164,7 @@ def read_instances_json(
     return found
 
 
-def read_images_json(path: str, report: Report = raise_fault) -> dict[Any, dict[str, Any]]:
+def read_images_json(path: str, report: Report = raise_error) -> dict[Any, dict[str, Any]]:
     """Reads the `images` of a COCO JSON: image id -> its entry. Invalid entries are reported and left out."""
     return _check_images(read_json(path, ("images",), report).get("images", []), path, report)
 

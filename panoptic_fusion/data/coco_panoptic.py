@@ -19,7 +19,7 @@ from pycocotools import mask as mask_api
 
 from ..errors import ConfigError
 from .coco_json import PanopticJson, is_number, read_instances_json, read_panoptic_json
-from .faults import DatasetError, Report, raise_fault
+from .dataset_errors import DatasetError, Report, raise_error
 from .image_header import MAX_PIXELS
 from .instances_json import write_instances_json
 from .label_space import LabelSpace
@@ -46,7 +46,7 @@ class PanopticFiles:
             if path is not None:
                 object.__setattr__(self, field.name, os.path.expanduser(os.path.expandvars(os.fspath(path))))
 
-    def check_folders(self, report: Report = raise_fault) -> None:
+    def check_folders(self, report: Report = raise_error) -> None:
         """Reports missing folders."""
         for what, folder in (("images", self.images), ("panoptic_root", self.panoptic_root)):
             if not os.path.isdir(folder):
@@ -128,7 +128,7 @@ def panoptic_files(name: str) -> PanopticFiles:
     return PanopticFiles(*paths, metadata.get("instances_json"))
 
 
-def label_space_of(name: str) -> LabelSpace:
+def get_label_space(name: str) -> LabelSpace:
     """Returns the label space of a registered dataset; the first call reads its JSON and fills its metadata.
 
     Raises ConfigError if the name is unknown and DatasetError if the JSON is missing or invalid.
@@ -142,7 +142,7 @@ def label_space_of(name: str) -> LabelSpace:
     return _LABEL_SPACES[name]
 
 
-def load_panoptic(files: PanopticFiles, report: Report = raise_fault) -> tuple[LabelSpace | None, list[dict[str, Any]]]:
+def load_panoptic(files: PanopticFiles, report: Report = raise_error) -> tuple[LabelSpace | None, list[dict[str, Any]]]:
     """Reads the JSON files of a dataset; opens no image.
 
     Returns its label space and one dict per image, in the order of the JSON's images:
@@ -211,7 +211,7 @@ def unannotated_images(name: str) -> list[dict[str, Any]]:
 def derive_instances_json(name: str, path: str, max_pixels: int = MAX_PIXELS) -> None:
     """Writes the things of a registered dataset as a COCO instances JSON, see `write_instances_json`."""
     dicts, files = DatasetCatalog.get(name), panoptic_files(name)
-    write_instances_json(dicts, label_space_of(name), files.images, path, max_pixels)
+    write_instances_json(dicts, get_label_space(name), files.images, path, max_pixels)
 
 
 class _LazyMetadata(Metadata):
@@ -229,9 +229,9 @@ class _LazyMetadata(Metadata):
 
     def __getattr__(self, key: str) -> Any:
         name = self.__dict__.get("name")
-        # While `label_space_of` fills this object, the label space is known and the entry is just not set yet.
+        # While `get_label_space` fills this object, the label space is known and the entry is just not set yet.
         if key in self._LAZY and name in _REGISTERED and name not in _LABEL_SPACES:
-            label_space_of(name)
+            get_label_space(name)
             return self.__dict__[key]
         return super().__getattr__(key)
 

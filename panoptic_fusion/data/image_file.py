@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from .faults import DatasetError
+from .dataset_errors import DatasetError
 from .image_header import MAX_PIXELS, open_image
 
 _ORIENTATION = 0x0112  # the EXIF and TIFF tag

@@ -8,7 +8,7 @@ import threading
 
 from PIL import Image
 
-from .faults import DatasetError
+from .dataset_errors import DatasetError
 
 MAX_PIXELS = 2**28  # default of INPUT.MAX_PIXELS
 # Names of files that are taken for images in folders; a file that is named itself may have any suffix.

@@ -14,8 +14,8 @@ from detectron2.structures import BitMasks, Boxes, Instances
 
 from ..errors import ConfigError
 from .annotation import bit_masks, decode_segmentation, label_extents, load_annotation, semantic_map
-from .coco_panoptic import label_space_of
-from .faults import DatasetError, Report, raise_fault
+from .coco_panoptic import get_label_space
+from .dataset_errors import DatasetError, Report, raise_error
 from .image_file import decode_image
 from .image_header import MAX_PIXELS
 from .label_space import LabelSpace, check_ontology
@@ -136,9 +136,9 @@ def common_label_space(names: Sequence[str]) -> LabelSpace:
     """Returns the label space of DATASETS.TRAIN; raises ConfigError if there is none or if the datasets differ."""
     if not names:
         raise ConfigError("DATASETS.TRAIN is empty: name at least one registered dataset")
-    label_space = label_space_of(names[0])
+    label_space = get_label_space(names[0])
     for name in names[1:]:
-        if not label_space_of(name).same_classes(label_space):
+        if not get_label_space(name).same_classes(label_space):
             raise ConfigError(f"the datasets {names[0]!r} and {name!r} of DATASETS.TRAIN have different categories")
     return label_space
 
@@ -154,7 +154,7 @@ def read_image(
 
 
 def read_image(
-    record: Mapping[str, Any], image_format: str, report: Report = raise_fault, max_pixels: int = MAX_PIXELS
+    record: Mapping[str, Any], image_format: str, report: Report = raise_error, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray | None:
     """Reads the image of a dataset dict by the rules of `image_file`.
 

@@ -7,7 +7,7 @@ import os
 from detectron2.data import DatasetCatalog
 
 from ..errors import ConfigError
-from .coco_panoptic import label_space_of
+from .coco_panoptic import get_label_space
 from .image_header import MAX_PIXELS
 from .label_space import LabelSpace
 
@@ -19,7 +19,7 @@ def check_data_set(name: str, model: LabelSpace, max_pixels: int = MAX_PIXELS) -
         ConfigError: if the classes differ, a file is missing, the dataset has no image, or an image has more than
             `max_pixels` pixels (INPUT.MAX_PIXELS) according to the JSON.
     """
-    data = label_space_of(name)
+    data = get_label_space(name)
     if (data.thing_classes, data.stuff_classes) != (model.thing_classes, model.stuff_classes):
         raise ConfigError(
             f"the classes of dataset {name!r} differ from the model's (MODEL.CATEGORIES, or "

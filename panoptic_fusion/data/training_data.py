@@ -14,7 +14,7 @@ from detectron2.data.build import filter_images_with_only_crowd_annotations, pri
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 
 from ..errors import ConfigError
-from .coco_panoptic import label_space_of, unannotated_images
+from .coco_panoptic import get_label_space, unannotated_images
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def training_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], RepeatFactorTrain
     if cfg.DATASETS.UNANNOTATED == "negatives":
         negatives = [record for name in cfg.DATASETS.TRAIN for record in unannotated_images(name)]
         views += [{"annotations": [], "record": record} for record in negatives]
-    thing_classes = label_space_of(cfg.DATASETS.TRAIN[0]).thing_classes
+    thing_classes = get_label_space(cfg.DATASETS.TRAIN[0]).thing_classes
     if thing_classes:
         print_instances_class_histogram(views, thing_classes)
     logger.info("%d training images, %d of them with things", len(views), sum(bool(v["annotations"]) for v in views))

@@ -14,7 +14,7 @@ from detectron2.utils.events import get_event_storage
 from tqdm import tqdm
 
 from panoptic_fusion.data.mapper import PanopticDatasetMapper, read_image
-from panoptic_fusion.evaluation import only_needed_outputs
+from panoptic_fusion.evaluation import restrict_outputs
 from panoptic_fusion.visualization import draw_comparison, ground_truth_panoptic
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class VisualizePredictions(HookBase):
         model.eval()
         try:
             for i, dataset_dict in enumerate(self._dicts):
-                with torch.no_grad(), only_needed_outputs(model, ["panoptic"]):
+                with torch.no_grad(), restrict_outputs(model, ["panoptic"]):
                     output = model([self._mapper(dataset_dict)])[0]
                 image = read_image(dataset_dict, "RGB", max_pixels=self._mapper.max_pixels)
                 panel = draw_comparison(

@@ -18,8 +18,8 @@ from panoptic_fusion.locks import locked_folder
 from panoptic_fusion.modeling.backbone.timm_config import NO_PRETRAINING
 
 from .console import run_table
-from .preflight import check_before_start, check_processes, goes_on
-from .setup import set_up, write_config
+from .preflight import check_before_start, check_processes, has_checkpoint_to_resume
+from .setup import setup_job, write_config
 from .spawn import launch
 from .trainer import PanopticTrainer
 
@@ -80,14 +80,14 @@ def train_or_evaluate(cfg: CfgNode, resume: bool, eval_only: bool) -> None:
 
 
 def _train_or_evaluate(cfg: CfgNode, resume: bool, eval_only: bool) -> dict | None:
-    set_up(cfg, resume=resume, eval_only=eval_only)
+    setup_job(cfg, resume=resume, eval_only=eval_only)
     if eval_only:
         model = PanopticTrainer.build_model(cfg)
         checkpointer = AtomicCheckpointer.from_config(cfg, model, cfg.OUTPUT_DIR, require_complete=True)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         write_config(cfg, eval_only=True)
         return PanopticTrainer.test(cfg, model)
-    trainer = PanopticTrainer(with_values(cfg, NO_PRETRAINING) if goes_on(cfg, resume) else cfg)
+    trainer = PanopticTrainer(with_values(cfg, NO_PRETRAINING) if has_checkpoint_to_resume(cfg, resume) else cfg)
     trainer.resume_or_load(resume=resume)
     write_config(cfg, eval_only=False)
     parameters = sum(p.numel() for p in trainer.model.parameters())

@@ -23,11 +23,11 @@ from panoptic_fusion.data.registered import check_data_set
 from panoptic_fusion.errors import ConfigError, UserError, one_line
 from panoptic_fusion.evaluation import check_evaluators
 from panoptic_fusion.modeling.backbone.timm_config import NO_PRETRAINING, check_trainable
-from panoptic_fusion.networks.trained import loads_its_own_weights
+from panoptic_fusion.networks.trained import loads_submodel_weights
 
 from .initial_weights import name_match_of, training_checkpointer
 from .mixed_precision import DTYPES
-from .same_training import check_same_classes, check_same_parts
+from .run_compatibility import check_same_classes, check_same_parts
 from .schedule import build_scheduler
 
 
@@ -65,7 +65,7 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         check_data_set(name, model, cfg.INPUT.MAX_PIXELS)
     if cfg.SOLVER.AMP.ENABLED and not eval_only:
         _check_mixed_precision(cfg.SOLVER.AMP.DTYPE, cfg.MODEL.DEVICE)
-    if goes_on(cfg, resume):
+    if has_checkpoint_to_resume(cfg, resume):
         _check_last_checkpoint(cfg.OUTPUT_DIR)
         check_same_classes(cfg.OUTPUT_DIR, cfg.MODEL.CATEGORIES)  # as many other classes would fit the checkpoint
         if not eval_only:
@@ -76,10 +76,10 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         check_trainable(cfg)
         name_match_of(cfg)
     weights = cfg.MODEL.WEIGHTS
-    if eval_only and not weights and not loads_its_own_weights(cfg):
+    if eval_only and not weights and not loads_submodel_weights(cfg):
         raise ConfigError("MODEL.WEIGHTS is empty: name the checkpoint to evaluate (or use --resume)")
     check_weights_file(weights)
-    if loads_its_own_weights(cfg) and not weights.endswith(".pth"):
+    if loads_submodel_weights(cfg) and not weights.endswith(".pth"):
         return
     model = build_on_trial(cfg, eval_only=eval_only)
     if weights and "://" not in weights:  # URLs are downloaded first
@@ -121,7 +121,7 @@ def build_on_trial(cfg: CfgNode, *, eval_only: bool) -> torch.nn.Module:
         ) from error
 
 
-def goes_on(cfg: CfgNode, resume: bool) -> bool:
+def has_checkpoint_to_resume(cfg: CfgNode, resume: bool) -> bool:
     """Returns whether a job with or without `--resume` loads the last checkpoint in OUTPUT_DIR, not MODEL.WEIGHTS."""
     return resume and named_checkpoint(cfg.OUTPUT_DIR) is not None
 

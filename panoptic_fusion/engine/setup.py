@@ -22,7 +22,7 @@ from panoptic_fusion.files import write_atomically
 from .console import LOGGERS, shorten_console
 
 
-def set_up(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
+def setup_job(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     """Sets up a process of a job, like detectron2's `default_setup`; each process of the job calls it.
 
     Unlike `default_setup`, it also logs the package's own messages, does not write the config yet (see `write_config`),

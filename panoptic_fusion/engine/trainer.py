@@ -19,7 +19,7 @@ from panoptic_fusion.config import with_values
 from panoptic_fusion.data.mapper import PanopticDatasetMapper
 from panoptic_fusion.data.training_data import training_data
 from panoptic_fusion.errors import ConfigError, UserError
-from panoptic_fusion.evaluation import build_evaluators, only_needed_outputs
+from panoptic_fusion.evaluation import build_evaluators, restrict_outputs
 from panoptic_fusion.files import remove_partial_files, safe_name
 from panoptic_fusion.layers import freeze_norm_parameters
 from panoptic_fusion.locks import locked_folder
@@ -151,7 +151,7 @@ class PanopticTrainer(DefaultTrainer):
                     folder = evaluation_folder(cfg, name)
                     os.makedirs(folder, exist_ok=True)
                     stack.enter_context(locked_folder(folder, f"the evaluation in {folder}"))
-            stack.enter_context(only_needed_outputs(model, cfg.TEST.EVALUATORS))
+            stack.enter_context(restrict_outputs(model, cfg.TEST.EVALUATORS))
             return super().test(cfg, model)
 
     @classmethod

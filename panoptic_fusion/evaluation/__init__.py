@@ -1,12 +1,12 @@
 """Evaluation of panoptic segmentation: metrics, detectron2 evaluators and files for submission servers."""
 
+from .copied_outputs import CopiedOutputs
 from .evaluator import PanopticQualityEvaluator
 from .instances import InstancesEvaluator
 from .panoptic_quality import PanopticQuality
-from .selection import build_evaluators, check_evaluators, only_needed_outputs
+from .selection import build_evaluators, check_evaluators, restrict_outputs
 from .semantic import SemanticEvaluator
 from .submission import SubmissionWriter, write_panoptic_png
-from .unchanged import UnchangedOutputs
 
 __all__ = [
     "InstancesEvaluator",
@@ -14,9 +14,9 @@ __all__ = [
     "PanopticQualityEvaluator",
     "SemanticEvaluator",
     "SubmissionWriter",
-    "UnchangedOutputs",
+    "CopiedOutputs",
     "build_evaluators",
     "check_evaluators",
-    "only_needed_outputs",
+    "restrict_outputs",
     "write_panoptic_png",
 ]

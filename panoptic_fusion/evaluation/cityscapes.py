@@ -72,7 +72,7 @@ def build_cityscapes_evaluators(
             logger.warning("Cityscapes' own measures are left out on several machines: use --eval-only on one")
         else:
             kinds = [InstancesOfHead] if instances else []
-            evaluators += [kind(dataset_name) for kind in (*kinds, InstancesOfPanoptic, SemSegOfPanoptic)]
+            evaluators += [kind(dataset_name) for kind in (*kinds, PanopticInstanceEvaluator, PanopticSemSegEvaluator)]
     if write_submission and metadata.get("builtin_key") == "cityscapes":
         if output_dir is None:
             raise UserError("writing the Cityscapes submission needs an output_dir")
@@ -177,7 +177,7 @@ def _write_masks(
 # -- evaluators ------------------------------------------------------------------------------------------------------
 
 
-class _OfPanoptic:
+class _PanopticBase:
     """Mixin of the evaluators, placed before detectron2's class; restricts the evaluation to the images seen."""
 
     def __init__(self, dataset_name: str) -> None:
@@ -223,7 +223,7 @@ class _OfPanoptic:
                 (city / source.name).symlink_to(source)
 
 
-class InstancesOfHead(_OfPanoptic, CityscapesInstanceEvaluator):
+class InstancesOfHead(_PanopticBase, CityscapesInstanceEvaluator):
     """Evaluator of Cityscapes' AP and AP50 of the instance head, before fusion; result key `cityscapes_instance`."""
 
     key = "cityscapes_instance"
@@ -236,7 +236,7 @@ class InstancesOfHead(_OfPanoptic, CityscapesInstanceEvaluator):
             write_instances(path, output["instances"].to(self._cpu_device), self._label_space)
 
 
-class InstancesOfPanoptic(_OfPanoptic, CityscapesInstanceEvaluator):
+class PanopticInstanceEvaluator(_PanopticBase, CityscapesInstanceEvaluator):
     """Evaluator of Cityscapes' AP and AP50 of the thing segments; result key `cityscapes_instance_panoptic`."""
 
     key = "cityscapes_instance_panoptic"
@@ -251,7 +251,7 @@ class InstancesOfPanoptic(_OfPanoptic, CityscapesInstanceEvaluator):
             write_instance_level(path, panoptic_map, segments_info, self._label_space)
 
 
-class SemSegOfPanoptic(_OfPanoptic, CityscapesSemSegEvaluator):
+class PanopticSemSegEvaluator(_PanopticBase, CityscapesSemSegEvaluator):
     """Evaluator of Cityscapes' pixel-level IoU, iIoU, IoU_sup and iIoU_sup; result key `cityscapes_sem_seg`."""
 
     key = "cityscapes_sem_seg"

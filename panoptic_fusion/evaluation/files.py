@@ -12,7 +12,7 @@ import numpy as np
 
 from ..data.annotation import read_id_map
 from ..data.coco_json import read_images_json, read_panoptic_json, read_predictions_json
-from ..data.faults import DatasetError
+from ..data.dataset_errors import DatasetError
 from ..data.label_space import LabelSpace
 from ..errors import UserError
 from ..processes import map_in_processes, with_progress

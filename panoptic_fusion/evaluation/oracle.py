@@ -40,7 +40,7 @@ PARTS = ("box", "class", "seg")
 ROWS = ((), ("box",), ("box", "class"), ("seg",), ("class",), ("box", "class", "seg"))
 MATCH_IOU = 0.5
 # Logit of the ground-truth channel; all others are 0. No mask logit, which UPSNet adds, can outweigh it.
-CERTAIN = 100.0
+GT_LOGIT = 100.0
 
 
 def oracle_outputs(
@@ -65,9 +65,9 @@ def oracle_outputs(
     targets = [x["instances"].to(network.device) for x in batched_inputs]
     instances = {
         (): detections,
-        ("box",): instances_on_boxes(network.roi_heads, features, targets, known_classes=False),
-        ("class",): with_matched_classes(network.roi_heads, features, detections, targets),
-        ("box", "class"): instances_on_boxes(network.roi_heads, features, targets, known_classes=True),
+        ("box",): predict_on_gt_boxes(network.roi_heads, features, targets, known_classes=False),
+        ("class",): replace_with_gt_classes(network.roi_heads, features, detections, targets),
+        ("box", "class"): predict_on_gt_boxes(network.roi_heads, features, targets, known_classes=True),
     }
     labels = [x["sem_seg"].to(semantic.device) for x in batched_inputs]
     ignore_value = semantic.sem_seg_head.ignore_value
@@ -84,12 +84,12 @@ def oracle_outputs(
             network.proposal_generator: (heads.proposals, {}),
             network.roi_heads: (instances[tuple(part for part in row if part != "seg")], {}),
         }
-        with returning(given), trusted_classes(model.fusion, "class" in row):
+        with override_forward(given), keep_instance_classes(model.fusion, "class" in row):
             outputs[row] = model(batched_inputs)
     return outputs
 
 
-def instances_on_boxes(
+def predict_on_gt_boxes(
     roi_heads: nn.Module, features: Mapping[str, Tensor], targets: list[Instances], *, known_classes: bool
 ) -> list[Instances]:
     """Runs the RoI heads on ground-truth boxes.
@@ -118,12 +118,12 @@ def instances_on_boxes(
     return roi_heads.forward_with_given_boxes(features, instances)
 
 
-def with_matched_classes(
+def replace_with_gt_classes(
     roi_heads: nn.Module, features: Mapping[str, Tensor], detections: list[Instances], targets: list[Instances]
 ) -> list[Instances]:
     """Gives predicted instances the class, and the mask of that class, of the ground truth they overlap most.
 
-    Instances without a ground-truth box at IoU >= `MATCH_IOU` keep their class. See `instances_on_boxes` for the
+    Instances without a ground-truth box at IoU >= `MATCH_IOU` keep their class. See `predict_on_gt_boxes` for the
     arguments.
     """
     changed = []
@@ -144,16 +144,16 @@ def ground_truth_logits(logits: Tensor, gt_sem_seg: Tensor, ignore_value: int = 
         gt_sem_seg: (N, H, W) int64 channels or `ignore_value`.
 
     Returns:
-        (N, C, H, W) float32: `CERTAIN` in the ground-truth channel, 0 in all others.
+        (N, C, H, W) float32: `GT_LOGIT` in the ground-truth channel, 0 in all others.
     """
     known = gt_sem_seg != ignore_value
     own = F.interpolate(logits.float(), size=gt_sem_seg.shape[-2:], mode="bilinear", align_corners=False)
     own.masked_fill_(known[:, None], 0)
-    return own.scatter_add_(1, (gt_sem_seg * known)[:, None], CERTAIN * known[:, None].float())
+    return own.scatter_add_(1, (gt_sem_seg * known)[:, None], GT_LOGIT * known[:, None].float())
 
 
 @contextlib.contextmanager
-def returning(values: Mapping[nn.Module, Any]) -> Iterator[None]:
+def override_forward(values: Mapping[nn.Module, Any]) -> Iterator[None]:
     """Makes modules return given values inside the context, whatever their inputs, and restores them afterwards."""
     before = {module: module.forward for module in values if "forward" in vars(module)}
     try:
@@ -168,14 +168,14 @@ def returning(values: Mapping[nn.Module, Any]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def trusted_classes(fusion: nn.Module, trusted: bool) -> Iterator[None]:
-    """Makes a fusion keep the instance classes inside the context, if `trusted` (`UPSNetFusion.trust_classes`)."""
-    before = getattr(fusion, "trust_classes", None)
+def keep_instance_classes(fusion: nn.Module, trusted: bool) -> Iterator[None]:
+    """Makes a fusion keep the instance classes inside the context, if `trusted` (see `UPSNetFusion`)."""
+    before = getattr(fusion, "keep_instance_classes", None)
     if before is None or not trusted:
         yield
         return
-    fusion.trust_classes = True
+    fusion.keep_instance_classes = True
     try:
         yield
     finally:
-        fusion.trust_classes = before
+        fusion.keep_instance_classes = before

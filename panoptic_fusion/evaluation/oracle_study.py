@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from tqdm import tqdm
 
-from panoptic_fusion.data.coco_panoptic import label_space_of
+from panoptic_fusion.data.coco_panoptic import get_label_space
 from panoptic_fusion.data.mapper import PanopticDatasetMapper, build_augmentations
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.markdown import markdown_table
@@ -17,7 +17,7 @@ from panoptic_fusion.networks.trained import build_predictor
 
 from .evaluator import PanopticQualityEvaluator
 from .oracle import PARTS, ROWS, oracle_outputs
-from .selection import only_needed_outputs
+from .selection import restrict_outputs
 
 MEASURES = ("PQ", "PQ_th", "PQ_st", "SQ", "RQ")
 
@@ -47,11 +47,11 @@ def evaluate_rows(cfg: CfgNode, dataset: str, dicts: list[dict]) -> dict[tuple[s
         is_train=True,
         augmentations=build_augmentations(cfg, is_train=False),
         image_format=cfg.INPUT.FORMAT,
-        label_space=label_space_of(dataset),
+        label_space=get_label_space(dataset),
         ontology=model.fusion.ontology,
     )
     evaluators = {row: PanopticQualityEvaluator(dataset, distributed=False) for row in ROWS}
-    with torch.no_grad(), only_needed_outputs(model, ["panoptic"]):
+    with torch.no_grad(), restrict_outputs(model, ["panoptic"]):
         for dataset_dict in tqdm(dicts, desc="evaluating", unit="image", disable=not sys.stderr.isatty()):
             inputs = [mapper(dataset_dict)]
             for row, outputs in oracle_outputs(model, inputs).items():

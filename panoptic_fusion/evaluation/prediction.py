@@ -46,7 +46,7 @@ def _check_segment(segment: Mapping[str, Any], label_space: LabelSpace, name: st
             if key == "isthing":
                 advice = (
                     ". detectron2's COCOPanopticEvaluator removes it from the outputs it is given: wrap that evaluator "
-                    "in panoptic_fusion.evaluation.UnchangedOutputs"
+                    "in panoptic_fusion.evaluation.CopiedOutputs"
                 )
             raise ValueError(f"{name}: a segment of segments_info has no {key}: {dict(segment)}{advice}")
     kind, num = ("thing", label_space.num_things) if segment["isthing"] else ("stuff", label_space.num_stuff)

@@ -31,7 +31,7 @@ NEEDED_OUTPUT = {
 ALSO_READ = {"cityscapes": "instances"}  # outputs that an evaluator reads if the model has them
 
 
-def only_needed_outputs(model: nn.Module, evaluators: Sequence[str]) -> contextlib.AbstractContextManager[None]:
+def restrict_outputs(model: nn.Module, evaluators: Sequence[str]) -> contextlib.AbstractContextManager[None]:
     """Restricts a model to the outputs that evaluators (names as in TEST.EVALUATORS) read; see `only_outputs`."""
     return only_outputs(
         model, {table[name] for name in evaluators for table in (NEEDED_OUTPUT, ALSO_READ) if name in table}

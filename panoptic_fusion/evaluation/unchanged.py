@@ -1,39 +1,5 @@
-"""Wrapper that protects a model's outputs from evaluators that modify them in place."""
+"""The old name of `copied_outputs`, for code that imports it."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from .copied_outputs import CopiedOutputs as UnchangedOutputs
 
-from detectron2.evaluation import DatasetEvaluator
-
-
-class UnchangedOutputs(DatasetEvaluator):
-    """Wrapper that passes copies of `panoptic_seg` to an evaluator.
-
-    detectron2's `COCOPanopticEvaluator` removes `isthing` from the model's segments_info and rewrites `category_id`, so
-    any evaluator or visualization that runs after it reads wrong classes.
-    """
-
-    def __init__(self, evaluator: DatasetEvaluator):
-        """Initializes the wrapper.
-
-        Args:
-            evaluator: evaluator that receives the copies; its results are returned unchanged.
-
-        """
-        self._evaluator = evaluator
-
-    def reset(self) -> None:
-        """Resets the wrapped evaluator."""
-        self._evaluator.reset()
-
-    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Passes the inputs and copies of the outputs to the wrapped evaluator."""
-        copies = []
-        for output in outputs:
-            segment_map, segments_info = output["panoptic_seg"]
-            copies.append({**output, "panoptic_seg": (segment_map.clone(), [dict(s) for s in segments_info])})
-        self._evaluator.process(inputs, copies)
-
-    def evaluate(self) -> Any:
-        """Returns the results of the wrapped evaluator."""
-        return self._evaluator.evaluate()
+__all__ = ["UnchangedOutputs"]

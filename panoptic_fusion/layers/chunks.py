@@ -6,7 +6,7 @@ MAX_CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**23}
 """Number of floats (maps x H x W) per part, by device type: fits a CPU cache, keeps a GPU busy."""
 
 
-def chunks_of_maps(num: int, size: tuple[int, int], device: torch.device) -> list[slice]:
+def map_chunks(num: int, size: tuple[int, int], device: torch.device) -> list[slice]:
     """Returns slices that cover `num` maps of `size` (H, W) in order, at least one map each; none if `num` is 0."""
     limit = MAX_CHUNK_ELEMENTS.get(device.type, MAX_CHUNK_ELEMENTS["cuda"])
     step = max(1, limit // max(1, size[0] * size[1]))

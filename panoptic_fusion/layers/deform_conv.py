@@ -128,7 +128,7 @@ def offset_conv(in_channels: int, kernel_size: int = 3, *, stride: int = 1, dila
     return conv
 
 
-def exact_offsets(conv: nn.Conv2d, x: Tensor) -> Tensor:
+def compute_offsets_fp32(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Computes the offsets of `conv` (see `offset_conv`) for `x` in the type of its weights, even under autocast.
 
     In bfloat16, the resolution is 1/64 pixel for an offset of 3 pixels and 1/2 pixel for an offset of 100 pixels.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .chunks import chunks_of_maps
+from .chunks import map_chunks
 
 
 def roi_flatten(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
@@ -50,7 +50,7 @@ class _RoIFlatten(torch.autograd.Function):
     def forward(ctx, masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
         total, count = masks.new_zeros(size), masks.new_zeros(size)
         with torch.autocast(masks.device.type, enabled=False):
-            for rows in chunks_of_maps(len(masks), size, masks.device):
+            for rows in map_chunks(len(masks), size, masks.device):
                 values, kept, _, _ = _spread(masks[rows], boxes[rows], size, threshold)
                 total += values.mul_(kept).sum(0)
                 count += kept.sum(0)
@@ -66,7 +66,7 @@ class _RoIFlatten(torch.autograd.Function):
         share = grad / count
         result = torch.empty_like(masks)
         with torch.autocast(masks.device.type, enabled=False):
-            for rows in chunks_of_maps(len(masks), ctx.size, masks.device):
+            for rows in map_chunks(len(masks), ctx.size, masks.device):
                 _, kept, down, across = _spread(masks[rows], boxes[rows], ctx.size, ctx.threshold)
                 result[rows] = down.transpose(1, 2) @ (kept * share) @ across
         return result, None, None, None

@@ -2,7 +2,7 @@
 
 from detectron2.config import CfgNode
 
-from panoptic_fusion.config.check import value_of
+from panoptic_fusion.config.check import get_config_value
 from panoptic_fusion.errors import UserError
 
 KEYS = ("MODEL.WEIGHTS", "MODEL.TIMM.WEIGHTS", "MODEL.INDEPENDENT.INSTANCES", "MODEL.INDEPENDENT.SEMANTIC")
@@ -22,7 +22,7 @@ def check_downloads(cfg: CfgNode, *, allow_download: bool, from_folder: bool = F
         UserError: if the value of a key is a URL. The message names the key and says what to do.
     """
     for key in KEYS:
-        value = value_of(cfg, key)
+        value = get_config_value(cfg, key)
         if allow_download or not isinstance(value, str) or "://" not in value:
             continue
         if key == "MODEL.WEIGHTS" and value.startswith(MODEL_ZOO) and not from_folder:

@@ -32,7 +32,7 @@ class IndependentPanoptic(nn.Module):
     any network trained with that fusion.
     """
 
-    loads_its_own_weights = True  # from MODEL.INDEPENDENT; MODEL.WEIGHTS may be empty
+    loads_submodel_weights = True  # from MODEL.INDEPENDENT; MODEL.WEIGHTS may be empty
 
     @configurable
     def __init__(
@@ -44,7 +44,7 @@ class IndependentPanoptic(nn.Module):
         outputs: tuple[str, ...] = ("sem_seg", "instances", "panoptic_seg"),
         fuse_at_input_resolution: bool = False,
         augmentation: TestTimeAugmentation | None = None,
-        loaded_parts: tuple[str, ...] = (),
+        preloaded_modules: tuple[str, ...] = (),
     ):
         """Initializes the network.
 
@@ -52,7 +52,7 @@ class IndependentPanoptic(nn.Module):
             instance_network: `InstanceNetwork`, or a `PanopticRCNN` whose semantic segmentation is ignored.
             semantic_network: `SemanticNetwork`, or a `PanopticRCNN` whose instances are ignored.
             fusion, outputs, fuse_at_input_resolution, augmentation: see `PanopticRCNN`.
-            loaded_parts: see `AtomicCheckpointer`.
+            preloaded_modules: see `AtomicCheckpointer`.
         """
         super().__init__()
         self.instance_network = instance_network
@@ -62,7 +62,7 @@ class IndependentPanoptic(nn.Module):
         self.paste_masks = True  # as in PanopticRCNN
         self.fuse_at_input_resolution = fuse_at_input_resolution
         self.augmentation = augmentation
-        self.loaded_parts = loaded_parts
+        self.preloaded_modules = preloaded_modules
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -79,7 +79,9 @@ class IndependentPanoptic(nn.Module):
             "outputs": tuple(cfg.MODEL.PANOPTIC_FUSION.OUTPUTS),
             "fuse_at_input_resolution": fill_in_thresholds(cfg).MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION,
             "augmentation": TestTimeAugmentation.from_config(cfg),
-            "loaded_parts": tuple(part for key, part in PARTS.items() if os.path.isdir(cfg.MODEL.INDEPENDENT[key])),
+            "preloaded_modules": tuple(
+                part for key, part in PARTS.items() if os.path.isdir(cfg.MODEL.INDEPENDENT[key])
+            ),
         }
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:

@@ -100,7 +100,7 @@ class PanopticRCNN(GeneralizedRCNN):
             self.sem_seg_head.ignore_value,
             self.backbone.padding_constraints,
         ).tensor
-        if not self.fusion.needs_network and not self._network_learns():
+        if not self.fusion.uses_network_outputs and not self._network_learns():
             sizes = [x.image_size for x in gt_instances]
             inputs = FusionTrainingInputs(None, gt_sem_seg, gt_instances, None, sizes, None)
             return merge_losses(self, {"fusion": self.fusion.losses(inputs)})

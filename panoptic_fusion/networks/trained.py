@@ -18,7 +18,7 @@ from panoptic_fusion.config import merge_opts, read_config, resolve_config, with
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.data.registered import check_data_set
 from panoptic_fusion.errors import ConfigError, UserError
-from panoptic_fusion.modeling.backbone.timm_config import forget_pretraining
+from panoptic_fusion.modeling.backbone.timm_config import clear_pretrained_weights
 
 from .downloads import check_downloads
 
@@ -50,27 +50,27 @@ def load_trained(model_dir: str | os.PathLike, opts: Sequence[str] = (), *, allo
     best = model_dir / f"{BEST}.pth"
     if cfg.TEST.BEST_METRIC and best.is_file():
         weights = best
-    forget_pretraining(cfg)
-    if not loads_its_own_weights(cfg):
+    clear_pretrained_weights(cfg)
+    if not loads_submodel_weights(cfg):
         cfg.MODEL.WEIGHTS = str(weights)
     cfg.OUTPUT_DIR = str(model_dir)
     check_downloads(cfg, allow_download=allow_download, from_folder=True)
     merge_opts(cfg, opts)
     check_downloads(cfg, allow_download=allow_download)
-    if not loads_its_own_weights(cfg) and "://" not in cfg.MODEL.WEIGHTS and not os.path.isfile(cfg.MODEL.WEIGHTS):
+    if not loads_submodel_weights(cfg) and "://" not in cfg.MODEL.WEIGHTS and not os.path.isfile(cfg.MODEL.WEIGHTS):
         raise FileNotFoundError(f"{cfg.MODEL.WEIGHTS} does not exist: {model_dir} holds no finished checkpoint")
     if cfg.MODEL.WEIGHTS.endswith(".pth"):
         check_finite_weights(cfg.MODEL.WEIGHTS)
     return resolve_config(cfg)
 
 
-def loads_its_own_weights(cfg: CfgNode) -> bool:
+def loads_submodel_weights(cfg: CfgNode) -> bool:
     """Returns whether the network loads its weights from MODEL.INDEPENDENT.*, so that MODEL.WEIGHTS may be empty."""
     name = cfg.MODEL.META_ARCHITECTURE
-    return name in META_ARCH_REGISTRY and getattr(META_ARCH_REGISTRY.get(name), "loads_its_own_weights", False)
+    return name in META_ARCH_REGISTRY and getattr(META_ARCH_REGISTRY.get(name), "loads_submodel_weights", False)
 
 
-def config_of(
+def load_config(
     model_dir: str | None, config_file: str | None, opts: list[str], *, allow_download: bool = False
 ) -> CfgNode:
     """Returns the resolved config that --model or --config-file names, changed by "KEY VALUE" pairs.
@@ -90,7 +90,7 @@ def config_of(
     cfg = read_config(config_file, opts)
     check_downloads(cfg, allow_download=allow_download)
     cfg = resolve_config(cfg)
-    if not cfg.MODEL.WEIGHTS and not loads_its_own_weights(cfg):
+    if not cfg.MODEL.WEIGHTS and not loads_submodel_weights(cfg):
         raise UserError(f"{config_file} names no weights: add MODEL.WEIGHTS FILE, or pass --model")
     return cfg
 
@@ -112,7 +112,7 @@ def build_predictor(cfg: CfgNode) -> DefaultPredictor:
     return predictor
 
 
-def images_of(cfg: CfgNode, dataset: str) -> list[dict]:
+def load_eval_dicts(cfg: CfgNode, dataset: str) -> list[dict]:
     """Returns the dicts of a dataset for use with a trained model's config.
 
     Raises:

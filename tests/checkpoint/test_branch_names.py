@@ -8,7 +8,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, build_model
 
 from panoptic_fusion import config_file, get_cfg
 from panoptic_fusion.checkpoint import AtomicCheckpointer
-from panoptic_fusion.checkpoint.branch_names import has_branches, plain_name, spread_over_branches
+from panoptic_fusion.checkpoint.branch_names import copy_to_branches, is_branched, shared_name
 from panoptic_fusion.errors import UserError
 
 CATEGORIES = [{"id": i + 1, "name": f"c{i}", "isthing": int(i < 2), "color": [i, i, i]} for i in range(5)]
@@ -94,7 +94,7 @@ def test_a_trained_network_starts_one_that_shares_less(source, target, head, tmp
     AtomicCheckpointer(first, str(tmp_path)).save("model")
     AtomicCheckpointer(second, require_complete=True).load(str(tmp_path / "model.pth"))
     state = first.state_dict()
-    assert set(spread_over_branches(state, second.state_dict())) == set(second.state_dict())  # nothing is left over
+    assert set(copy_to_branches(state, second.state_dict())) == set(second.state_dict())  # nothing is left over
     for key, value in second.state_dict().items():
         # Where the source has the tensor under this name, that one; else that of the network that shares more.
         names = [key, key.replace("instances.bottom_up", "bottom_up").replace("stuff.bottom_up", "bottom_up")]
@@ -154,9 +154,9 @@ def test_what_does_not_fit_is_still_an_error(tmp_path):
     ],
 )
 def test_plain_names(name, plain):
-    assert plain_name(name) == plain
+    assert shared_name(name) == plain
 
 
 def test_which_networks_have_branches():
-    assert not has_branches(build("skip").state_dict())
-    assert all(has_branches(build(mode).state_dict()) for mode in ("backbone", "none"))
+    assert not is_branched(build("skip").state_dict())
+    assert all(is_branched(build(mode).state_dict()) for mode in ("backbone", "none"))

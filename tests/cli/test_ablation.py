@@ -256,7 +256,7 @@ def test_two_at_once_in_one_folder_are_refused(lab):
 
 def test_remaining_time(lab):
     spec = ablation_spec.read_spec(lab.write())
-    jobs = ablation_spec.make_jobs(spec, lab.output)
+    jobs = ablation_spec.create_jobs(spec, lab.output)
     # 6 trainings of 100 s and 3 evaluations of 10 s
     assert ablation_runs.remaining(jobs, {True: [90.0, 110.0], False: [10.0]}) == "9 to go, about 0:10:30"
     assert ablation_runs.remaining(jobs, {True: [100.0], False: []}) == "9 to go, about 0:15:00"

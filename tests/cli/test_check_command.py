@@ -19,9 +19,9 @@ from tiny_panoptic import make_tiny
 
 from panoptic_fusion.data.checks import CheckResult, check_dataset, format_result
 from panoptic_fusion.data.coco_panoptic import PanopticFiles, load_panoptic
-from panoptic_fusion.data.faults import KINDS, DatasetError
+from panoptic_fusion.data.custom_dataset import registration
+from panoptic_fusion.data.dataset_errors import KINDS, DatasetError
 from panoptic_fusion.data.mapper import PanopticDatasetMapper
-from panoptic_fusion.data.own_folder import registration
 from panoptic_fusion.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -214,8 +214,8 @@ def test_warnings_do_not_fail_and_fine_tune_agrees(originals, tmp_path, run_scri
         paths = {"--images": files.images, "--panoptic-root": files.panoptic_root}
         paths |= {"--panoptic-json": files.panoptic_json, "--instances-json": files.instances_json}
         code, out, err = run_script("check", *(x for pair in paths.items() for x in pair), "--workers", "0")
-        assert code == int(not check_splits({"train": files})["train"].can_be_trained()), (seed, out, err)
-        assert code == int(not check_dataset(files, 0).can_be_trained()) and expected.kind in out
+        assert code == int(not check_splits({"train": files})["train"].is_trainable()), (seed, out, err)
+        assert code == int(not check_dataset(files, 0).is_trainable()) and expected.kind in out
         codes[code] += 1
     assert codes[0] >= 8 and codes[1] >= 30
 

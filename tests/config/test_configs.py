@@ -12,10 +12,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from torch import nn
 
-from panoptic_fusion.config.check import PARTS, value_of
+from panoptic_fusion.config.check import PARTS, get_config_value
 from panoptic_fusion.config.read import read_config
 from panoptic_fusion.config.resolve import resolve_config
-from panoptic_fusion.data.coco_panoptic import label_space_of, register_from_config
+from panoptic_fusion.data.coco_panoptic import get_label_space, register_from_config
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.networks.freeze import freeze_parts
@@ -83,7 +83,7 @@ def out_channels(module: nn.Module) -> int:
 def test_names_and_data_sets(path):
     cfg = read_config(path)
     for key, (registry, _) in PARTS.items():
-        assert value_of(cfg, key) in registry, f"{key}: {value_of(cfg, key)}"
+        assert get_config_value(cfg, key) in registry, f"{key}: {get_config_value(cfg, key)}"
     assert cfg.DATASETS.TRAIN and cfg.DATASETS.TEST
     registered = register_from_config(cfg.DATASETS.REGISTER)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
@@ -103,8 +103,8 @@ def test_heads_have_the_sizes_of_the_classes(path):
     cfg = resolved(path)
     if dataset_of(path):
         things, stuff = KNOWN_CLASSES[dataset_of(path)]
-        label_space = label_space_of(cfg.DATASETS.TRAIN[0])
-        assert label_space == label_space_of(cfg.DATASETS.TEST[0])
+        label_space = get_label_space(cfg.DATASETS.TRAIN[0])
+        assert label_space == get_label_space(cfg.DATASETS.TEST[0])
         assert LabelSpace.from_categories(cfg.MODEL.CATEGORIES) == label_space
     else:
         things, stuff = 3, 4

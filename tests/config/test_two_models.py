@@ -11,7 +11,7 @@ from tiny_panoptic import make_tiny
 
 from panoptic_fusion import resolve_config
 from panoptic_fusion.config import config_file, read_config
-from panoptic_fusion.data import DatasetError, coco_panoptic, label_space_of, register_panoptic
+from panoptic_fusion.data import DatasetError, coco_panoptic, get_label_space, register_panoptic
 from panoptic_fusion.data.registered import check_data_set
 from panoptic_fusion.errors import ConfigError
 
@@ -89,7 +89,7 @@ def test_a_data_set_registered_after_a_model_whose_data_is_not_there(model, tmp_
     files = make_tiny(tmp_path / "later", 5, num_images=1, instances=False)
     register_panoptic(model.name, files.images, files.panoptic_root, files.panoptic_json)
     assert MetadataCatalog.get(model.name).thing_classes == ["car", "person"]
-    check_data_set(model.name, label_space_of(model.name))
+    check_data_set(model.name, get_label_space(model.name))
 
 
 def test_a_name_given_twice_by_hand_is_still_an_error(model, tmp_path):

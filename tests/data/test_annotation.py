@@ -16,7 +16,7 @@ from panoptic_fusion.data.annotation import (
     read_id_map,
     semantic_map,
 )
-from panoptic_fusion.data.faults import DatasetError
+from panoptic_fusion.data.dataset_errors import DatasetError
 from panoptic_fusion.data.label_space import LabelSpace
 
 SPACE = LabelSpace.from_categories(CATEGORIES)  # stuff sky, road, tree; things car, person

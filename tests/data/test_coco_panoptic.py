@@ -18,13 +18,13 @@ from panoptic_fusion.data.coco_json import rle_pixels
 from panoptic_fusion.data.coco_panoptic import (
     PanopticFiles,
     derive_instances_json,
-    label_space_of,
+    get_label_space,
     load_panoptic,
     panoptic_files,
     register_from_config,
     register_panoptic,
 )
-from panoptic_fusion.data.faults import KINDS, DatasetError
+from panoptic_fusion.data.dataset_errors import KINDS, DatasetError
 from panoptic_fusion.errors import ConfigError
 
 
@@ -72,14 +72,14 @@ def test_registration_is_lazy(tmp_path, name):
     assert metadata.evaluator_type == "panoptic_fusion" and metadata.image_root == files.images
     assert not hasattr(metadata, "instances_json")
     with pytest.raises(DatasetError, match="panoptic.json: the file is missing"):
-        label_space_of(name)
+        get_label_space(name)
     with pytest.raises(DatasetError, match="the file is missing"):
         metadata.thing_classes  # noqa: B018
     Path(files.panoptic_json).write_bytes(content)
     assert metadata.thing_classes == ["car", "person"]
     assert metadata.stuff_dataset_id_to_contiguous_id == STUFF and metadata.ignore_label == 255
     assert metadata.thing_dataset_id_to_contiguous_id == THINGS
-    assert label_space_of(name).thing_colors == ((10, 11, 12), (13, 14, 15))
+    assert get_label_space(name).thing_colors == ((10, 11, 12), (13, 14, 15))
     assert len(DatasetCatalog.get(name)) == 3
     assert copy.deepcopy(metadata).thing_classes == ["car", "person"]
 
@@ -95,7 +95,7 @@ def test_registering_twice(tmp_path, name, monkeypatch):
         register_panoptic(name, str(tmp_path), files.panoptic_root, files.panoptic_json)
     MetadataCatalog.get("other_" + name)
     with pytest.raises(ConfigError, match="no panoptic dataset 'nope'"):
-        label_space_of("nope")
+        get_label_space("nope")
     DatasetCatalog.register("other_" + name, list)
     with pytest.raises(ConfigError, match="by other code"):
         register_panoptic("other_" + name, **arguments(files))
@@ -113,7 +113,7 @@ def test_register_from_config(tmp_path, name):
     files = make_tiny(tmp_path, seed=4)
     entry = {"name": name, **arguments(files)}
     assert register_from_config([entry, entry]) == [name, name]
-    assert label_space_of(name).num_things == 2
+    assert get_label_space(name).num_things == 2
     for bad, message in (
         ([entry, "x"], r"DATASETS.REGISTER\[1\] must be a mapping"),
         ([{**entry, "image": "x"}], r"DATASETS.REGISTER\[0\] has an unknown key 'image'"),

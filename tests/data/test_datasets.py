@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from panoptic_fusion.cli import main
-from panoptic_fusion.data import LabelSpace, label_space_of, panoptic_files
+from panoptic_fusion.data import LabelSpace, get_label_space, panoptic_files
 from panoptic_fusion.data.checks import check_dataset
 from panoptic_fusion.data.datasets import BUILTIN, datasets_root, register_all
 from panoptic_fusion.data.datasets.idd import idd_labels
@@ -38,13 +38,13 @@ def _back_to_default_root():
 )
 def test_numbers_of_classes(name, things, stuff):
     for split in ("train", "val"):
-        space = label_space_of(f"{name}_{split}")
+        space = get_label_space(f"{name}_{split}")
         assert (space.num_things, space.num_stuff) == (things, stuff)
         assert space.num_channels("full") == things + stuff
 
 
 def test_cityscapes_classes_are_those_of_cityscapesscripts_in_train_id_order():
-    space = label_space_of("cityscapes_fine_train")
+    space = get_label_space("cityscapes_fine_train")
     counted = [label for label in cityscapes_labels if 0 <= label.trainId < 255]
     counted.sort(key=lambda label: label.trainId)
     assert len(counted) == 19
@@ -56,7 +56,7 @@ def test_cityscapes_classes_are_those_of_cityscapesscripts_in_train_id_order():
 
 
 def test_coco_classes_are_detectron2s_and_the_panoptic_tasks():
-    space = label_space_of("coco_panoptic_2017_val")
+    space = get_label_space("coco_panoptic_2017_val")
     builtin = MetadataCatalog.get("coco_2017_val")  # detectron2's own registration, of the instances
     assert list(space.thing_classes) == builtin.thing_classes
     assert {i: c for c, i in enumerate(space.thing_ids)} == builtin.thing_dataset_id_to_contiguous_id
@@ -65,7 +65,7 @@ def test_coco_classes_are_detectron2s_and_the_panoptic_tasks():
 
 
 def test_vistas_classes():
-    space = label_space_of("vistas_train")
+    space = get_label_space("vistas_train")
     assert sorted(space.thing_ids + space.stuff_ids) == list(range(1, 66))
     assert space.stuff_classes[:2] == ("Curb", "Fence") and space.stuff_classes[-2:] == ("Car Mount", "Ego Vehicle")
     assert space.thing_classes[:2] == ("Bird", "Ground Animal") and space.thing_classes[-1] == "Wheeled Slow"
@@ -76,7 +76,7 @@ def test_vistas_classes():
 
 
 def test_idd_classes_are_the_level_3_ids():
-    space = label_space_of("idd_train")
+    space = get_label_space("idd_train")
     assert sorted(space.thing_ids + space.stuff_ids) == list(range(26))
     assert space.thing_ids == tuple(range(4, 13))
     assert space.thing_classes[0] == "person/animal" and space.thing_classes[4] == "autorickshaw"
@@ -135,7 +135,7 @@ def test_missing_data_set_costs_nothing_until_it_is_asked_for(name, tmp_path, mo
 def test_missing_data_set_without_a_class_table_says_the_same(tmp_path):
     """Vistas v2.0 has its classes from the JSON: asking for them says what is missing and what to do."""
     register_all(str(tmp_path))
-    for ask in (label_space_of, DatasetCatalog.get, lambda name: MetadataCatalog.get(name).thing_classes):
+    for ask in (get_label_space, DatasetCatalog.get, lambda name: MetadataCatalog.get(name).thing_classes):
         with pytest.raises((UserError, FileNotFoundError)) as error:
             ask("vistas_v2_val")
         message = str(error.value)
@@ -170,7 +170,7 @@ def test_prepare_check_load(key, tmp_path):
         assert not result.faults, result.faults[:3]
         dicts = DatasetCatalog.get(name)
         assert len(dicts) == result.num_images > 0
-        space = label_space_of(name)
+        space = get_label_space(name)
         for record in dicts:
             assert Path(record["file_name"]).is_file() and Path(record["pan_seg_file_name"]).is_file()
             for segment in record["segments_info"]:

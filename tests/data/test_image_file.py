@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 
 from panoptic_fusion.data.checks import check_dataset
 from panoptic_fusion.data.coco_panoptic import PanopticFiles, load_panoptic
-from panoptic_fusion.data.faults import DatasetError
+from panoptic_fusion.data.dataset_errors import DatasetError
 from panoptic_fusion.data.frames import read_frames
 from panoptic_fusion.data.image_file import read_rgb
 from panoptic_fusion.data.mapper import PanopticDatasetMapper
@@ -194,7 +194,7 @@ def test_unscaled_12_bit_data_is_reported(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), samples("uint16", 1) // 16)
     files = one_image_dataset(tmp_path / "data", tmp_path / "a.png", HEIGHT, WIDTH)
     result = check_dataset(files, num_workers=0)
-    assert [f.kind for f in result.faults] == ["dark 16-bit image"] and result.can_be_trained()
+    assert [f.kind for f in result.faults] == ["dark 16-bit image"] and result.is_trainable()
     assert "4096" in str(result.faults[0])
 
 
@@ -239,7 +239,7 @@ def test_all_orientations(tmp_path, extension, orientation):
         height, width = expected.shape[:2]
         files = one_image_dataset(tmp_path / str(height), path, height, width)
         result = check_dataset(files, num_workers=0)
-        assert [f.kind for f in result.faults] == kinds and result.can_be_trained()
+        assert [f.kind for f in result.faults] == kinds and result.is_trainable()
         space, dicts = load_panoptic(files)
         mapped = PanopticDatasetMapper(True, augmentations=[], image_format="RGB", label_space=space)(dicts[0])
         assert same(mapped["image"].numpy().transpose(1, 2, 0), expected)

@@ -16,7 +16,7 @@ from PIL import Image
 from tiny_panoptic import make_tiny, save_id_map
 
 from panoptic_fusion.data.coco_panoptic import load_panoptic, register_panoptic
-from panoptic_fusion.data.faults import DatasetError
+from panoptic_fusion.data.dataset_errors import DatasetError
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.data.mapper import PanopticDatasetMapper, build_augmentations, common_label_space
 from panoptic_fusion.errors import ConfigError

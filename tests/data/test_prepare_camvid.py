@@ -13,8 +13,8 @@ from tiny_training import ROOT, TINY_NETWORK, as_opts
 from panoptic_fusion import config_file, resolve_config
 from panoptic_fusion.config.read import read_config
 from panoptic_fusion.data.coco_panoptic import panoptic_files
+from panoptic_fusion.data.custom_dataset import find_dataset
 from panoptic_fusion.data.datasets import register_all
-from panoptic_fusion.data.own_folder import find_data
 from panoptic_fusion.data.prepare import camvid, prepare
 from panoptic_fusion.errors import UserError
 
@@ -109,7 +109,7 @@ def test_segnet_download(tmp_path):
     assert [s.images for s in prepare("camvid", root, workers=1, progress=False)] == [5, 2]
     prepare("camvid", root, ["test"], workers=1, progress=False)
     for split, names in dataset_trees.CAMVID_NAMES.items():
-        files = find_data(root)[split] if split != "test" else panoptic_files_below(tmp_path, split)
+        files = find_dataset(root)[split] if split != "test" else panoptic_files_below(tmp_path, split)
         for name in names:
             labels = np.asarray(Image.open(root / f"{split}annot" / f"{name}.png")).astype(int)
             expected = segments_of(np.where(labels == 11, 0, labels + 1))
@@ -141,7 +141,7 @@ def test_cambridge_download(tmp_path):
     assert {row[3] for row in rows} - set(category_of) == {"Void"}
     colors = {tuple(map(int, row[:3])): category_of.get(row[3], 0) for row in rows}
     for split in ("train", "val"):
-        files = find_data(root)[split]
+        files = find_dataset(root)[split]
         for name in dataset_trees.CAMVID_NAMES[split]:
             rgb = np.asarray(Image.open(root / "LabeledApproved_full" / f"{name}_L.png"))
             labels = [[colors[tuple(rgb[y, x].tolist())] for x in range(0, 96, 2)] for y in range(0, 72, 2)]
@@ -201,7 +201,7 @@ def test_configs_find_it_below_the_root(tmp_path, monkeypatch):
     cfg = resolve_config(read_config(config_file("camvid/panoptic_fpn_r18.yaml"), ["MODEL.DEVICE", "cpu"]))
     assert [len(DatasetCatalog.get(name)) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)] == [5, 2]
     assert [c["name"] for c in sorted(cfg.MODEL.CATEGORIES, key=lambda c: c["id"])] == NAMES
-    assert set(find_data(tmp_path / "data" / "camvid")) == {"train", "val"}  # make demo-real DATA=.../camvid
+    assert set(find_dataset(tmp_path / "data" / "camvid")) == {"train", "val"}  # make demo-real DATA=.../camvid
 
 
 def test_a_config_saved_before_keeps_its_paths(tmp_path):

@@ -10,7 +10,7 @@ from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 from detectron2.data import DatasetCatalog
 from PIL import Image, ImageDraw
 
-from panoptic_fusion.data import label_space_of
+from panoptic_fusion.data import get_label_space
 from panoptic_fusion.data.datasets import BUILTIN, register_all
 from panoptic_fusion.data.datasets.coco import coco_files
 from panoptic_fusion.data.datasets.idd import idd_labels
@@ -269,8 +269,8 @@ def test_vistas_of_release_2(folders, tmp_path):
                 assert len(pairs) == len({p[:2] for p in pairs}) == len({p[2] for p in pairs})
     register_all(str(tmp_path))
     try:
-        assert label_space_of("vistas_v2_val").thing_classes == ("Bird", "Person", "Car")
-        assert label_space_of("vistas_val").num_things == 37
+        assert get_label_space("vistas_v2_val").thing_classes == ("Bird", "Person", "Car")
+        assert get_label_space("vistas_val").num_things == 37
         for name, number in (("vistas_train", 3), ("vistas_v2_train", 3), ("vistas_val", 1)):
             dicts = DatasetCatalog.get(name)
             assert len(dicts) == number and all(Path(d["file_name"]).is_file() for d in dicts)
@@ -488,7 +488,7 @@ def test_splits_without_annotations(key, split, tmp_path):
     try:
         register_all(str(tmp_path))
         records = DatasetCatalog.get(summary.name)
-        assert label_space_of(summary.name).num_things == {"coco": 80, "vistas": 37, "vistas_v2": 3, "idd": 9}[key]
+        assert get_label_space(summary.name).num_things == {"coco": 80, "vistas": 37, "vistas_v2": 3, "idd": 9}[key]
     finally:
         register_all()
     found = {x["image_id"]: (x["file_name"], (x["height"], x["width"])) for x in records}

@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_panoptic import make_tiny
 
 from panoptic_fusion.data.checks import CheckResult, ImageSummary, check_dataset
-from panoptic_fusion.data.faults import DatasetError
+from panoptic_fusion.data.dataset_errors import DatasetError
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.data.statistics import choose_images, dataset_statistics, format_statistics
 from panoptic_fusion.visualization.overview import write_overview

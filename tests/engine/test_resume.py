@@ -15,7 +15,7 @@ from tiny_training import remove_log_handlers
 from panoptic_fusion import resolve_config
 from panoptic_fusion.checkpoint import AtomicCheckpointer, last_checkpoint
 from panoptic_fusion.engine import PanopticTrainer
-from panoptic_fusion.engine.setup import process_seed, set_up
+from panoptic_fusion.engine.setup import process_seed, setup_job
 from panoptic_fusion.engine.spawn import launch
 from panoptic_fusion.errors import UserError
 
@@ -35,7 +35,7 @@ def save_checkpoint(folder: Path, name: str, iteration: int) -> None:
 
 def drawn(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False) -> tuple:
     """What a job draws after its start: images and augmentations of three batches, then a number of each generator."""
-    set_up(cfg, resume=resume, eval_only=eval_only)
+    setup_job(cfg, resume=resume, eval_only=eval_only)
     remove_log_handlers()
     return draw(cfg)
 

@@ -16,7 +16,7 @@ from detectron2.evaluation import CityscapesInstanceEvaluator, CityscapesSemSegE
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
-from panoptic_fusion.data import label_space_of
+from panoptic_fusion.data import get_label_space
 from panoptic_fusion.data.annotation import read_id_map
 from panoptic_fusion.data.datasets import register_all
 from panoptic_fusion.data.prepare import prepare
@@ -91,7 +91,7 @@ def evaluate(evaluator, dicts: list[dict], outputs: list[dict]) -> dict:
 
 def write_coco(folder: Path, dicts: list[dict], outputs: list[dict]) -> list[dict]:
     """Writes predictions in the COCO panoptic format with category id = label id; returns the json's annotations."""
-    space, annotations = label_space_of(NAME), []
+    space, annotations = get_label_space(NAME), []
     folder.mkdir(exist_ok=True)
     for record, output in zip(dicts, outputs, strict=True):
         panoptic_map, segments_info = output["panoptic_seg"]
@@ -109,7 +109,7 @@ def write_coco(folder: Path, dicts: list[dict], outputs: list[dict]) -> list[dic
 
 
 def assert_same_pq(ours: dict, theirs: dict) -> None:
-    space = label_space_of(NAME)
+    space = get_label_space(NAME)
     for ours_suffix, group in (("", "All"), ("_th", "Things"), ("_st", "Stuff")):
         for key in ("pq", "sq", "rq"):
             assert ours[key.upper() + ours_suffix] == pytest.approx(100 * theirs[group][key], abs=1e-6)
@@ -155,7 +155,7 @@ def test_pq_equals_cityscapesscripts_from_its_files(dicts, tmp_path, monkeypatch
 def detectron2_name(dicts):
     """A name with the metadata that detectron2's own evaluators need."""
     name = "cityscapes_of_the_test"
-    space = label_space_of(NAME)
+    space = get_label_space(NAME)
     MetadataCatalog.get(name).set(
         thing_classes=list(space.thing_classes), gt_dir=MetadataCatalog.get(NAME).cityscapes_gt_dir
     )
@@ -169,7 +169,7 @@ def test_equal_to_detectron2s_evaluators(seed, dicts, detectron2_name, tmp_path,
     if not hasattr(np, "in1d"):  # see cs._cityscapesscripts_on_numpy_2
         monkeypatch.setattr(np, "in1d", np.isin, raising=False)
     monkeypatch.setattr(instance_level, "writeDict2JSON", lambda content, path: None)
-    space = label_space_of(NAME)
+    space = get_label_space(NAME)
     outputs = predict(dicts, seed, void=False)
     theirs_in = []
     for output in outputs:
@@ -262,13 +262,13 @@ def test_a_class_of_which_only_ignored_pixels_are_predicted_has_ap_0(dicts, capf
     assert not (panoptic_map[void] != 0).any()
     panoptic_map[void] = 99
     segments.append({"id": 99, "isthing": True, "category_id": lost, "score": 0.8})
-    found = evaluate(cs.InstancesOfPanoptic(NAME), dicts, outputs)["cityscapes_instance_panoptic"]
+    found = evaluate(cs.PanopticInstanceEvaluator(NAME), dicts, outputs)["cityscapes_instance_panoptic"]
     assert found["AP"] == pytest.approx(100 * (len(classes) - 1) / len(classes))
     for output in outputs:  # nothing is found of any class
         output["panoptic_seg"] = torch.zeros_like(output["panoptic_seg"][0]), []
     panoptic_map[void] = 99
     outputs[dicts.index(record)]["panoptic_seg"] = torch.where(panoptic_map == 99, 99, 0), segments[-1:]
-    found = evaluate(cs.InstancesOfPanoptic(NAME), dicts, outputs)
+    found = evaluate(cs.PanopticInstanceEvaluator(NAME), dicts, outputs)
     assert found["cityscapes_instance_panoptic"] == {"AP": 0, "AP50": 0}
 
 
@@ -300,7 +300,7 @@ def ap_of_head(folder: Path, truth: list[list], predicted: list[Instances]) -> d
     for i, image in enumerate(truth):
         ids = np.full((40, 80), ROAD, np.uint16)
         for number, (mask, cls) in enumerate(image):
-            ids[mask] = label_space_of(NAME).thing_ids[cls] * 1000 + number
+            ids[mask] = get_label_space(NAME).thing_ids[cls] * 1000 + number
         stem = f"town_{i:06d}_000019"
         Image.fromarray(ids).save(folder / "gt/town" / f"{stem}_gtFine_instanceIds.png")
         labels = np.where(ids >= 1000, ids // 1000, ids).astype(np.uint8)
@@ -407,7 +407,7 @@ def test_mask_logits_are_written_as_pasted_masks(dicts, tmp_path):
     instances.scores = torch.tensor([0.5, 0.25])
     for name, each in (("logits", instances), ("masks", with_pasted_masks(instances))):
         (tmp_path / name).mkdir()
-        cs.write_instances(tmp_path / name / "a_pred.txt", each, label_space_of(NAME))
+        cs.write_instances(tmp_path / name / "a_pred.txt", each, get_label_space(NAME))
     text = (tmp_path / "logits" / "a_pred.txt").read_text()
     assert (
         text == (tmp_path / "masks" / "a_pred.txt").read_text() == "a_pred_0_26.png 26 0.5\na_pred_1_24.png 24 0.25\n"
@@ -426,7 +426,7 @@ def test_errors(dicts, capfd):
         instances.process(inputs_of(dicts[:1]), [{}])
     segment = {"id": 1, "isthing": True, "category_id": 0}
     for broken, message in (
-        ({"id": 1, "category_id": 0}, "no isthing.*UnchangedOutputs"),
+        ({"id": 1, "category_id": 0}, "no isthing.*CopiedOutputs"),
         ({"id": 1, "isthing": True}, "no category_id"),
         ({"id": 1, "isthing": True, "category_id": -1}, "thing class -1; there are 8"),
         ({"id": 1, "isthing": False, "category_id": 11}, "stuff class 11; there are 11"),
@@ -444,9 +444,9 @@ def test_errors(dicts, capfd):
 def test_chosen_by_metadata(dicts, tmp_path):
     assert cs.build_cityscapes_evaluators("idd_val", tmp_path, write_submission=True) == []
     kinds = [type(e) for e in cs.build_cityscapes_evaluators(NAME, tmp_path, write_submission=True)]
-    assert kinds == [cs.InstancesOfPanoptic, cs.SemSegOfPanoptic, cs.CityscapesSubmission]
+    assert kinds == [cs.PanopticInstanceEvaluator, cs.PanopticSemSegEvaluator, cs.CityscapesSubmission]
     kinds = [type(e) for e in cs.build_cityscapes_evaluators(NAME, instances=True)]
-    assert kinds == [cs.InstancesOfHead, cs.InstancesOfPanoptic, cs.SemSegOfPanoptic]
+    assert kinds == [cs.InstancesOfHead, cs.PanopticInstanceEvaluator, cs.PanopticSemSegEvaluator]
     test_split = cs.build_cityscapes_evaluators("cityscapes_fine_test", tmp_path, write_submission=True)
     assert [type(e) for e in test_split] == [cs.CityscapesSubmission]
 
@@ -466,7 +466,7 @@ def test_submission_files(dicts, tmp_path):
     writer = cs.CityscapesSubmission(NAME, tmp_path)
     assert evaluate(writer, dicts, predict(dicts, 4)) == {}
     assert evaluate(writer, dicts, outputs) == {}  # written over an older one
-    space = label_space_of(NAME)
+    space = get_label_space(NAME)
     used = set()
     for record, output in zip(dicts, outputs, strict=True):
         panoptic_map, segments_info = output["panoptic_seg"][0].numpy(), output["panoptic_seg"][1]

@@ -32,10 +32,10 @@ from panoptic_fusion.data.annotation import decode_segmentation
 from panoptic_fusion.data.checks import check_dataset
 from panoptic_fusion.data.coco_panoptic import panoptic_files
 from panoptic_fusion.errors import ConfigError, UserError
-from panoptic_fusion.evaluation import PanopticQuality, PanopticQualityEvaluator, UnchangedOutputs, build_evaluators
+from panoptic_fusion.evaluation import CopiedOutputs, PanopticQuality, PanopticQualityEvaluator, build_evaluators
 from panoptic_fusion.evaluation.files import evaluate_files
 from panoptic_fusion.evaluation.results import results_table
-from panoptic_fusion.evaluation.selection import only_needed_outputs
+from panoptic_fusion.evaluation.selection import restrict_outputs
 
 DATA = Path(os.environ.get("PANOPTIC_FUSION_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
 
@@ -152,7 +152,7 @@ def test_same_pq_as_detectron2_and_outputs_unchanged(pairs, files):
     before = copy.deepcopy(outputs)
     ours = run(PanopticQualityEvaluator(name), records, outputs)["panoptic_seg"]
     assert equal(outputs, before)
-    theirs = run(UnchangedOutputs(COCOPanopticEvaluator(name)), records, outputs)["panoptic_seg"]
+    theirs = run(CopiedOutputs(COCOPanopticEvaluator(name)), records, outputs)["panoptic_seg"]
     assert equal(outputs, before)
     assert len(theirs) == 9
     for key, value in theirs.items():
@@ -439,5 +439,5 @@ def test_cityscapes_reads_the_instances_of_a_model_that_has_them():
         (["panoptic"], {"panoptic_seg"}),
     ):
         model = Model()
-        with only_needed_outputs(model, evaluators):
+        with restrict_outputs(model, evaluators):
             assert model.outputs == outputs

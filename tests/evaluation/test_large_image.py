@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from panoptic_fusion import get_cfg
 from panoptic_fusion.data import register_panoptic
-from panoptic_fusion.evaluation import InstancesEvaluator, only_needed_outputs
+from panoptic_fusion.evaluation import InstancesEvaluator, restrict_outputs
 from panoptic_fusion.evaluation.instances import encoded_masks
 from panoptic_fusion.modeling.fusion import PANOPTIC_FUSION_REGISTRY, SemSegLogits, build_panoptic_fusion
 from panoptic_fusion.networks.inference import with_pasted_masks
@@ -149,10 +149,10 @@ def test_a_model_computes_what_evaluators_need(tiny_cfg, one_thread):
             whole = model(x)[0]
         assert whole.keys() == {"sem_seg", "instances", "panoptic_seg"} and len(whole["instances"]) > 4
         assert largest.numel >= len(whole["sem_seg"]) * pixels
-        with only_needed_outputs(model, ["panoptic", "instances", "cityscapes"]), LargestTensor() as largest:
+        with restrict_outputs(model, ["panoptic", "instances", "cityscapes"]), LargestTensor() as largest:
             needed = model(x)[0]
         assert needed.keys() == {"instances", "panoptic_seg"} and largest.numel <= pixels
-        with only_needed_outputs(nn.parallel.DataParallel(model), ["panoptic"]):  # has .module, as a distributed one
+        with restrict_outputs(nn.parallel.DataParallel(model), ["panoptic"]):  # has .module, as a distributed one
             assert model(x)[0].keys() == {"panoptic_seg"}
         after = model(x)[0]
     assert torch.equal(needed["panoptic_seg"][0], whole["panoptic_seg"][0])
@@ -165,7 +165,7 @@ def test_a_model_computes_what_evaluators_need(tiny_cfg, one_thread):
 def test_outputs_come_back_after_an_error(tiny_cfg):
     model = build_model(tiny_cfg).eval()
     before = model.outputs
-    with pytest.raises(RuntimeError), only_needed_outputs(model, []):
+    with pytest.raises(RuntimeError), restrict_outputs(model, []):
         assert model.outputs == frozenset() and not model.paste_masks
         raise RuntimeError
     assert model.outputs == before and model.paste_masks

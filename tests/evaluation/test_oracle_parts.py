@@ -14,19 +14,19 @@ from PIL import Image
 from torch.nn import functional as F
 
 from panoptic_fusion.data import register_panoptic
-from panoptic_fusion.data.coco_panoptic import label_space_of
+from panoptic_fusion.data.coco_panoptic import get_label_space
 from panoptic_fusion.data.label_space import ONTOLOGIES
 from panoptic_fusion.data.mapper import PanopticDatasetMapper, build_augmentations
 from panoptic_fusion.errors import ConfigError
-from panoptic_fusion.evaluation import PanopticQualityEvaluator, only_needed_outputs
+from panoptic_fusion.evaluation import PanopticQualityEvaluator, restrict_outputs
 from panoptic_fusion.evaluation.oracle import (
     ROWS,
     ground_truth_logits,
-    instances_on_boxes,
+    keep_instance_classes,
     oracle_outputs,
-    returning,
-    trusted_classes,
-    with_matched_classes,
+    override_forward,
+    predict_on_gt_boxes,
+    replace_with_gt_classes,
 )
 from panoptic_fusion.modeling.fusion import PANOPTIC_FUSION_REGISTRY
 from panoptic_fusion.networks import IndependentPanoptic
@@ -96,8 +96,8 @@ def test_each_box_is_classified_alone(network, features):
     heads = network.roi_heads
     targets = [target(SOME, [0, 1, 2, 1]), target([], [])]
     with torch.no_grad():
-        predicted, empty = instances_on_boxes(heads, features, targets, known_classes=False)
-        known, no_known = instances_on_boxes(heads, features, targets, known_classes=True)
+        predicted, empty = predict_on_gt_boxes(heads, features, targets, known_classes=False)
+        known, no_known = predict_on_gt_boxes(heads, features, targets, known_classes=True)
         probabilities, masks = [], []
         first = {name: x[:1] for name, x in features.items()}
         for box in SOME:
@@ -149,10 +149,10 @@ def test_matched_classes(network, features):
     nobody = found[:0]
     with torch.no_grad():
         logits = heads.mask_logits({k: v[:1] for k, v in features.items()}, [found.pred_boxes])
-        changed, still_nobody = with_matched_classes(
+        changed, still_nobody = replace_with_gt_classes(
             heads, features, [found, nobody], [target(SOME, [0, 1, 2, 1]), target(SOME, [0, 1, 2, 1])]
         )
-        unchanged, _ = with_matched_classes(heads, features, [found, nobody], [target([], []), target([], [])])
+        unchanged, _ = replace_with_gt_classes(heads, features, [found, nobody], [target([], []), target([], [])])
     assert changed.pred_classes.tolist() == [0, 1, 1, 2]
     assert unchanged.pred_classes.tolist() == found.pred_classes.tolist() == [2, 0, 1, 2]
     torch.testing.assert_close(changed.pred_mask_logits, logits[torch.arange(4), torch.tensor([0, 1, 1, 2])])
@@ -171,19 +171,19 @@ def mapper_of(cfg, dataset, short_side):
         True,
         augmentations=build_augmentations(cfg, False),
         image_format="BGR",
-        label_space=label_space_of(dataset),
+        label_space=get_label_space(dataset),
         ontology=cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY,
     )
 
 
 def test_returning_puts_modules_back():
     module = torch.nn.ReLU()
-    with pytest.raises(ZeroDivisionError), returning({module: 7}):
+    with pytest.raises(ZeroDivisionError), override_forward({module: 7}):
         assert module(torch.ones(1), key=3) == 7
         raise ZeroDivisionError
     assert module(torch.tensor(-1.0)) == 0 and "forward" not in vars(module)
     module.forward = stub = lambda x: 5
-    with returning({module: 7}):
+    with override_forward({module: 7}):
         assert module(1) == 7
     assert module.forward is stub
 
@@ -238,13 +238,13 @@ def hand_made(tiny_cfg, tmp_path, scale, fusion="HeuristicFusion", ontology="ful
 
     cfg = tiny_cfg.clone()
     cfg.defrost()
-    cfg.MODEL.CATEGORIES = label_space_of(name).to_categories()
+    cfg.MODEL.CATEGORIES = get_label_space(name).to_categories()
     cfg.MODEL.PANOPTIC_FUSION.STUFF_AREA_LIMIT = 0
     cfg.MODEL.PANOPTIC_FUSION.NAME, cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY = fusion, ontology
     cfg.MODEL.PANOPTIC_FUSION.AT_INPUT_RESOLUTION = at_input
     cfg.DATASETS.REGISTER, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = [], (), ()
     model = build_model(cfg).eval()
-    num_channels = label_space_of(name).num_channels(ontology)
+    num_channels = get_label_space(name).num_channels(ontology)
 
     def sem_seg_head(features):
         logits = torch.zeros(1, num_channels, *features["p2"].shape[-2:])
@@ -270,7 +270,7 @@ def test_quality_of_each_row_by_hand(tiny_cfg, tmp_path, scale):
     name, model, mapper = hand_made(tiny_cfg, tmp_path, scale)
     results = {}
     inputs = [mapper(record) for record in DatasetCatalog.get(name)]
-    with torch.no_grad(), only_needed_outputs(model, ["panoptic"]):
+    with torch.no_grad(), restrict_outputs(model, ["panoptic"]):
         outputs = oracle_outputs(model, inputs)
     for row, predictions in outputs.items():
         evaluator = PanopticQualityEvaluator(name, distributed=False)
@@ -350,11 +350,11 @@ def test_a_true_class_is_not_made_stuff(tiny_cfg, tmp_path):
     assert things == {
         (): [], ("box",): [], ("box", "class"): both, ("seg",): [], ("class",): [1], ("box", "class", "seg"): both,
     }  # fmt: skip
-    assert model.fusion.trust_classes is False
-    with pytest.raises(ZeroDivisionError), trusted_classes(model.fusion, True):
-        assert model.fusion.trust_classes
+    assert model.fusion.keep_instance_classes is False
+    with pytest.raises(ZeroDivisionError), keep_instance_classes(model.fusion, True):
+        assert model.fusion.keep_instance_classes
         raise ZeroDivisionError
-    assert model.fusion.trust_classes is False
+    assert model.fusion.keep_instance_classes is False
 
 
 def test_two_networks(tiny_cfg, tmp_path):

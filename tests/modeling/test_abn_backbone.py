@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from panoptic_fusion.config.defaults import get_cfg
 from panoptic_fusion.layers import InPlaceABN
 from panoptic_fusion.modeling.backbone.abn_fpn import AbnFPN
-from panoptic_fusion.modeling.backbone.abn_resnet import make_abn_resnet
+from panoptic_fusion.modeling.backbone.abn_resnet import build_abn_resnet
 
 FEATURES = ["res2", "res3", "res4", "res5"]
 
@@ -80,21 +80,21 @@ def plain_pyramid(features, params, num_extra_levels, training):
 
 def test_parameter_counts():
     with torch.device("meta"):
-        backbone = make_abn_resnet(50, num_frozen=2)
+        backbone = build_abn_resnet(50, num_frozen=2)
         assert count(backbone.parameters()) == 23_508_032
         assert count(p for p in backbone.parameters() if not p.requires_grad) == 225_344
         fpn = AbnFPN(backbone, FEATURES, 256, num_extra_levels=1)
         assert count(fpn.parameters()) - 23_508_032 == 8_065_536
-        vistas = AbnFPN(make_abn_resnet(50), FEATURES, 256, num_extra_levels=2)
+        vistas = AbnFPN(build_abn_resnet(50), FEATURES, 256, num_extra_levels=2)
         assert count(vistas.parameters()) - count(fpn.parameters()) == 256 * 256 * 9 + 512
         # torchvision's resnet101 has 44,549,160, of which the classifier 2048 * 1000 + 1000
-        assert count(make_abn_resnet(101).parameters()) == 44_549_160 - 2_049_000
+        assert count(build_abn_resnet(101).parameters()) == 44_549_160 - 2_049_000
 
 
 def test_multiply_accumulates():
     """At 1024 x 2048, in units of 10^9: the facts' counts."""
     with torch.device("meta"):
-        fpn = AbnFPN(make_abn_resnet(50), FEATURES, num_extra_levels=1).eval()
+        fpn = AbnFPN(build_abn_resnet(50), FEATURES, num_extra_levels=1).eval()
         counts = []
         for net in (fpn.bottom_up, fpn):
             with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -107,7 +107,7 @@ def test_multiply_accumulates():
 @pytest.mark.parametrize("training", [False, True])
 def test_backbone_equals_plain_pytorch(training):
     torch.manual_seed(0)
-    net = make_abn_resnet(50, stem_channels=8, res2_channels=16).train(training)
+    net = build_abn_resnet(50, stem_channels=8, res2_channels=16).train(training)
     randomise_norms(net)
     params = {k: v.clone() for k, v in net.state_dict().items()}
     x = torch.randn(2, 3, 75, 106)
@@ -124,7 +124,7 @@ def test_backbone_equals_plain_pytorch(training):
 def test_full_width_stem_and_stage_gradients():
     """The published widths of stem and res2, forward and backward through shortcut, sum and norm."""
     torch.manual_seed(0)
-    net = make_abn_resnet(50, out_features=("res2",))
+    net = build_abn_resnet(50, out_features=("res2",))
     randomise_norms(net)
     params = {k: v.clone().requires_grad_("running" not in k) for k, v in net.state_dict().items()}
     x = torch.randn(2, 3, 48, 64)
@@ -146,7 +146,7 @@ def test_full_width_stem_and_stage_gradients():
 def test_pyramid_equals_plain_pytorch(size, training):
     """Also at a size where doubling a level does not give the size of the one below."""
     torch.manual_seed(0)
-    fpn = AbnFPN(make_abn_resnet(50, stem_channels=8, res2_channels=16), FEATURES, 12, num_extra_levels=2)
+    fpn = AbnFPN(build_abn_resnet(50, stem_channels=8, res2_channels=16), FEATURES, 12, num_extra_levels=2)
     fpn.train(training)
     randomise_norms(fpn)
     params = {k: v.clone() for k, v in fpn.state_dict().items()}
@@ -162,13 +162,13 @@ def test_pyramid_equals_plain_pytorch(size, training):
 
 def test_without_extra_levels_and_other_norms():
     for norm in ("GN", "BN", "FrozenBN"):
-        backbone = make_abn_resnet(50, stem_channels=16, res2_channels=64, norm=norm)
+        backbone = build_abn_resnet(50, stem_channels=16, res2_channels=64, norm=norm)
         fpn = AbnFPN(backbone, FEATURES, 16, num_extra_levels=0, norm=norm)
         assert list(fpn(torch.randn(1, 3, 64, 64))) == ["p2", "p3", "p4", "p5"]
 
 
 def test_frozen_parts_update_their_statistics():
-    net = make_abn_resnet(50, stem_channels=8, res2_channels=16, num_frozen=2)
+    net = build_abn_resnet(50, stem_channels=8, res2_channels=16, num_frozen=2)
     before = {k: v.clone() for k, v in net.state_dict().items()}
     sum(y.sum() for y in net(torch.randn(2, 3, 64, 64)).values()).backward()
     for name, parameter in net.named_parameters():
@@ -196,7 +196,7 @@ def saved_bytes(net: nn.Module, x: torch.Tensor) -> int:
 def test_memory_for_backward():
     """At most 0.6 of BatchNorm2d and LeakyReLU, although that LeakyReLU works in place."""
     x = torch.randn(1, 3, 128, 192)
-    sizes = {norm: saved_bytes(make_abn_resnet(50, norm=norm), x) for norm in ("InPlaceABN", "BN")}
+    sizes = {norm: saved_bytes(build_abn_resnet(50, norm=norm), x) for norm in ("InPlaceABN", "BN")}
     assert sizes["InPlaceABN"] <= 0.6 * sizes["BN"]
 
 

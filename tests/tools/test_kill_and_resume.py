@@ -31,12 +31,12 @@ def test_files_that_are_violations(tmp_path):
     for iteration in (2, 5):
         torch.save({"iteration": iteration}, tmp_path / f"model_{iteration}.pth")
     (tmp_path / "last_checkpoint").write_text("model_8.pth")
-    with pytest.raises(kill_and_resume.Violation, match="names 'model_8.pth'"):
+    with pytest.raises(kill_and_resume.CheckFailed, match="names 'model_8.pth'"):
         kill_and_resume.check_files(tmp_path)
     (tmp_path / "last_checkpoint").write_text("model_2.pth")
     assert kill_and_resume.check_files(tmp_path) == 2
     assert [path.name for path in tmp_path.glob("*.pth")] == ["model_2.pth"]
     whole = (tmp_path / "model_2.pth").read_bytes()
     (tmp_path / "model_5.pth").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(kill_and_resume.Violation, match="model_5.pth cannot be read"):
+    with pytest.raises(kill_and_resume.CheckFailed, match="model_5.pth cannot be read"):
         kill_and_resume.check_files(tmp_path)

@@ -1,4 +1,4 @@
-"""Pictures: what is checked here is where colours go, not how they look."""
+"""Pictures: what is checked here is where colors go, not how they look."""
 
 from types import SimpleNamespace
 
@@ -30,8 +30,8 @@ def test_colours_borders_and_void():
     image = np.full((20, 30, 3), 100, np.uint8)
     drawn = draw_panoptic(image, torch.from_numpy(ids), info, METADATA, alpha=0.5)
     assert drawn.shape == image.shape and drawn.dtype == np.uint8
-    assert drawn[2, 3].tolist() == [50, 50, 150]  # sky: the mean of 100 and its colour
-    assert drawn[15, 3].tolist() == [150, 50, 50]  # the first car: the class colour
+    assert drawn[2, 3].tolist() == [50, 50, 150]  # sky: the mean of 100 and its color
+    assert drawn[15, 3].tolist() == [150, 50, 50]  # the first car: the class color
     first, second = drawn[15, 3].astype(int), drawn[15, 15].astype(int)
     assert abs(first - second).max() > 10 and second[0] > second[1:].max()  # the second: another shade of red
     assert drawn[9, 25].tolist() == [50, 50, 50]  # void: dark between the lines of the hatch

@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from panoptic_fusion.data.mapper import read_image
-from panoptic_fusion.networks.trained import build_predictor, images_of, load_trained
+from panoptic_fusion.networks.trained import build_predictor, load_eval_dicts, load_trained
 
 from .peak_memory import peak_bytes
 
@@ -110,7 +110,7 @@ def prepare(folder: str, allow_download: bool = False) -> tuple[nn.Module, CfgNo
 
 def inputs_of(cfg: CfgNode, size: Size) -> list[dict]:
     """Returns the middle image of the validation set at `size`, as a batch of one."""
-    dicts = images_of(cfg, cfg.DATASETS.TEST[0])
+    dicts = load_eval_dicts(cfg, cfg.DATASETS.TEST[0])
     image = cv2.resize(read_image(dicts[len(dicts) // 2], cfg.INPUT.FORMAT), size, interpolation=cv2.INTER_LINEAR)
     return [{"image": torch.from_numpy(image.copy()).permute(2, 0, 1), "height": size[1], "width": size[0]}]
 

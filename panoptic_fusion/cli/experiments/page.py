@@ -14,7 +14,7 @@ from .check import check_runs
 from .costs import Costs, Size, measure
 from .pictures import draw_figure, draw_gallery
 from .runs import run_spec
-from .spec import Job, Spec, make_jobs, read_spec
+from .spec import Job, Spec, create_jobs, read_spec
 from .table import collect, commit, machine, mean_and_sd, metric_of, training_seconds
 
 TITLES = {"PQ_dagger": "PQ†", "segm AP": "mask AP"}
@@ -65,7 +65,7 @@ def make_leaderboard(
         raise UserError(f"a leaderboard is of one dataset; DATASETS.TEST has {', '.join(datasets) or 'none'}")
     if run_spec(spec_file, output, num_gpus, command, allow_download=allow_download):
         raise UserError(f"some training runs of {spec_file} failed: see above")
-    jobs = make_jobs(spec, output)
+    jobs = create_jobs(spec, output)
     models = {run.name: next(str(job.folder) for job in jobs if job.run == run) for run in spec.runs}
     measured_at = commit()  # before the pictures, which may be tracked files
     costs = measure(models, settings.sizes, settings.repeats, settings.threads, allow_download=allow_download)
@@ -78,7 +78,7 @@ def make_leaderboard(
     draw_figure(figure, quality, {run: cost.sizes[first].seconds for run, cost in costs.items()}, first)
     draw_gallery(gallery, models, NUM_IMAGES, settings.photos, allow_download=allow_download)
     tables = [quality_table(spec, jobs), cost_table(costs, settings.sizes)]
-    page = make_page(name, tables, jobs, command, measured_at, settings, figure.name, gallery.name)
+    page = render_page(name, tables, jobs, command, measured_at, settings, figure.name, gallery.name)
     write_atomically(docs / f"{name}.md", lambda f: f.write(page.encode()))
     write_json(output / "costs.json", {run: cost.to_dict() for run, cost in costs.items()}, indent=1)
     print(f"\n{page}\n{docs / f'{name}.md'}, {figure}, {gallery}")
@@ -113,7 +113,7 @@ def cost_table(costs: dict[str, Costs], sizes: list[tuple[int, int]]) -> list[li
     return rows
 
 
-def make_page(
+def render_page(
     name: str,
     tables: list[list[list[str]]],
     jobs: list[Job],

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from panoptic_fusion.data.mapper import read_image
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.files import write_atomically, write_image
-from panoptic_fusion.networks.trained import build_predictor, evenly_spread, images_of, load_trained
+from panoptic_fusion.networks.trained import build_predictor, evenly_spread, load_eval_dicts, load_trained
 from panoptic_fusion.visualization import draw_panoptic, ground_truth_panoptic
 
 CELL_WIDTH, TITLE_HEIGHT, GAP = 320, 24, 4  # pixels
@@ -72,7 +72,7 @@ def draw_gallery(
         if dataset not in (None, cfg.DATASETS.TEST[0]):
             raise UserError(f"{title} was evaluated on {cfg.DATASETS.TEST[0]}, the others on {dataset}")
         dataset = cfg.DATASETS.TEST[0]
-        chosen = evenly_spread(images_of(cfg, dataset), num_images)
+        chosen = evenly_spread(load_eval_dicts(cfg, dataset), num_images)
         predictor = build_predictor(cfg)
         for dataset_dict in chosen:
             image = read_image(dataset_dict, "BGR")

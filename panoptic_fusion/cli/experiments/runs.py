@@ -15,8 +15,8 @@ from panoptic_fusion.files import write_atomically, write_json
 from panoptic_fusion.locks import locked_folder
 
 from .check import check_runs
-from .spec import Job, check_unchanged, make_jobs, read_spec, settings_of
-from .table import commit, last_iteration, make_table
+from .spec import Job, check_unchanged, create_jobs, flatten_settings, read_spec
+from .table import commit, format_table, last_iteration
 
 LOG_LINES = 15
 
@@ -24,7 +24,7 @@ LOG_LINES = 15
 def start(job: Job, launcher: Sequence[str]) -> subprocess.Popen:
     """Starts a job, whose output is appended to ablation.log."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    record = {"settings": settings_of(job), "commit": commit()}
+    record = {"settings": flatten_settings(job), "commit": commit()}
     write_json(job.folder / "ablation.json", record, indent=1)
     mode = "--eval-only" if job.source else "--resume"
     words = ["train", "--config-file", str(job.run.base), mode]
@@ -116,13 +116,13 @@ def run_spec(spec_file: Path, output: Path, num_gpus: int, command: str, *, allo
         UserError, FileNotFoundError: nothing was run; the message names the problem.
     """
     spec = read_spec(spec_file)
-    jobs = make_jobs(spec, output)
+    jobs = create_jobs(spec, output)
     check_writable(str(output), "--output")
     check_unchanged(jobs)
     check_runs(spec, allow_download=allow_download)
 
     def write_table() -> str:
-        text, content = make_table(spec, jobs, command)
+        text, content = format_table(spec, jobs, command)
         write_atomically(output / "table.md", lambda f: f.write(text.encode()))
         write_json(output / "results.json", content, indent=1)
         return text

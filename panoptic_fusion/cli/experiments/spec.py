@@ -161,7 +161,7 @@ def _read_opts(content, where: str) -> tuple[str, ...]:
     return tuple(str(word) for word in content)
 
 
-def make_jobs(spec: Spec, output: Path) -> list[Job]:
+def create_jobs(spec: Spec, output: Path) -> list[Job]:
     """Lists all runs with the first seed, then with the next seed; evaluations follow the run that they evaluate."""
     ordered = sorted(spec.runs, key=lambda run: run.eval_of is not None)
     return [
@@ -188,7 +188,7 @@ def check_unchanged(jobs: list[Job]) -> None:
         if not record.is_file():
             continue
         before = json.loads(record.read_text())["settings"]
-        now = settings_of(job)
+        now = flatten_settings(job)
         changed = [k for k in sorted({*before, *now}) if before.get(k, _text(defaults.get(k))) != now.get(k)]
         if changed:
             key = changed[0]
@@ -198,7 +198,7 @@ def check_unchanged(jobs: list[Job]) -> None:
             )
 
 
-def settings_of(job: Job) -> dict[str, str]:
+def flatten_settings(job: Job) -> dict[str, str]:
     """Returns all config values of a job as text, by key, without OUTPUT_DIR so that the folder can be moved."""
     settings = {key: _text(value) for key, value in leaves(read_config(job.run.base, job.opts()))}
     del settings["OUTPUT_DIR"]

@@ -72,7 +72,7 @@ def mean_and_sd(values: list[float | None]) -> str:
     return text if len(numbers) == len(values) else f"{text} (n={len(numbers)})"
 
 
-def make_table(spec: Spec, jobs: list[Job], command: str) -> tuple[str, dict]:
+def format_table(spec: Spec, jobs: list[Job], command: str) -> tuple[str, dict]:
     """Returns the table as Markdown, and the content of results.json."""
     collected = collect(jobs)
     datasets = sorted({d for seeds in collected.values() for results in seeds.values() for d in results}) or [""]

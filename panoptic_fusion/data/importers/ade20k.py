@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from .pixels import mask_shape, read_map
 from .shapes import Dataset, ImageAnnotation
 from .tree import Tree, read_json, read_text, split_of

@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from typing import Any
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from .pixels import mask_shape, read_map
 from .shapes import Dataset, ImageAnnotation
 from .tree import Tree, split_of

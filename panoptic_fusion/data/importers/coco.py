@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from ..coco_json import is_integer
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from .encodings import decode_coco_rle
 from .masks import check_points, check_size
 from .pixels import ClassTable, class_shapes, find_class_table, find_maps, read_map

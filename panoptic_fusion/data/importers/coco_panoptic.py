@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from .coco import read_categories, read_images
 from .pixels import color_values, mask_shape, read_map
 from .shapes import ClassInfo, Dataset, ImageAnnotation

@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from .encodings import decode_row_runs
 from .masks import Crop, box_ring, check_points, check_size, ellipse_ring
 from .shapes import ClassInfo, Dataset, ImageAnnotation, Mask, Polygon, Shape

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from .encodings import decode_value_runs
 from .masks import box_ring, check_points, check_size, ellipse_ring
 from .pixels import mask_shape

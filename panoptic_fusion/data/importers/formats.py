@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...errors import UserError
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from . import (
     ade20k,
     binary_masks,

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ...files import write_atomically
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 
 ORIENTATION = 0x0112  # Exif tag: 1 is upright, 5 to 8 swap width and height
 _TIFF_SIZE = 256, 257  # tags of the stored width and height

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from .pixels import ClassTable, class_shapes, color_values, find_class_table, map_stem, mask_shape, read_map
 from .semantic_png import is_map_folder
 from .shapes import Dataset, ImageAnnotation, Shape

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from .masks import check_points, check_size
 from .shapes import ClassInfo, Dataset, ImageAnnotation, Polygon, Shape, check_label
 from .tree import Tree, hex_color, read_json, read_yaml, split_of

@@ -18,7 +18,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from ..image_header import IMAGE_SUFFIXES
 from .encodings import decode_base64, decode_brush, decode_png_mask
 from .masks import box_ring, check_points, check_size, ellipse_ring, tight_crop

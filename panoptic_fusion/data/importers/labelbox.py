@@ -10,7 +10,7 @@ import json
 import os
 from typing import Any
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from .masks import box_ring, check_points, check_size
 from .shapes import Dataset, ImageAnnotation, Polygon, Shape, check_label
 from .tree import Tree, read_json, read_text, split_of

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from .encodings import decode_base64
 from .masks import Crop, box_ring, check_points, check_size, ellipse_ring
 from .shapes import ClassInfo, Dataset, ImageAnnotation, Mask, Polygon, Shape, check_label

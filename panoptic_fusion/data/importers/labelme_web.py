@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from PIL import Image
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from .masks import check_points, check_size
 from .pixels import mask_shape
 from .shapes import Dataset, ImageAnnotation, Polygon, Shape, check_label

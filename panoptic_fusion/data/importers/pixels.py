@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from .masks import Crop, tight_crop
 from .shapes import ClassInfo, ImageAnnotation, Mask, Shape
 from .tree import Tree, hex_color, read_json, read_text

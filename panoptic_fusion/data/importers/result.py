@@ -12,7 +12,7 @@ from typing import Any
 
 from ...errors import UserError
 from ...files import write_atomically
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from ..journal import read_records
 from .classes import Category
 from .work import Job

@@ -1,6 +1,6 @@
 """Imports a folder of annotations: detects its format, reads every item, decides the classes, and paints.
 
-The result has the layout that `own_folder.find_data` accepts. Finished work is recorded in a journal,
+The result has the layout that `custom_dataset.find_dataset` accepts. Finished work is recorded in a journal,
 `.import/journal`. Items whose files and rules are unchanged are not painted again. An interrupted import therefore
 resumes, and after a change only the changed files are imported.
 """
@@ -19,7 +19,7 @@ from ...errors import UserError
 from ...files import remove_partial_files, unused_name, write_json
 from ...locks import locked_folder
 from ...processes import default_workers, with_progress
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from ..journal import map_unordered
 from . import work
 from .classes import Category, ClassCount, make_categories

@@ -6,7 +6,7 @@ import os
 from functools import partial
 from typing import Any
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from .encodings import decode_coco_rle
 from .masks import check_size
 from .shapes import Dataset, ImageAnnotation, Mask, Shape

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from .encodings import decode_coco_rle
 from .masks import check_points, check_size
 from .shapes import ClassInfo, Dataset, ImageAnnotation, Mask, Polygon, Shape, check_label

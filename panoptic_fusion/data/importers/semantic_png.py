@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from .pixels import (
     ClassTable,
     class_shapes,

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from .masks import FILL, Crop, clip_crop, merge_crops, tight_crop
 
 ORDERS = ("z", "annotation", "smaller-in-front")

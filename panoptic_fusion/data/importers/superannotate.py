@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from .masks import Crop, box_ring, check_points, check_size, ellipse_ring, tight_crop
 from .pixels import color_values, read_map
 from .shapes import ClassInfo, Dataset, ImageAnnotation, Mask, Polygon, Shape, check_label

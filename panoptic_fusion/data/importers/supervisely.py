@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from .encodings import decode_base64, decode_png_mask
 from .masks import MAX_PIXELS, Crop, box_ring, check_points, check_size
 from .shapes import ClassInfo, Dataset, ImageAnnotation, Mask, Polygon, Shape, check_label

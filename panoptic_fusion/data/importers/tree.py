@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import yaml
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from ..image_header import IMAGE_SUFFIXES
 
 SPLITS = {

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from . import via3
 from .masks import box_ring, check_points, ellipse_ring
 from .shapes import Dataset, ImageAnnotation, Polygon, Shape, check_label

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from .pixels import Color, color_values, find_class_table, is_background, mask_shape, read_map
 from .shapes import ClassInfo, Dataset, ImageAnnotation
 from .tree import Tree, read_text, split_of

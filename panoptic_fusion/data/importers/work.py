@@ -14,7 +14,7 @@ import numpy as np
 from pycocotools import mask as mask_api
 
 from ...errors import DiskError
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from ..journal import append_record
 from ..prepare.segments import describe_segments, write_png
 from .images import embedded_suffix, image_header, place_image, turn_upright, upright_size

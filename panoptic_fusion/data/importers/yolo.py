@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..faults import DatasetError
+from ..dataset_errors import DatasetError
 from ..image_header import IMAGE_SUFFIXES
 from .masks import check_points
 from .shapes import ClassInfo, Dataset, ImageAnnotation, Polygon, Shape

@@ -8,49 +8,49 @@ computed by the caller.
 import cv2
 import numpy as np
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-PAINTS: tuple[Colour, ...] = (
+PAINTS: tuple[Color, ...] = (
     (196, 40, 38), (38, 78, 178), (232, 232, 226), (150, 156, 164), (38, 38, 44),
     (236, 188, 40), (40, 124, 76), (60, 160, 176), (206, 112, 40), (122, 52, 128),
 )  # fmt: skip
-WALLS: tuple[Colour, ...] = (
+WALLS: tuple[Color, ...] = (
     (168, 92, 70), (206, 184, 146), (150, 146, 144), (198, 154, 96), (184, 138, 130), (124, 110, 104), (214, 206, 190),
 )  # fmt: skip
-SKINS: tuple[Colour, ...] = ((240, 202, 172), (212, 160, 120), (156, 104, 72), (104, 68, 48))
-HAIRS: tuple[Colour, ...] = ((40, 30, 26), (96, 62, 36), (196, 156, 84), (150, 146, 142), (140, 66, 36))
-TROUSERS: tuple[Colour, ...] = ((36, 42, 66), (52, 50, 50), (92, 84, 72), (44, 66, 110), (116, 100, 78))
-SUITS: tuple[Colour, ...] = ((34, 36, 46), (44, 54, 84), (84, 84, 90), (88, 66, 52))
-TIES: tuple[Colour, ...] = ((206, 34, 44), (38, 96, 196), (240, 190, 40), (44, 140, 84), (150, 50, 150), (230, 120, 40))
+SKINS: tuple[Color, ...] = ((240, 202, 172), (212, 160, 120), (156, 104, 72), (104, 68, 48))
+HAIRS: tuple[Color, ...] = ((40, 30, 26), (96, 62, 36), (196, 156, 84), (150, 146, 142), (140, 66, 36))
+TROUSERS: tuple[Color, ...] = ((36, 42, 66), (52, 50, 50), (92, 84, 72), (44, 66, 110), (116, 100, 78))
+SUITS: tuple[Color, ...] = ((34, 36, 46), (44, 54, 84), (84, 84, 90), (88, 66, 52))
+TIES: tuple[Color, ...] = ((206, 34, 44), (38, 96, 196), (240, 190, 40), (44, 140, 84), (150, 50, 150), (230, 120, 40))
 
 
 class Brush:
-    """Brush that draws shapes both on ``colour`` (Hc, Wc, 3) uint8 and on ``mask`` (Hc, Wc) uint8 (0 or 255)."""
+    """Brush that draws shapes both on ``color`` (Hc, Wc, 3) uint8 and on ``mask`` (Hc, Wc) uint8 (0 or 255)."""
 
     def __init__(self, height: int, width: int) -> None:
-        self.colour = np.zeros((height, width, 3), np.uint8)
+        self.color = np.zeros((height, width, 3), np.uint8)
         self.mask = np.zeros((height, width), np.uint8)
 
-    def poly(self, points, colour: Colour) -> None:
+    def poly(self, points, color: Color) -> None:
         """Draws a filled polygon with corners ``points`` (N, 2)."""
         points = [np.round(np.asarray(points, np.float64)).astype(np.int32)]
-        cv2.fillPoly(self.colour, points, colour)
+        cv2.fillPoly(self.color, points, color)
         cv2.fillPoly(self.mask, points, 255)
 
-    def rect(self, x0: float, y0: float, x1: float, y1: float, colour: Colour) -> None:
+    def rect(self, x0: float, y0: float, x1: float, y1: float, color: Color) -> None:
         """Draws a filled rectangle."""
-        self.poly([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], colour)
+        self.poly([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], color)
 
-    def ellipse(self, x: float, y: float, rx: float, ry: float, colour: Colour, start=0, stop=360) -> None:
+    def ellipse(self, x: float, y: float, rx: float, ry: float, color: Color, start=0, stop=360) -> None:
         """Draws a filled ellipse with center (x, y), or its sector between two angles in degrees."""
-        centre, axes = (round(x), round(y)), (max(1, round(rx)), max(1, round(ry)))
-        cv2.ellipse(self.colour, centre, axes, 0, start, stop, colour, -1)
-        cv2.ellipse(self.mask, centre, axes, 0, start, stop, 255, -1)
+        center, axes = (round(x), round(y)), (max(1, round(rx)), max(1, round(ry)))
+        cv2.ellipse(self.color, center, axes, 0, start, stop, color, -1)
+        cv2.ellipse(self.mask, center, axes, 0, start, stop, 255, -1)
 
-    def line(self, start: tuple[float, float], stop: tuple[float, float], width: float, colour: Colour) -> None:
+    def line(self, start: tuple[float, float], stop: tuple[float, float], width: float, color: Color) -> None:
         """Draws a line of ``width`` pixels, at least 1."""
         ends = (round(start[0]), round(start[1])), (round(stop[0]), round(stop[1]))
-        cv2.line(self.colour, *ends, colour, max(1, round(width)))
+        cv2.line(self.color, *ends, color, max(1, round(width)))
         cv2.line(self.mask, *ends, 255, max(1, round(width)))
 
     def warp(self, texture: np.ndarray, corners) -> None:
@@ -68,14 +68,14 @@ class Brush:
         warped = cv2.warpPerspective(texture, matrix, (x1 - x0, y1 - y0), borderMode=cv2.BORDER_REPLICATE)
         area = np.zeros((y1 - y0, x1 - x0), np.uint8)
         cv2.fillPoly(area, [np.round(local).astype(np.int32)], 255)
-        self.colour[y0:y1, x0:x1][area > 0] = warped[area > 0]
+        self.color[y0:y1, x0:x1][area > 0] = warped[area > 0]
         self.mask[y0:y1, x0:x1] |= area
 
     def roughen(self, rng: np.random.Generator, amount: float, cell: int) -> None:
         """Adds smooth brightness noise (standard deviation ``amount``, in gray levels) of ``cell`` pixels."""
         x, y, w, h = cv2.boundingRect(self.mask)
         if w and h:
-            area = self.colour[y : y + h, x : x + w]
+            area = self.color[y : y + h, x : x + w]
             noise = smooth_noise(rng, (h, w), cell) * amount
             area[:] = np.clip(area + noise[..., None], 0, 255)
 
@@ -86,15 +86,15 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cell: int) ->
     return cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
 
 
-def pick(rng: np.random.Generator, palette: tuple[Colour, ...], jitter: int = 14) -> Colour:
+def pick(rng: np.random.Generator, palette: tuple[Color, ...], jitter: int = 14) -> Color:
     """Returns a random color of ``palette``, each channel shifted by up to ``jitter``."""
-    colour = np.array(palette[int(rng.integers(len(palette)))]) + rng.integers(-jitter, jitter + 1, 3)
-    return tuple(int(c) for c in np.clip(colour, 8, 247))
+    color = np.array(palette[int(rng.integers(len(palette)))]) + rng.integers(-jitter, jitter + 1, 3)
+    return tuple(int(c) for c in np.clip(color, 8, 247))
 
 
-def tint(colour: Colour, factor: float) -> Colour:
-    """Returns ``colour`` made darker (factor < 1) or lighter (factor > 1)."""
-    return tuple(int(min(255, c * factor)) for c in colour)
+def tint(color: Color, factor: float) -> Color:
+    """Returns ``color`` made darker (factor < 1) or lighter (factor > 1)."""
+    return tuple(int(min(255, c * factor)) for c in color)
 
 
 # ---- stuff ----------------------------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ def draw_sky(brush: Brush, rng: np.random.Generator, bottom: float) -> None:
     cell = max(4, height // 10)
     field = smooth_noise(rng, (rows, width), cell) + 0.5 * smooth_noise(rng, (rows, width), cell // 2)
     cloud = np.clip(field - rng.uniform(0.2, 1.2), 0, 0.8)[..., None]
-    brush.colour[:rows] = (sky * (1 - cloud) + 250 * cloud).astype(np.uint8)
+    brush.color[:rows] = (sky * (1 - cloud) + 250 * cloud).astype(np.uint8)
     brush.mask[:rows] = 255
 
 
@@ -129,13 +129,13 @@ def facade(rng: np.random.Generator, floors: int, columns: int, cell: int = 20) 
     for floor in range(floors):
         for column in range(columns):
             x, y = column * cell, floor * cell
-            colour = (244, 214, 130) if rng.random() < 0.12 else pane
+            color = (244, 214, 130) if rng.random() < 0.12 else pane
             if shop and floor == floors - 1:
                 cv2.rectangle(image, (x + 2, y + 6), (x + cell - 3, y + cell - 2), tint(pane, 1.2), -1)
                 continue
             corners = (x + margin, y + margin - 1), (x + cell - margin, y + cell - margin + 1)
             cv2.rectangle(image, *corners, tint(wall, 1.25), -1)
-            cv2.rectangle(image, *(np.array(corners) + [[1], [-1]]).tolist(), colour, -1)
+            cv2.rectangle(image, *(np.array(corners) + [[1], [-1]]).tolist(), color, -1)
     if shop:  # an awning or a name board above the shop windows
         y = (floors - 1) * cell
         cv2.rectangle(image, (0, y), (columns * cell, y + 5), pick(rng, PAINTS), -1)
@@ -224,8 +224,8 @@ def draw_car_front(brush: Brush, rng: np.random.Generator, x: float, y: float, p
     """Draws a car of 1.75 x 1.45 m seen from the front or from behind."""
     paint, rear = pick(rng, PAINTS), rng.random() < 0.5
 
-    def box(u0: float, v0: float, u1: float, v1: float, colour: Colour) -> None:
-        brush.rect(x + u0 * ppm, y - v0 * ppm, x + u1 * ppm, y - v1 * ppm, colour)
+    def box(u0: float, v0: float, u1: float, v1: float, color: Color) -> None:
+        brush.rect(x + u0 * ppm, y - v0 * ppm, x + u1 * ppm, y - v1 * ppm, color)
 
     for u in (-0.68, 0.68):
         box(u - 0.14, 0.45, u + 0.14, 0.0, (24, 24, 26))
@@ -245,8 +245,8 @@ def draw_bus_side(brush: Brush, rng: np.random.Generator, x: float, y: float, pp
     """Draws a bus of 7 x 2.9 m seen from the side."""
     paint, flip = pick(rng, PAINTS), 1 if rng.random() < 0.5 else -1
 
-    def box(u0: float, v0: float, u1: float, v1: float, colour: Colour) -> None:
-        brush.rect(x + flip * u0 * ppm, y - v0 * ppm, x + flip * u1 * ppm, y - v1 * ppm, colour)
+    def box(u0: float, v0: float, u1: float, v1: float, color: Color) -> None:
+        brush.rect(x + flip * u0 * ppm, y - v0 * ppm, x + flip * u1 * ppm, y - v1 * ppm, color)
 
     box(-3.5, 2.9, 3.5, 0.35, paint)
     box(-3.5, 2.9, 3.5, 2.72, tint(paint, 1.25))
@@ -267,8 +267,8 @@ def draw_bus_front(brush: Brush, rng: np.random.Generator, x: float, y: float, p
     """Draws a bus of 2.4 x 2.9 m seen from the front."""
     paint = pick(rng, PAINTS)
 
-    def box(u0: float, v0: float, u1: float, v1: float, colour: Colour) -> None:
-        brush.rect(x + u0 * ppm, y - v0 * ppm, x + u1 * ppm, y - v1 * ppm, colour)
+    def box(u0: float, v0: float, u1: float, v1: float, color: Color) -> None:
+        brush.rect(x + u0 * ppm, y - v0 * ppm, x + u1 * ppm, y - v1 * ppm, color)
 
     for u in (-0.9, 0.9):
         box(u - 0.17, 0.45, u + 0.17, 0.0, (24, 24, 26))
@@ -380,13 +380,13 @@ def draw_person(brush: Brush, rng: np.random.Generator, x: float, y: float, ppm:
 
 def draw_tie(brush: Brush, rng: np.random.Generator, x: float, y: float, ppm: float) -> None:
     """Draws the tie of a person in a suit at the same ``(x, y, ppm)``: 0.26 m wide (cartoon style) and 0.55 m long."""
-    colour = pick(rng, TIES)
+    color = pick(rng, TIES)
 
     def at(u: float, v: float) -> tuple[float, float]:
         return x + u * ppm, y - v * ppm
 
-    brush.poly([at(-0.1, 1.44), at(0.1, 1.44), at(0.07, 1.32), at(-0.07, 1.32)], tint(colour, 0.75))
-    brush.poly([at(-0.07, 1.32), at(0.07, 1.32), at(0.13, 1.0), at(0.0, 0.88), at(-0.13, 1.0)], colour)
+    brush.poly([at(-0.1, 1.44), at(0.1, 1.44), at(0.07, 1.32), at(-0.07, 1.32)], tint(color, 0.75))
+    brush.poly([at(-0.07, 1.32), at(0.07, 1.32), at(0.13, 1.0), at(0.0, 0.88), at(-0.13, 1.0)], color)
     if rng.random() < 0.5:
         for v in (1.2, 1.06):
-            brush.line(at(-0.07, v - 0.04), at(0.07, v + 0.04), 0.04 * ppm, tint(colour, 1.5))
+            brush.line(at(-0.07, v - 0.04), at(0.07, v + 0.04), 0.04 * ppm, tint(color, 1.5))

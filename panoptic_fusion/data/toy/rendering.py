@@ -129,7 +129,7 @@ def _front_most(masks: list[np.ndarray]) -> np.ndarray:
 # ---- the street -----------------------------------------------------------------------------------------------------
 
 
-def _ground_and_sky(stage: _Stage) -> tuple[draw.Colour, draw.Colour]:
+def _ground_and_sky(stage: _Stage) -> tuple[draw.Color, draw.Color]:
     """Draws sky above and sidewalk below the horizon, behind all else; returns the colors (sidewalk, road)."""
     rng = stage.rng
     pavement = draw.pick(rng, ((176, 166, 152), (190, 172, 156), (164, 160, 160)))
@@ -371,21 +371,21 @@ class _Cast:
         depth = self._depth(12, 24)
         x, y, ppm = self.somewhere(depth), self.stage.ground(depth), depth * self.stage.unit
         brush = self.stage.add(None, depth, shadow=(x, y, 0.8 * ppm, 0.2 * ppm))
-        colour = draw.pick(self.rng, ((150, 110, 150), (120, 150, 150), (190, 170, 110)))
+        color = draw.pick(self.rng, ((150, 110, 150), (120, 150, 150), (190, 170, 110)))
         xs = np.linspace(-0.7, 0.7, 6)
         top = [(x + u * ppm, y - self.rng.uniform(0.5, 1.1) * ppm) for u in xs]
-        brush.poly([(x - 0.7 * ppm, y), *top, (x + 0.7 * ppm, y)], colour)
+        brush.poly([(x - 0.7 * ppm, y), *top, (x + 0.7 * ppm, y)], color)
         for u in xs[1:-1]:
-            brush.line((x + u * ppm, y), (x + 0.8 * u * ppm, y - 0.5 * ppm), 0.06 * ppm, draw.tint(colour, 0.7))
+            brush.line((x + u * ppm, y), (x + 0.8 * u * ppm, y - 0.5 * ppm), 0.06 * ppm, draw.tint(color, 0.7))
 
     def own_car(self) -> None:
         """Adds the hood of the car that carries the camera, at the lower border, in front of all else. Void."""
-        stage, colour = self.stage, draw.pick(self.rng, ((30, 32, 38), (70, 72, 78), (52, 40, 44)))
+        stage, color = self.stage, draw.pick(self.rng, ((30, 32, 38), (70, 72, 78), (52, 40, 44)))
         brush = stage.add(None, 1e6)
         high = self.rng.uniform(0.05, 0.1) * stage.height
-        brush.ellipse(stage.width / 2, stage.height + high, 0.6 * stage.width, 2 * high, colour)
-        colour = draw.tint(colour, 1.3)
-        brush.ellipse(stage.width / 2, stage.height + 1.3 * high, 0.45 * stage.width, 1.8 * high, colour)
+        brush.ellipse(stage.width / 2, stage.height + high, 0.6 * stage.width, 2 * high, color)
+        color = draw.tint(color, 1.3)
+        brush.ellipse(stage.width / 2, stage.height + 1.3 * high, 0.45 * stage.width, 1.8 * high, color)
 
 
 # ---- one scene ------------------------------------------------------------------------------------------------------
@@ -452,7 +452,7 @@ def render_scene(rng: np.random.Generator, size: tuple[int, int] = (128, 192)) -
             shade[:] = 0
             cv2.ellipse(shade, (round(x), round(y)), (max(1, round(rx)), max(1, round(ry))), 0, 0, 360, 255, -1)
             cv2.copyTo((canvas >> 1) + (canvas >> 3), shade, canvas)
-        cv2.copyTo(sprite.brush.colour, sprite.brush.mask, canvas)
+        cv2.copyTo(sprite.brush.color, sprite.brush.mask, canvas)
     index_of = {id(sprite): index for index, sprite in enumerate(sprites)}
     layers = [
         Layer(sprite.category, mask, sprite.iscrowd, index_of.get(id(sprite.parent)))

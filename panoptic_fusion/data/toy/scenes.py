@@ -90,8 +90,8 @@ def _write_split(root: Path, count: int, seed: int, split: int, size: tuple[int,
         id_map, segments_info, objects = scene_to_coco(scene, rng)
         name, image_id = f"{index:06d}", index + 1
         _write_image(root / "images" / f"{name}.jpg", scene.image)
-        colours = np.stack([id_map >> shift & 255 for shift in (0, 8, 16)], -1).astype(np.uint8)
-        _write_image(root / "panoptic" / f"{name}.png", colours)
+        colors = np.stack([id_map >> shift & 255 for shift in (0, 8, 16)], -1).astype(np.uint8)
+        _write_image(root / "panoptic" / f"{name}.png", colors)
         images.append({"id": image_id, "file_name": f"{name}.jpg", "height": size[0], "width": size[1]})
         panoptic.append({"image_id": image_id, "file_name": f"{name}.png", "segments_info": segments_info})
         for item in objects:

@@ -16,7 +16,7 @@ import torch
 from detectron2.structures import Instances
 
 from panoptic_fusion.data.annotation import load_annotation
-from panoptic_fusion.data.faults import DatasetError, raise_fault
+from panoptic_fusion.data.dataset_errors import DatasetError, raise_error
 from panoptic_fusion.modeling.fusion import SemSegLogits
 from panoptic_fusion.networks.inference import ImageHeads, Size, rescale_instances
 
@@ -141,7 +141,7 @@ def ground_truth(
 
     def report(error: DatasetError) -> None:
         if error.kind != "segment without pixel":
-            raise_fault(error)
+            raise_error(error)
 
     segments = [
         (k, _class_index(segment, num_things), segment.get("iscrowd") == 1)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 
-from panoptic_fusion.data.faults import DatasetError
+from panoptic_fusion.data.dataset_errors import DatasetError
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.files import remove_partial_files
 from panoptic_fusion.networks.trained import build_predictor

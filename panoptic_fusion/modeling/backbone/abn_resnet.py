@@ -87,7 +87,7 @@ class AbnBottleneck(AbnBlock):
         return self.conv3.norm(F.conv2d(out, self.conv3.weight), shortcut)
 
 
-def make_abn_resnet(
+def build_abn_resnet(
     depth: int = 50,
     *,
     in_channels: int = 3,
@@ -152,7 +152,7 @@ def build_abn_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
             )
     if any(resnets.DEFORM_ON_PER_STAGE):
         raise ValueError("MODEL.RESNETS.DEFORM_ON_PER_STAGE must be all False with build_abn_resnet_backbone")
-    return make_abn_resnet(
+    return build_abn_resnet(
         resnets.DEPTH,
         in_channels=input_shape.channels,
         stem_channels=resnets.STEM_OUT_CHANNELS,

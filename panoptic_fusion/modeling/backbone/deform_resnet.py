@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from panoptic_fusion.errors import ConfigError
-from panoptic_fusion.layers import DeformConv2d, exact_offsets, offset_conv
+from panoptic_fusion.layers import DeformConv2d, compute_offsets_fp32, offset_conv
 
 
 class DeformableBottleneck(BottleneckBlock):
@@ -34,7 +34,7 @@ class DeformableBottleneck(BottleneckBlock):
     def forward(self, x: Tensor) -> Tensor:
         """Returns the output of the block, as in BottleneckBlock."""
         out = F.relu(self.conv1(x))
-        out = F.relu(self.conv2(out, exact_offsets(self.conv2_offset, out)))
+        out = F.relu(self.conv2(out, compute_offsets_fp32(self.conv2_offset, out)))
         out = self.conv3(out)
         return F.relu(out + (x if self.shortcut is None else self.shortcut(x)))
 

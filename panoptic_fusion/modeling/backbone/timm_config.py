@@ -64,7 +64,7 @@ def normalization_of(name: str) -> dict[str, str | list[float]]:
 NO_PRETRAINING = {"MODEL.TIMM.PRETRAINED": False, "MODEL.TIMM.WEIGHTS": ""}
 
 
-def forget_pretraining(cfg: CfgNode) -> None:
+def clear_pretrained_weights(cfg: CfgNode) -> None:
     """Applies NO_PRETRAINING to the config in place."""
     cfg.merge_from_list([word for pair in NO_PRETRAINING.items() for word in pair])
 

@@ -69,7 +69,7 @@ class PanopticFusion(nn.Module):
     accept decision. Other rules derive from this class.
 
     Attributes:
-        needs_network: whether `losses` uses outputs of the network. If it does not and the network is frozen
+        uses_network_outputs: whether `losses` uses outputs of the network. If it does not and the network is frozen
             (MODEL.FREEZE), the network is not run to train the fusion alone.
         trains: {loss: names of the network's parts that it trains}, for every loss that `losses` returns. Parts are
             "proposal_generator", "roi_heads", "sem_seg_head" and "fusion" (the fusion itself, if it has parameters).
@@ -77,7 +77,7 @@ class PanopticFusion(nn.Module):
             that differ from its base class.
     """
 
-    needs_network = True
+    uses_network_outputs = True
     trains: Mapping[str, Sequence[str]] = {}
     thresholds: Mapping[str, float | bool] = {
         "INSTANCES_CONFIDENCE_THRESH": 0.5,

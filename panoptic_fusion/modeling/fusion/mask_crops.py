@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from detectron2.structures import Boxes, Instances
 
-from panoptic_fusion.layers.chunks import chunks_of_maps
+from panoptic_fusion.layers.chunks import map_chunks
 
 Window = tuple[slice, slice]
 """Rows and columns of an image, as slices with Python ints."""
@@ -48,7 +48,7 @@ class MaskCrops:
         """
         x0, y0, x1, y1 = self.corners[instances, :, None].unbind(1)
         in_rows, in_cols = (rows >= y0) & (rows < y1), (cols >= x0) & (cols < x1)
-        chunks = chunks_of_maps(len(instances), (len(rows), len(cols)), self.device) or [slice(0, 0)]
+        chunks = map_chunks(len(instances), (len(rows), len(cols)), self.device) or [slice(0, 0)]
         masks = torch.cat([self._sample(instances[chunk], rows, cols) for chunk in chunks])
         return masks & in_rows[:, :, None] & in_cols[:, None]
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panoptic_fusion.errors import ConfigError
-from panoptic_fusion.layers import DeformConv2d, exact_offsets, offset_conv, resolve_norm
+from panoptic_fusion.layers import DeformConv2d, compute_offsets_fp32, offset_conv, resolve_norm
 
 from .base import StuffHead, level_settings, levels_from_finest, predict_from_levels
 from .roi_loss import sem_seg_roi_loss
@@ -30,7 +30,7 @@ class DeformableLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, in_channels, H, W) to (N, out_channels, H, W)."""
-        return F.relu(self.conv(x, exact_offsets(self.offset, x)))
+        return F.relu(self.conv(x, compute_offsets_fp32(self.offset, x)))
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

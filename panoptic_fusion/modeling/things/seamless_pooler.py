@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 
-class BinCentreSampler(nn.Module):
+class BinCenterSampler(nn.Module):
     """Sampler of one feature map at the centers of P x P bins.
 
     A point p of the image, where pixel k covers [k, k + 1), reads the map at index (p - 0.5) / stride. The center of
@@ -42,7 +42,7 @@ class BinCentreSampler(nn.Module):
 
 
 class SeamlessROIPooler(ROIPooler):
-    """detectron2's ROIPooler with `BinCentreSampler` on each level.
+    """detectron2's ROIPooler with `BinCenterSampler` on each level.
 
     Boxes are assigned to levels by the usual rule, floor(4 + log2(sqrt(area) / 224)), clamped to the available levels.
     The paper's formula has 224 under the square root by mistake.
@@ -56,4 +56,4 @@ class SeamlessROIPooler(ROIPooler):
             strides: strides of the feature maps, each twice the previous one.
         """
         super().__init__(output_size, [1.0 / s for s in strides], sampling_ratio=1, pooler_type="ROIAlignV2")
-        self.level_poolers = nn.ModuleList(BinCentreSampler(self.output_size, s) for s in strides)
+        self.level_poolers = nn.ModuleList(BinCenterSampler(self.output_size, s) for s in strides)

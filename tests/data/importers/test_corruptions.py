@@ -11,8 +11,8 @@ from annotation_writers import WRITERS, labels_of, things_of
 from polygon_scenes import make_scene
 
 from panoptic_fusion.data.checks import check_dataset
+from panoptic_fusion.data.custom_dataset import find_dataset
 from panoptic_fusion.data.importers import import_annotations
-from panoptic_fusion.data.own_folder import find_data
 from panoptic_fusion.errors import UserError
 
 NUM_CORRUPTIONS = 200
@@ -71,7 +71,7 @@ def test_each_damage_is_reported(written, scenes, tmp_path):
         except UserError as error:
             texts = [str(error)]
         else:
-            for files in find_data(output).values():
+            for files in find_dataset(output).values():
                 grave = {f.kind for f in check_dataset(files, 0).faults} - {"no thing class"}
                 if grave - {"missing file"}:
                     failed.append((where, grave))

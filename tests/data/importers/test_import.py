@@ -18,11 +18,11 @@ from tiny_training import ROOT
 
 from panoptic_fusion.data.annotation import decode_segmentation, read_id_map
 from panoptic_fusion.data.checks import check_dataset
+from panoptic_fusion.data.custom_dataset import find_dataset, split_data
 from panoptic_fusion.data.frames import find_files
 from panoptic_fusion.data.image_file import read_rgb
 from panoptic_fusion.data.image_header import IMAGE_SUFFIXES
 from panoptic_fusion.data.importers import import_annotations
-from panoptic_fusion.data.own_folder import find_data, split_data
 from panoptic_fusion.errors import UserError
 
 
@@ -63,7 +63,7 @@ def panoptic(folder):
 def test_without_splits_the_existing_split_applies(scenes, tmp_path):
     labelme("mask")(tmp_path / "in", scenes)
     import_annotations(tmp_path / "in", tmp_path / "out", things=things_of(scenes), workers=1)
-    data = find_data(tmp_path / "out")
+    data = find_dataset(tmp_path / "out")
     assert list(data) == ["train"] and data["train"].instances_json is not None
     parts = split_data(data["train"], tmp_path, 0.3)
     assert [check_dataset(files, 0).faults for files in parts.values()] == [[], []]
@@ -75,7 +75,7 @@ def test_splits_of_the_source_are_kept(tmp_path, val):
         write_labelme(tmp_path / "in" / folder, name, [box_shape("car", 2, 2, 9, 9)])
     result = import_annotations(tmp_path / "in", tmp_path / "out", workers=1)
     assert result.images == {"train": 2, "val": 1, "test": 1}
-    assert set(find_data(tmp_path / "out")) == {"train", "val"}
+    assert set(find_dataset(tmp_path / "out")) == {"train", "val"}
     assert [image["file_name"] for image in panoptic(tmp_path / "out" / "val")["images"]] == ["c.png"]
 
 
@@ -129,7 +129,7 @@ def test_labels_of_the_stored_orientation_are_turned(tmp_path, orientation, suff
     write_labelme(tmp_path / "in", "a", [box_shape("car", 4, 2, 9, 8)], size=(20, 30), suffix="")
     Image.fromarray(stored).save(tmp_path / "in" / f"a.{suffix}", exif=exif)
     result = import_annotations(tmp_path / "in", tmp_path / "out", workers=1)
-    files = find_data(tmp_path / "out")["train"]
+    files = find_dataset(tmp_path / "out")["train"]
     found = read_id_map(f"{files.panoptic_root}/a.png") > 0
     if orientation < 5:  # labels are taken to lie as the image is shown, as in every tool
         assert found.shape == (20, 30) and found[2:9, 4:10].all() and not result.notes
@@ -153,7 +153,7 @@ def test_labels_as_the_image_is_shown_stay(tmp_path, orientation, suffix):
     for given in ((20, 30), (0, 0)):
         write_labelme(tmp_path / "in", "a", [box_shape("car", 4, 2, 9, 8)], size=given, suffix="")
         result = import_annotations(tmp_path / "in", tmp_path / "out", workers=1)
-        found = read_id_map(f"{find_data(tmp_path / 'out')['train'].panoptic_root}/a.png") > 0
+        found = read_id_map(f"{find_dataset(tmp_path / 'out')['train'].panoptic_root}/a.png") > 0
         assert found.shape == (20, 30) and found[2:9, 4:10].all() and found.sum() == 42 and not result.notes
 
 

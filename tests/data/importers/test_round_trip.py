@@ -10,8 +10,8 @@ from polygon_scenes import agreement, make_scene
 
 from panoptic_fusion.data.annotation import read_id_map
 from panoptic_fusion.data.checks import check_dataset
+from panoptic_fusion.data.custom_dataset import find_dataset
 from panoptic_fusion.data.importers import import_annotations
-from panoptic_fusion.data.own_folder import find_data
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def scenes():
 
 def imported(folder):
     """(stem of the image, id map, segments, category names, things) of each image of an import."""
-    for files in find_data(folder).values():
+    for files in find_dataset(folder).values():
         yield from in_split(files.panoptic_json, files.panoptic_root)
     test = folder / "test" / "panoptic.json"
     if test.is_file():
@@ -60,7 +60,7 @@ def test_restores_the_scenes(name, scenes, tmp_path):
         assert share >= writer.least, f"{share:.4f}"
         assert found == things_of(scenes)
         assert set(names.values()) >= set(labels_of(scenes))
-    for files in find_data(output).values():
+    for files in find_dataset(output).values():
         kinds = {fault.kind for fault in check_dataset(files, 0).faults}
         assert kinds <= ({"no thing class"} if writer.semantic else set())
 

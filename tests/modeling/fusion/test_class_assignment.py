@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from panoptic_fusion.modeling.fusion.upsnet.class_assignment import assign_segments, stuff_majority
+from panoptic_fusion.modeling.fusion.upsnet.class_assignment import assign_segments, majority_stuff_class
 
 
 @pytest.mark.parametrize(
@@ -27,12 +27,12 @@ from panoptic_fusion.modeling.fusion.upsnet.class_assignment import assign_segme
     ],
 )
 def test_hand_cases(counts, expected):
-    assert stuff_majority(torch.tensor([counts])).tolist() == [expected]
+    assert majority_stuff_class(torch.tensor([counts])).tolist() == [expected]
 
 
 def test_no_stuff_class_and_no_instance():
-    assert stuff_majority(torch.tensor([[3], [0]])).tolist() == [-1, -1]
-    assert stuff_majority(torch.zeros(0, 4, dtype=torch.int64)).tolist() == []
+    assert majority_stuff_class(torch.tensor([[3], [0]])).tolist() == [-1, -1]
+    assert majority_stuff_class(torch.zeros(0, 4, dtype=torch.int64)).tolist() == []
 
 
 def rule(labels, own, num_stuff):
@@ -53,7 +53,7 @@ def test_equals_the_rule_with_all_thing_classes():
         own = rng.randrange(num_stuff, num_stuff + num_things)
         counts = [labels.count(s) for s in range(num_stuff)]
         counts.append(len(labels) - sum(counts))
-        result = stuff_majority(torch.tensor([counts])).item()
+        result = majority_stuff_class(torch.tensor([counts])).item()
         assert result == rule(labels, own, num_stuff)
         taken += result >= 0
     assert 500 < taken < 1500
@@ -83,7 +83,7 @@ def test_segments():
     assert [s["category_id"] for s in segments] == [0, 1]
     assert panoptic.tolist() == [[1, 1, 1, 2, 2, 0, 0, 2, 0, 0, 0]]
     # With trusted classes 4 and 6 stay too: stuff 1 has one pixel left, and stuff 2 none.
-    panoptic, segments = segments_of(0, trust_classes=True)
+    panoptic, segments = segments_of(0, keep_instance_classes=True)
     assert [(s["isthing"], s["category_id"], s["area"]) for s in segments] == (
         [(True, 0, 3), (True, 1, 2), (True, 1, 2), (False, 0, 2), (False, 1, 1)]
     )

@@ -13,9 +13,9 @@ from panoptic_fusion.modeling.fusion.oanet.spatial_ranking_module import (
     SpatialRankingModule,
     cell_pixels,
     class_channels,
-    contested_labels,
     ranking_loss,
     ranking_scores,
+    ranking_targets,
 )
 
 
@@ -61,7 +61,7 @@ def test_equals_loops_over_pixels():
 
         claims = slow_channels(masks, classes, num_classes)
         channels = class_channels(masks, classes, num_classes)
-        labels = contested_labels(channels, seen)
+        labels = ranking_targets(channels, seen)
         logits = module(channels[None].double())
         total, probabilities = [], {}
         for (y, x), who in claims.items():
@@ -92,7 +92,7 @@ def test_hand_computed():
     classes = torch.tensor([0, 1])
     channels = class_channels(masks, classes, 2)
     assert channels.tolist() == [[[1, 1, 1, 0]], [[0, 1, 1, 1]]]
-    labels = contested_labels(channels, torch.tensor([[0, 1, 0, 1]]))
+    labels = ranking_targets(channels, torch.tensor([[0, 1, 0, 1]]))
     assert labels.tolist() == [[255, 1, 0, 255]]
     logits = torch.tensor([[[0.0, 0, 0, 0]], [[0.0, math.log(3), math.log(3), 0]]])
     assert float(ranking_loss(logits[None], labels[None])) == pytest.approx((-math.log(0.75) - math.log(0.25)) / 2)
@@ -103,16 +103,16 @@ def test_hand_computed():
 def test_one_class_alone_is_not_contested():
     masks = torch.ones(3, 2, 2, dtype=torch.bool)
     same = class_channels(masks, torch.tensor([1, 1, 1]), 2)
-    assert same.sum(0).max() == 1 and (contested_labels(same, torch.ones(2, 2).long()) == 255).all()
+    assert same.sum(0).max() == 1 and (ranking_targets(same, torch.ones(2, 2).long()) == 255).all()
     both = class_channels(masks, torch.tensor([1, 1, 0]), 2)
-    assert (contested_labels(both, torch.ones(2, 2).long()) == 1).all()
+    assert (ranking_targets(both, torch.ones(2, 2).long()) == 1).all()
 
 
 @pytest.mark.parametrize("label", [-1, 2, 3, 252, 255])
 def test_what_is_none_of_the_claimants_teaches_nothing(label):
     """Stuff, void, and class 2, which claims no cell."""
     channels = class_channels(torch.ones(2, 1, 3, dtype=torch.bool), torch.tensor([0, 1]), 3)
-    assert contested_labels(channels, torch.full((1, 3), label)).tolist() == [[255, 255, 255]]
+    assert ranking_targets(channels, torch.full((1, 3), label)).tolist() == [[255, 255, 255]]
 
 
 def test_results_do_not_depend_on_the_chunks(monkeypatch):
@@ -132,7 +132,7 @@ def test_gradcheck(kernel):
     module = SpatialRankingModule(3, kernel).double()
     masks = random_masks(random.Random(2), (8, 9), 6)
     channels = class_channels(masks, torch.tensor([0, 1, 2, 0, 1, 2]), 3)[None].double()
-    labels = contested_labels(channels, torch.randint(0, 3, (1, 8, 9)))
+    labels = ranking_targets(channels, torch.randint(0, 3, (1, 8, 9)))
     assert (labels != 255).sum() > 5
 
     def loss(*parameters):
@@ -226,7 +226,7 @@ def test_half_precision():
         for p in module.parameters():
             p *= 30  # logits of some hundreds
     channels = (torch.rand(1, 80, 12, 16) < 0.1).float()
-    labels = contested_labels(channels, channels.argmax(1))
+    labels = ranking_targets(channels, channels.argmax(1))
     exact = ranking_loss(module(channels), labels)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = module(channels)

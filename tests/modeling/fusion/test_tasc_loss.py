@@ -14,10 +14,10 @@ from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.layers import roi_flatten
 from panoptic_fusion.modeling.fusion import FusionTrainingInputs, MaskGuidedFusion
 from panoptic_fusion.modeling.fusion.tascnet.tasc_loss import (
-    comparable_pixels,
     instance_things_mask,
     semantic_things_mask,
     tasc_loss,
+    valid_pixel_mask,
 )
 
 CATEGORIES = [
@@ -133,7 +133,7 @@ def test_resolutions(stride):
     instance = instance_things_mask([torch.full((1, 28, 28), 2.0)], whole, size, stride)
     assert semantic.shape == instance.shape == (1, *size)
     things = torch.tensor([0, 0, 0, 5.0]).softmax(0)[3]
-    valid = comparable_pixels(torch.zeros(1, 32, 64).long(), [_no_things()], num_stuff=3, stride=stride)
+    valid = valid_pixel_mask(torch.zeros(1, 32, 64).long(), [_no_things()], num_stuff=3, stride=stride)
     assert valid.shape == (1, *size) and valid.all()
     expected = (things - torch.tensor(2.0).sigmoid()) ** 2
     torch.testing.assert_close(tasc_loss(semantic, instance, valid), expected)
@@ -202,7 +202,7 @@ def test_crowds_void_and_padding_are_not_compared():
     masks[0, 0, 1] = masks[0, 1, 2] = True  # the thing at (0, 2) and that at (1, 1) belong to no instance
     instances = [Instances((2, 4), gt_masks=BitMasks(masks))]
     expected = [[True, True, False, False, False], [True, False, True, True, False]]
-    assert comparable_pixels(gt, instances, num_stuff=3, stride=1)[0].tolist() == expected
+    assert valid_pixel_mask(gt, instances, num_stuff=3, stride=1)[0].tolist() == expected
 
 
 def test_half_precision_logits():

@@ -17,7 +17,7 @@ from small_networks import example, small_cfg
 from panoptic_fusion.layers.chunks import MAX_CHUNK_ELEMENTS
 from panoptic_fusion.modeling.fusion import FusionTrainingInputs
 from panoptic_fusion.modeling.fusion.upsnet.training import KnownInstances, panoptic_loss, panoptic_targets
-from panoptic_fusion.modeling.fusion.upsnet.unknown_channel import draw_known
+from panoptic_fusion.modeling.fusion.upsnet.unknown_channel import sample_known_instances
 
 
 def random_inputs(seed, counts, num_images=2, size=(32, 48), side=7, dtype=torch.float64):
@@ -261,18 +261,18 @@ def test_very_low_logits_do_not_overflow(unknown, expected):
 
 
 def test_draws_seven_of_ten():
-    counts = {n: len(draw_known(n, 0.3)) for n in (0, 1, 2, 3, 4, 10, 20)}
+    counts = {n: len(sample_known_instances(n, 0.3)) for n in (0, 1, 2, 3, 4, 10, 20)}
     assert counts == {0: 0, 1: 1, 2: 1, 3: 2, 4: 2, 10: 7, 20: 14}
     torch.manual_seed(0)
-    draws = [draw_known(10, 0.3).tolist() for _ in range(300)]
+    draws = [sample_known_instances(10, 0.3).tolist() for _ in range(300)]
     assert all(len(set(d)) == 7 for d in draws)
     times = [sum(i in d for d in draws) for i in range(10)]
     assert all(170 < t < 250 for t in times)  # 210 expected
     first = [sum(d[0] == i for d in draws) for i in range(10)]
     assert all(f > 10 for f in first)  # in random order
     torch.manual_seed(0)
-    assert draw_known(10, 0.3).tolist() == draws[0]
-    assert sorted(draw_known(5, 0.0).tolist()) == [0, 1, 2, 3, 4]
+    assert sample_known_instances(10, 0.3).tolist() == draws[0]
+    assert sorted(sample_known_instances(5, 0.0).tolist()) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_draws_seven_of_ten():
 )
 def test_the_number_that_stays_is_rounded_down(fraction, num_instances, known):
     """Also where it would round up: 2.8, 3.5, 4.9, 5.6, 6.3, 1.5, 3.5 and 3.75."""
-    assert len(draw_known(num_instances, fraction)) == known
+    assert len(sample_known_instances(num_instances, fraction)) == known
 
 
 def test_without_a_choice_instances_are_drawn():

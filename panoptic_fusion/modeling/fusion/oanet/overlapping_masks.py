@@ -8,7 +8,7 @@ from detectron2.structures import BitMasks
 from torch import Tensor
 from torch.nn import functional as F
 
-from panoptic_fusion.layers.chunks import chunks_of_maps
+from panoptic_fusion.layers.chunks import map_chunks
 from panoptic_fusion.modeling.fusion.mask_crops import PastedCrops
 
 SIDE = 28  # side of a mask head's output
@@ -36,7 +36,7 @@ def overlapping_masks(masks: Tensor, boxes: Tensor, rows: Tensor, cols: Tensor) 
         (R, h, w) bool.
     """
     # detectron2 converts whole masks to float to crop them
-    parts = chunks_of_maps(len(masks), masks.shape[1:], masks.device) or [slice(0, 0)]
+    parts = map_chunks(len(masks), masks.shape[1:], masks.device) or [slice(0, 0)]
     texels = torch.cat([BitMasks(masks[part]).crop_and_resize(boxes[part], SIDE) for part in parts]).float()[:, None]
     window = {"kernel_size": 2 * REACH + 1, "stride": 1, "padding": REACH}
     wide = F.max_pool2d(F.pad(texels, (REACH,) * 4), **window)

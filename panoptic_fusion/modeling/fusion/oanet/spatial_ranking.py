@@ -19,9 +19,9 @@ from panoptic_fusion.modeling.fusion.oanet.spatial_ranking_module import (
     SpatialRankingModule,
     cell_pixels,
     class_channels,
-    contested_labels,
     ranking_loss,
     ranking_scores,
+    ranking_targets,
 )
 
 STRIDES = (1, 2, 4, 8)
@@ -90,12 +90,12 @@ class SpatialRankingFusion(HeuristicFusion):
     - Cells of 4 x 4 pixels instead of pixels (the paper's is SRM.STRIDE 1), because 80 channels at 800 x 1333 would
       take 340 MB.
     - The indicator of equation 4, see `ranking_scores`.
-    - The contested pixels that are excluded from the loss, see `contested_labels`.
+    - The contested pixels that are excluded from the loss, see `ranking_targets`.
     """
 
     trains = {"loss_srm": ("fusion",)}
     thresholds = {"STUFF_AREA_LIMIT": 4900, "STUFF_CHANNELS_ONLY": True}
-    needs_network = False
+    uses_network_outputs = False
 
     @configurable
     def __init__(
@@ -174,7 +174,7 @@ class SpatialRankingFusion(HeuristicFusion):
         for own, instances in zip(channels, inputs.gt_instances, strict=True):
             found = class_channels(self._training_masks(instances), instances.gt_classes, len(own))
             own[:, : found.shape[1], : found.shape[2]] = found
-        loss = ranking_loss(self.srm(channels), contested_labels(channels, labels))
+        loss = ranking_loss(self.srm(channels), ranking_targets(channels, labels))
         return {"loss_srm": self.loss_weight * loss}
 
     def order(self, scene: Scene) -> Sequence[int]:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from panoptic_fusion.data.label_space import IGNORE_LABEL
 from panoptic_fusion.errors import ConfigError
-from panoptic_fusion.layers.chunks import chunks_of_maps
+from panoptic_fusion.layers.chunks import map_chunks
 
 KERNELS = ("1x1", "3x3", "1x7+7x1")
 
@@ -96,12 +96,12 @@ def class_channels(masks: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     """
     size = tuple(masks.shape[1:])
     channels = torch.zeros(num_classes, *size, device=masks.device)
-    for chunk in chunks_of_maps(len(masks), size, masks.device):
+    for chunk in map_chunks(len(masks), size, masks.device):
         channels.index_add_(0, classes[chunk], masks[chunk].float())
     return channels.clamp_(max=1)
 
 
-def contested_labels(channels: Tensor, thing_labels: Tensor) -> Tensor:
+def ranking_targets(channels: Tensor, thing_labels: Tensor) -> Tensor:
     """Returns the training labels: the visible class at each contested cell, if it is one of the claiming classes.
 
     A cell is contested ("conflicting" in section 4.2) if more than one channel is set, as in figure 4. Instances of the
@@ -153,7 +153,7 @@ def ranking_scores(probabilities: Tensor, masks: Tensor, classes: Tensor) -> Ten
         they cover little of other instances, while others could cover them completely.
     """
     scores = torch.ones(len(masks), dtype=torch.float64, device=masks.device)
-    for chunk in chunks_of_maps(len(masks), tuple(masks.shape[1:]), masks.device):
+    for chunk in map_chunks(len(masks), tuple(masks.shape[1:]), masks.device):
         total = (probabilities[classes[chunk]] * masks[chunk]).sum((1, 2), dtype=torch.float64)
         count = masks[chunk].sum((1, 2))
         scores[chunk] = torch.where(count > 0, total / count.clamp(min=1), 1.0)

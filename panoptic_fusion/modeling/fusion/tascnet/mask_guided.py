@@ -12,10 +12,10 @@ from panoptic_fusion.modeling.fusion.greedy import GreedyFusion, Scene
 from panoptic_fusion.modeling.fusion.paint import Candidate
 from panoptic_fusion.modeling.fusion.tascnet.tasc_loss import (
     THINGS_PROBABILITIES,
-    comparable_pixels,
     instance_things_mask,
     semantic_things_mask,
     tasc_loss,
+    valid_pixel_mask,
 )
 
 AGREEMENTS = ("coverage", "iou")  # also the values of OVERLAP
@@ -154,7 +154,7 @@ class MaskGuidedFusion(GreedyFusion):
         instance = instance_things_mask(
             [x.mask_logits for x in inputs.foreground], [x.proposal_boxes for x in inputs.foreground], size, stride
         )
-        valid = comparable_pixels(inputs.gt_sem_seg, inputs.gt_instances, num_stuff=num_stuff, stride=stride)
+        valid = valid_pixel_mask(inputs.gt_sem_seg, inputs.gt_instances, num_stuff=num_stuff, stride=stride)
         return {"loss_tasc": self.tasc_loss_weight * tasc_loss(semantic, instance, valid)}
 
     def accept(self, scene: Scene, candidate: Candidate) -> torch.Tensor:

@@ -128,7 +128,7 @@ def things_masks_output(fusion: PanopticFusion, logits, instances, padded_size, 
 OUTPUT_REGISTRY._do_register("things_masks", things_masks_output)
 
 
-def comparable_pixels(
+def valid_pixel_mask(
     gt_sem_seg: Tensor, gt_instances: list[Instances], *, num_stuff: int, stride: int, ignore_value: int = 255
 ) -> Tensor:
     """Returns the pixels on which the two masks should agree: labeled stuff and pixels of ground-truth instances.

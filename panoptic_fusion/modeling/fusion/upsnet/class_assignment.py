@@ -10,7 +10,7 @@ from torch import Tensor
 from panoptic_fusion.decisions import is_large_stuff, is_mostly_stuff
 
 
-def stuff_majority(counts: Tensor) -> Tensor:
+def majority_stuff_class(counts: Tensor) -> Tensor:
     """Returns the instances that become stuff, because one stuff class labels at least half of their pixels.
 
     If the class of an instance is not the mode of the semantic labels of its pixels, it becomes that mode if the mode
@@ -41,7 +41,7 @@ def assign_segments(
     classes: Sequence[int],
     num_stuff: int,
     stuff_area_limit: int,
-    trust_classes: bool = False,
+    keep_instance_classes: bool = False,
 ) -> tuple[Tensor, list[dict]]:
     """Converts the argmax of the panoptic head to a panoptic segmentation.
 
@@ -54,7 +54,7 @@ def assign_segments(
         instance_ids, scores, classes: row in the fusion's `instances`, score and thing id of the N instances.
         num_stuff: S, the number of stuff classes.
         stuff_area_limit: minimum number of pixels of a stuff segment.
-        trust_classes: whether every instance keeps its class, so that none becomes stuff.
+        keep_instance_classes: whether every instance keeps its class, so that none becomes stuff.
 
     Returns:
         The panoptic map (H, W) int32 and segments_info, as described in `PanopticFusion.forward`.
@@ -64,8 +64,8 @@ def assign_segments(
     shape = (num_stuff + num_instances + 1, num_stuff + 1)
     counts = torch.bincount(pairs.flatten(), minlength=shape[0] * shape[1]).view(shape).cpu()
     target = torch.arange(shape[0])  # the label that each label becomes
-    if not trust_classes:
-        majority = stuff_majority(counts[num_stuff:-1])
+    if not keep_instance_classes:
+        majority = majority_stuff_class(counts[num_stuff:-1])
         target[num_stuff:-1] = torch.where(majority < 0, target[num_stuff:-1], majority)
     areas = torch.zeros(shape[0], dtype=torch.int64).index_add_(0, target, counts.sum(1)).tolist()
 

@@ -24,7 +24,7 @@ from panoptic_fusion.modeling.fusion.upsnet.mask_logit_crops import MaskLogitCro
 from panoptic_fusion.modeling.fusion.upsnet.mask_pruning import prune_masks, suppress_boxes
 from panoptic_fusion.modeling.fusion.upsnet.panoptic_argmax import panoptic_argmax
 from panoptic_fusion.modeling.fusion.upsnet.training import KnownInstances, panoptic_loss, panoptic_targets
-from panoptic_fusion.modeling.fusion.upsnet.unknown_channel import draw_known
+from panoptic_fusion.modeling.fusion.upsnet.unknown_channel import sample_known_instances
 
 
 def fuse_panoptic_head(
@@ -36,7 +36,7 @@ def fuse_panoptic_head(
     overlap_thresh: float,
     stuff_area_limit: int,
     unknown: bool = True,
-    trust_classes: bool = False,
+    keep_instance_classes: bool = False,
     size: tuple[int, int] | None = None,
     label_scale: float | None = None,
 ) -> PanopticSeg:
@@ -49,7 +49,7 @@ def fuse_panoptic_head(
         overlap_thresh: maximum fraction of a mask, in [0, 1], that masks of the same class may cover.
         stuff_area_limit: stuff segments of fewer pixels become void.
         unknown: whether there is an unknown channel.
-        trust_classes: see `UPSNetFusion`.
+        keep_instance_classes: see `UPSNetFusion`.
         label_scale: see `resize_labels`.
 
     Returns:
@@ -81,7 +81,7 @@ def fuse_panoptic_head(
         classes=classes,
         num_stuff=num_stuff,
         stuff_area_limit=stuff_area_limit,
-        trust_classes=trust_classes,
+        keep_instance_classes=keep_instance_classes,
     )
 
 
@@ -113,8 +113,8 @@ class UPSNetFusion(PanopticFusion):
     The whole pixels of boxes match the published code, see `boxes.py`.
 
     Attributes:
-        trust_classes: whether every instance keeps its class, regardless of the semantic labels of its pixels. Used for
-            ground-truth classes, the "instance class assignment" of the paper's table 6.
+        keep_instance_classes: whether every instance keeps its class, regardless of the semantic labels of its pixels.
+            Used for ground-truth classes, the "instance class assignment" of the paper's table 6.
     """
 
     trains = {"loss_panoptic": ("sem_seg_head", "roi_heads")}
@@ -139,7 +139,7 @@ class UPSNetFusion(PanopticFusion):
                 ignores pixels that would be unknown, and at inference only the area limit makes pixels void.
             unknown_fraction: fraction in [0, 1) of the ground-truth instances that are made unknown in training.
             class_assignment: whether an instance becomes stuff where the semantic side sees mostly one stuff class. See
-                `trust_classes`.
+                `keep_instance_classes`.
             test_sizes: short side and longest long side of the network's input, to resize labels by the scale factor of
                 the image (see `resize_labels`). None resizes by the ratio of the two sizes.
             kwargs: forwarded to `PanopticFusion`.
@@ -161,7 +161,7 @@ class UPSNetFusion(PanopticFusion):
         self.panoptic_loss_weight = float(panoptic_loss_weight)
         self.unknown = bool(unknown)
         self.unknown_fraction = float(unknown_fraction)
-        self.trust_classes = not class_assignment
+        self.keep_instance_classes = not class_assignment
         self.test_sizes = test_sizes
 
     @classmethod
@@ -190,7 +190,7 @@ class UPSNetFusion(PanopticFusion):
         gt_instances = inputs.gt_instances
         if known is None:
             known = [
-                draw_known(len(x), self.unknown_fraction) if self.unknown else torch.arange(len(x))
+                sample_known_instances(len(x), self.unknown_fraction) if self.unknown else torch.arange(len(x))
                 for x in gt_instances
             ]
         known = [rows.to(inputs.sem_seg_logits.device) for rows in known]
@@ -219,7 +219,7 @@ class UPSNetFusion(PanopticFusion):
             overlap_thresh=self.overlap_thresh,
             stuff_area_limit=self.stuff_area_limit,
             unknown=self.unknown,
-            trust_classes=self.trust_classes,
+            keep_instance_classes=self.keep_instance_classes,
             size=size,
             label_scale=shortest_edge_scale(size, *self.test_sizes) if size and self.test_sizes else None,
         )

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from panoptic_fusion.modeling.fusion.mask_crops import Window
-from panoptic_fusion.modeling.fusion.sem_seg_logits import SemSegLogits, highest_channel
+from panoptic_fusion.modeling.fusion.sem_seg_logits import SemSegLogits, max_over_channels
 from panoptic_fusion.modeling.fusion.upsnet.mask_logit_crops import MaskLogitCrops
-from panoptic_fusion.modeling.fusion.upsnet.unknown_channel import unknown_logits, x_mask_outside
+from panoptic_fusion.modeling.fusion.upsnet.unknown_channel import unknown_logits, x_mask_fill_value
 
 
 def panoptic_argmax(
@@ -54,13 +54,13 @@ def panoptic_argmax(
     for y0, y1, logits in sem_seg.strips():
         highest_thing = logits[num_stuff:].amax(0)
         if num_stuff:
-            highest, label = highest_channel(logits[:num_stuff])
+            highest, label = max_over_channels(logits[:num_stuff])
         else:
             highest, label = torch.full_like(highest_thing, -torch.inf), torch.zeros_like(labels[y0:y1])
         stuff[y0:y1] = torch.where(highest >= highest_thing, label, num_stuff)
 
         outside = first_outside[y0:y1]
-        highest_x = x_mask_outside((outside < num_instances) | (num_instances == 0))
+        highest_x = x_mask_fill_value((outside < num_instances) | (num_instances == 0))
         for code, index, channel in zip(codes, order, channels, strict=True):
             rows, cols = masks.windows[index]
             top, bottom = max(y0, rows.start), min(y1, rows.stop)

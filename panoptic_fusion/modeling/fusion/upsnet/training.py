@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 
 from panoptic_fusion.data.label_space import IGNORE_LABEL
-from panoptic_fusion.layers.chunks import chunks_of_maps
+from panoptic_fusion.layers.chunks import map_chunks
 from panoptic_fusion.modeling.fusion.upsnet.boxes import BoxPixels
-from panoptic_fusion.modeling.fusion.upsnet.unknown_channel import unknown_logits, x_mask_outside
+from panoptic_fusion.modeling.fusion.upsnet.unknown_channel import unknown_logits, x_mask_fill_value
 
 IGNORED = -1
 
@@ -85,7 +85,7 @@ def panoptic_targets(
         masks = masks[:, ::stride, ::stride]  # a view
         part = target[: masks.shape[1], : masks.shape[2]]
         channels = torch.arange(num_stuff + 1, num_stuff + 1 + len(rows), dtype=torch.int16, device=rows.device)
-        for chunk in chunks_of_maps(len(rows), part.shape, rows.device):
+        for chunk in map_chunks(len(rows), part.shape, rows.device):
             highest = (masks[rows[chunk]] * channels[chunk, None, None]).amax(0)
             part.copy_(torch.where(highest > 0, highest, part))  # later channels are higher
     return targets
@@ -129,7 +129,7 @@ def panoptic_loss(
     num_outside = (per_pixel - torch.bincount(pixel, minlength=len(per_pixel))).to(logits.dtype)
 
     if unknown:
-        highest_x = x_mask_outside((num_outside > 0) | (per_pixel == 0), logits.dtype)
+        highest_x = x_mask_fill_value((num_outside > 0) | (per_pixel == 0), logits.dtype)
         highest_x = highest_x.scatter_reduce(0, pixel, x_mask, "amax").view(num_images, height, width)
         z_unknown = unknown_logits(logits[:, num_stuff:].amax(1), highest_x)
     else:

@@ -24,12 +24,12 @@ def unknown_logits(highest_thing: Tensor, highest_x_mask: Tensor) -> Tensor:
 
     Args:
         highest_thing: maximum of X_thing over the thing classes, of any shape.
-        highest_x_mask: maximum of X_mask over the instances, of the same shape. It starts from `x_mask_outside`.
+        highest_x_mask: maximum of X_mask over the instances, of the same shape. It starts from `x_mask_fill_value`.
     """
     return highest_thing - highest_x_mask
 
 
-def x_mask_outside(is_outside: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def x_mask_fill_value(is_outside: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Returns the initial maximum of X_mask: 0 where `is_outside`, else -inf (every box contains the pixel).
 
     Args:
@@ -39,7 +39,9 @@ def x_mask_outside(is_outside: Tensor, dtype: torch.dtype = torch.float32) -> Te
     return zeros.masked_fill_(~is_outside, -torch.inf)
 
 
-def draw_known(num_instances: int, unknown_fraction: float, generator: torch.Generator | None = None) -> Tensor:
+def sample_known_instances(
+    num_instances: int, unknown_fraction: float, generator: torch.Generator | None = None
+) -> Tensor:
     """Draws the ground-truth instances of an image that stay in the head, (K,) int64 rows in random order on the CPU.
 
     K = max(int((1 - unknown_fraction) * num_instances), 1), as in the published code, so a single instance is never

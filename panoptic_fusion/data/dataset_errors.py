@@ -1,6 +1,6 @@
 """Errors of datasets: one class, raised in training and collected by `panoptic-fusion check`.
 
-All code that reads a dataset takes a `report` function, called with each error found. The default, `raise_fault`, stops
+All code that reads a dataset takes a `report` function, called with each error found. The default, `raise_error`, stops
 at the first error that matters. The checker passes a function that collects errors, and reading continues with the
 remaining data.
 """
@@ -65,7 +65,7 @@ KINDS = (
 # Kinds that do not prevent training and evaluation: areas and boxes are recomputed, several segments of a stuff class
 # are one label in training (and each counts in evaluation), images without an annotation are left out or serve as
 # negatives, an image that is listed twice counts twice, and without thing classes a semantic network is trained.
-MINOR_KINDS = frozenset(
+WARNING_KINDS = frozenset(
     {
         "no thing class",
         "needs another ontology",
@@ -105,7 +105,7 @@ def _rebuild(text: str, file: str, kind: str) -> DatasetError:
 Report = Callable[[DatasetError], None]
 
 
-def raise_fault(error: DatasetError) -> None:
-    """Raises the error, unless it is one of `MINOR_KINDS`; the default `report`."""
-    if error.kind not in MINOR_KINDS:
+def raise_error(error: DatasetError) -> None:
+    """Raises the error, unless it is one of `WARNING_KINDS`; the default `report`."""
+    if error.kind not in WARNING_KINDS:
         raise error

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from panoptic_fusion.data.checks import check_dataset
-from panoptic_fusion.data.own_folder import find_data, registration, split_data
+from panoptic_fusion.data.custom_dataset import find_dataset, registration, split_data
 from panoptic_fusion.errors import UserError
 
 
@@ -39,7 +39,7 @@ def lay_out(tiny_data, root: Path, layout: str, splits=("train", "val"), instanc
 @pytest.mark.parametrize("layout", ["by split", "by kind"])
 def test_layouts(tiny_data, tmp_path, layout, instances):
     root = lay_out(tiny_data, tmp_path / "mine", layout, instances=instances)
-    found = find_data(root)
+    found = find_dataset(root)
     assert list(found) == ["train", "val"]
     for split, count in (("train", 6), ("val", 3)):
         result = check_dataset(found[split], 0)
@@ -50,7 +50,7 @@ def test_layouts(tiny_data, tmp_path, layout, instances):
 
 def test_without_a_validation_part(tiny_data, tmp_path):
     for layout in ("by split", "by kind", "undivided"):
-        assert list(find_data(lay_out(tiny_data, tmp_path / layout, layout, ["train"]))) == ["train"]
+        assert list(find_dataset(lay_out(tiny_data, tmp_path / layout, layout, ["train"]))) == ["train"]
 
 
 @pytest.mark.parametrize(
@@ -65,15 +65,15 @@ def test_validation_images_without_their_json(tiny_data, tmp_path, layout, image
     root = lay_out(tiny_data, tmp_path / "mine", layout)
     (root / missing).unlink()
     with pytest.raises(UserError, match=f"mine/{images} exists, but .*mine/{missing} does not"):
-        find_data(root)
+        find_dataset(root)
 
 
 def test_a_relative_folder_and_one_at_home(tiny_data, tmp_path, monkeypatch):
     root = lay_out(tiny_data, tmp_path / "home" / "mine", "by split")
-    expected = find_data(root)
+    expected = find_dataset(root)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    assert find_data("~/mine") == find_data("home/mine") == expected
+    assert find_dataset("~/mine") == find_dataset("home/mine") == expected
     assert expected["val"].images == str(root / "val" / "images")
 
 
@@ -83,11 +83,11 @@ def test_nothing_there(tmp_path, make):
     if make:
         (root / "photos").mkdir(parents=True)
     with pytest.raises(UserError, match="mine (has none|does not).*train/images.*annotations/panoptic_train.json"):
-        find_data(root)
+        find_dataset(root)
 
 
 def test_a_split(tiny_data, tmp_path):
-    files = find_data(lay_out(tiny_data, tmp_path / "mine", "undivided", ["train"]))["train"]
+    files = find_dataset(lay_out(tiny_data, tmp_path / "mine", "undivided", ["train"]))["train"]
     (tmp_path / "a").mkdir()
     parts = split_data(files, tmp_path / "a", 0.34)
     names = {}
@@ -110,14 +110,14 @@ def test_a_split(tiny_data, tmp_path):
     Path(files.panoptic_json).write_text(json.dumps(content))
     (tmp_path / "mine" / "instances.json").unlink()
     (tmp_path / "b").mkdir()
-    again = split_data(find_data(tmp_path / "mine")["train"], tmp_path / "b", 0.34)
+    again = split_data(find_dataset(tmp_path / "mine")["train"], tmp_path / "b", 0.34)
     for split, part in again.items():
         images = json.loads(Path(part.panoptic_json).read_text())["images"]
         assert {image["file_name"] for image in images} == names[split]
 
 
 def test_a_split_of_an_instances_json_with_annotations_only(tiny_data, tmp_path):
-    files = find_data(lay_out(tiny_data, tmp_path / "mine", "undivided", ["train"]))["train"]
+    files = find_dataset(lay_out(tiny_data, tmp_path / "mine", "undivided", ["train"]))["train"]
     annotations = json.loads(Path(files.instances_json).read_text())["annotations"]
     Path(files.instances_json).write_text(json.dumps({"annotations": annotations}))
     found = []
@@ -132,13 +132,13 @@ def test_a_split_of_an_instances_json_with_annotations_only(tiny_data, tmp_path)
 
 @pytest.mark.parametrize(("share", "count"), [(0.001, 1), (0.999, 5)])
 def test_both_parts_have_an_image(tiny_data, tmp_path, share, count):
-    files = find_data(lay_out(tiny_data, tmp_path / "mine", "undivided", ["train"]))["train"]
+    files = find_dataset(lay_out(tiny_data, tmp_path / "mine", "undivided", ["train"]))["train"]
     parts = split_data(files, tmp_path, share)
     assert len(json.loads(Path(parts["val"].panoptic_json).read_text())["images"]) == count
 
 
 def test_added_images_do_not_move_others(tiny_data, tmp_path):
-    files = find_data(lay_out(tiny_data, tmp_path / "mine", "undivided", ["train"]))["train"]
+    files = find_dataset(lay_out(tiny_data, tmp_path / "mine", "undivided", ["train"]))["train"]
     content = json.loads(Path(files.panoptic_json).read_text())
     found = []
     for count in (300, 400):
@@ -158,13 +158,13 @@ def test_added_images_do_not_move_others(tiny_data, tmp_path):
 
 @pytest.mark.parametrize("share", [0, 1, -0.5, 20])
 def test_a_share_that_cannot_be(tiny_data, tmp_path, share):
-    files = find_data(lay_out(tiny_data, tmp_path / "mine", "undivided", ["train"]))["train"]
+    files = find_dataset(lay_out(tiny_data, tmp_path / "mine", "undivided", ["train"]))["train"]
     with pytest.raises(UserError, match="--val-share"):
         split_data(files, tmp_path, share)
 
 
 def test_one_image_cannot_be_split(tiny_data, tmp_path):
-    files = find_data(lay_out(tiny_data, tmp_path / "mine", "undivided", ["train"]))["train"]
+    files = find_dataset(lay_out(tiny_data, tmp_path / "mine", "undivided", ["train"]))["train"]
     content = json.loads(Path(files.panoptic_json).read_text())
     content["images"], content["annotations"] = content["images"][:1], content["annotations"][:1]
     Path(files.panoptic_json).write_text(json.dumps(content))

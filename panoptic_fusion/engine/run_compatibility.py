@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from panoptic_fusion.config.check import PARTS, value_of
+from panoptic_fusion.config.check import PARTS, get_config_value
 from panoptic_fusion.config.read import leaves, read_config
 from panoptic_fusion.data.coco_json import read_panoptic_json
 from panoptic_fusion.data.coco_panoptic import PanopticFiles
@@ -101,8 +101,8 @@ def check_same_parts(folder: str, cfg: CfgNode) -> None:
     """
     before = _trained(folder)
     for key in PARTS if before is not None else ():
-        if value_of(before, key) != value_of(cfg, key):
-            _refuse(folder, f"with {key} {value_of(before, key)!r}, not {value_of(cfg, key)!r}")
+        if get_config_value(before, key) != get_config_value(cfg, key):
+            _refuse(folder, f"with {key} {get_config_value(before, key)!r}, not {get_config_value(cfg, key)!r}")
 
 
 def _trained(folder: str) -> CfgNode | None:

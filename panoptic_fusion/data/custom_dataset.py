@@ -32,7 +32,7 @@ def holds_data(folder: str | os.PathLike) -> bool:
     return any((Path(folder).expanduser() / name).is_file() for name in (*names, UNDIVIDED[2]))
 
 
-def find_data(folder: str | os.PathLike) -> dict[str, PanopticFiles]:
+def find_dataset(folder: str | os.PathLike) -> dict[str, PanopticFiles]:
     """Finds the files of a dataset by the names in `LAYOUTS` or `UNDIVIDED`.
 
     Returns:
