@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 def training_data(cfg: CfgNode) -> tuple[list[dict[str, Any]], RepeatFactorTrainingSampler | None]:
     """Returns the `load_panoptic` dicts of all datasets of DATASETS.TRAIN, and the sampler of their indices.
 
-    The datasets may have an instances JSON or not, also mixed. DATALOADER.FILTER_EMPTY_ANNOTATIONS leaves out images
+    Some, all or none of the datasets may have an instances JSON. DATALOADER.FILTER_EMPTY_ANNOTATIONS leaves out images
     without a non-crowd thing. With DATASETS.UNANNOTATED "negatives", images that the JSON files list without an
     annotation are added as images without things; their pixels are void for the semantic loss. The sampler is None if
     detectron2's `build_detection_train_loader` should build the sampler of DATALOADER.SAMPLER_TRAIN. Only a

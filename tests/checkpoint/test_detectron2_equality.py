@@ -76,7 +76,8 @@ def compare_panoptic(ours, theirs, seed: int) -> None:
     assert len(classes["things"]) >= 5 and len(classes["stuff"]) >= 5
 
 
-@pytest.mark.parametrize("depth", [50, pytest.param(101, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [50, 101])
 def test_panoptic_fpn(depth, tmp_path):
     theirs = random_network(PANOPTIC.format(depth), seed=depth)
     file = write_zoo_pkl(tmp_path / "model_final.pkl", theirs)

@@ -11,6 +11,7 @@ from tiny_training import ROOT, import_script
 kill_and_resume = import_script("tools/kill_and_resume")
 
 
+@pytest.mark.slow
 def test_quick_mode(child_env, tmp_path):
     output = tmp_path / "kept"
     command = [sys.executable, "-W", "ignore", str(ROOT / "tools" / "kill_and_resume.py"), "--quick"]

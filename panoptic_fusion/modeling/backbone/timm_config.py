@@ -33,7 +33,7 @@ def resolve_timm(cfg: CfgNode) -> None:
         raise ConfigError("MODEL.TIMM.NAME is empty: name a model of timm, such as convnext_tiny")
     if keys.PRETRAINED and keys.WEIGHTS:
         raise ConfigError(
-            "MODEL.TIMM.PRETRAINED and MODEL.TIMM.WEIGHTS both name weights: set the one to False, or the other to ''"
+            "MODEL.TIMM.PRETRAINED and MODEL.TIMM.WEIGHTS both name weights: set PRETRAINED to False or WEIGHTS to ''"
         )
     if not 0 <= keys.DROP_PATH < 1:
         raise ConfigError(f"MODEL.TIMM.DROP_PATH is {keys.DROP_PATH}: use a number in [0, 1)")
