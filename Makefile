@@ -16,7 +16,7 @@ OPTS_QUOTED = $(foreach word,$(OPTS),'$(subst ','\'',$(word))')
 
 help:
 	@echo "make setup   create $(VENV) and install the pinned requirements and detectron2 (about 6 GB, no compiler)"
-	@echo "make demo    make toy street scenes, train on them, evaluate, draw pictures (about 8 minutes on 2 cores)"
+	@echo "make demo    make toy street scenes, train on them, evaluate, draw pictures (about 10 minutes on 2 cores)"
 	@echo "make demo-real DATA=FOLDER [OUT=output/real] [ITERATIONS=1000] [CONFIG=camvid/panoptic_fpn_lite0.yaml]"
 	@echo "             [WEIGHTS=FILE] [OPTS='KEY VALUE ...']"
 	@echo "             fine-tune a pretrained light model on your own images (docs/your_own_data.md), or with"
