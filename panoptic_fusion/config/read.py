@@ -60,9 +60,9 @@ def merge_file(cfg: CfgNode, config_file: str | os.PathLike) -> None:
     check_bases(config_file)
     try:
         loaded = CfgNode(cfg.load_yaml_with_base(config_file, allow_unsafe=False))
-        if rename_keys(loaded):
+        if rename_keys(loaded) or loaded.get("VERSION") == cfg.VERSION:
             cfg.merge_from_other_cfg(loaded)
-        else:
+        else:  # detectron2 reads the file again, and upgrades it if it is of an older version
             cfg.merge_from_file(config_file, allow_unsafe=False)
     except _MERGE_ERRORS as error:
         raise ConfigError(
