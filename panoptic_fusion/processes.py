@@ -6,12 +6,18 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import cv2
 from tqdm import tqdm
 
 from .children import exit_with
+from .errors import UserError
+
+
+class WorkerKilledError(UserError):
+    """Error of a map whose process was killed."""
 
 
 def default_workers() -> int:
@@ -30,7 +36,7 @@ def map_in_processes(
         processes: number of processes; None: `default_workers`. With 1 or less, everything runs in this process.
 
     Raises:
-        BrokenProcessPool: if a process was killed.
+        WorkerKilledError: if a process was killed.
     """
     processes = min(default_workers() if processes is None else processes, len(tasks))
     if processes <= 1:
@@ -41,6 +47,10 @@ def map_in_processes(
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=(os.getpid(),)) as pool:
         try:
             yield from pool.map(function, tasks, chunksize=max(1, min(16, len(tasks) // (4 * processes))))
+        except BrokenProcessPool as error:
+            raise WorkerKilledError(
+                "a process was killed, possibly because memory ran out: use fewer processes (--workers)"
+            ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

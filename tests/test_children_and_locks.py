@@ -11,6 +11,7 @@ import pytest
 from panoptic_fusion.children import run_child
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.locks import locked_folder
+from panoptic_fusion.processes import WorkerKilledError, map_in_processes
 
 HOLD = "import sys, time; from panoptic_fusion.locks import locked_folder\n"
 HOLD += "with locked_folder(sys.argv[1], 'it'): print('held', flush=True); time.sleep(60)"
@@ -20,7 +21,7 @@ PARENT = "import sys; from panoptic_fusion.children import run_child\n"
 PARENT += "run_child([sys.executable, '-c', sys.argv[1]])"
 MAP = """
 import os, time
-from panoptic_fusion.processes import map_in_processes
+from panoptic_fusion.processes import WorkerKilledError, map_in_processes
 
 def task(number):
     time.sleep(0.3 if number < 2 else 60)  # each of the two processes gets one of the short tasks
@@ -88,3 +89,15 @@ def alive(pid: int) -> bool:
 def test_the_exit_code_of_a_child_is_returned_and_its_parent_is_not_inherited():
     assert run_child([sys.executable, "-c", "raise SystemExit(7)"]) == 7
     assert "PANOPTIC_FUSION_PARENT" not in os.environ
+
+
+def end_at_three(number: int) -> int:
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_a_killed_process_of_a_map_is_one_clear_error():
+    """Every command that maps over processes gets the same line, not a traceback."""
+    with pytest.raises(WorkerKilledError, match="a process was killed.*--workers"):
+        list(map_in_processes(end_at_three, range(8), 2))

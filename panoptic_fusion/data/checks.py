@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
 
 from pycocotools import mask as mask_api
 
 from ..errors import UserError
-from ..processes import map_in_processes, with_progress
+from ..processes import WorkerKilledError, map_in_processes, with_progress
 from .annotation import decode_segmentation, label_extents, load_annotation
 from .coco_json import PanopticJson, read_instances_json, read_panoptic_json
 from .coco_panoptic import PanopticFiles
@@ -85,7 +84,7 @@ def check_dataset(files: PanopticFiles, num_workers: int | None = None, show_pro
     try:
         for found in with_progress(checked, len(tasks), "checking") if show_progress else checked:
             _add(result, found)
-    except BrokenProcessPool:
+    except WorkerKilledError:
         text = "a process of the check was killed (out of memory?): try fewer --workers"
         result.faults.append(DatasetError(text, files.panoptic_json, "unexpected error"))
     if 0 < result.pixels == result.void_pixels:

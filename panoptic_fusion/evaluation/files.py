@@ -3,7 +3,6 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -95,14 +94,9 @@ def evaluate_files(
     score = partial(score_chunk, empty_scores=empty)
     total, rows = empty(), []
     results = with_progress(map_in_processes(score, chunks, processes), len(chunks), "scoring", PER_CHUNK)
-    try:
-        for state, chunk_rows in results:
-            total.merge(state)
-            rows += chunk_rows
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a process was killed, possibly because memory ran out: use fewer processes (--workers)"
-        ) from error
+    for state, chunk_rows in results:
+        total.merge(state)
+        rows += chunk_rows
     problems += [f"{row['file_name']}: {row['problem']}" for row in rows if row["problem"]]
     result = summarize(total, label_space.thing_classes + label_space.stuff_classes, pq_dagger)
     status = Counter(row["status"] for row in rows)
@@ -129,7 +123,7 @@ def make_tasks(
     space = truth.label_space
     index = {id: i for i, id in enumerate([*space.thing_ids, *space.stuff_ids])}
     predicted = read_predictions_json(os.fspath(pred_json), set(index), lambda error: problems.append(str(error)))
-    if any(id not in truth.images for id in predicted):
+    if predicted and not any(id in truth.images for id in predicted):
         predicted = _paired_by_file_name(predicted, pred_json, truth.images)
     unknown = [id for id in predicted if id not in truth.images]
     if unknown:
@@ -168,12 +162,10 @@ def make_tasks(
 def _paired_by_file_name(
     predicted: dict[Any, dict[str, Any]], pred_json: str | os.PathLike, images: dict[Any, dict[str, Any]]
 ) -> dict[Any, dict[str, Any]]:
-    """Replaces the image ids of predictions by those of the ground truth, if none of them is one.
+    """Replaces the image ids of predictions by those of the ground truth.
 
     Images are paired by file name, without folders, where it is unique in both files. All other ids are kept.
     """
-    if any(id in images for id in predicted):
-        return predicted
 
     def ids_by_name(entries: dict[Any, dict[str, Any]]) -> dict[str, Any]:
         names = {id: os.path.basename(entry["file_name"]) for id, entry in entries.items()}
