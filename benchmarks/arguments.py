@@ -1,6 +1,7 @@
 """Command lines of the benchmarks: the option --quick."""
 
 import argparse
+import importlib.util
 from typing import Any
 
 
@@ -10,3 +11,11 @@ def parse_arguments(parser: argparse.ArgumentParser, **quick: Any) -> argparse.N
     if parser.parse_known_args()[0].quick:
         parser.set_defaults(**quick)
     return parser.parse_args()
+
+
+def has_panopticapi() -> bool:
+    """Returns whether the reference code is installed; if not, prints how to install it."""
+    if importlib.util.find_spec("panopticapi") is not None:
+        return True
+    print("panopticapi is not installed: `make setup`, or pip install --no-deps panopticapi-lite==0.2.0")
+    return False

@@ -9,7 +9,6 @@ boundary PQ), and by how much PQ, SQ, and RQ of a class differ. Exit code 1 if a
 
 import argparse
 import contextlib
-import importlib.util
 import io
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from unittest import mock
 
 import cv2
 import numpy as np
-from arguments import parse_arguments
+from arguments import has_panopticapi, parse_arguments
 from panoptic_quality import HEIGHT, NUM_STUFF, NUM_THINGS, WIDTH, street_pair, write_predictions
 
 MEASURES = ("pq", "sq", "rq")
@@ -67,12 +66,12 @@ def largest_difference(result: dict[str, Any], expected: dict[str, Any]) -> floa
 
 
 def main() -> int:
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=16, help="number of images")
     parser.add_argument("--repeat", type=int, default=3, help="number of timed runs")
     args = parse_arguments(parser, images=2, repeat=1)
-    if importlib.util.find_spec("panopticapi") is None:
-        print("panopticapi is not installed: `make setup`, or pip install --no-deps panopticapi-lite==0.2.0")
+    if not has_panopticapi():
         return 1
     import panoptic_fusion.evaluation.files  # noqa: F401  (not a part of what is timed)
 

@@ -10,7 +10,6 @@ and detectron2's PNG round trip; and our numbers with two gloo processes. The ex
 import argparse
 import contextlib
 import copy
-import importlib.util
 import io
 import json
 import sys
@@ -25,7 +24,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from arguments import parse_arguments
+from arguments import has_panopticapi, parse_arguments
 
 NUM_THINGS, NUM_STUFF = 8, 11
 HEIGHT, WIDTH = 1024, 2048
@@ -255,8 +254,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=8, help="number of pairs")
     parser.add_argument("--repeat", type=int, default=3, help="number of timed runs")
     args = parse_arguments(parser, images=2, repeat=1)
-    if importlib.util.find_spec("panopticapi") is None:
-        print("panopticapi is not installed: `make setup`, or pip install --no-deps panopticapi-lite==0.2.0")
+    if not has_panopticapi():
         return 1
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

@@ -107,6 +107,15 @@ def _is_running(pid: int) -> bool:
     return True
 
 
+def file_state(path: str | os.PathLike) -> list[int] | None:
+    """Returns [size in bytes, modification time in ns], which change with a file's content; None if it is missing."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
 def write_image(path: str | os.PathLike, rgb: np.ndarray, jpeg_quality: int = 95) -> None:
     """Writes an (H, W, 3) uint8 RGB image with `write_atomically`, in the format of the suffix."""
     import cv2

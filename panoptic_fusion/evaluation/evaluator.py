@@ -18,7 +18,7 @@ from ..data.label_space import LabelSpace
 from ..errors import UserError
 from ..files import safe_name, unused_name, without_nan, write_json, write_text
 from .matching import count_image
-from .panoptic_quality import PQ_DAGGER_RULES
+from .panoptic_quality import PQ_DAGGER_RULES, class_index
 from .prediction import panoptic_prediction
 from .repeated_images import first_of_each
 from .results import flat_results
@@ -110,6 +110,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             DatasetError: the ground-truth PNG is missing or unreadable.
             ValueError: an output violates the format above; the message names the image.
         """
+        num_things = self._label_space.num_things
         for image, output in zip(inputs, outputs, strict=True):
             record = self._images.get(image["image_id"])
             if record is None:
@@ -125,10 +126,10 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             try:
                 counts = count_image(
                     pred_map,
-                    {int(s["id"]): self._class_index(s) for s in segments_info},
+                    {int(s["id"]): class_index(s, num_things) for s in segments_info},
                     gt_map,
-                    [(s["id"], self._class_index(s), s.get("iscrowd") == 1) for s in record["segments_info"]],
-                    num_classes=self._label_space.num_things + self._label_space.num_stuff,
+                    [(s["id"], class_index(s, num_things), s.get("iscrowd") == 1) for s in record["segments_info"]],
+                    num_classes=num_things + self._label_space.num_stuff,
                     boundary=self._boundary,
                     name=name,
                 )
@@ -200,11 +201,6 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             total.merge(state)
             rows.update({row["image_id"]: row for row in part_rows})
         return total, [rows[image_id] for image_id in self._images if image_id in rows]
-
-    def _class_index(self, segment: Mapping[str, Any]) -> int:
-        """Returns the class index (see `PanopticQuality`) of a checked item of segments_info."""
-        category_id = int(segment["category_id"])
-        return category_id if segment["isthing"] else self._label_space.num_things + category_id
 
 
 def _png_names(images: Mapping[Any, Mapping[str, Any]]) -> dict[Any, str]:

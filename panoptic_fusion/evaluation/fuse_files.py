@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from ..data.coco_json import read_images_json, read_json
+from ..data.journal import append_record, read_records
 from ..data.label_space import LabelSpace
 from ..errors import UserError, one_line
-from ..files import remove_partial_files, unused_name, write_atomically, write_json
+from ..files import file_state, remove_partial_files, unused_name, write_atomically, write_json
 from ..locks import locked_folder
 from ..modeling.fusion.class_numbers import ClassNumbers
 from ..modeling.fusion.functional import fuse
@@ -85,11 +86,9 @@ def fuse_files(
         finished = _finished_before(Path(output), settings)
         left = [task for task in tasks if task.image["id"] not in finished]
         one = partial(fuse_image, png_root=str(png_root), space=space, rule=rule, options=options)
-        with open(Path(output) / "finished.jsonl", "a") as file:
-            for result in with_progress(map_in_processes(one, left, processes), len(left), "fusing"):
-                finished[result["image"]["id"]] = result
-                file.write(json.dumps(result) + "\n")
-                file.flush()
+        for result in with_progress(map_in_processes(one, left, processes), len(left), "fusing"):
+            finished[result["image"]["id"]] = result
+            append_record(Path(output) / "finished.jsonl", result)
         results = [finished[task.image["id"]] for task in tasks]
         problems += [problem for result in results for problem in result["problems"]]
         results = [result for result in results if result["annotation"] is not None]
@@ -197,8 +196,7 @@ def fuse_image(
 def _state_of(path: str | os.PathLike) -> list:
     """Returns values that identify an input: its path and, for a file, its size and modification time."""
     path = Path(path)
-    stat = path.stat() if path.is_file() else None
-    return [str(path.resolve()), *([] if stat is None else [stat.st_size, stat.st_mtime_ns])]
+    return [str(path.resolve()), *((path.is_file() and file_state(path)) or [])]
 
 
 def _finished_before(output: Path, settings: dict[str, Any]) -> dict[Any, dict[str, Any]]:
@@ -212,11 +210,7 @@ def _finished_before(output: Path, settings: dict[str, Any]) -> dict[Any, dict[s
     if state.is_file():
         if json.loads(state.read_text()) != json.loads(json.dumps(settings)):
             raise UserError(f"{output} has the result of other files or options: choose a different output folder")
-        for line in lines.read_text().splitlines() if lines.is_file() else ():
-            try:
-                result = json.loads(line)
-            except ValueError:  # the run was killed while it wrote this line
-                continue
+        for result in read_records(lines) if lines.is_file() else ():
             if not result["problems"] and (output / "panoptic" / result["annotation"]["file_name"]).is_file():
                 found[result["image"]["id"]] = result
     text = "".join(json.dumps(result) + "\n" for result in found.values())

@@ -2,7 +2,6 @@
 
 The metrics are averaged over the classes that occur (see `PanopticQuality.compute`):
 
-
 - PQ, SQ, RQ (Kirillov et al., Panoptic Segmentation), equal to the reference code (panopticapi) to the last digit;
 - boundary PQ (Cheng et al. 2021, see `boundary.py`): PQ with the smaller of mask IoU and boundary IoU;
 - PQ-dagger (Seamless Scene Segmentation, section 4): things as in PQ, stuff without the IoU > 0.5 rule;
@@ -25,6 +24,7 @@ Differences from the reference code: the areas of ground-truth segments are coun
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -165,6 +165,12 @@ class PanopticQuality:
 
     def _add(self, column: str, classes: np.ndarray, weights: np.ndarray | None = None) -> None:
         self._sums[_COLUMNS.index(column)] += np.bincount(classes, weights, minlength=self.num_classes)
+
+
+def class_index(segment: Mapping[str, Any], num_things: int) -> int:
+    """Returns the class index of an item of segments_info with `isthing` and a contiguous `category_id`."""
+    category_id = int(segment["category_id"])
+    return category_id if segment["isthing"] else num_things + category_id
 
 
 def pq_of_classes(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, iou_sum: np.ndarray) -> np.ndarray:

@@ -15,8 +15,7 @@ from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.modeling.fusion import build_panoptic_fusion, fill_in_thresholds
 
-from .inference import image_outputs
-from .test_time_augmentation import TestTimeAugmentation, heads_of_images
+from .test_time_augmentation import TestTimeAugmentation, fused_outputs
 from .trained import load_trained
 
 PARTS = {"INSTANCES": "instance_network", "SEMANTIC": "semantic_network"}  # keys under MODEL.INDEPENDENT
@@ -95,18 +94,7 @@ class IndependentPanoptic(nn.Module):
                 "MODEL.META_ARCHITECTURE IndependentPanoptic is not trained itself: train an InstanceNetwork and a "
                 "SemanticNetwork, then use it with --eval-only"
             )
-        networks = self.instance_network, self.semantic_network
-        return [
-            image_outputs(
-                image,
-                size,
-                fusion=self.fusion,
-                outputs=self.outputs,
-                paste_masks=self.paste_masks,
-                fuse_at_input_resolution=self.fuse_at_input_resolution,
-            )
-            for image, size in heads_of_images(batched_inputs, *networks, self.augmentation)
-        ]
+        return fused_outputs(self, batched_inputs, self.instance_network, self.semantic_network)
 
 
 def _load_network(cfg: CfgNode, key: str, part: str) -> tuple[nn.Module, CfgNode]:

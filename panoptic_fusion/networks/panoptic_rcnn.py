@@ -14,9 +14,8 @@ from panoptic_fusion.modeling.backbone.branches import add_stuff_branch
 from panoptic_fusion.modeling.fusion import FusionTrainingInputs, build_panoptic_fusion, fill_in_thresholds
 from panoptic_fusion.modeling.things.roi_heads import select_class
 
-from .inference import image_outputs
 from .losses import merge_losses
-from .test_time_augmentation import TestTimeAugmentation, heads_of_images
+from .test_time_augmentation import TestTimeAugmentation, fused_outputs
 
 
 @META_ARCH_REGISTRY.register()
@@ -139,14 +138,4 @@ class PanopticRCNN(GeneralizedRCNN):
     def inference(self, batched_inputs: list[dict]) -> list[dict]:
         """Returns the outputs of each image; see `forward`."""
         detector = None if self.outputs == {"sem_seg"} else self
-        return [
-            image_outputs(
-                image,
-                size,
-                fusion=self.fusion,
-                outputs=self.outputs,
-                paste_masks=self.paste_masks,
-                fuse_at_input_resolution=self.fuse_at_input_resolution,
-            )
-            for image, size in heads_of_images(batched_inputs, detector, self, self.augmentation)
-        ]
+        return fused_outputs(self, batched_inputs, detector, self)

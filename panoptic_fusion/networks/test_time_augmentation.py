@@ -30,7 +30,15 @@ from torch import Tensor, nn
 from panoptic_fusion.modeling.fusion import SemSegLogits
 from panoptic_fusion.modeling.things.roi_heads import select_class
 
-from .inference import ImageHeads, Size, output_size_of, rescale_instances, run_networks, visible_instances
+from .inference import (
+    ImageHeads,
+    Size,
+    image_outputs,
+    output_size_of,
+    rescale_instances,
+    run_networks,
+    visible_instances,
+)
 
 AVERAGES = ("probabilities", "logits")
 
@@ -52,6 +60,28 @@ def heads_of_images(
         return
     heads = run_networks(batched_inputs, instance_network, semantic_network)
     yield from ((image, output_size_of(x, image.image_size)) for image, x in zip(heads, batched_inputs, strict=True))
+
+
+def fused_outputs(
+    network: nn.Module, batched_inputs: list[dict], instance_network: nn.Module | None, semantic_network: nn.Module
+) -> list[dict]:
+    """Runs the heads on a batch and returns the outputs of each image.
+
+    Args:
+        network: `PanopticRCNN` or `IndependentPanoptic`, which has the fusion and says what to return and how.
+        batched_inputs, instance_network, semantic_network: see `run_networks`.
+    """
+    return [
+        image_outputs(
+            image,
+            size,
+            fusion=network.fusion,
+            outputs=network.outputs,
+            paste_masks=network.paste_masks,
+            fuse_at_input_resolution=network.fuse_at_input_resolution,
+        )
+        for image, size in heads_of_images(batched_inputs, instance_network, semantic_network, network.augmentation)
+    ]
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,7 @@ def test_a_killed_run_continues(tmp_path, monkeypatch):
         fuse_folder(tmp_path)
     assert not (tmp_path / "out" / "panoptic.json").exists()
     with open(tmp_path / "out" / "finished.jsonl", "a") as file:
-        file.write('{"image": {"id": 5, "file_na')  # as a killed write leaves it
+        file.write('\n{"image": {"id": 5, "file_na')  # as a killed write leaves it
     (tmp_path / "out" / "panoptic" / "001.png").unlink()
     (tmp_path / "out" / "panoptic" / ".004.png.99999999.partial").touch()
     (tmp_path / "second").touch()

@@ -14,6 +14,7 @@ import numpy as np
 from pycocotools import mask as mask_api
 
 from ...errors import DiskError
+from ...files import file_state
 from ..dataset_errors import DatasetError
 from ..journal import append_record
 from ..prepare.segments import describe_segments, write_png
@@ -212,11 +213,5 @@ def _plain_name(annotation: ImageAnnotation) -> str:
 
 
 def _state(files: list[str | None]) -> str:
-    state = []
-    for file in filter(None, files):
-        try:
-            found = os.stat(file)
-            state.append((file, found.st_size, found.st_mtime_ns))
-        except OSError:
-            state.append((file, 0, 0))
+    state = [(file, *(file_state(file) or (0, 0))) for file in filter(None, files)]
     return hashlib.sha1(json.dumps(state).encode(errors="surrogateescape")).hexdigest()

@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ...errors import DiskError, UserError
-from ...files import remove_partial_files, write_json
+from ...files import file_state, remove_partial_files, write_json
 from ...locks import locked_file
 from ...processes import default_workers
 from ..journal import append_record, map_unordered, read_records
@@ -46,14 +46,7 @@ class Source:
 
     def state(self) -> list[list[int] | None]:
         """Returns [size, mtime_ns] of each file that the result depends on, None for a missing one."""
-        state: list[list[int] | None] = []
-        for path in (self.path, *self.more_files):
-            try:
-                found = os.stat(path)
-                state.append([found.st_size, found.st_mtime_ns])
-            except OSError:  # the conversion reports it
-                state.append(None)
-        return state
+        return [file_state(path) for path in (self.path, *self.more_files)]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from panoptic_fusion.data.mapper import PanopticDatasetMapper
-from panoptic_fusion.files import safe_name, write_atomically
+from panoptic_fusion.files import file_state, safe_name, write_atomically
 from panoptic_fusion.networks.inference import ImageHeads, Size, visible_instances
 from panoptic_fusion.networks.test_time_augmentation import heads_of_images
 
@@ -62,6 +62,19 @@ def load_heads(path: str | os.PathLike) -> CachedImage:
     Raises:
         OSError, ValueError, KeyError, BadZipFile: the file is missing or damaged.
     """
+    return _read(path)[0]
+
+
+def is_cached(path: str | os.PathLike, source: str) -> bool:
+    """Returns whether a file is intact and holds the results for the current version of an image file."""
+    try:
+        return _read(path)[1] == source
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return False
+
+
+def _read(path: str | os.PathLike) -> tuple[CachedImage, str]:
+    """Returns the image of a file, and its source; for errors see `load_heads`."""
     with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
         padded_size, image_size, output_size = (tuple(size) for size in file["sizes"].tolist())
         instances = Instances(
@@ -72,27 +85,14 @@ def load_heads(path: str | os.PathLike) -> CachedImage:
             pred_mask_logits=torch.from_numpy(file["mask_logits"]).float(),
         )
         logits = torch.from_numpy(file["sem_seg_logits"]).float()
-    return CachedImage(ImageHeads(logits, instances, padded_size, image_size), output_size)
-
-
-def is_cached(path: str | os.PathLike, source: str) -> bool:
-    """Returns whether a file is intact and holds the results for the current version of an image file."""
-    try:
-        load_heads(path)
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return str(file["source"]) == source
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        return False
+        source = str(file["source"])
+    return CachedImage(ImageHeads(logits, instances, padded_size, image_size), output_size), source
 
 
 def image_source(record: Mapping[str, Any]) -> str:
     """Returns a text that identifies the image file of a dataset dict: path, size in bytes, modification time."""
-    path = record["file_name"]
-    try:
-        status = os.stat(path)
-    except OSError:
-        return f"{path} (missing)"
-    return f"{path} {status.st_size} {status.st_mtime_ns}"
+    state = file_state(record["file_name"])
+    return f"{record['file_name']} {'(missing)' if state is None else ' '.join(map(str, state))}"
 
 
 def cache_folder(output: str | os.PathLike, cfg: CfgNode, model: nn.Module) -> Path:

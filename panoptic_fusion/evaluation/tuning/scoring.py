@@ -20,7 +20,7 @@ from panoptic_fusion.data.dataset_errors import DatasetError, raise_error
 from panoptic_fusion.modeling.fusion import SemSegLogits
 from panoptic_fusion.networks.inference import ImageHeads, Size, rescale_instances
 
-from ..panoptic_quality import PanopticQuality
+from ..panoptic_quality import PanopticQuality, class_index
 from .heads import load_heads
 from .rules import Rule
 from .search import Setting
@@ -116,7 +116,7 @@ def score_image(
             quality = PanopticQuality(num_things, num_stuff)
             quality.update(
                 panoptic_map.numpy(),
-                {s["id"]: _class_index(s, num_things) for s in found},
+                {s["id"]: class_index(s, num_things) for s in found},
                 labels,
                 segments,
                 name=str(task.record["file_name"]),
@@ -144,14 +144,10 @@ def ground_truth(
             raise_error(error)
 
     segments = [
-        (k, _class_index(segment, num_things), segment.get("iscrowd") == 1)
+        (k, class_index(segment, num_things), segment.get("iscrowd") == 1)
         for k, segment in enumerate(record["segments_info"], start=1)
     ]
     return load_annotation(record, report, max_pixels), segments
-
-
-def _class_index(segment: Mapping[str, Any], num_things: int) -> int:
-    return segment["category_id"] + (0 if segment["isthing"] else num_things)
 
 
 def _prepare(heads: ImageHeads, size: Size) -> tuple[SemSegLogits, Instances]:
