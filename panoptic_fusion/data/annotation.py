@@ -178,9 +178,14 @@ def bit_masks(labels: np.ndarray, wanted: Sequence[int], boxes: np.ndarray) -> n
 
 def decode_segmentation(segmentation: dict | list, height: int, width: int) -> np.ndarray:
     """Decodes an RLE or polygons in COCO format to a mask (H, W) uint8, 0 or 1."""
+    return mask_api.decode(compress_segmentation(segmentation, height, width))
+
+
+def compress_segmentation(segmentation: dict | list, height: int, width: int) -> dict:
+    """Converts an RLE or polygons in COCO format to one compressed RLE."""
     if isinstance(segmentation, list) or isinstance(segmentation["counts"], list):
         segmentation = mask_api.frPyObjects(segmentation, height, width)
-    return mask_api.decode(mask_api.merge(segmentation) if isinstance(segmentation, list) else segmentation)
+    return mask_api.merge(segmentation) if isinstance(segmentation, list) else segmentation
 
 
 def load_annotation(

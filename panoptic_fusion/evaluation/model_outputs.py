@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ..data.annotation import decode_segmentation
+from ..data.annotation import compress_segmentation, decode_segmentation
 from ..data.coco_json import result_fault
+from ..data.importers.encodings import decode_valid_rle
 from ..data.importers.pixels import read_map
 from ..data.label_space import LabelSpace
 from ..errors import UserError, one_line
+from ..modeling.fusion.cropped_masks import CroppedMasks
 
 NO_CLASS = -1  # label of pixels without a class
 
@@ -77,7 +79,7 @@ def read_results(path: str | os.PathLike, image_ids: set) -> tuple[dict[Any, lis
 
 def decode_instances(
     outputs: ImageOutputs, space: LabelSpace, numbers: Sequence[str]
-) -> tuple[np.ndarray, list[dict[str, Any]], list[str]]:
+) -> tuple[CroppedMasks, list[dict[str, Any]], list[str]]:
     """Decodes the instances of an image.
 
     Args:
@@ -86,18 +88,18 @@ def decode_instances(
         numbers: keys whose values must be numbers, such as "score".
 
     Returns:
-        Masks (R, H, W) bool, their R entries, and the problems of the entries that are left out.
+        Masks of R instances, their entries, and the problems of the entries that are left out.
     """
     height, width = outputs.image["height"], outputs.image["width"]
-    masks, entries, problems = [], [], []
+    crops, entries, problems = [], [], []
     for index, entry in enumerate(outputs.instances):
         fault = result_fault(entry, outputs.image, space.thing_ids, numbers)
         if fault:
             problems.append(f"{outputs.image['file_name']}: instance {index} {fault}; it is left out")
             continue
-        masks.append(decode_segmentation(entry["segmentation"], height, width).astype(bool))
+        crops.append(decode_valid_rle(compress_segmentation(entry["segmentation"], height, width)))
         entries.append(entry)
-    return np.array(masks, bool).reshape(-1, height, width), entries, problems
+    return CroppedMasks.of_crops(crops, (height, width)), entries, problems
 
 
 def decode_semantic(outputs: ImageOutputs, space: LabelSpace) -> tuple[np.ndarray, list[str]]:

@@ -49,6 +49,11 @@ def decode_coco_rle(rle: Any, height: int, width: int) -> Crop:
         rle = mask_api.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     elif not isinstance(counts, str) or rle_pixels(counts) != height * width:
         raise ValueError(f"the counts of its RLE do not add up to {height * width} pixels")
+    return decode_valid_rle(rle)
+
+
+def decode_valid_rle(rle: Any) -> Crop:
+    """Decodes a compressed COCO RLE whose counts add up to its size; others can crash pycocotools."""
     x, y, w, h = (int(v) for v in mask_api.toBbox(rle))
     if not w or not h:
         return empty_crop()

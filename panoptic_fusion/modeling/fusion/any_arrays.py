@@ -14,8 +14,10 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor
 
 from panoptic_fusion.data.importers.encodings import decode_coco_rle
+from panoptic_fusion.data.importers.masks import Crop
 from panoptic_fusion.errors import UserError, one_line
 from panoptic_fusion.modeling.fusion.class_numbers import ClassNumbers
+from panoptic_fusion.modeling.fusion.cropped_masks import CroppedMasks
 from panoptic_fusion.modeling.fusion.label_map import LabelMap
 from panoptic_fusion.modeling.fusion.sem_seg_logits import SemSegLogits
 
@@ -74,31 +76,34 @@ def read_sem_seg(
     return SemSegLogits(logits, (height, width), (height, width), size), num_things
 
 
-def read_masks(masks: Any, boxes: Tensor | None, device: torch.device) -> tuple[Tensor, bool]:
+def read_masks(masks: Any, boxes: Tensor | None, device: torch.device) -> tuple[Tensor | CroppedMasks, bool]:
     """Returns the masks of R instances, and whether they are mask logits on boxes.
 
     Args:
-        masks: (R, H, W) bool or integer (0: outside), R COCO RLEs, or with boxes (R, M, M) float logits. A second
-            dimension of 1, as in (R, 1, M, M), is dropped. None: no instances.
+        masks: (R, H, W) bool or integer (0: outside), R COCO RLEs, `CroppedMasks`, or with boxes (R, M, M) float
+            logits. A second dimension of 1, as in (R, 1, M, M), is dropped. None: no instances.
         boxes: (R, 4), or None.
         device: device of the result.
 
     Returns:
-        (R, H, W) bool, or (R, M, M) float. Without instances H and W are 0 unless the array has them.
+        (R, H, W) bool, a tensor or `CroppedMasks`, or (R, M, M) float. Without instances H and W are 0 unless the
+        array has them.
 
     Raises:
         UserError: the masks have none of these formats.
     """
     if isinstance(masks, (list, tuple)) and masks and isinstance(masks[0], Mapping):
-        decoded = [_decode(rle, row) for row, rle in enumerate(masks)]
-        sizes = {tuple(mask.shape) for mask in decoded}
-        if len(sizes) > 1:
-            raise UserError(f"masks: the RLEs have different sizes, {sorted(sizes)}")
-        return torch.stack(decoded).to(device), False
+        crops, all_sizes = zip(*(_decode(rle, row) for row, rle in enumerate(masks)), strict=True)
+        size, *others = sorted(set(all_sizes))
+        if others:
+            raise UserError(f"masks: the RLEs have different sizes, {[size, *others]}")
+        masks = CroppedMasks.of_crops(crops, size)
     if masks is None or len(masks) == 0:
         shape = tuple(getattr(masks, "shape", ()))
         own_size = shape[-2:] if len(shape) in (3, 4) and boxes is None else (0, 0)
         return torch.zeros(0, *own_size, dtype=torch.bool, device=device), False
+    if isinstance(masks, CroppedMasks):
+        return masks.to(device), False
     if isinstance(masks, (list, tuple)):
         masks = torch.stack([to_tensor(mask, "masks") for mask in masks])
     masks = to_tensor(masks, "masks").to(device)
@@ -123,7 +128,7 @@ def read_masks(masks: Any, boxes: Tensor | None, device: torch.device) -> tuple[
 
 
 def read_instances(
-    masks: Tensor, on_boxes: bool, boxes: Tensor | None, scores: Tensor, classes: Tensor, size: Size
+    masks: Tensor | CroppedMasks, on_boxes: bool, boxes: Tensor | None, scores: Tensor, classes: Tensor, size: Size
 ) -> Instances:
     """Returns R instances in the format of the fusion modules.
 
@@ -147,7 +152,9 @@ def read_instances(
         raise UserError(
             f"masks have the size {tuple(masks.shape[1:])}, but the output has {size}: bring them to the same size"
         )
-    if boxes is None:
+    if isinstance(masks, CroppedMasks) and boxes is None:
+        boxes = masks.boxes
+    elif boxes is None:
         boxes = BitMasks(masks).get_bounding_boxes().tensor if num else masks.new_zeros(0, 4)
     instances = Instances(
         size,
@@ -159,15 +166,11 @@ def read_instances(
     return instances
 
 
-def _decode(rle: Mapping, row: int) -> Tensor:
-    """Decodes a COCO RLE, compressed (text or bytes) or with a list of counts: (H, W) bool."""
+def _decode(rle: Mapping, row: int) -> tuple[Crop, Size]:
+    """Decodes a COCO RLE, compressed (text or bytes) or with a list of counts; returns its crop and the image size."""
     try:
         height, width = (int(side) for side in rle["size"])
         counts = rle["counts"].decode() if isinstance(rle["counts"], bytes) else rle["counts"]
-        crop = decode_coco_rle({"size": [height, width], "counts": counts}, height, width)
+        return decode_coco_rle({"size": [height, width], "counts": counts}, height, width), (height, width)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"masks: entry {row} is not a COCO RLE with `size` and `counts`: {one_line(error)}") from None
-    mask = torch.zeros(height, width, dtype=torch.bool)
-    rows, cols = crop.mask.shape
-    mask[crop.top : crop.top + rows, crop.left : crop.left + cols] = torch.from_numpy(crop.mask)
-    return mask

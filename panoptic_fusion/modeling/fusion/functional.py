@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from detectron2.structures import Instances
 from torch import Tensor
 
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.modeling.fusion.any_arrays import read_instances, read_masks, read_sem_seg, to_tensor
 from panoptic_fusion.modeling.fusion.class_numbers import ClassNumbers
 from panoptic_fusion.modeling.fusion.finite import fuse_finite
-from panoptic_fusion.modeling.fusion.rules import RULES, RuleInputs
+from panoptic_fusion.modeling.fusion.rules import RULES, RuleInputs, SemanticSide
 
 
 def fuse(
@@ -38,8 +40,9 @@ def fuse(
     Args:
         sem_seg: (C, h, w) float logits or probabilities, or (H, W) integer labels. Logits whose size differs
             from the output are resized bilinearly.
-        masks: masks of R instances: (R, H, W) bool or 0 and 1; or R COCO RLEs; or (R, M, M) float logits on `boxes`,
-            the output of a mask head before the sigmoid. None: no instances.
+        masks: masks of R instances: (R, H, W) bool or 0 and 1; or R COCO RLEs, which are decoded to their boxes and
+            need the least memory; or (R, M, M) float logits on `boxes`, the output of a mask head before the sigmoid.
+            None: no instances.
         scores: (R,) float, usually in [0, 1].
         classes: (R,) thing classes.
         stuff_classes, thing_classes: two counts S and T, or two sequences of category ids. With counts, instances have
@@ -52,8 +55,8 @@ def fuse(
             "mask_guided" (TASCNet): also requires that most of the mask are things in the semantic labels;
             "spatial_ranking" (OANet): the heuristic rule in the order of `ranking`;
             "upsnet": assigns each pixel to the highest sum of semantic and mask logits.
-        boxes: (R, 4) XYXY with exclusive ends, in pixels of the output. Required for masks on boxes. With full masks,
-            only "upsnet" uses boxes. None: computed from the masks.
+        boxes: (R, 4) XYXY with exclusive ends, in pixels of the output. Required for masks on boxes. Pixels of a full
+            mask that lie outside its box, enlarged by one pixel, are ignored. None: computed from the masks.
         size: (H, W) of the output. None: the size of full masks, or else of `sem_seg`. If `sem_seg` is smaller than the
             output and masks are RLEs or None, pass it so that images without instances get the same size.
         ranking: input of "spatial_ranking": ranking scores (R,), the highest on top, or a trained
@@ -76,12 +79,77 @@ def fuse(
         UserError: an argument has the wrong shape, dtype or range, or the rule does not have an option or lacks an
             input. The message names the argument.
     """
-    if rule not in RULES:
-        raise UserError(f"rule is {rule!r}: available: {', '.join(RULES)}")
-    numbers = ClassNumbers.of(stuff_classes, thing_classes)
-    values = RULES[rule].read_options(options)
-    size = None if size is None else (int(size[0]), int(size[1]))
+    inputs = read_inputs(
+        sem_seg, masks, scores, classes,
+        stuff_classes=stuff_classes, thing_classes=thing_classes, boxes=boxes, size=size, ranking=ranking,
+    )  # fmt: skip
+    panoptic_seg, segments_info = inputs.fuse(rule, **options)
+    return (panoptic_seg if isinstance(sem_seg, Tensor) else panoptic_seg.cpu().numpy()), segments_info
 
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """Checked inputs of `fuse` for one image, to fuse them with several rules and options.
+
+    Attributes:
+        sem_seg: semantic logits or labels, stuff first.
+        instances: R instances, with a field `ranking` if the caller passed ranking scores.
+        numbers: numbering of the classes.
+        num_thing_channels: number of semantic channels of things; None for a label map.
+        ranking_module: spatial ranking module, or None.
+    """
+
+    sem_seg: SemanticSide
+    instances: Instances
+    numbers: ClassNumbers
+    num_thing_channels: int | None
+    ranking_module: Callable[[Tensor], Tensor] | None
+
+    def of_rule(self, rule: str, options: Mapping[str, Any]) -> RuleInputs:
+        """Returns the inputs of a rule in addition to `sem_seg` and `instances`.
+
+        Raises:
+            UserError: the rule or an option does not exist, or the rule lacks an input; see `fuse`.
+        """
+        if rule not in RULES:
+            raise UserError(f"rule is {rule!r}: available: {', '.join(RULES)}")
+        inputs = RuleInputs(
+            self.numbers,
+            RULES[rule].read_options(options),
+            self.num_thing_channels,
+            ranking_module=self.ranking_module,
+            has_ranking=self.ranking_module is not None or self.instances.has("ranking"),
+            wants_stuff_channels=bool(options.get("stuff_channels_only")),
+        )
+        RULES[rule].check(self.sem_seg, inputs)
+        return inputs
+
+    def fuse(self, rule: str, **options: Any) -> tuple[Tensor, list[dict]]:
+        """Fuses the inputs; for options, result and errors see `panoptic_fusion.fuse`."""
+        inputs = self.of_rule(rule, options)
+        with torch.no_grad():
+            panoptic_seg, segments_info = fuse_finite(
+                lambda sem_seg, instances, _: RULES[rule].combine(sem_seg, instances, inputs),
+                self.sem_seg, self.instances, None, self.numbers.num_stuff,
+            )  # fmt: skip
+        return panoptic_seg, self.numbers.named(segments_info)
+
+
+def read_inputs(
+    sem_seg: Any,
+    masks: Any,
+    scores: Any,
+    classes: Any,
+    *,
+    stuff_classes: int | Sequence[int],
+    thing_classes: int | Sequence[int],
+    boxes: Any = None,
+    size: tuple[int, int] | None = None,
+    ranking: Any = None,
+) -> ImageInputs:
+    """Checks and converts the inputs of `fuse` for one image; for arguments and errors see there."""
+    numbers = ClassNumbers.of(stuff_classes, thing_classes)
+    size = None if size is None else (int(size[0]), int(size[1]))
     semantic = to_tensor(sem_seg, "sem_seg")
     device = semantic.device
     boxes = None if boxes is None else to_tensor(boxes, "boxes").to(device)
@@ -96,22 +164,7 @@ def fuse(
     is_module = callable(ranking)
     if ranking is not None and not is_module:
         instances.ranking = _read_ranking(to_tensor(ranking, "ranking").to(device), len(instances))
-
-    inputs = RuleInputs(
-        numbers,
-        values,
-        num_thing_channels,
-        ranking_module=ranking if is_module else None,
-        has_ranking=ranking is not None,
-        wants_stuff_channels=bool(options.get("stuff_channels_only")),
-    )
-    RULES[rule].check(side, inputs)
-    with torch.no_grad():
-        panoptic_seg, segments_info = fuse_finite(
-            lambda finite_side, finite_instances, _: RULES[rule].combine(finite_side, finite_instances, inputs),
-            side, instances, None, numbers.num_stuff,
-        )  # fmt: skip
-    return (panoptic_seg if isinstance(sem_seg, Tensor) else panoptic_seg.cpu().numpy()), numbers.named(segments_info)
+    return ImageInputs(side, instances, numbers, num_thing_channels, ranking if is_module else None)
 
 
 def _whole(classes: Tensor) -> Tensor:
