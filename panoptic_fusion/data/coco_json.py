@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import one_line
 from .dataset_errors import DatasetError, Report, raise_error
 from .image_header import check_regular_file
 from .label_space import LabelSpace
@@ -33,18 +34,31 @@ class PanopticJson:
 def read_json(path: str, lists: tuple[str, ...], report: Report = raise_error) -> dict[str, list]:
     """Reads a JSON whose top level is an object with the given lists; reports each missing list."""
     try:
-        check_regular_file(path, "missing file")
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
+        data = load_json(path)
     except DatasetError as error:
         report(error)
         return {}
+    return lists_of(data, path, lists, report)
+
+
+def load_json(path: str) -> Any:
+    """Reads a JSON file in UTF-8, with or without a byte order mark, or UTF-16.
+
+    Raises:
+        DatasetError: the file is missing or cannot be read.
+    """
+    try:
+        check_regular_file(path, "missing file")
+        with open(path, "rb") as file:
+            return json.loads(file.read())
     except FileNotFoundError:
-        report(DatasetError("the file is missing", path, "missing file"))
-        return {}
+        raise DatasetError("the file is missing", path, "missing file") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        report(DatasetError(f"not a readable JSON ({error})", path, "corrupt json"))
-        return {}
+        raise DatasetError(f"not a readable JSON ({one_line(error)})", path, "corrupt json") from None
+
+
+def lists_of(data: Any, path: str, lists: tuple[str, ...], report: Report = raise_error) -> dict[str, list]:
+    """Returns the given lists of a JSON's top-level object; reports each missing list."""
     if not isinstance(data, dict):
         report(DatasetError("not a COCO JSON: the top level must be an object", path, "corrupt json"))
         return {}
@@ -167,6 +181,11 @@ def read_instances_json(
 def read_images_json(path: str, report: Report = raise_error) -> dict[Any, dict[str, Any]]:
     """Reads the `images` of a COCO JSON: image id -> its entry. Invalid entries are reported and left out."""
     return _check_images(read_json(path, ("images",), report).get("images", []), path, report)
+
+
+def images_of(data: Any, path: str, report: Report = raise_error) -> dict[Any, dict[str, Any]]:
+    """Returns the `images` of a JSON that was read with `load_json`, like `read_images_json`."""
+    return _check_images(lists_of(data, path, ("images",))["images"], path, report)
 
 
 def result_fault(

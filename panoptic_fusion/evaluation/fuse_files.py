@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ..data.coco_json import read_images_json, read_json
+from ..data.coco_json import images_of, lists_of, load_json
 from ..data.journal import append_record, read_records
 from ..data.label_space import LabelSpace
 from ..errors import UserError, one_line
@@ -71,14 +71,15 @@ def fuse_files(
     values = RULES[rule].read_options(options)  # checks them before long work
     if rule == "upsnet" and not Path(semantic).is_dir():
         raise UserError(f"rule 'upsnet' needs semantic logits, but {semantic} is not a folder of .npy files")
-    space = read_categories(categories if categories is not None else images)
+    listed, space, problems = read_images(images, categories)
     settings = {
         "rule": rule,
         "options": values,
         "categories": space.to_categories(),
         "files": [_state_of(path) for path in (instances, semantic, images)],
     }
-    tasks, problems = make_tasks(instances, semantic, images)
+    tasks, lost = make_tasks(instances, semantic, listed)
+    problems += lost
     png_root = Path(output) / "panoptic"
     png_root.mkdir(parents=True, exist_ok=True)
     with locked_folder(output, f"the folder {output}"):
@@ -97,18 +98,33 @@ def fuse_files(
     return {"images": len(results), "problems": problems}
 
 
-def read_categories(path: str | os.PathLike) -> LabelSpace:
-    """Reads COCO panoptic categories from a JSON: a list, or an object with the list `categories`.
+def read_images(
+    images: str | os.PathLike, categories: str | os.PathLike | None
+) -> tuple[dict[Any, dict[str, Any]], LabelSpace, list[str]]:
+    """Reads the images and the categories, each file once; see `fuse_files`.
+
+    Returns:
+        {image id: its entry}, the classes, and the problems of the images that are left out.
 
     Raises:
-        UserError: the file cannot be read or a category is invalid; the message names the file.
+        UserError: a file cannot be read, a category is invalid, or no image remains; the message names the file.
     """
-    path = os.fspath(path)
-    try:
-        content = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        content = None  # `read_json` says what is wrong
-    categories = content if isinstance(content, list) else read_json(path, ("categories",))["categories"]
+    path = os.fspath(images)
+    content = load_json(path)
+    if categories is None:
+        space = _classes_of(content, path)
+    else:
+        space = _classes_of(load_json(os.fspath(categories)), os.fspath(categories))
+    problems: list[str] = []
+    listed = images_of(content, path, lambda error: problems.append(str(error)))
+    if not listed:
+        raise UserError(problems[0] if problems else f"{path}: the list of images is empty")
+    return listed, space, problems
+
+
+def _classes_of(content: Any, path: str) -> LabelSpace:
+    """Returns the classes of a JSON: a list of COCO panoptic categories, or an object with the list `categories`."""
+    categories = content if isinstance(content, list) else lists_of(content, path, ("categories",))["categories"]
     try:
         return LabelSpace.from_categories(categories)
     except UserError as error:
@@ -116,20 +132,19 @@ def read_categories(path: str | os.PathLike) -> LabelSpace:
 
 
 def make_tasks(
-    instances: str | os.PathLike, semantic: str | os.PathLike, images: str | os.PathLike
+    instances: str | os.PathLike, semantic: str | os.PathLike, listed: Mapping[Any, Mapping[str, Any]]
 ) -> tuple[list[ImageOutputs], list[str]]:
     """Pairs the outputs of the two models per image; for arguments and errors see `fuse_files`.
 
+    Args:
+        instances, semantic: see `fuse_files`.
+        listed: {image id: its entry in the images JSON}.
+
     Returns:
-        One task per image, and the problems of the images and entries that are left out.
+        One task per image, and the problems of the entries that are left out.
     """
-    problems: list[str] = []
-    listed = read_images_json(os.fspath(images), lambda error: problems.append(str(error)))
-    if not listed:
-        raise UserError(problems[0] if problems else f"{images}: the list of images is empty")
     ids = set(listed)
-    by_image, lost = read_results(instances, ids)
-    problems += lost
+    by_image, problems = read_results(instances, ids)
     is_folder = Path(semantic).is_dir()
     semantic_by_image, lost = ({}, []) if is_folder else read_results(semantic, ids)
     problems += lost

@@ -5,17 +5,15 @@ Shapes: R instances, C semantic channels, H x W pixels of the image.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..data.annotation import compress_segmentation, decode_segmentation
-from ..data.coco_json import result_fault
+from ..data.coco_json import load_json, result_fault
 from ..data.importers.encodings import decode_valid_rle
 from ..data.importers.pixels import read_map
 from ..data.label_space import LabelSpace
@@ -55,12 +53,7 @@ def read_results(path: str | os.PathLike, image_ids: set) -> tuple[dict[Any, lis
     Raises:
         UserError: the file cannot be read or is not a list.
     """
-    try:
-        entries = json.loads(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path}: the file is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a readable JSON ({one_line(error)})") from None
+    entries = load_json(os.fspath(path))
     if not isinstance(entries, list):
         raise UserError(f"{path}: not a COCO result JSON: the top level must be a list of entries with image_id")
     found: dict[Any, list] = {}

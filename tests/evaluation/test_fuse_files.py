@@ -11,6 +11,7 @@ from PIL import Image
 from pycocotools import mask as mask_api
 
 import panoptic_fusion
+from panoptic_fusion.data import coco_json
 from panoptic_fusion.data.annotation import read_id_map
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.evaluation import fuse_files as module
@@ -198,6 +199,18 @@ def test_files_that_cannot_be_used(tmp_path, name, content, message):
     with pytest.raises(UserError, match=message) as error:
         fuse_folder(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_each_json_is_read_once(tmp_path, monkeypatch):
+    write_outputs(tmp_path, 2)
+    (tmp_path / "categories.json").write_text(json.dumps({"categories": CATEGORIES}))
+    read = []
+    monkeypatch.setattr(coco_json, "check_regular_file", lambda path, kind: read.append(Path(path).name))
+    fuse_folder(tmp_path)
+    assert sorted(read) == ["images.json", "instances.json", "semantic.json"]
+    read.clear()
+    fuse_folder(tmp_path, "labels", "out2", categories=tmp_path / "categories.json")
+    assert sorted(read) == ["categories.json", "images.json", "instances.json"]
 
 
 def test_wrong_options_come_before_work(tmp_path):
