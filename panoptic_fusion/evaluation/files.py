@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -124,7 +124,8 @@ def make_tasks(
     index = {id: i for i, id in enumerate([*space.thing_ids, *space.stuff_ids])}
     predicted = read_predictions_json(os.fspath(pred_json), set(index), lambda error: problems.append(str(error)))
     if predicted and not any(id in truth.images for id in predicted):
-        predicted = _paired_by_file_name(predicted, pred_json, truth.images)
+        new = paired_by_file_name(read_images_json(os.fspath(pred_json), lambda error: None), truth.images)
+        predicted = {new.get(id, id): prediction for id, prediction in predicted.items()}
     unknown = [id for id in predicted if id not in truth.images]
     if unknown:
         problems.append(
@@ -159,22 +160,22 @@ def make_tasks(
     return space, tasks, problems
 
 
-def _paired_by_file_name(
-    predicted: dict[Any, dict[str, Any]], pred_json: str | os.PathLike, images: dict[Any, dict[str, Any]]
-) -> dict[Any, dict[str, Any]]:
-    """Replaces the image ids of predictions by those of the ground truth.
+def paired_by_file_name(
+    theirs: Mapping[Any, Mapping[str, Any]], ours: Mapping[Any, Mapping[str, Any]]
+) -> dict[Any, Any]:
+    """Returns {their id: our id} of the images whose file name, without folders, is unique in both files.
 
-    Images are paired by file name, without folders, where it is unique in both files. All other ids are kept.
+    Args:
+        theirs, ours: {image id: its entry, with `file_name`}.
     """
 
-    def ids_by_name(entries: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    def ids_by_name(entries: Mapping[Any, Mapping[str, Any]]) -> dict[str, Any]:
         names = {id: os.path.basename(entry["file_name"]) for id, entry in entries.items()}
         number = Counter(names.values())
         return {name: id for id, name in names.items() if number[name] == 1}
 
-    ours, theirs = ids_by_name(images), ids_by_name(read_images_json(os.fspath(pred_json), lambda error: None))
-    new = {theirs[name]: ours[name] for name in theirs.keys() & ours.keys()}
-    return {new.get(id, id): prediction for id, prediction in predicted.items()}
+    named, known = ids_by_name(theirs), ids_by_name(ours)
+    return {named[name]: known[name] for name in named.keys() & known.keys()}
 
 
 def score_chunk(

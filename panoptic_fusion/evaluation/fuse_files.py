@@ -22,11 +22,9 @@ from ..data.label_space import LabelSpace
 from ..errors import UserError, one_line
 from ..files import file_state, remove_partial_files, unused_name, write_atomically, write_json
 from ..locks import locked_folder
-from ..modeling.fusion.class_numbers import ClassNumbers
-from ..modeling.fusion.functional import fuse
 from ..modeling.fusion.rules import RULES
 from ..processes import map_in_processes, with_progress
-from .model_outputs import ImageOutputs, decode_instances, decode_semantic, read_results
+from .model_outputs import ImageOutputs, decode_outputs, read_results
 from .submission import coco_segments, write_panoptic_png
 
 
@@ -180,29 +178,12 @@ def fuse_image(
     torch.set_num_threads(1)  # one process per core
     image, problems = outputs.image, []
     try:
-        ranking = ("ranking",) if rule == "spatial_ranking" else ()
-        masks, entries, problems = decode_instances(outputs, space, ("score", *ranking))
-        sem_seg, more = decode_semantic(outputs, space)
-        problems += more
-        if sem_seg.ndim == 2:
-            numbers = ClassNumbers.of(space.stuff_ids, space.thing_ids)
-            sem_seg = numbers.label_channels(torch.from_numpy(sem_seg)).numpy()
-        things = {category_id: number for number, category_id in enumerate(space.thing_ids)}
-        panoptic_map, segments_info = fuse(
-            sem_seg,
-            masks,
-            [entry["score"] for entry in entries],
-            [things[entry["category_id"]] for entry in entries],
-            stuff_classes=space.num_stuff,
-            thing_classes=space.num_things,
-            rule=rule,
-            size=(image["height"], image["width"]),
-            ranking=[entry["ranking"] for entry in entries] if ranking else None,
-            **options,
-        )
+        ranked = rule == "spatial_ranking"
+        decoded, problems = decode_outputs(outputs, space, ("score", "ranking") if ranked else ("score",))
+        panoptic_map, segments_info = decoded.inputs(space, ranked=ranked).fuse(rule, **options)
     except UserError as error:
         return {"image": image, "annotation": None, "problems": [*problems, f"{image['file_name']}: {one_line(error)}"]}
-    write_panoptic_png(Path(png_root) / outputs.png_name, panoptic_map)
+    write_panoptic_png(Path(png_root) / outputs.png_name, panoptic_map.numpy())
     segments = coco_segments(segments_info, space)
     annotation = {"image_id": image["id"], "file_name": outputs.png_name, "segments_info": segments}
     return {"image": image, "annotation": annotation, "problems": problems}

@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..data.annotation import compress_segmentation, decode_segmentation
-from ..data.coco_json import load_json, result_fault
+from ..data.coco_json import is_number, load_json, result_fault
 from ..data.importers.encodings import decode_valid_rle
 from ..data.importers.pixels import read_map
 from ..data.label_space import LabelSpace
 from ..errors import UserError, one_line
+from ..modeling.fusion.class_numbers import ClassNumbers
 from ..modeling.fusion.cropped_masks import CroppedMasks
+from ..modeling.fusion.functional import ImageInputs, read_inputs
 
 NO_CLASS = -1  # label of pixels without a class
 
@@ -38,6 +41,71 @@ class ImageOutputs:
     instances: Sequence[Any]
     semantic: Sequence[Any] | str
     png_name: str
+
+
+@dataclass(frozen=True)
+class DecodedOutputs:
+    """Decoded predictions of two models for one image, in the contiguous numbers of a label space.
+
+    Attributes:
+        sem_seg: (H, W) int64 semantic channels, S + T for pixels without a class; or (C, h, w) float32 logits, stuff
+            first.
+        masks: masks of R instances.
+        scores: (R,) float64.
+        classes: (R,) int64 thing classes, 0..T-1.
+        ranking: (R,) float64 ranking scores, or None if an instance has none.
+    """
+
+    sem_seg: np.ndarray
+    masks: CroppedMasks
+    scores: np.ndarray
+    classes: np.ndarray
+    ranking: np.ndarray | None
+
+    def inputs(self, space: LabelSpace, *, ranked: bool) -> ImageInputs:
+        """Returns the inputs of a fusion rule, with ranking scores if `ranked`.
+
+        Raises:
+            UserError: see `panoptic_fusion.fuse`.
+        """
+        return read_inputs(
+            self.sem_seg,
+            self.masks,
+            self.scores,
+            self.classes,
+            stuff_classes=space.num_stuff,
+            thing_classes=space.num_things,
+            size=self.masks.shape[1:],
+            ranking=self.ranking if ranked else None,
+        )
+
+
+def decode_outputs(
+    outputs: ImageOutputs, space: LabelSpace, numbers: Sequence[str] = ("score",)
+) -> tuple[DecodedOutputs, list[str]]:
+    """Decodes the predictions for one image; see `decode_instances` and `decode_semantic`.
+
+    Returns:
+        The predictions, and the problems of the entries that are left out.
+
+    Raises:
+        UserError: the semantic file cannot be used.
+    """
+    masks, entries, problems = decode_instances(outputs, space, numbers)
+    sem_seg, lost = decode_semantic(outputs, space)
+    if sem_seg.ndim == 2:
+        names = ClassNumbers.of(space.stuff_ids, space.thing_ids)
+        sem_seg = names.label_channels(torch.from_numpy(sem_seg)).numpy()
+    things = {category_id: number for number, category_id in enumerate(space.thing_ids)}
+    ranking = [entry.get("ranking") for entry in entries]
+    decoded = DecodedOutputs(
+        sem_seg,
+        masks,
+        np.array([entry["score"] for entry in entries], np.float64),
+        np.array([things[entry["category_id"]] for entry in entries], np.int64),
+        np.array(ranking, np.float64) if all(map(is_number, ranking)) else None,
+    )
+    return decoded, problems + lost
 
 
 def read_results(path: str | os.PathLike, image_ids: set) -> tuple[dict[Any, list], list[str]]:
@@ -114,7 +182,7 @@ def decode_semantic(outputs: ImageOutputs, space: LabelSpace) -> tuple[np.ndarra
     height, width = outputs.image["height"], outputs.image["width"]
     if isinstance(outputs.semantic, str):
         if outputs.semantic.endswith(".npy"):
-            return _read_logits(outputs.semantic, space), []
+            return read_logits(outputs.semantic, space), []
         labels = read_map(outputs.semantic)
         if labels.shape != (height, width):
             raise UserError(f"{outputs.semantic}: needs one gray value per pixel of the {width}x{height} image")
@@ -133,7 +201,8 @@ def decode_semantic(outputs: ImageOutputs, space: LabelSpace) -> tuple[np.ndarra
     return labels, problems
 
 
-def _read_logits(path: str, space: LabelSpace) -> np.ndarray:
+def read_logits(path: str, space: LabelSpace) -> np.ndarray:
+    """Reads the logits of an .npy file, see `decode_semantic`."""
     try:
         logits = np.load(path, allow_pickle=False)
     except FileNotFoundError:

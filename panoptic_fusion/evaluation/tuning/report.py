@@ -12,22 +12,22 @@ from matplotlib.figure import Figure
 from panoptic_fusion.files import without_nan, write_atomically, write_json
 from panoptic_fusion.markdown import escape_markdown, markdown_table
 
-from .rules import PREFIX, THRESHOLDS
+from .rules import THRESHOLDS, Threshold
 from .study import Comparison, Interval, Study, TunedRule
 
 STYLES = ("-", "--", "-.", ":")  # so that equal curves of two rules are both visible
 
 
 def write_study(
-    study: Study, folder: str | os.PathLike, evaluate: list[str], settings: dict[str, Any]
+    study: Study, folder: str | os.PathLike, command: list[str], settings: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes tuning.md, tuning.json, tuning.png and best.yaml.
 
     Args:
         study: result of tuning.
         folder: existing folder for the files.
-        evaluate: words of the command that evaluates the model, without KEY VALUE pairs.
-        settings: model, dataset and number of folds, which are added to tuning.json.
+        command: words of the command that uses a setting, to which the words of the best one are appended.
+        settings: what was tuned on and the number of folds, which are added to tuning.json.
 
     Returns:
         The content of tuning.json.
@@ -38,7 +38,7 @@ def write_study(
     write_atomically(folder / "tuning.md", lambda file: file.write(f"{summary(study)}\n".encode()))
     figure = draw_curves(study)
     write_atomically(folder / "tuning.png", lambda file: figure.savefig(file, format="png"))
-    write_atomically(folder / "best.yaml", lambda file: file.write(best_yaml(study, evaluate).encode()))
+    write_atomically(folder / "best.yaml", lambda file: file.write(best_yaml(study, command).encode()))
     return content
 
 
@@ -55,14 +55,14 @@ def summary(study: Study) -> str:
 def comparison_table(study: Study) -> str:
     """Returns the PQ of each rule before and after tuning, with confidence intervals, as a Markdown table."""
     rows = [[name, *_cells(tuned.held_out)] for name, tuned in study.rules.items()]
-    rows.append(["chosen rule (before: the model's)", *_cells(study.choice)])
+    rows.append([f"chosen rule (before: {study.own_rule})", *_cells(study.choice)])
     header = [f"{study.images} images", "PQ before", "PQ tuned, held out", "PQ gained"]
     return markdown_table(rows, header)
 
 
 def settings_table(study: Study) -> str:
     """Returns the thresholds of each rule before and after tuning as a Markdown table."""
-    keys = [key for key in THRESHOLDS if any(key in tuned.rule.keys for tuned in study.rules.values())]
+    keys = list(tuned_thresholds(study))
     rows = []
     for name, tuned in study.rules.items():
         before, after = (dict(zip(tuned.rule.keys, s, strict=True)) for s in (tuned.rule.start, tuned.setting))
@@ -71,45 +71,48 @@ def settings_table(study: Study) -> str:
     return markdown_table(rows, ["before → tuned", *keys, "PQ, not held out"], missing="-")
 
 
+def tuned_thresholds(study: Study) -> dict[str, Threshold]:
+    """Returns the keys of all rules, in the order of `THRESHOLDS`."""
+    found = {key: threshold for tuned in study.rules.values() for key, threshold in tuned.rule.thresholds.items()}
+    order = list(THRESHOLDS.values())
+    return dict(sorted(found.items(), key=lambda item: order.index(item[1])))
+
+
 def verdict(study: Study) -> str:
-    """Returns a sentence that compares the choice with the model's own settings on held-out images."""
+    """Returns a sentence that compares the choice with the settings before tuning on held-out images."""
     choice, best = study.choice, study.best.rule.name
     low, high = choice.gain_interval
     gain = f"{choice.gain:+.1f} PQ (95% interval {low:+.1f} to {high:+.1f})"
     if low > 0:
         return f"Use {best} with the settings in best.yaml: {gain} on images that were not used to choose."
     if high < 0:
-        return f"Keep the model's settings: the choice loses on images that were not used to choose, {gain}."
+        return f"Keep the settings from before: the choice loses on images that were not used to choose, {gain}."
     return (
         f"Tuning shows no certain gain: {gain} on images that were not used to choose. As far as these images tell, "
-        "the model's settings are as good as the choice."
+        f"{study.own_rule} with the settings from before is as good as the choice."
     )
 
 
-def best_yaml(study: Study, evaluate: list[str]) -> str:
-    """Returns the best rule and its settings as a config, with a comment that shows how to use them."""
-    tuned = study.best
-    values = tuned.rule.config_values(tuned.setting)
+def best_yaml(study: Study, command: list[str]) -> str:
+    """Returns the best rule and its settings as YAML, with a comment that shows how to use them."""
+    rule, setting = study.best.rule, study.best.setting
     nested: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, value in rule.named_values(setting).items():
         *parents, name = key.split(".")
         node = nested
         for parent in parents:
             node = node.setdefault(parent, {})
         node[name] = value
-    command = shlex.join([*evaluate, *(str(word) for pair in values.items() for word in pair)])
-    return (
-        f"# {verdict(study)}\n# To evaluate a trained model with it:\n#   {command}\n"
-        "# To use it in a config, list this file after the other bases in _BASE_.\n"
-        f"{yaml.safe_dump(nested, sort_keys=False)}"
-    )
+    words = shlex.join([*command, *rule.command_words(setting)])
+    comments = [verdict(study), rule.usage, f"  {words}", rule.note]
+    return "".join(f"# {line}\n" for line in comments) + yaml.safe_dump(nested, sort_keys=False)
 
 
 def as_content(study: Study) -> dict[str, Any]:
     """Returns the results as JSON content; PQ in percent."""
     return {
         "images": study.images,
-        "best": study.best.rule.config_values(study.best.setting),
+        "best": study.best.rule.named_values(study.best.setting),
         "verdict": verdict(study),
         "choice": {**_as_dict(study.choice), "rule_without_fold": study.fold_rules},
         "rules": {name: _rule_content(tuned) for name, tuned in study.rules.items()},
@@ -123,29 +126,29 @@ def draw_curves(study: Study) -> Figure:
 
     All other keys of a rule have their tuned values. A ring marks the value before tuning, a dot the tuned value.
     """
-    keys = [
-        key
-        for key, threshold in THRESHOLDS.items()
-        if not isinstance(threshold.values[0], bool | str) and any(key in t.curves for t in study.rules.values())
-    ]
-    columns = min(2, len(keys))
-    lines = -(-len(keys) // columns)
+    thresholds = {
+        key: threshold
+        for key, threshold in tuned_thresholds(study).items()
+        if not isinstance(threshold.values[0], bool | str)
+    }
+    columns = min(2, len(thresholds))
+    lines = -(-len(thresholds) // columns)
     figure = Figure(figsize=(5 * columns, 3.4 * lines), dpi=110)
     FigureCanvasAgg(figure)
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
-    for axes, key in zip(panels, keys, strict=False):
+    for axes, (key, threshold) in zip(panels, thresholds.items(), strict=False):
         for number, tuned in enumerate(study.rules.values()):
             if key in tuned.curves:
                 _draw_curve(axes, tuned, key, number)
-        if key == "STUFF_AREA_LIMIT":
+        if threshold.argument == "stuff_area_limit":
             axes.set_xscale("symlog", linthresh=64, linscale=0.5)
-            ticks = THRESHOLDS[key].values[::2]
+            ticks = threshold.values[::2]
             axes.set_xticks(ticks, ticks)
             axes.minorticks_off()
-        axes.set_xlabel(f"{PREFIX}.{key}", fontsize=8)
+        axes.set_xlabel(next(t.rule.full_name(key) for t in study.rules.values() if key in t.curves), fontsize=8)
         axes.set_ylabel("PQ")
         axes.grid(alpha=0.3)
-    for axes in panels[len(keys) :]:
+    for axes in panels[len(thresholds) :]:
         axes.set_axis_off()
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=len(labels), fontsize=8)

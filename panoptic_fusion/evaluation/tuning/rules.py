@@ -5,7 +5,7 @@ A search therefore starts from the settings of `panoptic-fusion evaluate --model
 the keys that the config sets, and the rule's own values for all others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,9 +48,56 @@ THRESHOLDS = {
 }
 
 
+class TunableRule:
+    """Base class of the fusion rules whose settings are searched; they can be pickled.
+
+    Attributes:
+        name: name of the rule.
+        usage: comment before the command that uses a setting.
+        note: comment after it.
+    """
+
+    name: str
+    usage: str
+    note: str
+
+    @property
+    def thresholds(self) -> Mapping[str, Threshold]:
+        """Thresholds by key, the axes of a setting in the order in which a search goes through them."""
+        raise NotImplementedError
+
+    @property
+    def start(self) -> Setting:
+        """Setting before tuning."""
+        raise NotImplementedError
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys that can be tuned, the axes of `grid`."""
+        return list(self.thresholds)
+
+    @property
+    def grid(self) -> list[tuple[Any, ...]]:
+        """Values to try for each key, ascending, including the value of `start`."""
+        pairs = zip(self.start, (threshold.values for threshold in self.thresholds.values()), strict=True)
+        return [tuple(sorted(values if value in values else (*values, value))) for value, values in pairs]
+
+    def full_name(self, key: str) -> str:
+        """Returns the name of a key in `named_values`."""
+        raise NotImplementedError
+
+    def named_values(self, setting: Setting) -> dict[str, Any]:
+        """Returns the rule's name and a setting as {full name: value}, the content of best.yaml."""
+        raise NotImplementedError
+
+    def command_words(self, setting: Setting) -> list[str]:
+        """Returns the words of a command line that choose the rule and a setting."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Rule:
-    """A fusion rule with the keys that can be tuned; it can be pickled.
+class Rule(TunableRule):
+    """A fusion rule of a network with the keys that can be tuned.
 
     Attributes:
         name: name of the rule in PANOPTIC_FUSION_REGISTRY.
@@ -64,26 +111,18 @@ class Rule:
     state: dict[str, Tensor]
     at_input_resolution: bool
 
+    usage = "To evaluate a trained model with it:"
+    note = "To use it in a config, list this file after the other bases in _BASE_."
+
     @property
-    def keys(self) -> list[str]:
-        """Keys below MODEL.PANOPTIC_FUSION that can be tuned, the axes of `grid`."""
-        return [key for key, threshold in THRESHOLDS.items() if threshold.argument in self.arguments]
+    def thresholds(self) -> Mapping[str, Threshold]:
+        """Keys below MODEL.PANOPTIC_FUSION that the rule has."""
+        return {key: threshold for key, threshold in THRESHOLDS.items() if threshold.argument in self.arguments}
 
     @property
     def start(self) -> Setting:
         """Setting in the model's config."""
-        return tuple(self.arguments[THRESHOLDS[key].argument] for key in self.keys)
-
-    @property
-    def grid(self) -> list[tuple[Any, ...]]:
-        """Values to try for each key, ascending, including the value of `start`."""
-        grid = (
-            values if value in values else (*values, value)
-            for value, values in (
-                (value, THRESHOLDS[key].values) for key, value in zip(self.keys, self.start, strict=True)
-            )
-        )
-        return [tuple(sorted(values)) for values in grid]
+        return tuple(self.arguments[threshold.argument] for threshold in self.thresholds.values())
 
     def build(self, setting: Setting) -> PanopticFusion:
         """Builds the fusion with a setting, in eval mode, on the CPU.
@@ -91,15 +130,24 @@ class Rule:
         Raises:
             ConfigError: the rule does not accept a value, or does not suit the model.
         """
-        changed = {THRESHOLDS[key].argument: value for key, value in zip(self.keys, setting, strict=True)}
+        arguments = (threshold.argument for threshold in self.thresholds.values())
+        changed = dict(zip(arguments, setting, strict=True))
         fusion = PANOPTIC_FUSION_REGISTRY.get(self.name)(**{**self.arguments, **changed})
         fusion.load_state_dict(self.state)
         return fusion.eval()
 
-    def config_values(self, setting: Setting) -> dict[str, Any]:
+    def full_name(self, key: str) -> str:
+        """Returns the config key."""
+        return f"{PREFIX}.{key}"
+
+    def named_values(self, setting: Setting) -> dict[str, Any]:
         """Returns a setting as config keys: {KEY: value}, with the rule's name."""
-        named = {f"{PREFIX}.{key}": value for key, value in zip(self.keys, setting, strict=True)}
+        named = {self.full_name(key): value for key, value in zip(self.keys, setting, strict=True)}
         return {f"{PREFIX}.NAME": self.name, **named}
+
+    def command_words(self, setting: Setting) -> list[str]:
+        """Returns a setting as KEY VALUE pairs."""
+        return [str(word) for pair in self.named_values(setting).items() for word in pair]
 
 
 def rules_of_model(

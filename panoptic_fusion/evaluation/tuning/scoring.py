@@ -7,7 +7,7 @@ Shapes: R is the number of instances, C the number of classes, (H, W) the size a
 """
 
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from detectron2.structures import Instances
 from panoptic_fusion.data.annotation import load_annotation
 from panoptic_fusion.data.dataset_errors import DatasetError, raise_error
 from panoptic_fusion.modeling.fusion import SemSegLogits
+from panoptic_fusion.modeling.fusion.finite import PanopticSeg
 from panoptic_fusion.networks.inference import ImageHeads, Size, rescale_instances
 
 from ..panoptic_quality import PanopticQuality, class_index
@@ -99,27 +100,54 @@ def score_image(
     Raises:
         DatasetError, ValueError: the ground truth or the cached results cannot be read.
     """
-    if multiprocessing.parent_process() is not None:
-        torch.set_num_threads(1)
     image = load_heads(task.cached)
-    labels, segments = ground_truth(task.record, num_things, task.max_pixels)
     prepared: dict[Size, tuple[SemSegLogits, Instances]] = {}
-    sums = []
-    for name, wanted in settings.items():
+
+    def fuse(name: str, setting: Setting) -> PanopticSeg:
         rule = rules[name]
         size = image.heads.image_size if rule.at_input_resolution else image.output_size
         if size not in prepared:
             prepared[size] = _prepare(image.heads, size)
+        return rule.build(setting)(*prepared[size], image.output_size)
+
+    return score_settings(fuse, task.record, settings, task.max_pixels, num_things, num_stuff)
+
+
+def score_settings(
+    fuse: Callable[[str, Setting], PanopticSeg],
+    record: Mapping[str, Any],
+    settings: Mapping[str, Sequence[Setting]],
+    max_pixels: int,
+    num_things: int,
+    num_stuff: int,
+) -> np.ndarray:
+    """Fuses one image with several settings and scores the results.
+
+    Args:
+        fuse: function that fuses the image with the rule of this name and a setting. The result has the contiguous
+            category ids of the ground truth.
+        record: dataset dict of the image.
+        settings, num_things, num_stuff: see `score_image`.
+        max_pixels: see `ImageTask`.
+
+    Returns:
+        The counts described in `score_image`.
+    """
+    if multiprocessing.parent_process() is not None:
+        torch.set_num_threads(1)
+    labels, segments = ground_truth(record, num_things, max_pixels)
+    sums = []
+    for name, wanted in settings.items():
         for setting in wanted:
             with torch.no_grad():
-                panoptic_map, found = rule.build(setting)(*prepared[size], image.output_size)
+                panoptic_map, found = fuse(name, setting)
             quality = PanopticQuality(num_things, num_stuff)
             quality.update(
                 panoptic_map.numpy(),
                 {s["id"]: class_index(s, num_things) for s in found},
                 labels,
                 segments,
-                name=str(task.record["file_name"]),
+                name=str(record["file_name"]),
             )
             sums.append(quality.state()[: 4 * quality.num_classes].reshape(4, -1))
     return np.stack(sums)
@@ -148,6 +176,15 @@ def ground_truth(
         for k, segment in enumerate(record["segments_info"], start=1)
     ]
     return load_annotation(record, report, max_pixels), segments
+
+
+def annotation_problem(record: Mapping[str, Any], max_pixels: int) -> str:
+    """Returns why the ground truth of an image cannot be used, or "" if it can."""
+    try:
+        ground_truth(record, 0, max_pixels)
+    except DatasetError as error:
+        return str(error)
+    return ""
 
 
 def _prepare(heads: ImageHeads, size: Size) -> tuple[SemSegLogits, Instances]:

@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 
-from panoptic_fusion.data.dataset_errors import DatasetError
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.files import remove_partial_files
 from panoptic_fusion.networks.trained import build_predictor
 from panoptic_fusion.processes import map_in_processes, with_progress
 
 from .heads import cache_folder, cache_path, run_network
-from .rules import Rule, rules_of_model
-from .scoring import ImageTask, ground_truth, score_image
+from .rules import TunableRule, rules_of_model
+from .scoring import ImageTask, annotation_problem, score_image
 from .search import FoldSums, Setting, folds_of, line_through, search_rules
 from .statistics import interval, quality_of_sums, resampled_quality
 
@@ -64,7 +63,7 @@ class TunedRule:
         curves: {key: [(value, PQ in percent)]} on all images, with the other keys as in `setting`.
     """
 
-    rule: Rule
+    rule: TunableRule
     setting: Setting
     quality: float
     fold_settings: list[Setting]
@@ -134,23 +133,32 @@ def tune_model(
     tasks, problems = [], []
     cached = run_network(cfg, model, list(records), folder)
     for record, problem in with_progress(cached, len(records), "running the network"):
-        problem = problem or _annotation_problem(record, cfg.INPUT.MAX_PIXELS)
+        problem = problem or annotation_problem(record, cfg.INPUT.MAX_PIXELS)
         if problem:
             problems.append(problem)
         else:
             tasks.append(ImageTask(str(cache_path(folder, record)), record, cfg.INPUT.MAX_PIXELS))
-    if len(tasks) < num_folds:
-        text = f" ({problems[0]})" if problems else ""
-        raise UserError(f"{len(tasks)} usable images are too few for {num_folds} folds{text}: lower --folds")
+    check_enough(tasks, num_folds, problems)
     space = model.fusion.label_space
     score = partial(score_image, rules=rules, num_things=space.num_things, num_stuff=space.num_stuff)
     return study_images(tasks, score, rules, reasons, own_rule, num_folds, processes, seed, problems)
 
 
+def check_enough(tasks: Sequence[Any], num_folds: int, problems: Sequence[str]) -> None:
+    """Checks that each fold gets an image.
+
+    Raises:
+        UserError: there are fewer images than folds; the message has the first of the problems.
+    """
+    if len(tasks) < num_folds:
+        text = f" ({problems[0]})" if problems else ""
+        raise UserError(f"{len(tasks)} usable images are too few for {num_folds} folds{text}: lower --folds")
+
+
 def study_images(
     tasks: Sequence[Any],
     score: Any,
-    rules: Mapping[str, Rule],
+    rules: Mapping[str, TunableRule],
     reasons: dict[str, str],
     own_rule: str,
     num_folds: int,
@@ -235,12 +243,3 @@ def compare(start: np.ndarray, tuned: np.ndarray, seed: int = 0) -> Comparison:
     values = [100 * float(quality_of_sums(sums.sum(axis=0))) for sums in (start, tuned)]
     intervals = [interval(samples) for samples in resampled]
     return Comparison(values[0], intervals[0], values[1], intervals[1], interval(resampled[1] - resampled[0]))
-
-
-def _annotation_problem(record: Mapping[str, Any], max_pixels: int) -> str:
-    """Returns why the ground truth of an image cannot be used, or "" if it can."""
-    try:
-        ground_truth(record, 0, max_pixels)
-    except DatasetError as error:
-        return str(error)
-    return ""

@@ -88,7 +88,7 @@ def test_a_setting_builds_what_its_config_keys_build(name):
     rule = rules_of_model(cfg, fusion, [name])[0][name]
     for pick in (0, -1):
         setting = tuple(values[pick] for values in rule.grid)
-        values = rule.config_values(setting)
+        values = rule.named_values(setting)
         assert values[f"{PREFIX}.NAME"] == name and len(values) == 1 + len(rule.keys)
         wanted = small_cfg(**FIRST)
         wanted.merge_from_list([word for pair in values.items() for word in pair])

@@ -81,7 +81,7 @@ def test_scores_are_those_of_the_network_with_these_keys(tiny_cfg, tmp_path, key
         assert sums.shape == (len(pairs), 4, space.num_things + space.num_stuff)
         different |= {row.tobytes() for row in sums}
         for (name, setting), found in zip(pairs, sums, strict=True):
-            own = with_values(cfg, rules[name].config_values(setting))
+            own = with_values(cfg, rules[name].named_values(setting))
             fusion = build_panoptic_fusion(own).eval()
             fusion.load_state_dict(model.fusion.state_dict() if name == "SpatialRankingFusion" else {})
             image = load_heads(path)
