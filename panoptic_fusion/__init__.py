@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .cli.oracle import oracle
     from .cli.prepare import prepare
     from .cli.train import train
-    from .cli.tune import tune
+    from .cli.tune import tune, tune_files
     from .config import add_panoptic_fusion_config, config_file, get_cfg, load_plugins, resolve_config
     from .evaluation.files import evaluate_files
     from .modeling.fusion.functional import fuse
@@ -60,6 +60,7 @@ _EXPORTS = {
     "resolve_config": "config",
     "train": "cli.train",
     "tune": "cli.tune",
+    "tune_files": "cli.tune",
 }
 __all__ = [
     "ablation",
@@ -85,6 +86,7 @@ __all__ = [
     "resolve_config",
     "train",
     "tune",
+    "tune_files",
 ]
 
 # detectron2 itself uses torch.jit.script, which torch 2.14 deprecates. A user cannot act on this warning.

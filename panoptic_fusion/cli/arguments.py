@@ -1,6 +1,7 @@
 """Arguments that several commands share, and their checks."""
 
 import argparse
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from panoptic_fusion.errors import UserError
@@ -65,6 +66,31 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
 def launcher_of(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the arguments of `add_launcher` as keyword arguments."""
     return {name: getattr(args, name) for name in ("num_gpus", "num_machines", "machine_rank", "dist_url")}
+
+
+def check_file_options(args: argparse.Namespace, verb: str, needed: Sequence[str], others: Mapping[str, Any]) -> None:
+    """Checks a command line that names files of any model in place of a trained model.
+
+    Args:
+        args: parsed arguments, with the KEY VALUE pairs of `add_opts`.
+        verb: what the command does with the files, for messages.
+        needed: names of the required options, the first of which stands for all in messages.
+        others: {name of an option of trained models: its default}.
+
+    Raises:
+        UserError: an option of trained models is given, or a required option is missing.
+    """
+    given = [_option(name) for name, default in others.items() if getattr(args, name) != default]
+    if given or args.opts:
+        words = ", ".join([*given, *args.opts[:1]])
+        raise UserError(f"{_option(needed[0])} and the options with it {verb} files: leave out {words}")
+    missing = [_option(name) for name in needed if not getattr(args, name)]
+    if missing:
+        raise UserError(f"without a trained model, the command also needs {', '.join(missing)}")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def check_at_least_one(number: int | None, name: str) -> None:

@@ -19,7 +19,15 @@ from typing import Any
 
 from panoptic_fusion.errors import UserError
 
-from .arguments import add_launcher, add_model, add_opts, check_at_least_one, check_model, launcher_of
+from .arguments import (
+    add_launcher,
+    add_model,
+    add_opts,
+    check_at_least_one,
+    check_file_options,
+    check_model,
+    launcher_of,
+)
 
 HELP = "evaluate a trained model, or the predictions of any model"
 FILES = ("gt_json", "gt_root", "pred_json", "pred_root", "output")  # what an evaluation of files needs
@@ -56,15 +64,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _run_on_files(args: argparse.Namespace) -> None:
     """Evaluates the files that the command line names, and prints the groups' results."""
-    options = {**launcher_of(args), "allow_download": args.allow_download}
-    given = [name for name in ("model", "config_file") if getattr(args, name)]
-    given += [name for name, value in options.items() if value != (evaluate.__kwdefaults__ or {})[name]]
-    if given or args.opts:
-        words = [*(f"--{name.replace('_', '-')}" for name in given), *args.opts[:1]]
-        raise UserError(f"--gt-json and the options with it evaluate files: leave out {', '.join(words)}")
-    missing = [f"--{name.replace('_', '-')}" for name in FILES if not getattr(args, name)]
-    if missing:
-        raise UserError(f"an evaluation of files also needs {', '.join(missing)}")
+    defaults = evaluate.__kwdefaults__ or {}
+    check_file_options(args, "evaluate", FILES, {"model": None, "config_file": None, **defaults})
     check_at_least_one(args.workers, "--workers")
     images = None if args.images is None else listed_images(args.images)
 

@@ -24,6 +24,8 @@ OPTIONS = {
     "overlap_thresh": (float, "fraction of an instance that may be covered"),
     "stuff_area_limit": (int, "pixels that a stuff segment needs"),
     "agreement_thresh": (float, "fraction of an instance that must be things in the semantic labels (mask_guided)"),
+    "stuff_channels_only": (bool, "give pixels without an instance the best stuff class; needs logits"),
+    "unknown": (bool, "add an unknown channel (upsnet)"),
 }
 SHOWN = 20  # problems that are printed
 
@@ -37,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, help="folder of the result, new or of an interrupted run")
     parser.add_argument("--rule", choices=RULES, default="heuristic", help="fusion rule (default: heuristic)")
     for name, (kind, text) in OPTIONS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"{text} (default: the rule's own)")
+        how: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
+        parser.add_argument(f"--{name.replace('_', '-')}", help=f"{text} (default: the rule's own)", **how)
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
 
 

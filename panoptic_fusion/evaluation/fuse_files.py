@@ -74,7 +74,7 @@ def fuse_files(
         "rule": rule,
         "options": values,
         "categories": space.to_categories(),
-        "files": [_state_of(path) for path in (instances, semantic, images)],
+        "files": [state_of(path) for path in (instances, semantic, images)],
     }
     tasks, lost = make_tasks(instances, semantic, listed)
     problems += lost
@@ -109,15 +109,17 @@ def read_images(
     """
     path = os.fspath(images)
     content = load_json(path)
-    if categories is None:
-        space = _classes_of(content, path)
-    else:
-        space = _classes_of(load_json(os.fspath(categories)), os.fspath(categories))
+    space = _classes_of(content, path) if categories is None else read_categories(categories)
     problems: list[str] = []
     listed = images_of(content, path, lambda error: problems.append(str(error)))
     if not listed:
         raise UserError(problems[0] if problems else f"{path}: the list of images is empty")
     return listed, space, problems
+
+
+def read_categories(path: str | os.PathLike) -> LabelSpace:
+    """Reads COCO panoptic categories from a JSON; see `fuse_files` for its content and `read_images` for errors."""
+    return _classes_of(load_json(os.fspath(path)), os.fspath(path))
 
 
 def _classes_of(content: Any, path: str) -> LabelSpace:
@@ -189,7 +191,7 @@ def fuse_image(
     return {"image": image, "annotation": annotation, "problems": problems}
 
 
-def _state_of(path: str | os.PathLike) -> list:
+def state_of(path: str | os.PathLike) -> list:
     """Returns values that identify an input: its path and, for a file, its size and modification time."""
     path = Path(path)
     return [str(path.resolve()), *((path.is_file() and file_state(path)) or [])]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from model_files import CATEGORIES, write_outputs
 from PIL import Image
-from pycocotools import mask as mask_api
 
 import panoptic_fusion
 from panoptic_fusion.data import coco_json
@@ -17,50 +17,7 @@ from panoptic_fusion.errors import UserError
 from panoptic_fusion.evaluation import fuse_files as module
 from panoptic_fusion.evaluation.fuse_files import fuse_files
 
-CATEGORIES = [  # bright: near black panopticapi draws the id 0, which is void, for an instance now and then
-    {"id": 5, "name": "car", "isthing": 1, "color": [100, 120, 140]},
-    {"id": 2, "name": "road", "isthing": 0, "color": [200, 120, 140]},
-    {"id": 9, "name": "person", "isthing": 1, "color": [100, 200, 140]},
-    {"id": 7, "name": "sky", "isthing": 0, "color": [100, 120, 200]},
-]
-IDS = [2, 5, 7, 9]
 LIMIT = 20
-
-
-def rle_of(mask):
-    rle = mask_api.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": rle["size"], "counts": rle["counts"].decode()}
-
-
-def write_outputs(folder: Path, num: int, seed: int = 0):
-    """Writes images.json, instances.json, semantic.json and folders labels and logits with the same semantic maps."""
-    rng = np.random.default_rng(seed)
-    images, instances, semantic = [], [], []
-    for name in ("labels", "logits"):
-        (folder / name).mkdir(parents=True)
-    for i in range(num):
-        height, width = (int(x) for x in rng.integers(8, 30, 2))
-        image_id = i if i % 2 else f"image {i}"
-        images.append({"id": image_id, "file_name": f"{i:03d}.jpg", "height": height, "width": width})
-        labels = rng.choice(IDS, (-(-height // 6), -(-width // 6))).repeat(6, 0).repeat(6, 1)[:height, :width]
-        for category_id in rng.permutation(IDS).tolist():
-            if (labels == category_id).any():
-                mask = rle_of(labels == category_id)
-                semantic.append({"image_id": image_id, "category_id": category_id, "segmentation": mask})
-        Image.fromarray(labels.astype(np.uint8)).save(folder / "labels" / f"{i:03d}.png")
-        np.save(folder / "logits" / f"{i:03d}.npy", np.stack([(labels == c) * 8.0 - 3 for c in IDS]).astype(np.float16))
-        for _ in range(rng.integers(0, 8)):
-            mask = np.zeros((height, width), bool)
-            y, x = rng.integers(0, height), rng.integers(0, width)
-            mask[y : y + rng.integers(1, 20), x : x + rng.integers(0, 20)] = True
-            mask &= rng.random(mask.shape) < 0.95
-            score = float(rng.integers(8, 20) / 20)
-            about = {"image_id": image_id, "category_id": int(rng.choice([5, 9])), "score": score}
-            instances.append({**about, "segmentation": rle_of(mask)})
-    (folder / "images.json").write_text(json.dumps({"images": images, "categories": CATEGORIES}))
-    (folder / "instances.json").write_text(json.dumps(instances))
-    (folder / "semantic.json").write_text(json.dumps(semantic))
-    return images, instances, semantic
 
 
 def fuse_folder(folder: Path, semantic="semantic.json", output="out", **options):
