@@ -16,7 +16,7 @@ from panoptic_fusion.evaluation.tuning import decoded_files
 ROAD_AND_CAR = [{"id": 3, "name": "sky", "isthing": 0}, {"id": 8, "name": "car", "isthing": 1}]
 
 
-def write_case(folder, num=6):
+def write_case(folder, num=3):
     """Sky of 20 x 20 with a car of 8 x 8, found with score 0.35, and a false car of 6 x 6 with score 0.25."""
     (folder / "gt").mkdir(parents=True)
     car, wrong, everything = np.zeros((3, 20, 20), bool)
@@ -36,7 +36,7 @@ def write_case(folder, num=6):
         (folder / f"{name}.json").write_text(json.dumps(value))
 
 
-def write_random(folder, num=8, seed=3):
+def write_random(folder, num=5, seed=3):
     """The random files of `fuse`, with a ground truth."""
     images, instances, _ = write_outputs(folder, num, seed)
     write_ground_truth(folder, images, instances, seed)
@@ -83,7 +83,7 @@ def test_by_hand(tmp_path):
     assert reasons["mask_guided"] == "no pixel of the semantic results is a thing"
     assert "0.jpg: rule 'upsnet' needs semantic logits" in reasons["upsnet"]
     assert "0.jpg: rule 'spatial_ranking' needs ranking" in reasons["spatial_ranking"]
-    assert content["problems"] == [] and content["images"] == 6
+    assert content["problems"] == [] and content["images"] == 3
     text = (tmp_path / "out" / "tuning.md").read_text()
     assert "Use heuristic with the settings in best.yaml: +100.0 PQ" in text and "upsnet was not tuned" in text
     assert yaml.safe_load((tmp_path / "out" / "best.yaml").read_text()) == content["best"]
@@ -147,24 +147,25 @@ def test_every_setting_has_words_of_fuse():
 
 def test_images_of_other_ids_and_a_part_of_them(tmp_path):
     images, _ = write_random(tmp_path)
-    expected = tune_folder(tmp_path, output="all")
+    expected = tune_folder(tmp_path, output="all", rules=["heuristic"])
     gt = json.loads((tmp_path / "gt.json").read_text())
     renamed = {image["id"]: 1000 + i for i, image in enumerate(images)}
     for key, id in (("images", "id"), ("annotations", "image_id")):
         gt[key] = [{**entry, id: renamed[entry[id]]} for entry in reversed(gt[key])]
     (tmp_path / "gt.json").write_text(json.dumps(gt))
-    content = tune_folder(tmp_path, output="renamed", images=tmp_path / "images.json")
+    one = {"rules": ["heuristic"], "images": tmp_path / "images.json"}
+    content = tune_folder(tmp_path, output="renamed", **one)
     assert content["rules"] == expected["rules"] and content["choice"] == expected["choice"]
-    some = {"images": [*images[:5], {"id": "new", "file_name": "new.jpg", "height": 9, "width": 9}]}
+    some = {"images": [*images[:4], {"id": "new", "file_name": "new.jpg", "height": 9, "width": 9}]}
     (tmp_path / "some.json").write_text(json.dumps({**some, "categories": CATEGORIES}))
-    content = tune_folder(tmp_path, output="some", images=tmp_path / "some.json")
-    assert content["images"] == 5
+    content = tune_folder(tmp_path, output="some", **{**one, "images": tmp_path / "some.json"})
+    assert content["images"] == 4
     assert any("gt.json: no ground truth for 1 of the images (the first: new.jpg)" in p for p in content["problems"])
-    assert tune_folder(tmp_path, output="few", images=tmp_path / "images.json", num_images=3)["images"] == 3
+    assert tune_folder(tmp_path, output="few", num_images=3, **one)["images"] == 3
 
 
 def test_bad_files_are_named_and_the_others_are_tuned(tmp_path):
-    images, instances = write_random(tmp_path)
+    images, instances = write_random(tmp_path, num=7)
     (tmp_path / "labels" / "000.png").unlink()
     (tmp_path / "labels" / "001.png").write_bytes(b"no PNG")
     (tmp_path / "gt" / "002.png").write_bytes(b"no PNG")
@@ -174,8 +175,9 @@ def test_bad_files_are_named_and_the_others_are_tuned(tmp_path):
     (tmp_path / "images.json").write_text(json.dumps(categories))
     bad = [{**instances[-1], "score": "high"}, {**instances[-1], "image_id": "none"}]
     (tmp_path / "instances.json").write_text(json.dumps([*instances, *bad]))
-    content = tune_folder(tmp_path, "labels", images=tmp_path / "images.json")
-    assert content["images"] == 3
+    one = {"rules": ["seamless"], "images": tmp_path / "images.json"}
+    content = tune_folder(tmp_path, "labels", **one)
+    assert content["images"] == 2 and sorted(content["rules"]) == ["heuristic", "seamless"]
     problems = content["problems"]
     for words in (
         "000.png", "001.png", "002.png", "003.png", "004.jpg: the image is ", "needs score as a number",
@@ -183,8 +185,8 @@ def test_bad_files_are_named_and_the_others_are_tuned(tmp_path):
     ):  # fmt: skip
         assert any(words in problem and "\n" not in problem for problem in problems), (words, problems)
     assert len(problems) == 7
-    with pytest.raises(UserError, match="3 usable images are too few for 4 folds"):
-        tune_folder(tmp_path, "labels", images=tmp_path / "images.json", folds=4)
+    with pytest.raises(UserError, match="2 usable images are too few for 3 folds"):
+        tune_folder(tmp_path, "labels", folds=3, **one)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +194,7 @@ def test_bad_files_are_named_and_the_others_are_tuned(tmp_path):
     [
         ({"rules": ["nms"]}, "--rule: nms is not a rule for files; available: heuristic, seamless"),
         ({"folds": 1}, "--folds is 1"),
-        ({"folds": 9}, "8 usable images are too few for 9 folds"),
+        ({"folds": 9}, "5 usable images are too few for 9 folds"),
         ({"num_images": 0}, "--num-images is 0"),
         ({"semantic": "none.json"}, "none.json: the file is missing"),
         ({"images": "none.json"}, "none.json: the file is missing"),
@@ -218,7 +220,8 @@ def test_a_missing_folder_of_the_ground_truth(tmp_path):
 
 def test_a_killed_run_resumes_and_changed_files_are_read_again(tmp_path, monkeypatch):
     write_random(tmp_path)
-    expected = tune_folder(tmp_path, "labels", "whole")
+    one = {"semantic": "labels", "rules": ["heuristic"]}
+    expected = tune_folder(tmp_path, output="whole", **one)
     real, done = decoded_files.decode_outputs, []
 
     def decode(outputs, space):
@@ -229,13 +232,13 @@ def test_a_killed_run_resumes_and_changed_files_are_read_again(tmp_path, monkeyp
 
     monkeypatch.setattr(decoded_files, "decode_outputs", decode)
     with pytest.raises(KeyboardInterrupt):
-        tune_folder(tmp_path, "labels")
-    names = [f"{i:03d}.jpg" for i in range(8)]
+        tune_folder(tmp_path, **one)
+    names = [f"{i:03d}.jpg" for i in range(5)]
     assert done == names[:3]
 
     def run(**options):
         done.clear()
-        content = tune_folder(tmp_path, "labels", **options)
+        content = tune_folder(tmp_path, **one, **options)
         return list(done), {key: content[key] for key in ("rules", "choice")}
 
     monkeypatch.setattr(decoded_files, "decode_outputs", lambda o, s: done.append(o.image["file_name"]) or real(o, s))
@@ -243,14 +246,14 @@ def test_a_killed_run_resumes_and_changed_files_are_read_again(tmp_path, monkeyp
     assert run() == (names[3:], expected)
     assert run() == ([], expected)
     (cache,) = (tmp_path / "out" / "decoded").iterdir()
-    whole = (cache / "004.npz").read_bytes()
-    for damaged in (b"", whole[:-200], whole[:100], whole[:200] + bytes(100) + whole[300:]):
-        (cache / "004.npz").write_bytes(damaged)
-        assert run() == (names[4:5], expected)
-    Image.fromarray(np.asarray(Image.open(tmp_path / "labels" / "005.png"))).save(
-        tmp_path / "labels" / "005.png", optimize=True, compress_level=0
+    whole = (cache / "003.npz").read_bytes()
+    for damaged in (b"", whole[:-200], whole[:200] + bytes(100) + whole[300:]):
+        (cache / "003.npz").write_bytes(damaged)
+        assert run() == (names[3:4], expected)
+    Image.fromarray(np.asarray(Image.open(tmp_path / "labels" / "004.png"))).save(
+        tmp_path / "labels" / "004.png", optimize=True, compress_level=0
     )
-    assert run() == (names[5:6], expected)
+    assert run() == (names[4:5], expected)
     (tmp_path / "instances.json").write_text((tmp_path / "instances.json").read_text() + " ")
     assert run() == (names, expected)
     assert run(workers=2)[1] == expected
