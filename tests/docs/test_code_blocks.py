@@ -8,8 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from doc_blocks import CONFIG_KEY, PAGES, ROOT, Block, blocks, shell_commands
+from model_files import rle_of
+
+from panoptic_fusion.data.annotation import decode_segmentation
 
 DATA = Path(os.environ.get("PANOPTIC_FUSION_DATA", ROOT.parent / "shared" / "data"))
 
@@ -227,7 +231,7 @@ def test_evaluate_any_model(predictions, run_script):
 
 
 def test_both_steps_of_evaluate_any_model_on_real_files(run_script, tmp_path, monkeypatch):
-    """The true masks of two images as results of an instance and a semantic model."""
+    """The true masks of two images as results of an instance and a semantic model; then with other scores."""
     pair = DATA / "coco_pair"
     if not pair.exists():
         pytest.skip(f"{pair} is absent")
@@ -246,14 +250,28 @@ def test_both_steps_of_evaluate_any_model_on_real_files(run_script, tmp_path, mo
     (tmp_path / "panoptic_val2017").symlink_to(pair / "panoptic_examples")
     monkeypatch.chdir(tmp_path)
     commands = [words for block, words in COMMANDS if "panoptic_val2017.json" in words]
-    assert [words[1] for words in commands] == ["fuse", "evaluate"]
-    for words in commands:
-        code, _, errors = run_script(*(word for word in words[1:] if word.strip()))
+    assert [words[1] for words in commands] == ["fuse", "evaluate", "tune"]
+    *both, tune = ([word for word in words[1:] if word.strip()] for words in commands)
+    for words in both:
+        code, _, errors = run_script(*words)
         assert code == 0, errors
     scores = json.loads((tmp_path / "scores" / "results.json").read_text())
     assert scores["images"] == 2 and scores["all"]["PQ"] == scores["all"]["boundary_PQ"] == 100
     crowds = sum(segment["iscrowd"] for segment in masks["annotations"])  # never matched
     assert scores["all"]["TP"] == len(results) - crowds and scores["problems"] == []
+
+    instances = [{**instance, "score": 0.35} for instance in instances]
+    for instance in list(instances):
+        mask = np.roll(decode_segmentation(instance["segmentation"], *instance["segmentation"]["size"]), 40, axis=1)
+        instances.append({**instance, "score": 0.25, "segmentation": rle_of(mask)})
+    (tmp_path / "instances.json").write_text(json.dumps(instances))
+    code, _, errors = run_script(*tune, "--workers", "1")
+    assert code == 0, errors
+    tuned = json.loads((tmp_path / "tuned" / "tuning.json").read_text())
+    assert tuned["best"] == {
+        "rule": "heuristic", "confidence_thresh": 0.3, "overlap_thresh": 0.5, "stuff_area_limit": 4096
+    }  # fmt: skip
+    assert tuned["choice"]["start"] == 50 and tuned["choice"]["tuned"] == 100
 
 
 def test_python_of_datasets():
