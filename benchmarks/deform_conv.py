@@ -1,4 +1,4 @@
-"""Compares two computations of the deformable convolutions in UPSNet at inference: sampling, and torchvision's operator.
+"""Compares UPSNet's deformable convolutions at inference: sampling, and torchvision's operator.
 
     python benchmarks/deform_conv.py [--config-file cityscapes/upsnet_r50.yaml] [--size 480 640] [--repeats 3]
 
