@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
+import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
@@ -224,10 +225,11 @@ def instances_of_annotations(
         if annotation["iscrowd"]:
             continue
         mask = transforms.apply_segmentation(decode_segmentation(annotation["segmentation"], *size))
-        columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-        if len(rows):
-            masks.append(mask.astype(bool))
-            boxes.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+        mask = np.ascontiguousarray(mask)
+        x, y, width, height = cv2.boundingRect(mask)
+        if width:
+            masks.append(mask.view(bool))
+            boxes.append((x, y, x + width, y + height))
             classes.append(annotation["category_id"])
     stacked = np.stack(masks) if masks else np.zeros((0, *transformed_size), dtype=bool)
     return _instances(stacked, np.array(boxes, dtype=np.int64).reshape(-1, 4), classes)
