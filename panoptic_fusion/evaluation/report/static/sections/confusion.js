@@ -58,7 +58,8 @@ report.Confusion = (() => {
       const part = percent(i, j);
       return part < 0.5 ? "<1" : part.toFixed(0);
     };
-    const heat = (i, j) => ({ "--heat": Math.sqrt(percent(i, j) / 100).toFixed(3) });
+    // Void is not scored, so its row of pixels has no color.
+    const heat = (i, j) => ({ "--heat": i === last.value && (unit.value === "pixels" || j === last.value) ? 0 : Math.sqrt(percent(i, j) / 100).toFixed(3) });
     const title = (i, j) => `${label(i, "truth")} → ${label(j, "predicted")}: ${format.plural(matrix.value[i][j], unit.value.slice(0, -1))}, ${format.percent(percent(i, j))}% of the row`;
     return { state, unit, units, shown, showns, everything, matrix, last, kept, label, color, largest, percent, text, heat, title, predictions, format, FEW };
   };

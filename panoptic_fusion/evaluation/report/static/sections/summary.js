@@ -46,8 +46,10 @@ report.Summary = (() => {
     });
 
     const problems = computed(() => {
+      const several = predictions.value.length > 1;
+      const ofPredictions = predictions.value.flatMap((p) => (p.problems ?? []).map((text) => (several ? `${p.name}: ${text}` : text)));
       const ofImages = index.value.images.flatMap((image) => (image.problems ?? []).map((text) => `${image.name}: ${text}`));
-      return [...(index.value.problems ?? []), ...ofImages];
+      return [...(index.value.problems ?? []), ...ofPredictions, ...ofImages];
     });
 
     const facts = computed(() => {
@@ -140,7 +142,7 @@ report.Summary = (() => {
                 <thead><tr><th scope="col">Kind</th><td></td><th scope="col" class="number">FP</th><th scope="col" class="number">FN</th></tr></thead>
                 <tbody>
                   <tr v-for="row in p.rows" :key="row.kind.key">
-                    <th scope="row" :title="row.kind.text">{{ row.kind.label }}</th>
+                    <th scope="row" :title="row.kind.text">{{ row.kind.segment ?? row.kind.label }}</th>
                     <td class="wide"><div class="bar-track"><span class="pattern-solid" :style="format.width(row.fp * row.scale)"></span><span
                       class="pattern-rising" :style="format.width(row.fn * row.scale)"></span></div></td>
                     <td class="number">{{ format.count(row.fp) }}</td><td class="number">{{ format.count(row.fn) }}</td>
@@ -179,8 +181,7 @@ report.Summary = (() => {
           <h3>All measures</h3>
           <div class="scroll" tabindex="0" role="region" aria-label="All measures">
             <table>
-              <thead><tr><th scope="col">Prediction</th><th scope="col">Classes</th><th v-for="[key, label] in measures" :key="key" scope="col" class="number">{{
-                label === 'Classes' ? 'Number' : label }}</th></tr></thead>
+              <thead><tr><th scope="col">Prediction</th><th scope="col">Group</th><th v-for="[key, label] in measures" :key="key" scope="col" class="number">{{ label }}</th></tr></thead>
               <tbody v-for="p in quality" :key="p.i">
                 <tr v-for="group in ['All', 'Things', 'Stuff']" :key="group">
                   <th scope="row">{{ p.name }}</th><td>{{ group }}</td>
@@ -189,7 +190,7 @@ report.Summary = (() => {
               </tbody>
             </table>
           </div>
-          <p class="hint" v-for="p in quality" :key="p.i"><template v-if="p.status">{{ p.name }}: <template v-for="(number, status, k) in p.status" :key="status">{{
+          <p class="hint status" v-for="p in quality" :key="p.i"><template v-if="p.status">{{ p.name }}: <template v-for="(number, status, k) in p.status" :key="status">{{
             k ? ', ' : '' }}{{ format.count(number) }} {{ status }}</template>.</template></p>
         </article>
 
