@@ -35,11 +35,11 @@ def png(array: np.ndarray) -> str:
     return f"data:image/png;base64,{base64.b64encode(cv2.imencode('.png', array)[1]).decode()}"
 
 
-def random_scene(rng, size=(96, 144), names=len(CATEGORIES)):
+def random_scene(rng, size=(96, 144)):
     """Ground truth (map, classes), with void in a corner: sky above road, and rectangles of other classes."""
     height, width = size
     numbers = np.ones(size, np.int32)
-    classes = {1: names - 1, 2: names - 3}
+    classes = {1: 5, 2: 3}  # sky, road
     numbers[height // 2 :] = 2
     numbers[: height // 8, : width // 6] = 0
     for n in range(3, 3 + int(rng.integers(3, 8))):
@@ -153,7 +153,7 @@ def write_report_data(
     made = [make_scene(rng, predictions) for _ in range(min(scenes or num_images, num_images))]
     images, total, all_ious = [], [Counter() for _ in predictions], [[] for _ in predictions]
     for i in range(num_images):
-        payload, results, photo = made[i % len(made)]
+        payload, results, photo, _ = made[i % len(made)]
         key = f"{i + 1:06d}"
         (files / "images" / f"{key}.js").write_text(script(key, {**payload, "photo": f"photos/{key}.jpg"}))
         (files / "photos" / f"{key}.jpg").write_bytes(photo)
@@ -167,13 +167,13 @@ def write_report_data(
     index = make_index(title, predictions, images, total, all_ious, names or [name for name, _, _ in CATEGORIES])
     index["worst"] = [worst_of(made, p) for p in range(len(predictions))]
     (files / "index.js").write_text(script("index", index))
-    return index, [payload for payload, _, _ in made]
+    return index, [scene[0] for scene in made]
 
 
 def make_scene(rng, predictions):
-    """(payload, [(counts, IoUs) of each prediction], JPEG)."""
-    truth = random_scene(rng)
-    numbers, classes = truth
+    """(payload, [(counts, IoUs) of each prediction], JPEG, maps of the ground truth and of each prediction)."""
+    truth = numbers, classes = random_scene(rng)
+    maps = [numbers]
     segments = [
         {"n": n, "category": c, "area": int((numbers == n).sum()), "iscrowd": False} for n, c in classes.items()
     ]
@@ -184,12 +184,14 @@ def make_scene(rng, predictions):
     }
     results = []
     for _ in predictions:
-        part, counts, ious = compare(rng, truth, distorted(rng, numbers, classes))
+        prediction = distorted(rng, numbers, classes)
+        maps.append(prediction[0])
+        part, counts, ious = compare(rng, truth, prediction)
         payload["predictions"].append(part)
         results.append((counts, ious))
     colors = np.array([[60, 60, 60], *(CATEGORIES[c][2] for c in classes.values())])
     photo = np.clip(colors[numbers] + rng.normal(0, 14, (*numbers.shape, 3)), 0, 255).astype(np.uint8)
-    return payload, results, cv2.imencode(".jpg", photo[..., ::-1])[1].tobytes()
+    return payload, results, cv2.imencode(".jpg", photo[..., ::-1])[1].tobytes(), maps
 
 
 def make_index(title, predictions, images, total, all_ious, names):
@@ -239,13 +241,16 @@ def make_index(title, predictions, images, total, all_ious, names):
 
 
 def worst_of(made, p):
-    """The wrong predicted and the missed segments of the first scenes, by class."""
+    """The wrong predicted and the missed segments of the first scenes, by class; `bbox` in fractions of the image."""
     worst = {}
-    for i, (payload, _, _) in enumerate(made[:50]):
+    for i, (payload, _, _, maps) in enumerate(made[:50]):
         part = payload["predictions"][p]
         classes = {s["n"]: s["category"] for s in payload["ground_truth"]["segments"]}
-        wrong = [(s["category"], s, "pred") for s in part["segments"] if s["kind"] != "matched"]
-        for cls, entry, side in [*wrong, *((classes[m["n"]], m, "gt") for m in part["missed"])]:
+        wrong = [(s["category"], s, "pred", maps[1 + p]) for s in part["segments"] if s["kind"] != "matched"]
+        for cls, entry, side, numbers in [*wrong, *((classes[m["n"]], m, "gt", maps[0]) for m in part["missed"])]:
+            ys, xs = np.nonzero(numbers == entry["n"])
+            height, width = numbers.shape
+            bbox = [xs.min() / width, ys.min() / height, (xs.max() + 1) / width, (ys.max() + 1) / height]
             row = {"image": i, "kind": entry["kind"], "iou": entry["iou"], "segment": entry["n"], "side": side}
-            worst.setdefault(str(cls), []).append(row)
+            worst.setdefault(str(cls), []).append({**row, "bbox": [float(v) for v in bbox]})
     return {cls: rows[:12] for cls, rows in worst.items()}

@@ -4,7 +4,7 @@
 report.Summary = (() => {
   const { computed } = Vue;
   const { state, predictions, categories, scored } = report.store;
-  const { LostBar, LostLegend, ChartView, Swatch } = report.parts;
+  const { LostBar, LostLegend, ChartView } = report.parts;
   const { KINDS, meanLostPq } = report.measures;
   const format = report.format;
 
@@ -82,7 +82,7 @@ report.Summary = (() => {
       },
     });
     const quality = computed(() => withSummary.value.map((p) => ({ ...p, all: p.summary.All })));
-    return { state, index, scored, quality, measures, show, lost, sizes, kinds, problems, facts, histogram, format };
+    return { predictions, scored, quality, measures, show, lost, sizes, kinds, problems, facts, histogram, format };
   };
 
   function countByPq(images, prediction) {
@@ -95,7 +95,7 @@ report.Summary = (() => {
   }
 
   return {
-    components: { LostBar, LostLegend, ChartView, Swatch },
+    components: { LostBar, LostLegend, ChartView, Classes: report.Classes },
     setup,
     template: `
       <section aria-labelledby="summary-title">
@@ -115,6 +115,7 @@ report.Summary = (() => {
           <div v-for="fact in facts" :key="fact.label"><dt>{{ fact.label }}</dt><dd>{{ fact.value }}</dd></div>
         </dl>
 
+        <Classes v-if="!predictions.length"></Classes>
         <article class="card" v-if="lost.length">
           <h3>Where PQ is lost</h3>
           <p class="hint">Means over the classes. The parts of a bar add up to 100, because PQ = SQ × RQ for each class.</p>

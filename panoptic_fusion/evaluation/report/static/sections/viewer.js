@@ -101,11 +101,12 @@ report.Viewer = (() => {
     });
     const tooltipStyle = computed(() => {
       if (!pointer.value) return {};
-      const left = pointer.value.clientX > window.innerWidth / 2;
-      const above = pointer.value.clientY > window.innerHeight * 0.6;
+      // Away from the pointer, on the side that has more room.
+      const { clientX: x, clientY: y } = pointer.value;
+      const { clientWidth: width, clientHeight: height } = document.documentElement;
       return {
-        left: `${pointer.value.clientX}px`, top: `${pointer.value.clientY}px`,
-        transform: `translate(${left ? "calc(-100% - 14px)" : "14px"}, ${above ? "calc(-100% - 14px)" : "14px"})`,
+        ...(x > width / 2 ? { right: `${width - x + 14}px` } : { left: `${x + 14}px` }),
+        ...(y > height / 2 ? { bottom: `${height - y + 14}px` } : { top: `${y + 14}px` }),
       };
     });
 
@@ -212,8 +213,8 @@ report.Viewer = (() => {
         <PredictionChoice v-else></PredictionChoice>
         <p v-for="text in info.problems ?? []" :key="text" class="problem">{{ text }}</p>
         <p v-if="failure" class="card problem" role="alert">{{ failure }}</p>
-        <div v-else class="viewer-layout">
-          <div class="stage" :class="{ loading, side: state.sideBySide }">
+        <div v-else class="viewer-layout" :class="{ side: state.sideBySide }">
+          <div class="stage" :class="{ loading }">
             <div class="panes" :style="{ '--panes': panes.length, '--aspect': view.width / view.height }">
               <Pane v-for="pane in panes" :key="pane.key" :view="view" :layers="pane.layers" :outline="outline" :title="pane.title"
                 :label="info.name" @point="point($event, pane)" @leave="pointer = null"></Pane>

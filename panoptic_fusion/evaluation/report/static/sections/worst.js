@@ -31,7 +31,7 @@ report.Worst = (() => {
     const shown = computed(() => {
       const one = classes.value.filter((item) => item.i === chosen.value);
       const all = one.length ? one : classes.value;
-      return all.map((item) => ({ ...item, cards: item.entries.slice(0, one.length ? undefined : narrow.value ? 4 : 7).map(card) }));
+      return all.map((item) => ({ ...item, cards: item.entries.slice(0, one.length ? undefined : narrow.value ? 4 : 6).map(card) }));
     });
     const card = (entry) => {
       const image = state.index.images[entry.image];
