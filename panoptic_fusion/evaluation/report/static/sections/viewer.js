@@ -52,8 +52,9 @@ report.Viewer = (() => {
       failure.value = "";
       pointer.value = null;
       try {
-        const image = await read(info.value.id, categories.value);
+        const image = await read(info.value.id, categories.value, state.prediction);
         if (wanted !== state.image) return;
+        image.others.catch((error) => wanted === state.image && (failure.value = error.message));
         showAll(view, image.width, image.height);
         shown.value = image;
         select();
@@ -148,8 +149,8 @@ report.Viewer = (() => {
 
     const total = computed(() => (shown.value ? shown.value.width * shown.value.height : 1));
     const kinds = computed(() => {
-      const counts = shown.value?.predictions[state.prediction]?.errors?.counts ?? new Map();
-      return KINDS.map((kind) => ({ ...kind, share: (100 * (counts.get(kind.code) ?? 0)) / total.value }));
+      const counts = shown.value?.predictions[state.prediction]?.errors?.counts ?? [];
+      return KINDS.map((kind) => ({ ...kind, share: (100 * (counts[kind.code] ?? 0)) / total.value }));
     });
     const toggleKind = (code) => {
       const at = state.hiddenKinds.indexOf(code);
