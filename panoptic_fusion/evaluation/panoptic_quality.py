@@ -97,6 +97,10 @@ class PanopticQuality:
         """Returns all sums as a float64 vector (9 (T + S) + 1,) for reductions; counts are exact up to 2^53."""
         return np.append(self._sums, self.images)
 
+    def sums_of(self, state: np.ndarray) -> np.ndarray:
+        """Returns tp, fp, fn and the IoU sum of each class (4, T + S) of a `state()` of the same classes."""
+        return state[: 4 * self.num_classes].reshape(4, -1)
+
     def merge(self, state: np.ndarray) -> None:
         """Adds the `state()` of another accumulator with the same classes.
 
