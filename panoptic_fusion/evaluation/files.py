@@ -16,7 +16,7 @@ from ..data.label_space import LabelSpace
 from ..errors import UserError
 from ..processes import map_in_processes, with_progress
 from .matching import ImageCounts, count_image
-from .panoptic_quality import PQ_DAGGER_RULES
+from .panoptic_quality import check_pq_dagger
 from .scores import Scores, image_row, summarize, write_scores
 
 PER_CHUNK = 8  # images that a process scores at a time
@@ -125,12 +125,6 @@ def check_folders(*folders: str | os.PathLike) -> None:
     for folder in folders:
         if not os.path.isdir(folder):
             raise UserError(f"{os.fspath(folder)} is not a folder: pass the folder of the PNGs")
-
-
-def check_pq_dagger(pq_dagger: str) -> None:
-    """Raises UserError unless `pq_dagger` is one of `PQ_DAGGER_RULES`."""
-    if pq_dagger not in PQ_DAGGER_RULES:
-        raise UserError(f"pq_dagger is {pq_dagger!r}; it can be one of {', '.join(PQ_DAGGER_RULES)}")
 
 
 def results_of(

@@ -14,7 +14,8 @@ from ...errors import UserError
 from ...files import remove_partial_files, write_atomically
 from ...locks import locked_folder
 from ...processes import map_in_processes, with_progress
-from ..files import ImageTask, check_folders, check_pq_dagger, make_tasks
+from ..files import ImageTask, check_folders, make_tasks
+from ..panoptic_quality import check_pq_dagger
 from .image import FOLDERS, ReportImage, Settings, fingerprint, is_written, write_image_data
 from .index import collect_results, make_index
 from .javascript import write_script
