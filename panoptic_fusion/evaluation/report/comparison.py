@@ -30,7 +30,11 @@ def compare(sums: tuple[np.ndarray, np.ndarray], pq: tuple[np.ndarray, np.ndarra
     """
     num = len(sums[0])
     if not num:
-        return {"delta": {"pq": float("nan"), "ci": list(interval(np.empty(0))), "samples": 0}, "by_class": [], "images": []}
+        return {
+            "delta": {"pq": float("nan"), "ci": list(interval(np.empty(0))), "samples": 0},
+            "by_class": [],
+            "images": [],
+        }
     totals = [each.sum(axis=0) for each in sums]
     drawn = [resampled_sums(each) for each in sums]
     spread = 100 * (quality_of_sums(drawn[1]) - quality_of_sums(drawn[0]))

@@ -100,7 +100,9 @@ def classify_errors(image: ImageCounts) -> ImageErrors:
         iou,
         wrong_class,
         codes,
-        np.select([image.crowd, *(m.any(axis=1) for m in (matched, *pairs))], ["crowd", "matched", *PAIR_KINDS], "missed"),
+        np.select(
+            [image.crowd, *(m.any(axis=1) for m in (matched, *pairs))], ["crowd", "matched", *PAIR_KINDS], "missed"
+        ),
         np.select(
             [matched.any(axis=0), ~spurious, *(m.any(axis=0) for m in pairs)],
             ["matched", "ignored", *PAIR_KINDS],
@@ -115,5 +117,7 @@ def _crowd_codes(image: ImageCounts, is_matched: np.ndarray, spurious: np.ndarra
     is_last = ~np.triu(of_class & image.crowd, 1).any(axis=1, keepdims=True)
     forgiving = is_last & (image.gt_classes[:, None] == image.pred_classes)
     codes = np.full((len(image.gt_classes), len(image.pred_classes) + 1), IGNORED, np.uint8)
-    codes[:, 1:] = np.select([is_matched & np.ones_like(forgiving), spurious & ~forgiving], [INEXACT, FALSE_POSITIVE], IGNORED)
+    codes[:, 1:] = np.select(
+        [is_matched & np.ones_like(forgiving), spurious & ~forgiving], [INEXACT, FALSE_POSITIVE], IGNORED
+    )
     return codes

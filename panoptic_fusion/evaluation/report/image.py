@@ -146,7 +146,9 @@ def _numbers(counts: ImageCounts, errors: ImageErrors, num_classes: int) -> dict
         "pixels": _sparse(pixel_confusion(counts, num_classes)),
         "segments": _sparse(segment_confusion(errors, num_classes)),
         "worst": worst_of_image(errors),
-        "codes": np.bincount(errors.pixel_codes.reshape(-1), counts.counts.reshape(-1), len(CODES)).astype(int).tolist(),
+        "codes": np.bincount(errors.pixel_codes.reshape(-1), counts.counts.reshape(-1), len(CODES))
+        .astype(int)
+        .tolist(),
         "fn": Counter(errors.gt_kinds[matching.missed].tolist()),
         "fp": Counter(errors.pred_kinds[matching.spurious].tolist()),
     }
@@ -223,7 +225,9 @@ def _write_pictures(
     if not thumb.exists() and record["size"] is not None:
         segments = image.tasks[0].gt_segments
         space = settings.label_space
-        colors = np.array([(255, 255, 255), *((*space.thing_colors, *space.stuff_colors)[cls] for _, cls, _ in segments)])
+        colors = np.array(
+            [(255, 255, 255), *((*space.thing_colors, *space.stuff_colors)[cls] for _, cls, _ in segments)]
+        )
         labels = label_map(
             reduced_map(gt_map, THUMB_SIDE), [{"id": id} for id, _, _ in segments], report=lambda error: None
         )

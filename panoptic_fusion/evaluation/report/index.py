@@ -159,9 +159,7 @@ def _image(image: ReportImage, record: Mapping[str, Any], shown: Sequence[int]) 
 def _worst(records: Records, i: int) -> dict[int, list[dict[str, Any]]]:
     """Returns the worst segments of one prediction by class."""
     entries = [
-        [*entry, place]
-        for place, record in enumerate(records)
-        for entry in record["predictions"][i].get("worst", ())
+        [*entry, place] for place, record in enumerate(records) for entry in record["predictions"][i].get("worst", ())
     ]
     found: dict[int, list[dict[str, Any]]] = {}
     for cls, area, kind, iou, side, n, place in largest_per_class(entries):

@@ -20,8 +20,7 @@ def reduced_map(ids: np.ndarray, limit: int = MAX_SIDE) -> np.ndarray:
     """Returns a map (H, W) with a long side of at most `limit`: the values at the centers of the new pixels."""
     height, width = _reduced_size(ids.shape, limit)
     rows, columns = (
-        ((np.arange(new) + 0.5) * (old / new)).astype(int)
-        for new, old in zip((height, width), ids.shape, strict=True)
+        ((np.arange(new) + 0.5) * (old / new)).astype(int) for new, old in zip((height, width), ids.shape, strict=True)
     )
     return ids if (height, width) == ids.shape else ids[np.ix_(rows, columns)]
 

@@ -18,7 +18,9 @@ def worst_of_image(errors: ImageErrors) -> list[list[Any]]:
     best = errors.iou.max(axis=1, initial=0), errors.iou.max(axis=0, initial=0)
     listed_twice = {"merged", "low iou"}
     for g in matching.missed.nonzero()[0].tolist():
-        found.append([*_entry(matching.gt_classes[g], matching.gt_area[g], errors.gt_kinds[g], best[0][g]), "gt", g + 1])
+        found.append(
+            [*_entry(matching.gt_classes[g], matching.gt_area[g], errors.gt_kinds[g], best[0][g]), "gt", g + 1]
+        )
     for p in matching.spurious.nonzero()[0].tolist():
         kind = errors.pred_kinds[p]
         around = errors.iou[:, p].argmax() if kind == "split" else None
