@@ -12,7 +12,7 @@ report.measures = (() => {
     { code: 3, key: "wrong class", label: "Wrong class", color: [240, 228, 66], pattern: "falling", text: "The mask matches a segment of another class." },
     { code: 4, key: "merged", label: "Merged", color: [204, 121, 167], pattern: "level", text: "One prediction covers several segments." },
     { code: 5, key: "split", label: "Split", color: [86, 180, 233], pattern: "upright", text: "Several predictions share one segment." },
-    { code: 7, key: "low iou", label: "Low IoU", color: [0, 158, 115], pattern: "checks", text: "The right class, but the IoU is 0.5 or less." },
+    { code: 7, key: "low iou", label: "Inexact", color: [0, 158, 115], pattern: "checks", text: "Outline of a segment that was found, or an overlap of the right class with an IoU of 0.5 or less." },
     { code: 6, key: "ignored", label: "Not scored", color: [128, 128, 128], pattern: "void", text: "Void or a crowd region in the ground truth." },
   ];
   const kindOf = new Map(KINDS.map((kind) => [kind.key, kind]));

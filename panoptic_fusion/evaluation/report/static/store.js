@@ -62,7 +62,7 @@ report.store = (() => {
     const kept = [];
     images.forEach((image, i) => {
       const name = image.name.toLowerCase();
-      if (words.every((word) => name.includes(word)) && (!state.onlyProblems || image.problem)) kept.push(i);
+      if (words.every((word) => name.includes(word)) && (!state.onlyProblems || image.problems)) kept.push(i);
     });
     const value = sortKeys[state.sort.key] ?? sortKeys.name;
     const values = new Map(kept.map((i) => [i, value(images[i])]));
