@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, metavar="N", help="number of processes (default: one per core)")
     parser.add_argument("--no-boundary", action="store_true", help="do not compute boundary PQ")
+    parser.add_argument("--num-gpus", type=int, default=1, help="as in `panoptic-fusion evaluate`, for each model")
     add_allow_download(parser)
     add_opts(parser)
 
@@ -74,7 +75,8 @@ def run(args: argparse.Namespace) -> None:
         if given:
             raise UserError(f"--model brings its own dataset: leave out --{given[0].replace('_', '-')}")
         models = dict(zip(names, args.model, strict=True))
-        results = report_models(models, args.output, opts=args.opts, allow_download=args.allow_download, **options)
+        options |= {"opts": args.opts, "allow_download": args.allow_download, "num_gpus": args.num_gpus}
+        results = report_models(models, args.output, **options)
     else:
         missing = [name for name in ("gt_json", "gt_root", "pred_json") if not getattr(args, name)]
         if missing or args.opts:
@@ -157,6 +159,7 @@ def report_models(
     *,
     opts: Sequence[str] = (),
     allow_download: bool = False,
+    num_gpus: int = 1,
     processes: int | None = None,
     boundary: bool = True,
     title: str | None = None,
@@ -168,6 +171,7 @@ def report_models(
         output: folder for report.html, report_files and the predictions; one folder per dataset if there are several.
         opts: sequence KEY, VALUE, KEY, VALUE, ... that changes the configs.
         allow_download: whether to download weights from any address in the configs, see `check_downloads`.
+        num_gpus: number of processes per evaluation; without a GPU they run on the CPU.
         processes, boundary, title: see `report`.
 
     Returns:
@@ -191,9 +195,10 @@ def report_models(
         if list(cfg.DATASETS.TEST) != datasets:
             raise UserError(f"{models[name]} is evaluated on {list(cfg.DATASETS.TEST)}, the first model on {datasets}: "
                             "set DATASETS.TEST at the end of the command")  # fmt: skip
+    launcher = ["--num-gpus", str(num_gpus), *(["--allow-download"] if allow_download else [])]
     folders = {name: Path(output, "predictions", safe_name(name)) for name in models}
     for name, model in models.items():
-        _predict(os.fspath(model), folders[name], [*opts], configs[name].MODEL.WEIGHTS, allow_download)
+        _predict(os.fspath(model), folders[name], list(opts), configs[name].MODEL.WEIGHTS, launcher)
     reports = []
     for dataset in datasets:
         files, place = panoptic_files(dataset), Path(output) if len(datasets) == 1 else Path(output, safe_name(dataset))
@@ -210,7 +215,7 @@ def report_models(
     return reports
 
 
-def _predict(model: str, folder: Path, opts: list[str], weights: str, allow_download: bool) -> None:
+def _predict(model: str, folder: Path, opts: list[str], weights: str, launcher: list[str]) -> None:
     """Evaluates a model in a child process and keeps its predictions; does nothing if that was done before."""
     import json
 
@@ -220,7 +225,7 @@ def _predict(model: str, folder: Path, opts: list[str], weights: str, allow_down
     state = {"model": os.path.abspath(model), "weights": [weights, file_state(weights)], "opts": opts}
     if done.is_file() and json.loads(done.read_text()) == state:
         return
-    words = ["--model", model, "--no-report", *(["--allow-download"] if allow_download else [])]
+    words = ["--model", model, "--no-report", *launcher]
     words += [*opts, "TEST.WRITE_PREDICTIONS", "True", "TEST.EVALUATORS", "['panoptic']", "OUTPUT_DIR", str(folder)]
     code = child.run("evaluate", *words)
     if code:

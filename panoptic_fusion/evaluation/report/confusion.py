@@ -21,8 +21,8 @@ def pixel_confusion(image: ImageCounts, num_classes: int) -> np.ndarray:
 def segment_confusion(errors: ImageErrors, num_classes: int) -> np.ndarray:
     """Returns the segments of each pair of classes of one image, (C + 1, C + 1) int64.
 
-    Pairs are the matched ones (on the diagonal) and those of wrong class, see `errors.py`. All other FN are
-    in the last column, all other false positives in the last row. A row without its class's diagonal therefore adds up
+    Pairs are the matched ones (on the diagonal) and those of wrong class, see `errors.py`. All other false negatives
+    are in the last column, all other false positives in the last row. A row without its diagonal therefore adds up
     to the FN of the class, such a column to the FP.
     """
     matching, table = errors.matching, np.zeros((num_classes + 1, num_classes + 1), np.int64)

@@ -75,10 +75,12 @@ def write_report(
     for name in FOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)
     settings = Settings(os.fspath(folder), space, boundary, show if predictions else "truth")
-    listed = [
-        ReportImage(f"{number:06d}", None if photos is None else os.path.join(photos, each[0].file_name), each)
-        for number, each in enumerate(tasks, start=1)
-    ]
+    listed = []
+    for number, each in enumerate(tasks, start=1):
+        photo = None if photos is None else os.path.join(photos, each[0].file_name)
+        if show == "prediction" and photo is not None and not os.path.isfile(photo):  # a frame of a video
+            photo = None
+        listed.append(ReportImage(f"{number:06d}", photo, each))
     with locked_folder(folder, f"the report {output}"):
         records = _write_images(listed, settings, processes)
         results = collect_results(records, settings, problems, pq_dagger) if predictions else []
