@@ -14,6 +14,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from panoptic_fusion.errors import DiskError, UserError, one_line
@@ -55,6 +56,11 @@ def run(args: argparse.Namespace) -> int:
         allow_download=args.allow_download,
     )
     print(f"{len(found['annotations'])} images: pictures, panoptic PNGs and panoptic.json in {args.output}")
+    if found["images"]:
+        from panoptic_fusion.evaluation.report.one_side import write_prediction_report
+
+        title = os.path.basename(args.model or args.zoo or args.config_file) or "predictions"
+        print(f"Report: {write_prediction_report(Path(args.output, 'panoptic.json'), args.output, args.output, title)}")
     for message in found["unreadable"]:
         print(f"skipped: {' '.join(message.split())}", file=sys.stderr)
     return 1 if found["unreadable"] else 0

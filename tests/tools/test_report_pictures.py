@@ -5,7 +5,7 @@ import re
 import cv2
 import pytest
 from headless_browser import missing_browser
-from report_data import write_report_data
+from fabricated_report import write_report_data
 from tiny_training import ROOT
 
 from panoptic_fusion.evaluation.report.page import write_page

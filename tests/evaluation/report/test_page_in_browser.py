@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from headless_browser import missing_browser, open_browser
-from report_data import CATEGORIES, KINDS, write_report_data
+from fabricated_report import CATEGORIES, KINDS, write_report_data
 
 from panoptic_fusion.evaluation.report.page import write_page
 
