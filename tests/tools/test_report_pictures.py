@@ -5,19 +5,14 @@ import re
 import cv2
 import pytest
 from headless_browser import missing_browser
-from fabricated_report import write_report_data
 from tiny_training import ROOT
-
-from panoptic_fusion.evaluation.report.page import write_page
 
 
 @pytest.mark.skipif(bool(missing_browser()), reason=f"no pictures are drawn: {missing_browser()}")
 def test_the_pictures_of_the_documentation(run_script, tmp_path):
-    write_report_data(tmp_path, 4)
-    write_page(tmp_path)
     output = tmp_path / "pictures"
     output.mkdir()
-    code, _, err = run_script("tools/report_pictures", tmp_path, output)
+    code, _, err = run_script("tools/report_pictures", output, "--images", 6)
     assert code == 0, err
     drawn = {path.name for path in output.iterdir()}
     assert drawn == set(re.findall(r"\]\((report_\w+\.jpg)\)", (ROOT / "docs/report.md").read_text()))
@@ -28,6 +23,6 @@ def test_the_pictures_of_the_documentation(run_script, tmp_path):
         assert picture.std() > 10
 
 
-def test_a_report_that_does_not_exist(run_script, tmp_path):
-    code, _, err = run_script("tools/report_pictures", tmp_path / "no", tmp_path)
-    assert code != 0 and "report.html does not exist" in err
+def test_a_folder_that_does_not_exist(run_script, tmp_path):
+    code, _, err = run_script("tools/report_pictures", tmp_path / "no")
+    assert code != 0 and "is not a folder" in err

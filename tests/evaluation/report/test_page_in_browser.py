@@ -1,12 +1,11 @@
 """The report's page in headless Chromium, opened as a file: what it shows, and that text is never markup."""
 
-import base64
 import re
 
-import cv2
 import numpy as np
 import pytest
 from headless_browser import missing_browser, open_browser
+from report_data import pixels_of
 from fabricated_report import CATEGORIES, KINDS, write_report_data
 
 from panoptic_fusion.evaluation.report.page import write_page
@@ -57,12 +56,6 @@ def report(tmp_path_factory):
     index, payloads = write_report_data(folder, 6)
     write_page(folder)
     return folder, index, payloads
-
-
-def decoded(url: str) -> np.ndarray:
-    """The map in a data: PNG: gray values or segment numbers."""
-    image = cv2.imdecode(np.frombuffer(base64.b64decode(url.partition(",")[2]), np.uint8), cv2.IMREAD_UNCHANGED)
-    return image if image.ndim == 2 else image[..., 2] + 256 * image[..., 1].astype(int)
 
 
 def canvas_pixel(page, layer: str, x: int, y: int) -> list[int]:
@@ -169,7 +162,7 @@ def test_an_image_opens_and_its_layers_are_switched_and_faded(open_page, report)
     page.wait_for_selector("canvas[data-layer=errors]")
     frame = page.locator(".frame")
     seen = {"errors": frame.screenshot()}
-    codes = decoded(payloads[0]["predictions"][0]["errors"])
+    codes = pixels_of(payloads[0]["predictions"][0]["errors"])
     colors = {1: [213, 94, 0], 2: [0, 114, 178], 3: [240, 228, 66]}
     for code in set(np.unique(codes).tolist()) & set(colors):
         y, x = np.argwhere(codes == code)[0].tolist()
@@ -194,7 +187,7 @@ def test_a_hidden_kind_of_error_is_not_drawn(open_page, report):
     folder, _, payloads = report
     page = open_page(folder, "#/image/000001")
     page.wait_for_selector("canvas[data-layer=errors]")
-    codes = decoded(payloads[0]["predictions"][0]["errors"])
+    codes = pixels_of(payloads[0]["predictions"][0]["errors"])
     y, x = (
         np.argwhere(codes == KINDS["missed"])[0].tolist() if (codes == 2).any() else np.argwhere(codes == 1)[0].tolist()
     )
@@ -213,7 +206,7 @@ def test_the_tooltip_names_class_score_iou_and_kind(open_page, report, image):
     page = open_page(folder, f"#/image/{image + 1:06d}")
     page.wait_for_selector("canvas[data-layer=errors]")
     part = payload["predictions"][0]
-    truth, predicted = decoded(payload["ground_truth"]["map"]), decoded(part["map"])
+    truth, predicted = pixels_of(payload["ground_truth"]["map"]), pixels_of(part["map"])
     labels = {"matched": "Matched", "false": "False positive", "wrong class": "Wrong class", "missed": "Missed"}
     for segment in part["segments"]:
         ys, xs = np.nonzero(predicted == segment["n"])
@@ -231,7 +224,7 @@ def test_the_tooltip_names_class_score_iou_and_kind(open_page, report, image):
         missed = [m for m in part["missed"] if m["n"] == n]
         assert not missed or labels[missed[0]["kind"]].lower() in below.lower()
         if (
-            decoded(part["errors"])[y, x] != KINDS["missed"]
+            pixels_of(part["errors"])[y, x] != KINDS["missed"]
         ):  # the predicted segment is outlined: its first column is white
             assert canvas_pixel(page, "outline", int(xs.min()), int(ys[xs.argmin()])) == [255, 255, 255, 255]
     page.mouse.move(5, 5)
@@ -286,7 +279,7 @@ def test_a_worst_segment_opens_its_image_at_the_segment(open_page, report):
     pressed = page.locator("button.segment[aria-pressed=true]")
     pressed.wait_for()
     assert "person" in pressed.inner_text() and f"IoU {entries[k]['iou']:.2f}" in pressed.inner_text()
-    numbers = decoded(payloads[entries[k]["image"]]["predictions"][0]["map"])
+    numbers = pixels_of(payloads[entries[k]["image"]]["predictions"][0]["map"])
     ys, xs = np.nonzero(numbers == entries[k]["segment"])
     stack, frame = page.locator(".stack").bounding_box(), page.locator(".frame").bounding_box()
     x = stack["x"] + (xs.min() + xs.max() + 1) / 2 / numbers.shape[1] * stack["width"]
@@ -362,7 +355,7 @@ def test_a_dataset_alone(open_page, tmp_path):
     page.locator("nav a", has_text="Images").click()
     page.locator(".image-row").first.click()
     page.wait_for_selector("canvas[data-layer=truth]")
-    numbers = decoded(payloads[0]["ground_truth"]["map"])
+    numbers = pixels_of(payloads[0]["ground_truth"]["map"])
     point_at(page, 100, 5, numbers.shape)
     n = int(numbers[5, 100])
     cls = next(s["category"] for s in payloads[0]["ground_truth"]["segments"] if s["n"] == n)
