@@ -1,4 +1,4 @@
-"""Fine-tunes a model on your own data: checks it, trains, evaluates, writes pictures and a report (run by `make demo-real`).
+"""Fine-tunes a model on your own data: checks it, trains, evaluates, draws and reports (run by `make demo-real`).
 
     panoptic-fusion fine-tune --data FOLDER --output output/mine [--iterations 1000] [KEY VALUE ...]
 

@@ -14,7 +14,7 @@ from ...data.annotation import label_map, read_id_map
 from ...data.dataset_errors import DatasetError
 from ...data.label_space import LabelSpace
 from ...files import file_state, write_image
-from ..files import LEFT_OUT, ImageTask, ScoredImage, row_of, score_image
+from ..files import LEFT_OUT, ImageTask, row_of, score_image
 from ..matching import ImageCounts
 from ..scores import Scores
 from .confusion import pixel_confusion, segment_confusion
@@ -33,6 +33,7 @@ from .pictures import (
 from .worst import worst_of_image
 
 VERSION = 1  # of the files; a change of the format makes an interrupted report start again
+TRUTH = ("segments", "pixels", "crowds", "images")  # what is counted of each ground-truth class
 FOLDERS = ("images", "photos", "thumbs")
 
 
@@ -85,7 +86,7 @@ def write_image_data(image: ReportImage, settings: Settings) -> dict[str, Any]:
 
     Returns:
         Its numbers, as JSON: "key"; "fingerprint"; "size": [height, width] or None; "photo" and "thumb": whether they
-        exist; "problems": list of texts; "truth": [segments, pixels] per class; "predictions": list of {"row": see
+        exist; "problems": list of texts; "truth": `TRUTH` of all classes; "predictions": list of {"row": see
         `row_of`; "state", "pixels", "segments": state of its `Scores` and confusions, each as [places, values] of the
         flat array's values other than 0; "worst": see `worst_of_image`; "codes": pixels per error code; "fn", "fp":
         number of segments per kind}.
@@ -99,7 +100,11 @@ def write_image_data(image: ReportImage, settings: Settings) -> dict[str, Any]:
     except DatasetError:
         gt_map = None  # `score_image` says what is wrong
     payload: dict[str, Any] = {"photo": None, "size": None, "ground_truth": None, "predictions": []}
-    record: dict[str, Any] = {"key": image.key, "problems": [], "truth": np.zeros((2, num_classes), int).tolist()}
+    record: dict[str, Any] = {
+        "key": image.key,
+        "problems": [],
+        "truth": np.zeros((len(TRUTH), num_classes), int).tolist(),
+    }
     record |= {"size": None, "predictions": []}
     for task in image.tasks:
         scores = settings.empty_scores()
@@ -108,10 +113,14 @@ def write_image_data(image: ReportImage, settings: Settings) -> dict[str, Any]:
         if scored.counts is not None:
             if record["size"] is None:
                 record |= {"size": list(scored.gt_map.shape), "truth": _truth(scored.counts, num_classes)}
-                payload |= _truth_payload(task, scored)
+                gt_labels = _labels(scored.gt_map, [id for id, _, _ in task.gt_segments])
+                payload |= _truth_payload(task, scored.counts, gt_labels)
             errors = classify_errors(scored.counts)
+            scores_of = {id: task.pred_scores.get(id) for id in task.pred_segments} if len(errors.pred_kinds) else {}
+            labels = _labels(scored.pred_map, list(scores_of))
             numbers |= _numbers(scored.counts, errors, num_classes)
-            payload["predictions"].append(_prediction_payload(task, scored, errors))
+            numbers["worst"] = worst_of_image(errors, gt_labels, labels)
+            payload["predictions"].append(_prediction_payload(list(scores_of.values()), errors, gt_labels, labels))
         record["predictions"].append(numbers)
     if settings.show == "truth":
         payload["predictions"] = []
@@ -134,10 +143,13 @@ def _sparse(array: np.ndarray) -> list[list]:
 
 
 def _truth(counts: ImageCounts, num_classes: int) -> list[list[int]]:
-    """Returns the number of segments and of pixels of each ground-truth class."""
+    """Returns `TRUTH` of each class: numbers of segments, pixels, crowds and images of the ground truth."""
     areas = counts.counts[1:].sum(axis=1)
-    pixels = np.bincount(counts.gt_classes, areas, num_classes).astype(int)
-    return [np.bincount(counts.gt_classes, minlength=num_classes).tolist(), pixels.tolist()]
+    segments, pixels, crowds = (
+        np.bincount(counts.gt_classes, weights, num_classes).astype(int).tolist()
+        for weights in (None, areas, counts.crowd)
+    )
+    return [segments, pixels, crowds, [int(number > 0) for number in segments]]
 
 
 def _numbers(counts: ImageCounts, errors: ImageErrors, num_classes: int) -> dict[str, Any]:
@@ -145,7 +157,6 @@ def _numbers(counts: ImageCounts, errors: ImageErrors, num_classes: int) -> dict
     return {
         "pixels": _sparse(pixel_confusion(counts, num_classes)),
         "segments": _sparse(segment_confusion(errors, num_classes)),
-        "worst": worst_of_image(errors),
         "codes": np.bincount(errors.pixel_codes.reshape(-1), counts.counts.reshape(-1), len(CODES))
         .astype(int)
         .tolist(),
@@ -159,9 +170,8 @@ def _labels(ids: np.ndarray, segment_ids: list[int]) -> np.ndarray:
     return label_map(reduced_map(ids), [{"id": id} for id in segment_ids], report=lambda error: None)
 
 
-def _truth_payload(task: ImageTask, scored: ScoredImage) -> dict[str, Any]:
-    labels = _labels(scored.gt_map, [id for id, _, _ in task.gt_segments])
-    areas = scored.counts.counts[1:].sum(axis=1).tolist()
+def _truth_payload(task: ImageTask, counts: ImageCounts, labels: np.ndarray) -> dict[str, Any]:
+    areas = counts.counts[1:].sum(axis=1).tolist()
     segments = [
         {"n": n, "category": cls, "area": area, "iscrowd": crowd}
         for n, ((_, cls, crowd), area) in enumerate(zip(task.gt_segments, areas, strict=True), start=1)
@@ -169,23 +179,23 @@ def _truth_payload(task: ImageTask, scored: ScoredImage) -> dict[str, Any]:
     return {"size": list(labels.shape), "ground_truth": {"map": labels_as_png(labels), "segments": segments}}
 
 
-def _prediction_payload(task: ImageTask, scored: ScoredImage, errors: ImageErrors) -> dict[str, Any]:
+def _prediction_payload(
+    scores: list[float | None], errors: ImageErrors, gt_labels: np.ndarray, labels: np.ndarray
+) -> dict[str, Any]:
+    """Returns the data of one prediction; `scores` are those of its segments, the labels are from `_labels`."""
     matching = errors.matching
-    ids = list(task.pred_segments) if len(matching.pred_area) else []
-    gt_labels = _labels(scored.gt_map, [id for id, _, _ in task.gt_segments])
-    labels = _labels(scored.pred_map, ids)
     best_of_pred, best_of_gt = partial(_best, errors.iou.T), partial(_best, errors.iou)
     segments = [
         {
             "n": p + 1,
             "category": int(matching.pred_classes[p]),
-            "score": task.pred_scores.get(id),
+            "score": score,
             "area": int(matching.pred_area[p]),
             **best_of_pred(p),
             "match": None,
             "kind": str(errors.pred_kinds[p]),
         }
-        for p, id in enumerate(ids)
+        for p, score in enumerate(scores)
     ]
     for g, p in zip(matching.g[matching.matched].tolist(), matching.p[matching.matched].tolist(), strict=True):
         segments[p]["match"] = g + 1

@@ -13,7 +13,7 @@ from ..files import results_of
 from ..scores import GROUPS, SHOWN_PROBLEMS
 from .comparison import compare
 from .errors import CODES
-from .image import VERSION, ReportImage, Settings, dense, problems_of
+from .image import TRUTH, VERSION, ReportImage, Settings, dense, problems_of
 from .worst import largest_per_class
 
 RESULTS = ("pq", "sq", "rq", "tp", "fp", "fn")  # numbers per class and prediction
@@ -47,7 +47,7 @@ def make_index(
     records: Records,
     results: Sequence[Mapping[str, Any]],
     settings: Settings,
-    class_totals: Sequence[tuple[int, int]] | None = None,
+    class_totals: Sequence[Sequence[int]] | None = None,
 ) -> dict[str, Any]:
     """Returns the data of the page that concern all images; docs/report.md describes them.
 
@@ -57,7 +57,7 @@ def make_index(
         images, records: the images and what `write_image_data` returned for each.
         results: results per prediction, see `collect_results`.
         settings: settings of the records.
-        class_totals: (segments, pixels) per class of the ground truth; None counts those of `records`.
+        class_totals: `TRUTH` of each class; None counts those of `records`.
     """
     shown = range(len(names)) if settings.show == "both" else ()
     space = settings.label_space
@@ -117,24 +117,22 @@ def _categories(
     records: Records,
     results: Sequence[Mapping[str, Any]],
     settings: Settings,
-    class_totals: Sequence[tuple[int, int]] | None,
+    class_totals: Sequence[Sequence[int]] | None,
 ) -> list[dict[str, Any]]:
     space = settings.label_space
     names, colors = space.thing_classes + space.stuff_classes, space.thing_colors + space.stuff_colors
     if class_totals is None:
-        totals = np.sum([np.zeros((2, len(names)), int), *(record["truth"] for record in records)], axis=0)
-        class_totals = totals.T.tolist()
+        class_totals = np.sum([record["truth"] for record in records], axis=0).T.tolist()
     return [
         {
             "id": id,
             "name": name,
             "isthing": cls < space.num_things,
             "color": list(color),
-            "segments": segments,
-            "pixels": pixels,
+            **dict(zip(TRUTH, counted, strict=True)),
             "results": [{key: r["per_class"][name][key.upper()] for key in RESULTS} for r in results],
         }
-        for cls, (id, name, color, (segments, pixels)) in enumerate(
+        for cls, (id, name, color, counted) in enumerate(
             zip(space.thing_ids + space.stuff_ids, names, colors, class_totals, strict=True)
         )
     ]
@@ -162,8 +160,8 @@ def _worst(records: Records, i: int) -> dict[int, list[dict[str, Any]]]:
         [*entry, place] for place, record in enumerate(records) for entry in record["predictions"][i].get("worst", ())
     ]
     found: dict[int, list[dict[str, Any]]] = {}
-    for cls, area, kind, iou, side, n, place in largest_per_class(entries):
-        entry = {"image": place, "kind": kind, "iou": iou, "segment": n, "side": side, "area": area}
+    for cls, area, kind, iou, side, n, box, place in largest_per_class(entries):
+        entry = {"image": place, "kind": kind, "iou": iou, "segment": n, "side": side, "area": area, "bbox": box}
         found.setdefault(cls, []).append(entry)
     return found
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ...data.checks import CheckResult
 from ...data.coco_panoptic import PanopticFiles
-from ...data.statistics import choose_images
+from ...data.statistics import choose_images, dataset_statistics
 from .write import write_report
 
 
@@ -26,16 +26,14 @@ def write_dataset_report(
     """
     if result.label_space is None or not (chosen := choose_images(result, limit)):
         return None
-    totals = {id: [0, 0] for id in (*result.label_space.thing_ids, *result.label_space.stuff_ids)}
-    for image in result.images:
-        for category_id, _, area in image.segments:
-            if category_id in totals:
-                totals[category_id][0] += 1
-                totals[category_id][1] += area
+    totals = [
+        (each["segments"], round(each["pixels"] * result.pixels), each["crowds"], each["images"])
+        for each in dataset_statistics(result)["classes"]
+    ]
     return write_report(
         files.panoptic_json, files.panoptic_root, {}, output,
         photos=files.images, images=[image.image_id for image, _ in chosen], title=name,
-        class_totals=[(segments, pixels) for segments, pixels in totals.values()], report=lambda error: None,
+        class_totals=totals, report=lambda error: None,
     )["page"]  # fmt: skip
 
 

@@ -3,31 +3,57 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from ...data.annotation import label_extents
 from .errors import ImageErrors
 
 PER_CLASS = 12
 
 
-def worst_of_image(errors: ImageErrors) -> list[list[Any]]:
-    """Returns the largest errors of one image as [class, area, kind, IoU or None, side, n], at most 12 per class.
+def worst_of_image(errors: ImageErrors, gt_labels: np.ndarray, pred_labels: np.ndarray) -> list[list[Any]]:
+    """Returns the largest errors of one image, at most 12 per class.
 
-    `side` is "gt" or "pred", and n the position of the segment in its list, from 1. A false positive that is merged or
-    of low IoU is left out, because its false negatives are listed; so is one of split ground truth that is missed.
+    A false positive that is merged or of low IoU is left out, because its false negatives are listed; so is one of split
+    ground truth that is missed.
+
+    Args:
+        errors: errors of the image.
+        gt_labels, pred_labels: (h, w) positions of the segments in their lists, from 1; 0 is void.
+
+    Returns:
+        Lists [class, area, kind, IoU or None, side ("gt" or "pred"), n (position of the segment, from 1), box]. The box
+        is [x0, y0, x1, y1] in fractions of width and height, or None for a segment without a pixel.
     """
     matching, found = errors.matching, []
-    best = errors.iou.max(axis=1, initial=0), errors.iou.max(axis=0, initial=0)
-    listed_twice = {"merged", "low iou"}
-    for g in matching.missed.nonzero()[0].tolist():
-        found.append(
-            [*_entry(matching.gt_classes[g], matching.gt_area[g], errors.gt_kinds[g], best[0][g]), "gt", g + 1]
-        )
-    for p in matching.spurious.nonzero()[0].tolist():
-        kind = errors.pred_kinds[p]
-        around = errors.iou[:, p].argmax() if kind == "split" else None
-        if kind in listed_twice or (around is not None and errors.gt_kinds[around] == "split"):
-            continue
-        found.append([*_entry(matching.pred_classes[p], matching.pred_area[p], kind, best[1][p]), "pred", p + 1])
+    sides = (
+        ("gt", matching.missed, errors.gt_kinds, matching.gt_classes, matching.gt_area, errors.iou, gt_labels),
+        (
+            "pred",
+            matching.spurious,
+            errors.pred_kinds,
+            matching.pred_classes,
+            matching.pred_area,
+            errors.iou.T,
+            pred_labels,
+        ),
+    )
+    for side, wrong, kinds, classes, areas, iou, labels in sides:
+        boxes = label_extents(labels, len(classes))[0] / (*labels.shape[::-1], *labels.shape[::-1])
+        for index in np.flatnonzero(wrong).tolist():
+            if side == "pred" and _is_listed(errors, index):
+                continue
+            best = round(float(iou[index].max(initial=0)), 4) or None
+            box = boxes[index].round(4).tolist()
+            entry = [int(classes[index]), int(areas[index]), str(kinds[index]), best, side, index + 1]
+            found.append([*entry, box if box[2] > box[0] else None])
     return largest_per_class(found)
+
+
+def _is_listed(errors: ImageErrors, p: int) -> bool:
+    """Returns whether a false positive is listed with its ground truth."""
+    kind = errors.pred_kinds[p]
+    return kind in ("merged", "low iou") or (kind == "split" and errors.gt_kinds[errors.iou[:, p].argmax()] == "split")
 
 
 def largest_per_class(entries: Sequence[list[Any]]) -> list[list[Any]]:
@@ -38,7 +64,3 @@ def largest_per_class(entries: Sequence[list[Any]]) -> list[list[Any]]:
         if number[entry[0]] <= PER_CLASS:
             kept.append(entry)
     return kept
-
-
-def _entry(cls: Any, area: Any, kind: Any, iou: float) -> list[Any]:
-    return [int(cls), int(area), str(kind), round(float(iou), 4) or None]

@@ -39,7 +39,7 @@ def write_report(
     boundary: bool = True,
     title: str = "Panoptic quality",
     show: str = "both",
-    class_totals: Sequence[tuple[int, int]] | None = None,
+    class_totals: Sequence[Sequence[int]] | None = None,
     report: Report = raise_error,
 ) -> dict[str, Any]:
     """Scores predictions as `evaluate_files` does, and writes `report.html` and its folder `report_files`.
@@ -55,7 +55,7 @@ def write_report(
         photos: folder of the images, by their `file_name` in the ground truth. None: the page has no photos.
         title: title of the page.
         show: "both"; "truth" shows the ground truth alone; "prediction" shows the predictions alone, without numbers.
-        class_totals: (segments, pixels) per class, if the images are a part of the dataset only.
+        class_totals: numbers of segments, pixels, crowds and images per class, if `images` are a part of the dataset.
         report: called with each error in the ground truth's JSON; by default, the first one is raised.
 
     Returns:
