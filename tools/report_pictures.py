@@ -3,9 +3,9 @@
 
 python tools/report_pictures.py docs
 
-The report is of toy scenes and of two "models": their predictions are distorted ground truth, so that each kind of error occurs. It
-writes report_summary.jpg, report_classes.jpg, report_confusion.jpg, report_viewer.jpg, report_worst.jpg and report_compare.jpg, all at
-a width of 1280 pixels, and report_phone.jpg: four sections at a width of 400 pixels, in dark colors.
+The report is of toy scenes and of two models: their predictions are distorted ground truth, so that each kind of error occurs. It
+writes report_summary.jpg, report_classes.jpg, report_confusion.jpg, report_worst.jpg, report_compare.jpg, report_viewer.jpg and
+report_segment.jpg at a width of 1280 pixels, and report_phone.jpg: four sections at a width of 400 pixels, in dark colors.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from panoptic_fusion.evaluation.report.write import write_report
 from panoptic_fusion.evaluation.submission import write_panoptic_png
 from panoptic_fusion.files import temporary_folder, write_json
 
-MODELS = {"UPSNet": (1, 0.1), "Panoptic FPN": (2, 0.22)}  # seed, probability of each kind of error
+MODELS = {"model A": (1, 0.1), "model B": (2, 0.22)}  # seed, probability of each kind of error
 DESKTOP = {"width": 1280, "height": 860}
 PHONE = {"width": 400, "height": 800}
 SECTIONS = ("summary", "classes", "confusion", "worst", "compare")
@@ -80,7 +80,9 @@ def distort(rng: np.random.Generator, rate: float, id_map: np.ndarray, segments:
     def add(mask: np.ndarray, category: int) -> None:
         number = len(found) + 1
         predicted[mask] = number
-        found[number] = {"id": number, "category_id": category, "iscrowd": 0, "score": float(rng.uniform(0.5, 1))}
+        found[number] = {"id": number, "category_id": category, "iscrowd": 0}
+        if isthing[category]:
+            found[number]["score"] = float(rng.uniform(0.5, 1))
         latest[category] = number
 
     for segment in sorted(segments, key=lambda segment: -segment["area"]):
@@ -115,13 +117,13 @@ def pictures(browser: Any, address: str) -> Iterator[tuple[str, np.ndarray]]:
         open_section(page, address, section)
         yield section, screenshot(page)
     open_viewer(page, address)
-    page.get_by_label("Prediction", exact=True).check()
+    page.keyboard.press("3")  # the layer of the prediction
     page.keyboard.press("p")  # the second prediction
-    page.locator("button.segment").first.click()
-    page.keyboard.press("0")
-    box = page.locator(".frame").bounding_box()
-    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.8 * box["height"])
     yield "viewer", screenshot(page)
+    page.locator("button.segment", has_text="score").last.click()  # zooms in and moves the segment to the middle
+    box = page.locator(".frame").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    yield "segment", screenshot(page)
 
     phone = browser.new_page(viewport=PHONE, color_scheme="dark")
     columns = []

@@ -23,7 +23,7 @@ report.Compare = (() => {
     const reach = computed(() => {
       const ends = rows.value.flatMap((row) => [row.delta, ...(row.ci ?? [])]).filter(format.known).map(Math.abs);
       const most = Math.max(1, ...ends);
-      return [1, 2, 5, 10, 20, 30, 50, 100].find((limit) => limit >= most) ?? 100;
+      return [1, 2, 5, 10, 15, 20, 30, 40, 50, 60, 80, 100].find((limit) => limit >= most) ?? 100;
     });
     const at = (value) => 50 + (50 * value) / reach.value;
     const interval = (ci) => ({ left: `${at(ci[0])}%`, width: `${at(ci[1]) - at(ci[0])}%` });

@@ -16,6 +16,7 @@ report.Summary = (() => {
   const COUNTS = new Set(["n", "tp", "fp", "fn"]);
   const SIZES = [["small", "Small", "up to 32² px"], ["medium", "Medium", "32² to 96² px"], ["large", "Large", "above 96² px"]];
   const BINS = 20;
+  const SHOWN = 50; // problems
 
   const setup = () => {
     const index = computed(() => state.index);
@@ -49,8 +50,11 @@ report.Summary = (() => {
       const several = predictions.value.length > 1;
       const ofPredictions = predictions.value.flatMap((p) => (p.problems ?? []).map((text) => (several ? `${p.name}: ${text}` : text)));
       const ofImages = index.value.images.flatMap((image) => (image.problems ?? []).map((text) => `${image.name}: ${text}`));
-      return [...(index.value.problems ?? []), ...ofPredictions, ...ofImages];
+      return [...ofPredictions, ...ofImages];
     });
+
+    // A prediction lists only its first problems.
+    const numProblems = computed(() => predictions.value.reduce((sum, p) => sum + Math.max(0, (p.num_problems ?? 0) - (p.problems?.length ?? 0)), problems.value.length));
 
     const facts = computed(() => {
       const { images, categories: all } = index.value;
@@ -82,7 +86,7 @@ report.Summary = (() => {
       },
     });
     const quality = computed(() => withSummary.value.map((p) => ({ ...p, all: p.summary.All })));
-    return { predictions, scored, quality, measures, show, lost, sizes, kinds, problems, facts, histogram, format };
+    return { predictions, scored, quality, measures, show, lost, sizes, kinds, problems, numProblems, facts, SHOWN, histogram, format };
   };
 
   function countByPq(images, prediction) {
@@ -197,8 +201,8 @@ report.Summary = (() => {
 
         <article class="card" v-if="problems.length">
           <h3>Problems</h3>
-          <ul class="problems"><li v-for="(text, i) in problems.slice(0, 50)" :key="i">{{ text }}</li></ul>
-          <p class="hint" v-if="problems.length > 50">and {{ format.count(problems.length - 50) }} more</p>
+          <ul class="problems"><li v-for="(text, i) in problems.slice(0, SHOWN)" :key="i">{{ text }}</li></ul>
+          <p class="hint" v-if="numProblems > SHOWN">and {{ format.count(numProblems - SHOWN) }} more</p>
         </article>
       </section>`,
   };
