@@ -30,6 +30,16 @@ PHONE = {"width": 400, "height": 800}
 SECTIONS = ("summary", "classes", "confusion", "worst", "compare")
 PHONE_SECTIONS = ("summary", "classes", "images")
 MAX_BYTES = 300_000
+# Place on the screen of a pixel inside the outlined segment: the inner part of the outline is white.
+INSIDE_OUTLINE = """() => {
+  const canvas = document.querySelector("canvas[data-layer=outline]");
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const white = [...Array(data.length / 4).keys()].filter((i) => data[4 * i] && data[4 * i + 3]);
+  const i = white[white.length >> 1];
+  const box = canvas.getBoundingClientRect();
+  const place = [(i % canvas.width) + 0.5, Math.floor(i / canvas.width) + 0.5];
+  return [box.x + (place[0] * box.width) / canvas.width, box.y + (place[1] * box.height) / canvas.height];
+}"""
 QUALITIES = (90, 80, 70, 60, 50)
 
 
@@ -120,9 +130,8 @@ def pictures(browser: Any, address: str) -> Iterator[tuple[str, np.ndarray]]:
     page.keyboard.press("3")  # the layer of the prediction
     page.keyboard.press("p")  # the second prediction
     yield "viewer", screenshot(page)
-    page.locator("button.segment", has_text="score").last.click()  # zooms in and moves the segment to the middle
-    box = page.locator(".frame").bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.locator("button.segment", has_text="score").last.click()  # zooms to the segment
+    page.mouse.move(*page.evaluate(INSIDE_OUTLINE))
     yield "segment", screenshot(page)
 
     phone = browser.new_page(viewport=PHONE, color_scheme="dark")

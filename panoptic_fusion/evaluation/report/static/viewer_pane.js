@@ -13,10 +13,11 @@ report.viewerPane = (() => {
     Object.assign(view, { zoom: 1, x: width / 2, y: height / 2, width, height });
   }
 
+  // Moves to a center; the pane stays filled with the image.
   function move(view, x, y) {
-    view.x = Math.min(view.width, Math.max(0, x));
-    view.y = Math.min(view.height, Math.max(0, y));
-    if (view.zoom === 1) showAll(view);
+    const within = (value, size) => Math.min(size - size / (2 * view.zoom), Math.max(size / (2 * view.zoom), value));
+    view.x = within(x, view.width);
+    view.y = within(y, view.height);
   }
 
   // Zooms by a factor; the map's pixel (x, y) stays in its place.
