@@ -42,13 +42,12 @@ report.maps = (() => {
     return { width, height, numbers, boxes };
   }
 
-  // Returns {width, height, codes: error code of each pixel, counts: code -> number of pixels}.
+  // Returns {width, height, codes: error code of each pixel, counts: number of pixels of each code}.
   async function readErrors(url) {
     const { width, height, data } = await decode(url);
     const codes = new Uint8Array(width * height);
-    const counts = new Map();
-    for (let i = 0; i < codes.length; i++) codes[i] = data[4 * i];
-    for (const code of codes) counts.set(code, (counts.get(code) ?? 0) + 1);
+    const counts = new Uint32Array(256);
+    for (let i = 0; i < codes.length; i++) counts[(codes[i] = data[4 * i])]++;
     return { width, height, codes, counts };
   }
 
@@ -96,9 +95,8 @@ report.maps = (() => {
     const words = new Uint32Array(pixels.data.buffer);
     const p = period(width, height);
     const styles = [];
-    for (const code of map.counts.keys()) {
-      const kind = kindOfCode.get(code);
-      if (!kind || hidden.includes(code)) continue;
+    for (const [code, kind] of kindOfCode) {
+      if (!map.counts[code] || hidden.includes(code)) continue;
       const faint = kind.pattern === "void" ? 40 : 150;
       styles[code] = { pattern: PATTERNS[kind.pattern], high: word(kind.color, 255), low: word(kind.color, faint) };
     }

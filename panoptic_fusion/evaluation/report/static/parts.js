@@ -15,7 +15,7 @@ report.parts = (() => {
   const KindBadge = {
     props: { kind: String },
     setup: (props) => ({ info: computed(() => report.measures.kindOf.get(props.kind)) }),
-    template: `<span class="badge" :class="info ? 'pattern-' + info.pattern : ''" :title="info ? info.text : ''">{{ info ? info.label : kind }}</span>`,
+    template: `<span class="badge" :class="info ? 'pattern-' + info.pattern : ''" :title="info ? info.text : ''">{{ info ? info.segment ?? info.label : kind }}</span>`,
   };
 
   // Buttons of which one is chosen. options: [{value, label}].
@@ -79,8 +79,8 @@ report.parts = (() => {
     },
     template: `
       <th scope="col" :aria-sort="order">
-        <button type="button" class="sort" :title="title" @click="press">{{ label }}<span aria-hidden="true" class="arrow">{{
-          active ? (sort.descending ? "▼" : "▲") : "" }}</span></button>
+        <button type="button" class="sort" :title="title" @click="press"><span aria-hidden="true" class="arrow">{{
+          active ? (sort.descending ? "▼" : "▲") : "" }}</span>{{ label }}</button>
       </th>`,
   };
 

@@ -73,7 +73,7 @@ report.store = (() => {
   const sections = computed(() => {
     const index = state.index;
     if (!index) return [];
-    const tabs = [["summary", "Summary", true], ["classes", "Classes", categories.value.length > 0]];
+    const tabs = [["summary", "Summary", true], ["classes", "Classes", categories.value.length > 0 && predictions.value.length > 0]];
     tabs.push(["confusion", "Confusion", (index.confusion ?? []).some(Boolean)]);
     tabs.push(["images", "Images", index.images.length > 0]);
     tabs.push(["worst", "Worst segments", (index.worst ?? []).some((classes) => classes && Object.keys(classes).length)]);

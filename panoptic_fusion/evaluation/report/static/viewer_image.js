@@ -5,8 +5,9 @@ report.viewerImage = (() => {
   const { readSegments, readErrors, segmentColors } = report.maps;
 
   // Returns a promise of {id, width, height, photo, truth, predictions}: each side has {map, segments, color}, and a prediction also
-  // {errors, missed: number -> entry, matches: ground-truth number -> segment}. A side that the report does not have is null.
-  async function read(id, categories) {
+  // {errors, missed: number -> entry, matches: ground-truth number -> segment}. A side that the report does not have is null. So are the
+  // predictions other than `first` until they are read, so that the image can be seen earlier; the promise `others` ends with them.
+  async function read(id, categories, first) {
     const payload = await report.data.loadImage(id);
     const side = async (part) => {
       if (!part?.map) return null;
@@ -24,9 +25,16 @@ report.viewerImage = (() => {
         matches: new Map(read.segments.filter((segment) => segment.match).map((segment) => [segment.match, segment])),
       };
     };
-    const [truth, predictions] = await Promise.all([side(payload.ground_truth), Promise.all((payload.predictions ?? []).map(prediction))]);
+    const parts = payload.predictions ?? [];
+    const predictions = Vue.shallowReactive(parts.map(() => null));
+    const fill = async (i) => (predictions[i] = await prediction(parts[i]));
+    const [truth] = await Promise.all([side(payload.ground_truth), parts.length && fill(parts[first] ? first : 0)]);
     const [height, width] = payload.size ?? [truth, ...predictions].filter(Boolean).map(({ map }) => [map.height, map.width])[0] ?? [1, 1];
-    return { id, width, height, photo: payload.photo ? report.data.photoUrl(id) : "", truth, predictions };
+    const readOthers = async () => {
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      for (const i of parts.keys()) if (!predictions[i]) await fill(i);
+    };
+    return { id, width, height, photo: payload.photo ? report.data.photoUrl(id) : "", truth, predictions, others: readOthers() };
   }
 
   // What the tooltip says of a ground-truth segment: {side, segment, kind, iou, other: the prediction that fits best}.

@@ -39,6 +39,7 @@ report.Classes = (() => {
       <section aria-labelledby="classes-title">
         <header class="section-head"><h2 id="classes-title">Classes</h2><PredictionChoice v-if="scored"></PredictionChoice>
           <Choice v-model="group" :options="groups" label="Kind of class"></Choice></header>
+        <p v-if="scored" class="hint">PQ = SQ × RQ. SQ is the mean IoU of the matched segments, RQ = TP / (TP + FP/2 + FN/2).</p>
         <article class="card">
           <LostLegend v-if="scored"></LostLegend>
           <table class="classes" :class="{ scored }">

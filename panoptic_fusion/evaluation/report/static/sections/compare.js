@@ -36,6 +36,8 @@ report.Compare = (() => {
     });
     const changed = computed(() => (pair.value.images ?? []).map(([i, delta]) => ({ i, delta, image: state.index.images[i] })));
 
+    const whole = (p) => predictions.value[p].summary?.All?.pq;
+
     const scatter = (color) => {
       const { a, b } = pair.value;
       const points = [];
@@ -65,7 +67,7 @@ report.Compare = (() => {
       };
     };
     const chart = computed(() => (color) => scatter(color)); // another function for each pair
-    return { state, pair, pairs, names, sort, rows, reach, interval, dot, verdict, sentence, changed, chart, imageHref, format, thumb: (image) => report.data.thumbUrl(image.id) };
+    return { state, pair, pairs, names, sort, rows, reach, interval, dot, verdict, sentence, changed, whole, chart, imageHref, format, thumb: (image) => report.data.thumbUrl(image.id) };
   };
 
   return {
@@ -77,9 +79,10 @@ report.Compare = (() => {
           <label class="select" v-if="pairs.length > 1">Pair <select v-model="state.pair"><option v-for="item in pairs" :key="item.value" :value="item.value">{{ item.label }}</option></select></label></header>
         <article class="card verdict">
           <p>{{ pairs[state.pair].label }}</p>
-          <p class="big" :class="verdict(pair.delta.ci)"><span class="measure">Δ PQ</span> {{ format.signed(pair.delta.pq) }}</p>
+          <p class="big" :class="verdict(pair.delta.ci)"><span class="measure">Δ PQ</span> {{ format.signed(pair.delta.pq) }}
+            <span class="measure">{{ format.percent(whole(pair.a)) }} → {{ format.percent(whole(pair.b)) }}</span></p>
           <p v-if="pair.delta.ci">95% interval: {{ format.signed(pair.delta.ci[0]) }} to {{ format.signed(pair.delta.ci[1]) }}
-            <span class="hint">({{ format.count(pair.delta.samples) }} bootstrap samples of the images)</span></p>
+            <span class="hint">(bootstrap over {{ format.plural(pair.delta.samples, 'image') }})</span></p>
           <p v-if="pair.delta.ci" class="hint">{{ sentence }}</p>
         </article>
         <article class="card" v-if="rows.length">

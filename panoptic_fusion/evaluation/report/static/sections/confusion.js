@@ -3,11 +3,12 @@
 
 report.Confusion = (() => {
   const { ref, computed } = Vue;
-  const { state, categories, predictions } = report.store;
+  const { state, categories } = report.store;
   const { Swatch, Choice, PredictionChoice } = report.parts;
   const format = report.format;
   const FEW = 16; // classes that are shown at first
   const LARGEST = 12;
+  const EMPTY = { class: "empty" };
 
   const setup = () => {
     const unit = ref("pixels");
@@ -53,14 +54,16 @@ report.Confusion = (() => {
     const percent = (i, j) => (sums.value[i] ? (100 * matrix.value[i][j]) / sums.value[i] : 0);
     const text = (i, j) => {
       const value = matrix.value[i][j];
-      if (!value) return "";
       if (shown.value === "counts") return short(value);
       const part = percent(i, j);
       return part < 0.5 ? "<1" : part.toFixed(0);
     };
-    const heat = (i, j) => ({ "--heat": Math.sqrt(percent(i, j) / 100).toFixed(3) });
+    // Void is not scored, so its row of pixels has no color.
+    const heat = (i, j) => ({ "--heat": i === last.value && (unit.value === "pixels" || j === last.value) ? 0 : Math.sqrt(percent(i, j) / 100).toFixed(3) });
     const title = (i, j) => `${label(i, "truth")} → ${label(j, "predicted")}: ${format.plural(matrix.value[i][j], unit.value.slice(0, -1))}, ${format.percent(percent(i, j))}% of the row`;
-    return { state, unit, units, shown, showns, everything, matrix, last, kept, label, color, largest, percent, text, heat, title, predictions, format, FEW };
+    const cell = (i, j) => (matrix.value[i][j] ? { text: text(i, j), title: title(i, j), style: heat(i, j), class: { right: i === j && i !== last.value } } : EMPTY);
+    const rows = computed(() => kept.value.map((i) => ({ i, cells: kept.value.map((j) => cell(i, j)) })));
+    return { unit, units, shown, showns, everything, matrix, kept, rows, label, color, largest, percent, format, FEW };
   };
 
   // 1234567 as "1.2M".
@@ -81,9 +84,8 @@ report.Confusion = (() => {
               <table class="confusion">
                 <thead><tr><td class="corner"><span>ground truth ↓ predicted →</span></td>
                   <th v-for="j in kept" :key="j" scope="col"><span>{{ label(j, 'predicted') }}</span></th></tr></thead>
-                <tbody><tr v-for="i in kept" :key="i"><th scope="row"><Swatch :color="color(i)"></Swatch>{{ label(i, 'truth') }}</th>
-                  <td v-for="j in kept" :key="j" :class="{ right: i === j && i !== last, empty: !matrix[i][j] }" :style="heat(i, j)"
-                    :title="title(i, j)">{{ text(i, j) }}</td></tr></tbody>
+                <tbody><tr v-for="row in rows" :key="row.i"><th scope="row"><Swatch :color="color(row.i)"></Swatch>{{ label(row.i, 'truth') }}</th>
+                  <td v-for="(cell, k) in row.cells" :key="k" :class="cell.class" :style="cell.style" :title="cell.title">{{ cell.text }}</td></tr></tbody>
               </table>
             </div>
             <p class="hint" v-if="matrix.length > FEW + 1"><button type="button" class="plain" :aria-pressed="everything" @click="everything = !everything">{{

@@ -4,7 +4,7 @@
 report.Summary = (() => {
   const { computed } = Vue;
   const { state, predictions, categories, scored } = report.store;
-  const { LostBar, LostLegend, ChartView, Swatch } = report.parts;
+  const { LostBar, LostLegend, ChartView } = report.parts;
   const { KINDS, meanLostPq } = report.measures;
   const format = report.format;
 
@@ -46,8 +46,10 @@ report.Summary = (() => {
     });
 
     const problems = computed(() => {
+      const several = predictions.value.length > 1;
+      const ofPredictions = predictions.value.flatMap((p) => (p.problems ?? []).map((text) => (several ? `${p.name}: ${text}` : text)));
       const ofImages = index.value.images.flatMap((image) => (image.problems ?? []).map((text) => `${image.name}: ${text}`));
-      return [...(index.value.problems ?? []), ...ofImages];
+      return [...(index.value.problems ?? []), ...ofPredictions, ...ofImages];
     });
 
     const facts = computed(() => {
@@ -80,7 +82,7 @@ report.Summary = (() => {
       },
     });
     const quality = computed(() => withSummary.value.map((p) => ({ ...p, all: p.summary.All })));
-    return { state, index, scored, quality, measures, show, lost, sizes, kinds, problems, facts, histogram, format };
+    return { predictions, scored, quality, measures, show, lost, sizes, kinds, problems, facts, histogram, format };
   };
 
   function countByPq(images, prediction) {
@@ -93,7 +95,7 @@ report.Summary = (() => {
   }
 
   return {
-    components: { LostBar, LostLegend, ChartView, Swatch },
+    components: { LostBar, LostLegend, ChartView, Classes: report.Classes },
     setup,
     template: `
       <section aria-labelledby="summary-title">
@@ -113,6 +115,7 @@ report.Summary = (() => {
           <div v-for="fact in facts" :key="fact.label"><dt>{{ fact.label }}</dt><dd>{{ fact.value }}</dd></div>
         </dl>
 
+        <Classes v-if="!predictions.length"></Classes>
         <article class="card" v-if="lost.length">
           <h3>Where PQ is lost</h3>
           <p class="hint">Means over the classes. The parts of a bar add up to 100, because PQ = SQ × RQ for each class.</p>
@@ -140,7 +143,7 @@ report.Summary = (() => {
                 <thead><tr><th scope="col">Kind</th><td></td><th scope="col" class="number">FP</th><th scope="col" class="number">FN</th></tr></thead>
                 <tbody>
                   <tr v-for="row in p.rows" :key="row.kind.key">
-                    <th scope="row" :title="row.kind.text">{{ row.kind.label }}</th>
+                    <th scope="row" :title="row.kind.text">{{ row.kind.segment ?? row.kind.label }}</th>
                     <td class="wide"><div class="bar-track"><span class="pattern-solid" :style="format.width(row.fp * row.scale)"></span><span
                       class="pattern-rising" :style="format.width(row.fn * row.scale)"></span></div></td>
                     <td class="number">{{ format.count(row.fp) }}</td><td class="number">{{ format.count(row.fn) }}</td>
@@ -179,8 +182,7 @@ report.Summary = (() => {
           <h3>All measures</h3>
           <div class="scroll" tabindex="0" role="region" aria-label="All measures">
             <table>
-              <thead><tr><th scope="col">Prediction</th><th scope="col">Classes</th><th v-for="[key, label] in measures" :key="key" scope="col" class="number">{{
-                label === 'Classes' ? 'Number' : label }}</th></tr></thead>
+              <thead><tr><th scope="col">Prediction</th><th scope="col">Group</th><th v-for="[key, label] in measures" :key="key" scope="col" class="number">{{ label }}</th></tr></thead>
               <tbody v-for="p in quality" :key="p.i">
                 <tr v-for="group in ['All', 'Things', 'Stuff']" :key="group">
                   <th scope="row">{{ p.name }}</th><td>{{ group }}</td>
@@ -189,7 +191,7 @@ report.Summary = (() => {
               </tbody>
             </table>
           </div>
-          <p class="hint" v-for="p in quality" :key="p.i"><template v-if="p.status">{{ p.name }}: <template v-for="(number, status, k) in p.status" :key="status">{{
+          <p class="hint status" v-for="p in quality" :key="p.i"><template v-if="p.status">{{ p.name }}: <template v-for="(number, status, k) in p.status" :key="status">{{
             k ? ', ' : '' }}{{ format.count(number) }} {{ status }}</template>.</template></p>
         </article>
 

@@ -52,8 +52,9 @@ report.Viewer = (() => {
       failure.value = "";
       pointer.value = null;
       try {
-        const image = await read(info.value.id, categories.value);
+        const image = await read(info.value.id, categories.value, state.prediction);
         if (wanted !== state.image) return;
+        image.others.catch((error) => wanted === state.image && (failure.value = error.message));
         showAll(view, image.width, image.height);
         shown.value = image;
         select();
@@ -101,11 +102,12 @@ report.Viewer = (() => {
     });
     const tooltipStyle = computed(() => {
       if (!pointer.value) return {};
-      const left = pointer.value.clientX > window.innerWidth / 2;
-      const above = pointer.value.clientY > window.innerHeight * 0.6;
+      // Away from the pointer, on the side that has more room.
+      const { clientX: x, clientY: y } = pointer.value;
+      const { clientWidth: width, clientHeight: height } = document.documentElement;
       return {
-        left: `${pointer.value.clientX}px`, top: `${pointer.value.clientY}px`,
-        transform: `translate(${left ? "calc(-100% - 14px)" : "14px"}, ${above ? "calc(-100% - 14px)" : "14px"})`,
+        ...(x > width / 2 ? { right: `${width - x + 14}px` } : { left: `${x + 14}px` }),
+        ...(y > height / 2 ? { bottom: `${height - y + 14}px` } : { top: `${y + 14}px` }),
       };
     });
 
@@ -147,8 +149,8 @@ report.Viewer = (() => {
 
     const total = computed(() => (shown.value ? shown.value.width * shown.value.height : 1));
     const kinds = computed(() => {
-      const counts = shown.value?.predictions[state.prediction]?.errors?.counts ?? new Map();
-      return KINDS.map((kind) => ({ ...kind, share: (100 * (counts.get(kind.code) ?? 0)) / total.value }));
+      const counts = shown.value?.predictions[state.prediction]?.errors?.counts ?? [];
+      return KINDS.map((kind) => ({ ...kind, share: (100 * (counts[kind.code] ?? 0)) / total.value }));
     });
     const toggleKind = (code) => {
       const at = state.hiddenKinds.indexOf(code);
@@ -212,8 +214,8 @@ report.Viewer = (() => {
         <PredictionChoice v-else></PredictionChoice>
         <p v-for="text in info.problems ?? []" :key="text" class="problem">{{ text }}</p>
         <p v-if="failure" class="card problem" role="alert">{{ failure }}</p>
-        <div v-else class="viewer-layout">
-          <div class="stage" :class="{ loading, side: state.sideBySide }">
+        <div v-else class="viewer-layout" :class="{ side: state.sideBySide }">
+          <div class="stage" :class="{ loading }">
             <div class="panes" :style="{ '--panes': panes.length, '--aspect': view.width / view.height }">
               <Pane v-for="pane in panes" :key="pane.key" :view="view" :layers="pane.layers" :outline="outline" :title="pane.title"
                 :label="info.name" @point="point($event, pane)" @leave="pointer = null"></Pane>

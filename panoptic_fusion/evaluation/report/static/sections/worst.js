@@ -4,7 +4,7 @@
 report.Worst = (() => {
   const { ref, computed, watch } = Vue;
   const { state, categories, imageHref } = report.store;
-  const { Swatch, KindBadge, PredictionChoice, Picture } = report.parts;
+  const { Swatch, KindBadge, PredictionChoice, Picture, narrow } = report.parts;
   const format = report.format;
 
   // Style of a photo that shows a box (fractions) with a margin in a frame: the photo is scaled and moved.
@@ -31,7 +31,7 @@ report.Worst = (() => {
     const shown = computed(() => {
       const one = classes.value.filter((item) => item.i === chosen.value);
       const all = one.length ? one : classes.value;
-      return all.map((item) => ({ ...item, cards: item.entries.slice(0, one.length ? undefined : 4).map(card) }));
+      return all.map((item) => ({ ...item, cards: item.entries.slice(0, one.length ? undefined : narrow.value ? 4 : 6).map(card) }));
     });
     const card = (entry) => {
       const image = state.index.images[entry.image];
