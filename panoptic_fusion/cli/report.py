@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> None:
     sources = args.model or args.pred_json
     if args.name and len(args.name) != len(sources):
         raise UserError(f"{len(args.name)} --name are given for {len(sources)} predictions: give one for each, or none")
+    if len(set(map(os.path.abspath, sources))) < len(sources) and not args.name:
+        raise UserError("two predictions are the same: give each a --name, or leave one out")
     names = args.name or names_of(sources)
     if len(set(names)) < len(names):
         raise UserError("two predictions have the same --name: use different names")
@@ -92,8 +94,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def names_of(paths: Sequence[str | os.PathLike]) -> list[str]:
-    """Returns different names for files or folders: their last part, or as much of the path as makes them differ."""
-    parts = [Path(path).absolute().with_suffix("").parts for path in paths]
+    """Returns names for different files or folders: their last part, or as much of the path as makes them differ."""
+    parts = [Path(os.path.abspath(path).removesuffix(".json")).parts for path in paths]
     length = 1
     while len({each[-length:] for each in parts}) < len(set(parts)):
         length += 1

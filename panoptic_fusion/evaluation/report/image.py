@@ -133,8 +133,9 @@ def write_image_data(image: ReportImage, settings: Settings) -> dict[str, Any]:
 
 
 def dense(sparse: list[list], out: np.ndarray) -> None:
-    """Adds [places, values] to an array with any shape."""
-    out.reshape(-1)[sparse[0]] += sparse[1]
+    """Adds [places, values], which may be empty, to a contiguous array of any shape."""
+    places, values = sparse
+    out.reshape(-1)[np.array(places, int)] += np.array(values, out.dtype)
 
 
 def _sparse(array: np.ndarray) -> list[list]:

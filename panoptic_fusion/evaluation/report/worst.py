@@ -14,8 +14,8 @@ PER_CLASS = 12
 def worst_of_image(errors: ImageErrors, gt_labels: np.ndarray, pred_labels: np.ndarray) -> list[list[Any]]:
     """Returns the largest errors of one image, at most 12 per class.
 
-    A false positive that is merged or of low IoU is left out, because its false negatives are listed; so is one of split
-    ground truth that is missed.
+    A false positive that is merged or of low IoU is left out, because its false negatives are listed. So is a part of
+    split ground truth that is missed.
 
     Args:
         errors: errors of the image.

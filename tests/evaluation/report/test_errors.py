@@ -39,8 +39,8 @@ BY_HAND = {
     "matched, with an outline into void and a missed rim": (
         "0011110", [(1, 0, False)], "0111100", {1: 0}, ["matched"], ["matched"], "6600076"),
     "missed, and a false positive elsewhere": (
-        "111122222", [(1, 0, False), (2, 4, False)], "000022233", {2: 4, 3: 0}, ["missed", "matched"], ["matched", "false"],
-        "222200011"),
+        "111122222", [(1, 0, False), (2, 4, False)], "000022233", {2: 4, 3: 0}, ["missed", "matched"],
+        ["matched", "false"], "222200011"),
     "wrong class": ("1111", [(1, 0, False)], "2220", {2: 1}, ["wrong class"], ["wrong class"], "3332"),
     "two merged into one that matches the larger": (
         "1111122", [(1, 0, False), (2, 0, False)], "3333333", {3: 0}, ["matched", "merged"], ["matched"], "0000044"),
@@ -58,7 +58,8 @@ BY_HAND = {
     "crowds: forgiven class, another class, void": (
         "9999999", [(9, 0, True)], "1122000", {1: 0, 2: 1}, ["crowd"], ["ignored", "false"], "6611666"),
     "of two crowds of a class only the last one forgives": (
-        "88899", [(8, 0, True), (9, 0, True)], "11022", {1: 0, 2: 0}, ["crowd", "crowd"], ["false", "ignored"], "11666"),
+        "88899", [(8, 0, True), (9, 0, True)], "11022", {1: 0, 2: 0}, ["crowd", "crowd"],
+        ["false", "ignored"], "11666"),
     "a prediction mostly on void is ignored, and missed ground truth stays missed": (
         "0001", [(1, 4, False)], "2222", {2: 0}, ["missed"], ["ignored"], "6662"),
     "a matched segment that reaches into a crowd is inexact": (
