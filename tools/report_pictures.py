@@ -3,9 +3,10 @@
 
 python tools/report_pictures.py docs
 
-The report is of toy scenes and of two models: their predictions are distorted ground truth, so that each kind of error occurs. It
-writes report_summary.jpg, report_classes.jpg, report_confusion.jpg, report_worst.jpg, report_compare.jpg, report_viewer.jpg and
-report_segment.jpg at a width of 1280 pixels, and report_phone.jpg: four sections at a width of 400 pixels, in dark colors.
+The report is of toy scenes and of two models: their predictions are distorted ground truth, so that each kind of error
+occurs. The tool writes report_summary.jpg, report_classes.jpg, report_confusion.jpg, report_worst.jpg,
+report_compare.jpg, report_viewer.jpg and report_segment.jpg at a width of 1280 pixels, and report_phone.jpg: four
+sections at a width of 400 pixels, in dark colors.
 """
 
 import argparse
@@ -75,14 +76,13 @@ def toy_report(folder: Path, num_images: int) -> Path:
             annotations.append({**annotation, "segments_info": segments})
         write_json(folder / f"{name}.json", {**truth, "annotations": annotations})
         predictions[name] = (folder / f"{name}.json", root)
-    made = write_report(
-        files["panoptic_json"], files["panoptic_root"], predictions, folder / "report", photos=files["images"], title="Toy scenes"
-    )  # fmt: skip
+    truth_files = files["panoptic_json"], files["panoptic_root"]
+    made = write_report(*truth_files, predictions, folder / "report", photos=files["images"], title="Toy scenes")
     return made["page"]
 
 
 def distort(rng: np.random.Generator, rate: float, id_map: np.ndarray, segments: list, categories: list):
-    """Returns a prediction (map, segments): ground truth (H, W) with moved, lost, renamed, split, merged and new segments."""
+    """Returns a prediction (map, segments): ground truth with moved, lost, split, merged, new and renamed segments."""
     kinds = {isthing: [c["id"] for c in categories if c["isthing"] == isthing] for isthing in (0, 1)}
     isthing = {c["id"]: c["isthing"] for c in categories}
     predicted, found, latest = np.zeros_like(id_map), {}, {}

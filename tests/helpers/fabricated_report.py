@@ -1,4 +1,4 @@
-"""Fabricated data of a report: random rectangles, their errors by the simplest rules, in the format that the page reads."""
+"""Fabricated data of a report: random rectangles, and their errors by the simplest rules."""
 
 import base64
 import json
@@ -76,7 +76,7 @@ def keep_visible(numbers, classes):
 
 
 def compare(rng, truth, prediction):
-    """(payload of one prediction, Counter of (class, "tp" | "fp" | "fn"), IoUs of the matches), by loops over all pairs."""
+    """(payload of one prediction, Counter of (class, "tp" | "fp" | "fn"), IoUs of the matches), by loops over pairs."""
     (gt, gt_classes), (pred, pred_classes) = truth, prediction
     iou = {}
     for a in gt_classes:
@@ -140,7 +140,7 @@ def class_quality(counts, ious, cls):
 def write_report_data(
     folder, num_images=6, predictions=("first", "second"), *, seed=0, scenes=None, names=None, title="Report"
 ):
-    """Writes report_files of `num_images` images, of which `scenes` are different; returns (index, image payloads of the scenes).
+    """Writes report_files of `num_images` images, `scenes` of them different; returns (index, payloads of the scenes).
 
     Args:
         predictions: names; none of them: a dataset alone.
@@ -210,10 +210,10 @@ def make_index(title, predictions, images, total, all_ious, names):
             "pixels": 1000 * (c + 1),
         }
         categories.append({**row, "images": 3 + c, "results": results})
-    shown = [
-        {"name": name, "summary": {group: quality(counts, ious, members) for group, members in groups.items()}, "status": {"scored": len(images)}}
-        for name, counts, ious in zip(predictions, total, all_ious, strict=True)
-    ]  # fmt: skip
+    shown = []
+    for name, counts, ious in zip(predictions, total, all_ious, strict=True):
+        summary = {group: quality(counts, ious, members) for group, members in groups.items()}
+        shown.append({"name": name, "summary": summary, "status": {"scored": len(images)}})
     matrix = [[int(1000 * (i == j) + 37 * ((i * 7 + j * 3) % 5)) for j in range(7)] for i in range(7)]
     confusion = [
         {"labels": [*names, "void"], "pixels": matrix, "segments": [[v // 10 for v in row] for row in matrix]}

@@ -1,8 +1,8 @@
 """Static part of the report: the page, its scripts and styles, and the libraries that they use.
 
-The page is opened by double click, so its address is `file://`: it cannot fetch files, and a canvas cannot be read once it has shown
-an image file. Therefore data and segment maps are scripts that call `panopticReport(key, payload)`. The page adds each script when its
-content comes into view. None of the files that this module writes depends on the data.
+The page is opened by double click, so its address is `file://`: it cannot fetch files, and a canvas cannot be read once
+it has shown an image file. Therefore data and segment maps are scripts that call `panopticReport(key, payload)`. The
+page adds each script when its content comes into view. None of the files that this module writes depends on the data.
 """
 
 import os
@@ -19,8 +19,8 @@ def write_page(folder: str | os.PathLike) -> Path:
     """Writes report.html and its static files; replaces those of an earlier version.
 
     Args:
-        folder: path to the report's folder, which is created if it does not exist. The data are not touched: they are the scripts and
-            images in `folder/report_files`.
+        folder: path to the report's folder, which is created if it does not exist. The data in `folder/report_files`
+            do not change.
 
     Returns:
         Path to report.html. Without data the page shows how to create them.
