@@ -6,7 +6,12 @@
   const { state, sections, readAddress, setIndex } = report.store;
 
   const SECTIONS = {
-    summary: report.Summary, classes: report.Classes, confusion: report.Confusion, images: report.Images, worst: report.Worst, compare: report.Compare,
+    summary: report.Summary,
+    classes: report.Classes,
+    confusion: report.Confusion,
+    images: report.Images,
+    worst: report.Worst,
+    compare: report.Compare,
     image: report.Viewer,
   };
 
@@ -27,15 +32,29 @@
         const before = state.section;
         heights[before] = scrollY;
         readAddress();
-        if (state.section !== before) nextTick(() => scrollTo(0, before === "image" ? heights[state.section] ?? 0 : 0));
+        if (state.section !== before)
+          nextTick(() => scrollTo(0, before === "image" ? (heights[state.section] ?? 0) : 0));
       });
-      watch(() => state.index?.title, (title) => title && (document.title = title));
+      watch(
+        () => state.index?.title,
+        (title) => title && (document.title = title),
+      );
       // On a phone the row of tabs is wider than the page.
       const nav = ref(null);
-      watch(() => [state.section, state.index], () => nextTick(() => nav.value?.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" })));
+      watch(
+        () => [state.section, state.index],
+        () =>
+          nextTick(() =>
+            nav.value?.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }),
+          ),
+      );
       const current = computed(() => SECTIONS[state.section]);
       const tab = computed(() => (state.section === "image" ? "images" : state.section));
-      const created = computed(() => String(state.index?.created ?? "").replace("T", " ").slice(0, 16));
+      const created = computed(() =>
+        String(state.index?.created ?? "")
+          .replace("T", " ")
+          .slice(0, 16),
+      );
       return { state, sections, current, tab, nav, created };
     },
     template: `

@@ -18,7 +18,12 @@ report.data = (() => {
       const finish = () => {
         script.remove();
         if (arrived.has(key)) resolve(arrived.get(key));
-        else reject(new Error(`${FILES}${path} could not be read. Keep report.html next to its folder ${FILES}, or write the report again.`));
+        else
+          reject(
+            new Error(
+              `${FILES}${path} could not be read. Keep report.html next to its folder ${FILES}, or write the report again.`,
+            ),
+          );
         arrived.delete(key);
       };
       script.onload = finish;

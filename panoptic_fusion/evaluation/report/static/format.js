@@ -15,7 +15,11 @@ report.format = (() => {
     count: (value) => (known(value) ? value.toLocaleString("en-US") : DASH),
     // Fraction in [0, 1] with two digits: IoU and scores.
     fraction: (value) => (known(value) ? fixed(value, 2) : DASH),
-    rgb: (color) => `rgb(${(color ?? [128, 128, 128]).slice(0, 3).map((part) => Math.round(Number(part)) || 0).join(", ")})`,
+    rgb: (color) =>
+      `rgb(${(color ?? [128, 128, 128])
+        .slice(0, 3)
+        .map((part) => Math.round(Number(part)) || 0)
+        .join(", ")})`,
     width: (percent) => ({ width: `${Math.min(100, Math.max(0, percent || 0))}%` }),
     plural: (number, word) => `${number.toLocaleString("en-US")} ${word}${number === 1 ? "" : "s"}`,
   };

@@ -87,8 +87,8 @@ report.maps = (() => {
     context.putImageData(pixels, 0, 0);
   }
 
-  // Paints the kinds of error that are not in `hidden`; pixels that are right stay transparent.
-  function paintErrors(canvas, map, hidden) {
+  // Paints the error codes in `shown`; all other pixels stay transparent.
+  function paintErrors(canvas, map, shown) {
     const { width, height, codes } = map;
     const context = resize(canvas, width, height);
     const pixels = new ImageData(width, height);
@@ -96,7 +96,7 @@ report.maps = (() => {
     const p = period(width, height);
     const styles = [];
     for (const [code, kind] of kindOfCode) {
-      if (!map.counts[code] || hidden.includes(code)) continue;
+      if (!map.counts[code] || !shown.includes(code)) continue;
       const faint = kind.pattern === "void" ? 40 : 150;
       styles[code] = { pattern: PATTERNS[kind.pattern], high: word(kind.color, 255), low: word(kind.color, faint) };
     }
@@ -120,11 +120,16 @@ report.maps = (() => {
     const pixels = new ImageData(x1 - x0, y1 - y0);
     const words = new Uint32Array(pixels.data.buffer);
     const [white, black] = [word([255, 255, 255], 255), word([0, 0, 0], 255)];
-    const inside = (x, y) => x >= 0 && y >= 0 && x < map.width && y < map.height && map.numbers[y * map.width + x] === n;
+    const inside = (x, y) =>
+      x >= 0 && y >= 0 && x < map.width && y < map.height && map.numbers[y * map.width + x] === n;
     for (let i = 0, y = y0; y < y1; y++) {
       for (let x = x0; x < x1; x++, i++) {
         const here = inside(x, y);
-        const near = (d) => inside(x - d, y) !== here || inside(x + d, y) !== here || inside(x, y - d) !== here || inside(x, y + d) !== here;
+        const near = (d) =>
+          inside(x - d, y) !== here ||
+          inside(x + d, y) !== here ||
+          inside(x, y - d) !== here ||
+          inside(x, y + d) !== here;
         if (near(reach)) words[i] = here ? white : black;
       }
     }
@@ -152,7 +157,10 @@ report.maps = (() => {
       const turn = seen.get(segment.category) ?? 0;
       seen.set(segment.category, turn + 1);
       const shade = category?.isthing ? [0, 0.32, -0.24, 0.16, -0.12, 0.44, -0.34][turn % 7] : 0;
-      colors.set(segment.n, color.map((part) => Math.round(shade < 0 ? part * (1 + shade) : part + (255 - part) * shade)));
+      colors.set(
+        segment.n,
+        color.map((part) => Math.round(shade < 0 ? part * (1 + shade) : part + (255 - part) * shade)),
+      );
     }
     return (n) => colors.get(n) ?? [128, 128, 128];
   }

@@ -7,13 +7,63 @@ report.measures = (() => {
   // `code` is the pixel value in an error map, `key` the kind of a segment. The colors are Okabe and Ito's, which people with any
   // color vision can tell apart; `segment` is the name for a segment, where pixels have another one; `pattern` names the texture in the error layer, so that no kind is told by its color alone.
   const KINDS = [
-    { code: 1, key: "false", label: "False positive", color: [213, 94, 0], pattern: "solid", text: "A prediction that matches no segment of the ground truth." },
-    { code: 2, key: "missed", label: "Missed", color: [0, 114, 178], pattern: "rising", text: "A ground-truth segment that no prediction matches." },
-    { code: 3, key: "wrong class", label: "Wrong class", color: [240, 228, 66], pattern: "falling", text: "The IoU with a segment of another class is above 0.5." },
-    { code: 4, key: "merged", label: "Merged", color: [204, 121, 167], pattern: "level", text: "One prediction holds more than half of several segments of its class." },
-    { code: 5, key: "split", label: "Split", color: [86, 180, 233], pattern: "upright", text: "Several predictions of the class lie mostly in one segment." },
-    { code: 7, key: "low iou", label: "Inexact", segment: "Low IoU", color: [0, 158, 115], pattern: "checks", text: "The outline between segments that were found, or an overlap of the right class with an IoU from 0.1 to 0.5." },
-    { code: 6, key: "ignored", label: "Not scored", color: [128, 128, 128], pattern: "void", text: "Void or a crowd region in the ground truth." },
+    {
+      code: 1,
+      key: "false",
+      label: "False positive",
+      color: [213, 94, 0],
+      pattern: "solid",
+      text: "A prediction that matches no segment of the ground truth.",
+    },
+    {
+      code: 2,
+      key: "missed",
+      label: "Missed",
+      color: [0, 114, 178],
+      pattern: "rising",
+      text: "A ground-truth segment that no prediction matches.",
+    },
+    {
+      code: 3,
+      key: "wrong class",
+      label: "Wrong class",
+      color: [240, 228, 66],
+      pattern: "falling",
+      text: "The IoU with a segment of another class is above 0.5.",
+    },
+    {
+      code: 4,
+      key: "merged",
+      label: "Merged",
+      color: [204, 121, 167],
+      pattern: "level",
+      text: "One prediction holds more than half of several segments of its class.",
+    },
+    {
+      code: 5,
+      key: "split",
+      label: "Split",
+      color: [86, 180, 233],
+      pattern: "upright",
+      text: "Several predictions of the class lie mostly in one segment.",
+    },
+    {
+      code: 7,
+      key: "low iou",
+      label: "Inexact",
+      segment: "Low IoU",
+      color: [0, 158, 115],
+      pattern: "checks",
+      text: "The outline between segments that were found, or an overlap of the right class with an IoU from 0.1 to 0.5.",
+    },
+    {
+      code: 6,
+      key: "ignored",
+      label: "Not scored",
+      color: [128, 128, 128],
+      pattern: "void",
+      text: "Void or a crowd region in the ground truth.",
+    },
   ];
   const kindOf = new Map(KINDS.map((kind) => [kind.key, kind]));
   const kindOfCode = new Map(KINDS.map((kind) => [kind.code, kind]));

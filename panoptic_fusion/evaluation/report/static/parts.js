@@ -45,7 +45,9 @@ report.parts = (() => {
         { key: "fp", label: "lost by false positives", value: props.parts.fp },
         { key: "fn", label: "lost by missed segments", value: props.parts.fn },
       ]);
-      const text = computed(() => shares.value.map((share) => `${format.percent(share.value)} ${share.label}`).join(", "));
+      const text = computed(() =>
+        shares.value.map((share) => `${format.percent(share.value)} ${share.label}`).join(", "),
+      );
       return { shares, text, format };
     },
     template: `
@@ -89,7 +91,10 @@ report.parts = (() => {
     props: { src: String, alt: String },
     setup(props) {
       const missing = ref(false);
-      watch(() => props.src, () => (missing.value = false));
+      watch(
+        () => props.src,
+        () => (missing.value = false),
+      );
       return { missing };
     },
     template: `<img v-if="!missing" :src="src" :alt="alt" decoding="async" draggable="false" @error="missing = true">
@@ -125,7 +130,10 @@ report.parts = (() => {
         removeEventListener("scroll", update);
         removeEventListener("resize", update);
       });
-      watch(() => [props.items, props.rowHeight, props.columns], () => nextTick(update));
+      watch(
+        () => [props.items, props.rowHeight, props.columns],
+        () => nextTick(update),
+      );
       return { root, rows, range, shown };
     },
     template: `
@@ -173,5 +181,17 @@ report.parts = (() => {
   narrow.value = narrowQuery.matches;
   narrowQuery.addEventListener("change", () => (narrow.value = narrowQuery.matches));
 
-  return { Swatch, KindBadge, Choice, PredictionChoice, LostBar, LostLegend, SortHead, Picture, VirtualRows, ChartView, narrow };
+  return {
+    Swatch,
+    KindBadge,
+    Choice,
+    PredictionChoice,
+    LostBar,
+    LostLegend,
+    SortHead,
+    Picture,
+    VirtualRows,
+    ChartView,
+    narrow,
+  };
 })();

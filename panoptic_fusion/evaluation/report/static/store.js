@@ -23,7 +23,7 @@ report.store = (() => {
       errors: { on: true, opacity: 85 },
     },
     sideBySide: false,
-    hiddenKinds: [], // error codes that the error layer leaves out
+    shownKinds: report.measures.KINDS.map((kind) => kind.code), // error codes in the error layer
   });
 
   function setIndex(index) {
@@ -37,7 +37,9 @@ report.store = (() => {
 
   const predictions = computed(() => state.index?.predictions ?? []);
   const categories = computed(() => state.index?.categories ?? []);
-  const scored = computed(() => categories.value.some((category) => category.results?.some((result) => known(result?.pq))));
+  const scored = computed(() =>
+    categories.value.some((category) => category.results?.some((result) => known(result?.pq))),
+  );
   const pair = computed(() => state.index?.compare?.[state.pair] ?? null);
 
   const delta = (image) => {
@@ -66,17 +68,26 @@ report.store = (() => {
     });
     const value = sortKeys[state.sort.key] ?? sortKeys.name;
     const values = new Map(kept.map((i) => [i, value(images[i])]));
-    return kept.sort((i, j) => report.measures.compareValues(values.get(i), values.get(j), state.sort.descending) || i - j);
+    return kept.sort(
+      (i, j) => report.measures.compareValues(values.get(i), values.get(j), state.sort.descending) || i - j,
+    );
   });
 
   // Sections that have content, in the order of the tabs.
   const sections = computed(() => {
     const index = state.index;
     if (!index) return [];
-    const tabs = [["summary", "Summary", true], ["classes", "Classes", categories.value.length > 0 && predictions.value.length > 0]];
+    const tabs = [
+      ["summary", "Summary", true],
+      ["classes", "Classes", categories.value.length > 0 && predictions.value.length > 0],
+    ];
     tabs.push(["confusion", "Confusion", (index.confusion ?? []).some(Boolean)]);
     tabs.push(["images", "Images", index.images.length > 0]);
-    tabs.push(["worst", "Worst segments", (index.worst ?? []).some((classes) => classes && Object.keys(classes).length)]);
+    tabs.push([
+      "worst",
+      "Worst segments",
+      (index.worst ?? []).some((classes) => classes && Object.keys(classes).length),
+    ]);
     tabs.push(["compare", "Compare", (index.compare ?? []).length > 0]);
     return tabs.filter((tab) => tab[2]).map(([key, label]) => ({ key, label }));
   });

@@ -29,12 +29,21 @@ report.viewerImage = (() => {
     const predictions = Vue.shallowReactive(parts.map(() => null));
     const fill = async (i) => (predictions[i] = await prediction(parts[i]));
     const [truth] = await Promise.all([side(payload.ground_truth), parts.length && fill(parts[first] ? first : 0)]);
-    const [height, width] = payload.size ?? [truth, ...predictions].filter(Boolean).map(({ map }) => [map.height, map.width])[0] ?? [1, 1];
+    const [height, width] = payload.size ??
+      [truth, ...predictions].filter(Boolean).map(({ map }) => [map.height, map.width])[0] ?? [1, 1];
     const readOthers = async () => {
       await new Promise((resolve) => setTimeout(resolve, 50));
       for (const i of parts.keys()) if (!predictions[i]) await fill(i);
     };
-    return { id, width, height, photo: payload.photo ? report.data.photoUrl(id) : "", truth, predictions, others: readOthers() };
+    return {
+      id,
+      width,
+      height,
+      photo: payload.photo ? report.data.photoUrl(id) : "",
+      truth,
+      predictions,
+      others: readOthers(),
+    };
   }
 
   // What the tooltip says of a ground-truth segment: {side, segment, kind, iou, other: the prediction that fits best}.
@@ -44,7 +53,7 @@ report.viewerImage = (() => {
     const prediction = image.predictions[p];
     const match = prediction?.matches.get(n);
     const missed = prediction?.missed.get(n);
-    const kind = segment.iscrowd ? "crowd" : match ? "matched" : missed?.kind ?? "";
+    const kind = segment.iscrowd ? "crowd" : match ? "matched" : (missed?.kind ?? "");
     const other = match ?? prediction?.byNumber.get(missed?.best);
     return { side: "gt", segment, kind, iou: match?.iou ?? missed?.iou ?? null, other };
   }
@@ -73,10 +82,14 @@ report.viewerImage = (() => {
   function listSegments(image, p) {
     const predicted = (image.predictions[p]?.segments ?? []).map((segment) => describePrediction(image, p, segment.n));
     const known = image.truth?.segments ?? [];
-    const missing = image.predictions[p] ? known.filter((segment) => image.predictions[p].missed.has(segment.n)) : known;
+    const missing = image.predictions[p]
+      ? known.filter((segment) => image.predictions[p].missed.has(segment.n))
+      : known;
     const all = [...predicted, ...missing.map((segment) => describeTruth(image, p, segment.n))];
     const isWrong = (entry) => Boolean(entry.kind) && !["matched", "ignored", "crowd"].includes(entry.kind);
-    return all.map((entry) => ({ ...entry, wrong: isWrong(entry) })).sort((a, b) => b.wrong - a.wrong || b.segment.area - a.segment.area);
+    return all
+      .map((entry) => ({ ...entry, wrong: isWrong(entry) }))
+      .sort((a, b) => b.wrong - a.wrong || b.segment.area - a.segment.area);
   }
 
   return { read, describeTruth, describePrediction, describePixel, listSegments };

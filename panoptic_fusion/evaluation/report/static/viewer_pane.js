@@ -56,9 +56,12 @@ report.viewerPane = (() => {
     setup(props, { emit }) {
       const frame = ref(null);
       const size = reactive({ width: 1, height: 1 });
-      const scale = computed(() => props.view.zoom * Math.min(size.width / props.view.width, size.height / props.view.height));
+      const scale = computed(
+        () => props.view.zoom * Math.min(size.width / props.view.width, size.height / props.view.height),
+      );
       const place = computed(() => ({
-        width: `${props.view.width}px`, height: `${props.view.height}px`,
+        width: `${props.view.width}px`,
+        height: `${props.view.height}px`,
         transform: `translate(${size.width / 2 - props.view.x * scale.value}px, ${size.height / 2 - props.view.y * scale.value}px) scale(${scale.value})`,
       }));
       const measure = () => {
@@ -75,9 +78,13 @@ report.viewerPane = (() => {
       // Position of a pointer in pixels of the map.
       const toMap = (event) => {
         const box = frame.value.getBoundingClientRect();
-        return [(event.clientX - box.left - size.width / 2) / scale.value + props.view.x, (event.clientY - box.top - size.height / 2) / scale.value + props.view.y];
+        return [
+          (event.clientX - box.left - size.width / 2) / scale.value + props.view.x,
+          (event.clientY - box.top - size.height / 2) / scale.value + props.view.y,
+        ];
       };
-      const wheel = (event) => zoomAt(props.view, Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.002)), ...toMap(event));
+      const wheel = (event) =>
+        zoomAt(props.view, Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.002)), ...toMap(event));
 
       const pointers = new Map(); // id -> last event
       const spread = () => {
@@ -95,7 +102,11 @@ report.viewerPane = (() => {
         const before = pointers.get(event.pointerId);
         if (before && pointers.size === 1) {
           const { view } = props;
-          move(view, view.x - (event.clientX - before.clientX) / scale.value, view.y - (event.clientY - before.clientY) / scale.value);
+          move(
+            view,
+            view.x - (event.clientX - before.clientX) / scale.value,
+            view.y - (event.clientY - before.clientY) / scale.value,
+          );
           pointers.set(event.pointerId, event);
         } else if (before) {
           const old = spread();
@@ -107,7 +118,8 @@ report.viewerPane = (() => {
       const tell = (event) => {
         const [x, y] = toMap(event).map(Math.floor);
         const inside = x >= 0 && y >= 0 && x < props.view.width && y < props.view.height;
-        if (inside) emit("point", { x, y, clientX: event.clientX, clientY: event.clientY, touch: event.pointerType === "touch" });
+        if (inside)
+          emit("point", { x, y, clientX: event.clientX, clientY: event.clientY, touch: event.pointerType === "touch" });
         else emit("leave");
       };
       return { frame, place, scale, wheel, down, up, moved };

@@ -11,26 +11,50 @@ report.Classes = (() => {
   const setup = () => {
     const sort = reactive({ key: scored.value ? "pq" : "segments", descending: !scored.value });
     const group = ref("all");
-    const groups = [{ value: "all", label: "All" }, { value: "things", label: "Things" }, { value: "stuff", label: "Stuff" }];
+    const groups = [
+      { value: "all", label: "All" },
+      { value: "things", label: "Things" },
+      { value: "stuff", label: "Stuff" },
+    ];
     const totals = computed(() => categories.value.reduce((sum, category) => sum + (category.pixels ?? 0), 0));
-    const all = computed(() => categories.value.map((category, i) => {
-      const result = category.results?.[state.prediction] ?? {};
-      const counted = (result.tp ?? 0) + (result.fp ?? 0) + (result.fn ?? 0);
-      return { i, category, ...result, ...counts(category, totals.value), name: category.name, lost: lostPq(result), counted };
-    }));
-    const rows = computed(() => all.value
-      .filter((row) => group.value === "all" || row.category.isthing === (group.value === "things"))
-      .sort((a, b) => compareValues(a[sort.key], b[sort.key], sort.descending) || a.i - b.i));
+    const all = computed(() =>
+      categories.value.map((category, i) => {
+        const result = category.results?.[state.prediction] ?? {};
+        const counted = (result.tp ?? 0) + (result.fp ?? 0) + (result.fn ?? 0);
+        return {
+          i,
+          category,
+          ...result,
+          ...counts(category, totals.value),
+          name: category.name,
+          lost: lostPq(result),
+          counted,
+        };
+      }),
+    );
+    const rows = computed(() =>
+      all.value
+        .filter((row) => group.value === "all" || row.category.isthing === (group.value === "things"))
+        .sort((a, b) => compareValues(a[sort.key], b[sort.key], sort.descending) || a.i - b.i),
+    );
     const has = computed(() => ({
-      images: all.value.some((row) => format.known(row.images)), crowds: all.value.some((row) => row.crowds), pixels: totals.value > 0,
+      images: all.value.some((row) => format.known(row.images)),
+      crowds: all.value.some((row) => row.crowds),
+      pixels: totals.value > 0,
     }));
     const share = (row, key) => format.width((100 * row[key]) / row.counted);
-    const worstHref = (row) => (state.index.worst?.[state.prediction]?.[row.i]?.length ? `#/worst?class=${row.i}` : null);
+    const worstHref = (row) =>
+      state.index.worst?.[state.prediction]?.[row.i]?.length ? `#/worst?class=${row.i}` : null;
     const most = computed(() => Math.max(...all.value.map((row) => row.share ?? 0)));
     return { sort, group, groups, rows, has, share, worstHref, most, scored, predictions, format };
   };
 
-  const counts = ({ segments, pixels, images, crowds }, total) => ({ segments, images, crowds, share: total ? (100 * pixels) / total : null });
+  const counts = ({ segments, pixels, images, crowds }, total) => ({
+    segments,
+    images,
+    crowds,
+    share: total ? (100 * pixels) / total : null,
+  });
 
   return {
     components: { Swatch, Choice, PredictionChoice, LostBar, LostLegend, SortHead },

@@ -9,19 +9,36 @@ report.Compare = (() => {
   const format = report.format;
 
   const setup = () => {
-    const names = computed(() => ({ a: predictions.value[pair.value.a].name, b: predictions.value[pair.value.b].name }));
-    const pairs = computed(() => state.index.compare.map((item, i) => ({ value: i, label: `${predictions.value[item.b].name} minus ${predictions.value[item.a].name}` })));
+    const names = computed(() => ({
+      a: predictions.value[pair.value.a].name,
+      b: predictions.value[pair.value.b].name,
+    }));
+    const pairs = computed(() =>
+      state.index.compare.map((item, i) => ({
+        value: i,
+        label: `${predictions.value[item.b].name} minus ${predictions.value[item.a].name}`,
+      })),
+    );
     const sort = reactive({ key: "delta", descending: false });
     const rows = computed(() => {
       const found = (pair.value.by_class ?? []).map((item) => {
         const category = categories.value[item.category];
-        return { ...item, info: category, name: category.name, before: category.results?.[pair.value.a]?.pq, after: category.results?.[pair.value.b]?.pq };
+        return {
+          ...item,
+          info: category,
+          name: category.name,
+          before: category.results?.[pair.value.a]?.pq,
+          after: category.results?.[pair.value.b]?.pq,
+        };
       });
       return found.sort((x, y) => compareValues(x[sort.key], y[sort.key], sort.descending) || x.category - y.category);
     });
     // Half of the axis' length, in PQ points: a round number that holds every interval.
     const reach = computed(() => {
-      const ends = rows.value.flatMap((row) => [row.delta, ...(row.ci ?? [])]).filter(format.known).map(Math.abs);
+      const ends = rows.value
+        .flatMap((row) => [row.delta, ...(row.ci ?? [])])
+        .filter(format.known)
+        .map(Math.abs);
       const most = Math.max(1, ...ends);
       return [1, 2, 5, 10, 15, 20, 30, 40, 50, 60, 80, 100].find((limit) => limit >= most) ?? 100;
     });
@@ -34,7 +51,9 @@ report.Compare = (() => {
       if (!kind) return `The interval contains 0: these images do not tell which is better.`;
       return `${kind === "up" ? names.value.b : names.value.a} is better: the interval does not contain 0.`;
     });
-    const changed = computed(() => (pair.value.images ?? []).map(([i, delta]) => ({ i, delta, image: state.index.images[i] })));
+    const changed = computed(() =>
+      (pair.value.images ?? []).map(([i, delta]) => ({ i, delta, image: state.index.images[i] })),
+    );
 
     const whole = (p) => predictions.value[p].summary?.All?.pq;
 
@@ -42,22 +61,50 @@ report.Compare = (() => {
       const { a, b } = pair.value;
       const points = [];
       state.index.images.forEach((image, i) => {
-        if (format.known(image.pq?.[a]) && format.known(image.pq?.[b])) points.push({ x: image.pq[a], y: image.pq[b], i });
+        if (format.known(image.pq?.[a]) && format.known(image.pq?.[b]))
+          points.push({ x: image.pq[a], y: image.pq[b], i });
       });
       return {
         type: "scatter",
         data: {
           datasets: [
-            { label: "Images", data: points, backgroundColor: color("series-0-soft"), borderColor: color("series-0"), pointRadius: points.length > 1000 ? 2 : 4, pointHoverRadius: 6 },
-            { label: "Equal", data: [{ x: 0, y: 0 }, { x: 100, y: 100 }], showLine: true, pointRadius: 0, pointHitRadius: 0, borderColor: color("muted"), borderWidth: 1, borderDash: [4, 4] },
+            {
+              label: "Images",
+              data: points,
+              backgroundColor: color("series-0-soft"),
+              borderColor: color("series-0"),
+              pointRadius: points.length > 1000 ? 2 : 4,
+              pointHoverRadius: 6,
+            },
+            {
+              label: "Equal",
+              data: [
+                { x: 0, y: 0 },
+                { x: 100, y: 100 },
+              ],
+              showLine: true,
+              pointRadius: 0,
+              pointHitRadius: 0,
+              borderColor: color("muted"),
+              borderWidth: 1,
+              borderDash: [4, 4],
+            },
           ],
         },
         options: {
-          animation: false, responsive: true, maintainAspectRatio: false,
-          onClick: (_, found) => found.length && found[0].datasetIndex === 0 && (location.hash = imageHref(points[found[0].index].i)),
+          animation: false,
+          responsive: true,
+          maintainAspectRatio: false,
+          onClick: (_, found) =>
+            found.length && found[0].datasetIndex === 0 && (location.hash = imageHref(points[found[0].index].i)),
           plugins: {
             legend: { display: false },
-            tooltip: { callbacks: { label: (item) => `${state.index.images[item.raw.i].name}: ${format.percent(item.raw.x)} → ${format.percent(item.raw.y)}` } },
+            tooltip: {
+              callbacks: {
+                label: (item) =>
+                  `${state.index.images[item.raw.i].name}: ${format.percent(item.raw.x)} → ${format.percent(item.raw.y)}`,
+              },
+            },
           },
           scales: {
             x: { min: 0, max: 100, title: { display: true, text: `PQ of ${names.value.a}` } },
@@ -67,7 +114,25 @@ report.Compare = (() => {
       };
     };
     const chart = computed(() => (color) => scatter(color)); // another function for each pair
-    return { state, pair, pairs, names, sort, rows, reach, interval, dot, verdict, sentence, changed, whole, chart, imageHref, format, thumb: (image) => report.data.thumbUrl(image.id) };
+    return {
+      state,
+      pair,
+      pairs,
+      names,
+      sort,
+      rows,
+      reach,
+      interval,
+      dot,
+      verdict,
+      sentence,
+      changed,
+      whole,
+      chart,
+      imageHref,
+      format,
+      thumb: (image) => report.data.thumbUrl(image.id),
+    };
   };
 
   return {

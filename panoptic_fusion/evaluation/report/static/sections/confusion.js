@@ -12,9 +12,15 @@ report.Confusion = (() => {
 
   const setup = () => {
     const unit = ref("pixels");
-    const units = [{ value: "pixels", label: "Pixels" }, { value: "segments", label: "Segments" }];
+    const units = [
+      { value: "pixels", label: "Pixels" },
+      { value: "segments", label: "Segments" },
+    ];
     const shown = ref("percent");
-    const showns = [{ value: "percent", label: "% of row" }, { value: "counts", label: "Counts" }];
+    const showns = [
+      { value: "percent", label: "% of row" },
+      { value: "counts", label: "Counts" },
+    ];
     const everything = ref(false);
     const matrix = computed(() => state.index.confusion?.[state.prediction]?.[unit.value] ?? []);
     const last = computed(() => matrix.value.length - 1);
@@ -30,12 +36,16 @@ report.Confusion = (() => {
     // Off-diagonal cells, largest first: [truth, predicted, value].
     const confusions = computed(() => {
       const found = [];
-      matrix.value.forEach((row, i) => row.forEach((value, j) => {
-        if (value && i !== j && !(unit.value === "pixels" && i === last.value)) found.push([i, j, value]);
-      }));
+      matrix.value.forEach((row, i) =>
+        row.forEach((value, j) => {
+          if (value && i !== j && !(unit.value === "pixels" && i === last.value)) found.push([i, j, value]);
+        }),
+      );
       return found.sort((a, b) => b[2] - a[2]);
     });
-    const largest = computed(() => confusions.value.filter(([i, j]) => i !== last.value && j !== last.value).slice(0, LARGEST));
+    const largest = computed(() =>
+      confusions.value.filter(([i, j]) => i !== last.value && j !== last.value).slice(0, LARGEST),
+    );
 
     // The classes with the most confusions, in the order of the dataset, and the last row and column.
     const kept = computed(() => {
@@ -47,7 +57,12 @@ report.Confusion = (() => {
         weight[i] += part;
         weight[j] += part;
       }
-      const chosen = new Set(all.slice(0, -1).sort((i, j) => weight[j] - weight[i]).slice(0, FEW));
+      const chosen = new Set(
+        all
+          .slice(0, -1)
+          .sort((i, j) => weight[j] - weight[i])
+          .slice(0, FEW),
+      );
       return all.filter((i) => chosen.has(i) || i === last.value);
     });
 
@@ -59,15 +74,25 @@ report.Confusion = (() => {
       return part < 0.5 ? "<1" : part.toFixed(0);
     };
     // Void is not scored, so its row of pixels has no color.
-    const heat = (i, j) => ({ "--heat": i === last.value && (unit.value === "pixels" || j === last.value) ? 0 : Math.sqrt(percent(i, j) / 100).toFixed(3) });
-    const title = (i, j) => `${label(i, "truth")} → ${label(j, "predicted")}: ${format.plural(matrix.value[i][j], unit.value.slice(0, -1))}, ${format.percent(percent(i, j))}% of the row`;
-    const cell = (i, j) => (matrix.value[i][j] ? { text: text(i, j), title: title(i, j), style: heat(i, j), class: { right: i === j && i !== last.value } } : EMPTY);
+    const heat = (i, j) => ({
+      "--heat":
+        i === last.value && (unit.value === "pixels" || j === last.value)
+          ? 0
+          : Math.sqrt(percent(i, j) / 100).toFixed(3),
+    });
+    const title = (i, j) =>
+      `${label(i, "truth")} → ${label(j, "predicted")}: ${format.plural(matrix.value[i][j], unit.value.slice(0, -1))}, ${format.percent(percent(i, j))}% of the row`;
+    const cell = (i, j) =>
+      matrix.value[i][j]
+        ? { text: text(i, j), title: title(i, j), style: heat(i, j), class: { right: i === j && i !== last.value } }
+        : EMPTY;
     const rows = computed(() => kept.value.map((i) => ({ i, cells: kept.value.map((j) => cell(i, j)) })));
     return { unit, units, shown, showns, everything, matrix, kept, rows, label, color, largest, percent, format, FEW };
   };
 
   // 1234567 as "1.2M".
-  const short = (value) => new Intl.NumberFormat("en-US", { notation: "compact", maximumSignificantDigits: 3 }).format(value);
+  const short = (value) =>
+    new Intl.NumberFormat("en-US", { notation: "compact", maximumSignificantDigits: 3 }).format(value);
 
   return {
     components: { Swatch, Choice, PredictionChoice },

@@ -15,23 +15,55 @@ report.Images = (() => {
     onMounted(() => addEventListener("resize", measure, { passive: true }));
     onBeforeUnmount(() => removeEventListener("resize", measure));
 
-    const layouts = [{ value: false, label: "List" }, { value: true, label: "Grid" }];
+    const layouts = [
+      { value: false, label: "List" },
+      { value: true, label: "Grid" },
+    ];
     const columns = computed(() => (grid.value ? Math.max(2, Math.floor(Math.min(width.value - 32, 1368) / 220)) : 1));
     const rowHeight = computed(() => (grid.value ? (narrow.value ? 190 : 230) : narrow.value ? 104 : 84));
     const images = computed(() => state.index.images);
     const hasProblems = computed(() => images.value.some((image) => image.problems));
-    const sorts = computed(() => [
-      ...(scored.value ? [["pq", "PQ", false], ["fp", "FP", true], ["fn", "FN", true]] : []),
-      ...(pair.value ? [["delta", "Δ PQ", false]] : []),
-      ["name", "Name", false],
-    ].map(([key, label, descending]) => ({ key, label, descending })));
+    const sorts = computed(() =>
+      [
+        ...(scored.value
+          ? [
+              ["pq", "PQ", false],
+              ["fp", "FP", true],
+              ["fn", "FN", true],
+            ]
+          : []),
+        ...(pair.value ? [["delta", "Δ PQ", false]] : []),
+        ["name", "Name", false],
+      ].map(([key, label, descending]) => ({ key, label, descending })),
+    );
     const press = ({ key, descending }) => {
       state.sort.descending = state.sort.key === key ? !state.sort.descending : descending;
       state.sort.key = key;
     };
-    const pairNames = computed(() => pair.value && `${predictions.value[pair.value.b].name} minus ${predictions.value[pair.value.a].name}`);
+    const pairNames = computed(
+      () => pair.value && `${predictions.value[pair.value.b].name} minus ${predictions.value[pair.value.a].name}`,
+    );
     const thumb = (image) => (image.thumb === false ? "" : report.data.thumbUrl(image.id));
-    return { state, order, predictions, pair, pairNames, delta, scored, imageHref, grid, layouts, columns, rowHeight, images, hasProblems, sorts, press, thumb, format };
+    return {
+      state,
+      order,
+      predictions,
+      pair,
+      pairNames,
+      delta,
+      scored,
+      imageHref,
+      grid,
+      layouts,
+      columns,
+      rowHeight,
+      images,
+      hasProblems,
+      sorts,
+      press,
+      thumb,
+      format,
+    };
   };
 
   return {

@@ -8,53 +8,94 @@ report.Summary = (() => {
   const { KINDS, meanLostPq } = report.measures;
   const format = report.format;
 
-  const GROUPS = [["All", () => true], ["Things", (category) => category.isthing], ["Stuff", (category) => !category.isthing]];
+  const GROUPS = [
+    ["All", () => true],
+    ["Things", (category) => category.isthing],
+    ["Stuff", (category) => !category.isthing],
+  ];
   const MEASURES = [
-    ["pq", "PQ"], ["sq", "SQ"], ["rq", "RQ"], ["pq_dagger", "PQ†"], ["boundary_pq", "Boundary PQ"], ["miou", "mIoU"],
-    ["n", "Classes"], ["tp", "TP"], ["fp", "FP"], ["fn", "FN"],
+    ["pq", "PQ"],
+    ["sq", "SQ"],
+    ["rq", "RQ"],
+    ["pq_dagger", "PQ†"],
+    ["boundary_pq", "Boundary PQ"],
+    ["miou", "mIoU"],
+    ["n", "Classes"],
+    ["tp", "TP"],
+    ["fp", "FP"],
+    ["fn", "FN"],
   ];
   const COUNTS = new Set(["n", "tp", "fp", "fn"]);
-  const SIZES = [["small", "Small", "up to 32² px"], ["medium", "Medium", "32² to 96² px"], ["large", "Large", "above 96² px"]];
+  const SIZES = [
+    ["small", "Small", "up to 32² px"],
+    ["medium", "Medium", "32² to 96² px"],
+    ["large", "Large", "above 96² px"],
+  ];
   const BINS = 20;
   const SHOWN = 50; // problems
 
   const setup = () => {
     const index = computed(() => state.index);
     const withSummary = computed(() => predictions.value.map((p, i) => ({ ...p, i })).filter((p) => p.summary));
-    const measures = computed(() => MEASURES.filter(([key]) => withSummary.value.some((p) => format.known(p.summary.All?.[key]))));
+    const measures = computed(() =>
+      MEASURES.filter(([key]) => withSummary.value.some((p) => format.known(p.summary.All?.[key]))),
+    );
     const show = (key, value) => (COUNTS.has(key) ? format.count(value) : format.percent(value));
 
-    const lost = computed(() => withSummary.value.map((p) => ({
-      name: p.name,
-      groups: GROUPS.map(([label, keep]) => ({ label, parts: meanLostPq(categories.value.filter(keep).map((c) => c.results?.[p.i])) }))
-        .filter((group) => group.parts),
-    })));
+    const lost = computed(() =>
+      withSummary.value.map((p) => ({
+        name: p.name,
+        groups: GROUPS.map(([label, keep]) => ({
+          label,
+          parts: meanLostPq(categories.value.filter(keep).map((c) => c.results?.[p.i])),
+        })).filter((group) => group.parts),
+      })),
+    );
 
-    const sizes = computed(() => withSummary.value.filter((p) => p.by_size).map((p) => ({
-      name: p.name,
-      rows: SIZES.map(([key, label, range]) => ({ key, label, range, ...p.by_size[key] })),
-    })));
+    const sizes = computed(() =>
+      withSummary.value
+        .filter((p) => p.by_size)
+        .map((p) => ({
+          name: p.name,
+          rows: SIZES.map(([key, label, range]) => ({ key, label, range, ...p.by_size[key] })),
+        })),
+    );
 
     // Numbers of wrong segments by kind: [{name, rows: [{kind, fp, fn, share}]}], the shares relative to the largest number of all.
     const kinds = computed(() => {
-      const tables = withSummary.value.filter((p) => p.error_segments).map((p) => {
-        const { fp = {}, fn = {} } = p.error_segments;
-        const rows = KINDS.filter((kind) => kind.key in fp || kind.key in fn).map((kind) => ({ kind, fp: fp[kind.key] ?? 0, fn: fn[kind.key] ?? 0 }));
-        return { name: p.name, rows };
-      });
+      const tables = withSummary.value
+        .filter((p) => p.error_segments)
+        .map((p) => {
+          const { fp = {}, fn = {} } = p.error_segments;
+          const rows = KINDS.filter((kind) => kind.key in fp || kind.key in fn).map((kind) => ({
+            kind,
+            fp: fp[kind.key] ?? 0,
+            fn: fn[kind.key] ?? 0,
+          }));
+          return { name: p.name, rows };
+        });
       const most = Math.max(1, ...tables.flatMap((table) => table.rows.map((row) => row.fp + row.fn)));
       return tables.map((table) => ({ ...table, rows: table.rows.map((row) => ({ ...row, scale: 100 / most })) }));
     });
 
     const problems = computed(() => {
       const several = predictions.value.length > 1;
-      const ofPredictions = predictions.value.flatMap((p) => (p.problems ?? []).map((text) => (several ? `${p.name}: ${text}` : text)));
-      const ofImages = index.value.images.flatMap((image) => (image.problems ?? []).map((text) => `${image.name}: ${text}`));
+      const ofPredictions = predictions.value.flatMap((p) =>
+        (p.problems ?? []).map((text) => (several ? `${p.name}: ${text}` : text)),
+      );
+      const ofImages = index.value.images.flatMap((image) =>
+        (image.problems ?? []).map((text) => `${image.name}: ${text}`),
+      );
       return [...ofPredictions, ...ofImages];
     });
 
     // A prediction lists only its first problems.
-    const numProblems = computed(() => predictions.value.reduce((sum, p) => sum + Math.max(0, (p.num_problems ?? 0) - (p.problems?.length ?? 0)), problems.value.length));
+    const numProblems = computed(() =>
+      predictions.value.reduce(
+        (sum, p) => sum + Math.max(0, (p.num_problems ?? 0) - (p.problems?.length ?? 0)),
+        problems.value.length,
+      ),
+    );
 
     const facts = computed(() => {
       const { images, categories: all } = index.value;
@@ -73,20 +114,45 @@ report.Summary = (() => {
       data: {
         labels: Array.from({ length: BINS }, (_, i) => `${(100 / BINS) * i}–${(100 / BINS) * (i + 1)}`),
         datasets: withSummary.value.map((p, k) => ({
-          label: p.name, data: countByPq(index.value.images, p.i), backgroundColor: color(`series-${k % 4}`), barPercentage: 1, categoryPercentage: 0.9,
+          label: p.name,
+          data: countByPq(index.value.images, p.i),
+          backgroundColor: color(`series-${k % 4}`),
+          barPercentage: 1,
+          categoryPercentage: 0.9,
         })),
       },
       options: {
-        animation: false, responsive: true, maintainAspectRatio: false,
+        animation: false,
+        responsive: true,
+        maintainAspectRatio: false,
         plugins: { legend: { display: withSummary.value.length > 1, position: "top", align: "start" } },
         scales: {
-          x: { title: { display: true, text: "PQ of the image" }, grid: { display: false }, ticks: { maxRotation: 0, autoSkipPadding: 12 } },
+          x: {
+            title: { display: true, text: "PQ of the image" },
+            grid: { display: false },
+            ticks: { maxRotation: 0, autoSkipPadding: 12 },
+          },
           y: { title: { display: true, text: "Images" }, ticks: { precision: 0 }, border: { display: false } },
         },
       },
     });
     const quality = computed(() => withSummary.value.map((p) => ({ ...p, all: p.summary.All })));
-    return { predictions, scored, quality, measures, show, lost, sizes, kinds, problems, numProblems, facts, SHOWN, histogram, format };
+    return {
+      predictions,
+      scored,
+      quality,
+      measures,
+      show,
+      lost,
+      sizes,
+      kinds,
+      problems,
+      numProblems,
+      facts,
+      SHOWN,
+      histogram,
+      format,
+    };
   };
 
   function countByPq(images, prediction) {

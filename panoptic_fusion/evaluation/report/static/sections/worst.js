@@ -11,27 +11,42 @@ report.Worst = (() => {
   function cropStyle(box, size) {
     const [height, width] = size;
     const side = Math.max((box[2] - box[0]) * width, (box[3] - box[1]) * height, 0.12 * Math.max(width, height)) * 1.5;
-    const clamp = (center, whole) => (whole <= side ? (whole - side) / 2 : Math.min(Math.max(0, center * whole - side / 2), whole - side));
+    const clamp = (center, whole) =>
+      whole <= side ? (whole - side) / 2 : Math.min(Math.max(0, center * whole - side / 2), whole - side);
     const left = clamp((box[0] + box[2]) / 2, width);
     const top = clamp((box[1] + box[3]) / 2, height);
     const part = (value) => `${(100 * value) / side}%`;
     return {
       photo: { width: part(width), height: part(height), left: part(-left), top: part(-top) },
-      box: { left: part(box[0] * width - left), top: part(box[1] * height - top), width: part((box[2] - box[0]) * width), height: part((box[3] - box[1]) * height) },
+      box: {
+        left: part(box[0] * width - left),
+        top: part(box[1] * height - top),
+        width: part((box[2] - box[0]) * width),
+        height: part((box[3] - box[1]) * height),
+      },
     };
   }
 
   const setup = () => {
     const classes = computed(() => {
       const lists = state.index.worst?.[state.prediction] ?? {};
-      return categories.value.map((category, i) => ({ i, category, entries: lists[i] ?? [] })).filter((item) => item.entries.length);
+      return categories.value
+        .map((category, i) => ({ i, category, entries: lists[i] ?? [] }))
+        .filter((item) => item.entries.length);
     });
     const chosen = ref(-1); // class, -1: all
-    watch(() => state.query.class, (value) => (chosen.value = value === undefined ? -1 : Number(value)), { immediate: true });
+    watch(
+      () => state.query.class,
+      (value) => (chosen.value = value === undefined ? -1 : Number(value)),
+      { immediate: true },
+    );
     const shown = computed(() => {
       const one = classes.value.filter((item) => item.i === chosen.value);
       const all = one.length ? one : classes.value;
-      return all.map((item) => ({ ...item, cards: item.entries.slice(0, one.length ? undefined : narrow.value ? 4 : 6).map(card) }));
+      return all.map((item) => ({
+        ...item,
+        cards: item.entries.slice(0, one.length ? undefined : narrow.value ? 4 : 6).map(card),
+      }));
     });
     const card = (entry) => {
       const image = state.index.images[entry.image];
