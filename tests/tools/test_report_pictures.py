@@ -12,7 +12,7 @@ from tiny_training import ROOT
 def test_the_pictures_of_the_documentation(run_script, tmp_path):
     output = tmp_path / "pictures"
     output.mkdir()
-    code, _, err = run_script("tools/report_pictures", output, "--images", 6)
+    code, _, err = run_script("tools/report_pictures", output, "--images", 3)
     assert code == 0, err
     drawn = {path.name for path in output.iterdir()}
     assert drawn == set(re.findall(r"\]\((report_\w+\.jpg)\)", (ROOT / "docs/report.md").read_text()))
