@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .cli.leaderboard import leaderboard
     from .cli.oracle import oracle
     from .cli.prepare import prepare
+    from .cli.report import report, report_models
     from .cli.train import train
     from .cli.tune import tune, tune_files
     from .config import add_panoptic_fusion_config, config_file, get_cfg, load_plugins, resolve_config
@@ -57,6 +58,8 @@ _EXPORTS = {
     "load_zoo": "networks",
     "oracle": "cli.oracle",
     "prepare": "cli.prepare",
+    "report": "cli.report",
+    "report_models": "cli.report",
     "resolve_config": "config",
     "train": "cli.train",
     "tune": "cli.tune",
@@ -83,6 +86,8 @@ __all__ = [
     "load_zoo",
     "oracle",
     "prepare",
+    "report",
+    "report_models",
     "resolve_config",
     "train",
     "tune",

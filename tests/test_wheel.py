@@ -70,7 +70,10 @@ def test_the_wheel_holds_code_tables_and_configs(wheel: Path):
     kinds = (".py", ".csv", ".typed")
     code = {str(p.relative_to(ROOT)) for p in (ROOT / "panoptic_fusion").rglob("*") if p.suffix in kinds}
     configs = {f"panoptic_fusion/{p.relative_to(ROOT)}" for p in (ROOT / "configs").rglob("*.yaml")}
-    assert code | configs <= names
+    static = "panoptic_fusion/evaluation/report/static"
+    page = {str(p.relative_to(ROOT)) for p in (ROOT / static).rglob("*") if p.is_file()}
+    assert f"{static}/vendor/LICENSE.vue" in page
+    assert code | configs | page <= names
     assert "panoptic_fusion/py.typed" in code
 
 

@@ -5,7 +5,7 @@ Exit code 0: the dataset can be used for training, possibly with warnings (`pano
 
     panoptic-fusion check NAME                              a dataset that the project registers
     panoptic-fusion check --config-file F [NAME]            one or all datasets of the config's DATASETS.REGISTER
-    panoptic-fusion check ... --output FOLDER               also writes an overview: statistics and pictures
+    panoptic-fusion check ... --output FOLDER               also writes an overview: statistics, pictures, report.html
     panoptic-fusion check --images DIR --panoptic-root DIR --panoptic-json FILE [--instances-json FILE]
 """
 
@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--panoptic-root", help="folder of the PNGs")
     parser.add_argument("--panoptic-json", help="the COCO panoptic JSON")
     parser.add_argument("--instances-json", help="a COCO instances JSON of the same images")
-    parser.add_argument("--output", help="folder for an overview: statistics, and pictures of chosen images")
+    parser.add_argument(
+        "--output", help="folder for an overview: statistics, and chosen images as pictures and in report.html"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
 
 
@@ -50,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.output is not None:
         from panoptic_fusion.engine.preflight import check_writable
+        from panoptic_fusion.evaluation.report.one_side import write_dataset_report
         from panoptic_fusion.visualization.overview import write_overview
 
         check_writable(args.output, "--output")
@@ -62,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
             folder = Path(args.output, name.replace("/", "_")) if len(found) > 1 else Path(args.output)
             written = write_overview(name, files, result, folder)
             print(f"overview: {written}" if written else "overview: none, since no image could be read", flush=True)
+            if written:
+                print(f"Report: {write_dataset_report(name, files, result, folder)}", flush=True)
     return int(not trainable)
 
 

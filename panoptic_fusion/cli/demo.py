@@ -66,6 +66,11 @@ def run(args: argparse.Namespace) -> int:
     requested = {"videos": args.video, "cut-outs": args.cutouts, "instances.json": args.instances_json}
     written = ", ".join(["pictures", "panoptic PNGs", *(name for name, wanted in requested.items() if wanted)])
     print(f"{len(found['annotations'])} images: {written} and panoptic.json in {args.output}")
+    if found["images"]:
+        from panoptic_fusion.evaluation.report.one_side import write_prediction_report
+
+        title = os.path.basename(args.model or args.zoo or args.config_file) or "predictions"
+        print(f"Report: {write_prediction_report(Path(args.output, 'panoptic.json'), args.output, args.output, title)}")
     for message in found["unreadable"]:
         print(f"skipped: {' '.join(message.split())}", file=sys.stderr)
     return 1 if found["unreadable"] else 0

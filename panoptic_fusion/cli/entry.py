@@ -21,6 +21,7 @@ PROG = "panoptic-fusion"
 COMMANDS = {
     "train": "panoptic_fusion.cli.train",
     "evaluate": "panoptic_fusion.cli.evaluate",
+    "report": "panoptic_fusion.cli.report",
     "demo": "panoptic_fusion.cli.demo",
     "compare": "panoptic_fusion.cli.compare",
     "check": "panoptic_fusion.cli.check",

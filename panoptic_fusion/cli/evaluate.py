@@ -1,12 +1,16 @@
-"""Evaluates a trained model, or the files that any model predicted; writes results.json and results.md.
+"""Evaluates a trained model, or the files that any model predicted; writes results.json, results.md and a report.
 
     panoptic-fusion evaluate --model output/toy [--num-gpus 8] [KEY VALUE ...]
     panoptic-fusion evaluate --config-file toy/panoptic_fpn_r18.yaml MODEL.WEIGHTS output/toy/model_final.pth
     panoptic-fusion evaluate --gt-json FILE --gt-root DIR --pred-json FILE --pred-root DIR --output DIR [--images 7 8]
+                             [--photos DIR]
 
 A model is evaluated on DATASETS.TEST. With --model, OUTPUT_DIR defaults to that folder; add OUTPUT_DIR FOLDER to keep
 the results of its training run. Predictions are a COCO panoptic JSON and a folder of its PNGs; --output also gets
 images.csv, one row per image. In Python, `panoptic_fusion.evaluate_files` does the same.
+
+The report, report.html, shows where quality is lost (docs/report.md). It needs the images: those of the dataset, or
+--photos. A model's report and its predictions are in OUTPUT_DIR/inference/<dataset>; --no-report writes neither.
 """
 
 import argparse
@@ -48,38 +52,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help="ids or file names of the images to score; FILE.txt: one per line; default: all",
     )
-    files.add_argument("--output", metavar="DIR", help="folder for results.json, results.md, and images.csv")
+    files.add_argument("--output", metavar="DIR", help="folder for results.json, results.md, images.csv, report.html")
+    files.add_argument("--photos", metavar="DIR", help="folder of the images; also writes report.html")
     files.add_argument("--workers", type=int, metavar="N", help="number of processes (default: one per core)")
     files.add_argument("--no-boundary", action="store_true", help="do not compute boundary PQ")
+    parser.add_argument("--no-report", action="store_true", help="do not write the report of a model")
     add_opts(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command line."""
-    if any(getattr(args, name) is not None for name in (*FILES, "images", "workers")):
+    if any(getattr(args, name) is not None for name in (*FILES, "images", "workers", "photos")):
         _run_on_files(args)
     else:
-        evaluate(args.model, args.config_file, args.opts, allow_download=args.allow_download, **launcher_of(args))
+        options = {"allow_download": args.allow_download, "report": not args.no_report, **launcher_of(args)}
+        evaluate(args.model, args.config_file, args.opts, **options)
 
 
 def _run_on_files(args: argparse.Namespace) -> None:
     """Evaluates the files that the command line names, and prints the groups' results."""
-    defaults = evaluate.__kwdefaults__ or {}
-    check_file_options(args, "evaluate", FILES, {"model": None, "config_file": None, **defaults})
+    defaults = {name: value for name, value in (evaluate.__kwdefaults__ or {}).items() if name != "report"}
+    others = {"model": None, "config_file": None, "no_report": False, **defaults}
+    check_file_options(args, "evaluate", FILES, others)
     check_at_least_one(args.workers, "--workers")
     images = None if args.images is None else listed_images(args.images)
 
     from panoptic_fusion.engine.preflight import check_writable
     from panoptic_fusion.evaluation.files import evaluate_files
-    from panoptic_fusion.evaluation.scores import groups_table, problem_lines, sizes_table, status_line
+    from panoptic_fusion.evaluation.report.write import write_report
+    from panoptic_fusion.evaluation.scores import groups_table, problem_lines, sizes_table, status_line, write_scores
 
     check_writable(args.output, "--output")
-    files = {name: getattr(args, name) for name in FILES}
-    result = evaluate_files(**files, images=images, processes=args.workers, boundary=not args.no_boundary)
+    choice = {"images": images, "processes": args.workers, "boundary": not args.no_boundary}
+    page = None
+    if args.photos is None:
+        result = evaluate_files(**{name: getattr(args, name) for name in FILES}, **choice)
+    else:
+        name, title = Path(args.pred_json).stem, Path(args.gt_json).stem
+        predictions = {name: (args.pred_json, args.pred_root)}
+        written = write_report(
+            args.gt_json, args.gt_root, predictions, args.output, photos=args.photos, title=title, **choice
+        )
+        result, page = written["results"][name], written["page"]
+        write_scores(result, args.output)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names and the dagger of PQ may be unencodable
         sys.stdout.reconfigure(errors="backslashreplace")
     parts = [groups_table(result), sizes_table(result), status_line(result), *problem_lines(result)]
-    print("\n\n".join([*parts, f"Results: {Path(args.output, 'results.md')}"]))
+    print("\n\n".join([*parts, f"Results: {Path(args.output, 'results.md')}", *([f"Report: {page}"] if page else [])]))
 
 
 def listed_images(words: Sequence[str]) -> list[str]:
@@ -107,6 +126,7 @@ def evaluate(
     opts: Sequence[str] = (),
     *,
     allow_download: bool = False,
+    report: bool = True,
     num_gpus: int = 1,
     num_machines: int = 1,
     machine_rank: int = 0,
@@ -119,6 +139,7 @@ def evaluate(
         config_file: config whose MODEL.WEIGHTS (which `opts` may set) is evaluated, instead of `model`.
         opts: sequence KEY, VALUE, KEY, VALUE, ... that changes the config.
         allow_download: whether to download weights from any address in the config, see `check_downloads`.
+        report: whether to also write predictions and report to OUTPUT_DIR/inference/<dataset>, and print their path.
         num_gpus, num_machines, machine_rank, dist_url: see `panoptic_fusion.cli.train.train`.
 
     Returns:
@@ -130,7 +151,7 @@ def evaluate(
     """
     check_model(model, config_file)
 
-    from panoptic_fusion.config import default_output_dir, read_config, resolve_config
+    from panoptic_fusion.config import default_output_dir, read_config, resolve_config, with_values
     from panoptic_fusion.engine.launch import launch_job
     from panoptic_fusion.modeling.backbone.timm_config import clear_pretrained_weights
     from panoptic_fusion.networks.downloads import check_downloads
@@ -144,6 +165,34 @@ def evaluate(
         cfg = resolve_config(cfg)
     else:
         cfg = load_config(model, config_file, list(opts), allow_download=allow_download)
+    report = report and "panoptic" in cfg.TEST.EVALUATORS and "panoptic_seg" in cfg.MODEL.PANOPTIC_FUSION.OUTPUTS
+    if report:
+        cfg = with_values(cfg, {"TEST.WRITE_PREDICTIONS": True})
     launch_job(cfg, resume=False, eval_only=True, num_gpus=num_gpus, num_machines=num_machines,
                machine_rank=machine_rank, dist_url=dist_url)  # fmt: skip
+    if report and machine_rank == 0:
+        name = Path(cfg.OUTPUT_DIR).name or "model"
+        for dataset in cfg.DATASETS.TEST:
+            _report_on(dataset, name, Path(cfg.OUTPUT_DIR), cfg.TEST.BOUNDARY_PQ)
     return json.loads(Path(cfg.OUTPUT_DIR, "results.json").read_text())
+
+
+def evaluation_json(output_dir: Path, dataset: str) -> Path:
+    """Returns the path of the predictions' JSON that an evaluation writes; its folder has the same name."""
+    from panoptic_fusion.files import safe_name
+
+    return output_dir / "inference" / safe_name(dataset) / "panoptic_predictions.json"
+
+
+def _report_on(dataset: str, name: str, output_dir: Path, boundary: bool) -> None:
+    """Writes the report of an evaluation on a dataset, and prints its path."""
+    from panoptic_fusion.data.coco_panoptic import panoptic_files
+    from panoptic_fusion.evaluation.report.write import write_report
+
+    files, path = panoptic_files(dataset), evaluation_json(output_dir, dataset)
+    predictions = {name: (path, path.with_suffix(""))}
+    written = write_report(
+        files.panoptic_json, files.panoptic_root, predictions, path.parent,
+        photos=files.images, boundary=boundary, title=dataset,
+    )  # fmt: skip
+    print(f"Report: {written['page']}", flush=True)

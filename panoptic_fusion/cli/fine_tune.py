@@ -1,4 +1,4 @@
-"""Fine-tunes a model on your own data: checks it, trains, evaluates and draws pictures (run by `make demo-real`).
+"""Fine-tunes a model on your own data: checks it, trains, evaluates, draws and reports (run by `make demo-real`).
 
     panoptic-fusion fine-tune --data FOLDER --output output/mine [--iterations 1000] [KEY VALUE ...]
 
@@ -81,11 +81,11 @@ def fine_tune(
     opts: Sequence[str] = (),
     allow_download: bool = False,
 ) -> int:
-    """Checks a dataset, trains on it, evaluates and draws pictures; prints its progress.
+    """Checks a dataset, trains on it, evaluates, writes pictures and a report; prints its progress.
 
     Args:
         data: folder of the dataset.
-        output: folder for the model, results.json, results.md and pictures/.
+        output: folder for the model, results.json, results.md, pictures/ and report/.
         config_file: path to a YAML file, or the name of one of the project's configs.
         weights: path to initial weights; default: MODEL.WEIGHTS of the config, which is downloaded if it is a URL. Rows
             of classes with the same names are copied (MODEL.TRANSFER).
@@ -112,6 +112,7 @@ def fine_tune(
     from panoptic_fusion.networks.downloads import check_downloads
 
     from .compare import compare
+    from .report import report_models
 
     data, output = os.fspath(data), os.fspath(output)
     if weights is not None:
@@ -158,6 +159,9 @@ def fine_tune(
     say("4/4 results")
     print(Path(output, "results.md").read_text())
     print(f"best model: {output} (try: panoptic-fusion demo --model {output} --input IMAGE --output FOLDER)")
+    models, folder = {Path(output).name: output}, os.path.join(output, "report")
+    for written in report_models(models, folder, num_gpus=num_gpus, allow_download=allow_download):
+        print(f"Report: {written['page']}")
     return 0
 
 

@@ -5,7 +5,8 @@
 The spec has the format of `panoptic-fusion ablation`; finished training runs are kept. The costs (parameters,
 multiply-accumulates, seconds and memory for one image of each of --sizes) are always measured again, on a validation
 image, with all systems interleaved in one process. --docs receives <spec's name>.md, .png (PQ against time) and
-_gallery: the same 8 validation images for all systems. Exit code 1 if a cell of a table is empty.
+_gallery: the same 8 validation images for all systems. OUTPUT/report compares all systems image by image
+(docs/report.md). Exit code 1 if a cell of a table is empty.
 """
 
 import argparse

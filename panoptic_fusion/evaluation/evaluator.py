@@ -18,7 +18,7 @@ from ..data.label_space import LabelSpace
 from ..errors import UserError
 from ..files import safe_name, unused_name, without_nan, write_json, write_text
 from .matching import count_image
-from .panoptic_quality import PQ_DAGGER_RULES, class_index
+from .panoptic_quality import check_pq_dagger, class_index
 from .prediction import panoptic_prediction
 from .repeated_images import first_of_each
 from .results import flat_results
@@ -75,8 +75,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         """
         if write_predictions and output_dir is None:
             raise UserError("write_predictions needs an output_dir")
-        if pq_dagger not in PQ_DAGGER_RULES:
-            raise UserError(f"pq_dagger is {pq_dagger!r}; it can be one of {', '.join(PQ_DAGGER_RULES)}")
+        check_pq_dagger(pq_dagger)
         self._dataset_name = dataset_name
         self._images = {record["image_id"]: record for record in DatasetCatalog.get(dataset_name)}
         self._label_space = LabelSpace.from_metadata(MetadataCatalog.get(dataset_name))

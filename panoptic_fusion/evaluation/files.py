@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from ..data.annotation import read_id_map
-from ..data.coco_json import read_images_json, read_panoptic_json, read_predictions_json
-from ..data.dataset_errors import DatasetError
+from ..data.coco_json import is_number, read_images_json, read_panoptic_json, read_predictions_json
+from ..data.dataset_errors import DatasetError, Report, raise_error
 from ..data.label_space import LabelSpace
 from ..errors import UserError
 from ..processes import map_in_processes, with_progress
-from .matching import count_image
-from .panoptic_quality import PQ_DAGGER_RULES
+from .matching import ImageCounts, count_image
+from .panoptic_quality import check_pq_dagger
 from .scores import Scores, image_row, summarize, write_scores
 
 PER_CHUNK = 8  # images that a process scores at a time
@@ -32,6 +32,7 @@ class ImageTask:
         gt_png, pred_png: paths of the PNGs; `pred_png` is None if there is no prediction.
         gt_segments: list of (segment id, class index, is crowd).
         pred_segments: mapping from segment id to class index.
+        pred_scores: mapping from segment id to score, for the predicted segments that have one.
     """
 
     image_id: Any
@@ -40,6 +41,25 @@ class ImageTask:
     gt_segments: list[tuple[int, int, bool]]
     pred_png: str | None
     pred_segments: dict[int, int]
+    pred_scores: dict[int, float]
+
+
+@dataclass(frozen=True)
+class ScoredImage:
+    """One image after scoring.
+
+    Attributes:
+        status: one of `STATUSES`.
+        problem: description of what is wrong, "" if nothing is.
+        gt_map, pred_map: (H, W) int32 segment ids, 0 = void; an unusable prediction is empty. None if left out.
+        counts: counts from which the metrics are computed, or None if left out.
+    """
+
+    status: str
+    problem: str
+    gt_map: np.ndarray | None = None
+    pred_map: np.ndarray | None = None
+    counts: ImageCounts | None = None
 
 
 def evaluate_files(
@@ -83,11 +103,8 @@ def evaluate_files(
         UserError: a folder does not exist, `images` is empty or names an image that the ground truth does not have,
             `pq_dagger` is unknown, or a process was killed.
     """
-    for folder in (gt_root, pred_root):
-        if not os.path.isdir(folder):
-            raise UserError(f"{os.fspath(folder)} is not a folder: pass the folder of the PNGs")
-    if pq_dagger not in PQ_DAGGER_RULES:
-        raise UserError(f"pq_dagger is {pq_dagger!r}; it can be one of {', '.join(PQ_DAGGER_RULES)}")
+    check_folders(gt_root, pred_root)
+    check_pq_dagger(pq_dagger)
     label_space, tasks, problems = make_tasks(gt_json, gt_root, pred_json, pred_root, images)
     chunks = [tasks[i : i + PER_CHUNK] for i in range(0, len(tasks), PER_CHUNK)]
     empty = partial(Scores, label_space.num_things, label_space.num_stuff, boundary=boundary)
@@ -97,32 +114,59 @@ def evaluate_files(
     for state, chunk_rows in results:
         total.merge(state)
         rows += chunk_rows
-    problems += [f"{row['file_name']}: {row['problem']}" for row in rows if row["problem"]]
-    result = summarize(total, label_space.thing_classes + label_space.stuff_classes, pq_dagger)
-    status = Counter(row["status"] for row in rows)
-    result |= {"status": {each: status[each] for each in STATUSES}, "per_image": rows, "problems": problems}
+    result = results_of(total, rows, problems, label_space, pq_dagger)
     if output is not None:
         write_scores(result, output)
     return result
 
 
+def check_folders(*folders: str | os.PathLike) -> None:
+    """Raises UserError for a folder of PNGs that does not exist."""
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise UserError(f"{os.fspath(folder)} is not a folder: pass the folder of the PNGs")
+
+
+def results_of(
+    total: Scores, rows: list[dict[str, Any]], problems: list[str], label_space: LabelSpace, pq_dagger: str
+) -> dict[str, Any]:
+    """Returns what `evaluate_files` returns.
+
+    Args:
+        total: sums over all images.
+        rows: one `row_of` per image.
+        problems: problems of the JSON files; the images' own come from their rows.
+        label_space, pq_dagger: classes, and divisor of PQ-dagger.
+    """
+    problems = problems + [f"{row['file_name']}: {row['problem']}" for row in rows if row["problem"]]
+    result = summarize(total, label_space.thing_classes + label_space.stuff_classes, pq_dagger)
+    status = Counter(row["status"] for row in rows)
+    return result | {"status": {each: status[each] for each in STATUSES}, "per_image": rows, "problems": problems}
+
+
 def make_tasks(
     gt_json: str | os.PathLike,
     gt_root: str | os.PathLike,
-    pred_json: str | os.PathLike,
-    pred_root: str | os.PathLike,
+    pred_json: str | os.PathLike | None,
+    pred_root: str | os.PathLike | None,
     images: Collection[Any] | None,
+    report: Report = raise_error,
 ) -> tuple[LabelSpace, list[ImageTask], list[str]]:
     """Reads both JSON files and pairs their images; see `evaluate_files` for arguments and errors.
+
+    Without `pred_json`, no image has a prediction. `report` is called with each error in the ground truth's JSON; by
+    default, the first one is raised.
 
     Returns:
         The classes, one task per image of the ground truth, and the problems found in the predictions' JSON.
     """
     problems: list[str] = []
-    truth = read_panoptic_json(os.fspath(gt_json))
+    truth = read_panoptic_json(os.fspath(gt_json), report)
     space = truth.label_space
     index = {id: i for i, id in enumerate([*space.thing_ids, *space.stuff_ids])}
-    predicted = read_predictions_json(os.fspath(pred_json), set(index), lambda error: problems.append(str(error)))
+    predicted = {}
+    if pred_json is not None:
+        predicted = read_predictions_json(os.fspath(pred_json), set(index), lambda error: problems.append(str(error)))
     if predicted and not any(id in truth.images for id in predicted):
         new = paired_by_file_name(read_images_json(os.fspath(pred_json), lambda error: None), truth.images)
         predicted = {new.get(id, id): prediction for id, prediction in predicted.items()}
@@ -142,6 +186,7 @@ def make_tasks(
             continue
         wanted = None if wanted is None else wanted - names
         annotation, prediction = truth.annotations.get(image_id), predicted.get(image_id)
+        found = [] if prediction is None else prediction["segments_info"]
         if annotation is None:
             problems.append(f"{gt_json}: image {image['file_name']} has no annotation; it is left out")
             continue
@@ -150,9 +195,14 @@ def make_tasks(
                 image_id,
                 image["file_name"],
                 os.path.join(gt_root, annotation["file_name"]),
-                [(s["id"], index[s["category_id"]], s.get("iscrowd", 0) == 1) for s in annotation["segments_info"]],
+                [
+                    (s["id"], index[s["category_id"]], s.get("iscrowd", 0) == 1)
+                    for s in annotation["segments_info"]
+                    if s["category_id"] in index
+                ],
                 None if prediction is None else os.path.join(pred_root, prediction["file_name"]),
-                {} if prediction is None else {s["id"]: index[s["category_id"]] for s in prediction["segments_info"]},
+                {s["id"]: index[s["category_id"]] for s in found},
+                {s["id"]: s["score"] for s in found if is_number(s.get("score"))},
             )
         )
     if wanted:
@@ -185,30 +235,38 @@ def score_chunk(
     total, rows = empty_scores(), []
     for task in tasks:
         scores = empty_scores()
-        status, problem = score_image(task, scores)
+        scored = score_image(task, scores)
         total.merge(scores.state())
-        row = {"image_id": task.image_id, "file_name": task.file_name, **image_row(scores)}
-        rows.append({**row, "status": status, "problem": problem})
+        rows.append(row_of(task, scores, scored))
     return total.state(), rows
 
 
-def score_image(task: ImageTask, scores: Scores) -> tuple[str, str]:
-    """Scores one image; returns its status and a description of its problem, "" if it has none."""
+def row_of(task: ImageTask, scores: Scores, scored: ScoredImage) -> dict[str, Any]:
+    """Returns the row of one image, whose metrics are in `scores`, as in `evaluate_files`."""
+    names = {"image_id": task.image_id, "file_name": task.file_name}
+    return {**names, **image_row(scores), "status": scored.status, "problem": scored.problem}
+
+
+def score_image(task: ImageTask, scores: Scores, gt_map: np.ndarray | None = None) -> ScoredImage:
+    """Scores one image; `gt_map` is the content of its `gt_png`, where the caller has read it."""
     count = partial(count_image, num_classes=scores.quality["mask"].num_classes, boundary=scores.boundary)
     try:
-        gt_map = read_id_map(task.gt_png)
+        gt_map = read_id_map(task.gt_png) if gt_map is None else gt_map
     except DatasetError as error:
-        return LEFT_OUT, f"left out, the ground truth is invalid: {error}"
+        return ScoredImage(LEFT_OUT, f"left out, the ground truth is invalid: {error}")
     status, problem = MISSING, "no prediction"
     if task.pred_png is not None:
         try:
             pred_map = read_id_map(task.pred_png)
-            scores.add(count(pred_map, task.pred_segments, gt_map, task.gt_segments, name=task.pred_png))
-            return SCORED, ""
+            counts = count(pred_map, task.pred_segments, gt_map, task.gt_segments, name=task.pred_png)
+            scores.add(counts)
+            return ScoredImage(SCORED, "", gt_map, pred_map, counts)
         except (DatasetError, ValueError) as error:
             status, problem = INVALID, f"counted as empty: {error}"
+    pred_map = np.zeros_like(gt_map)
     try:
-        scores.add(count(np.zeros_like(gt_map), {}, gt_map, task.gt_segments, name=task.gt_png))
+        counts = count(pred_map, {}, gt_map, task.gt_segments, name=task.gt_png)
     except ValueError as error:
-        return LEFT_OUT, f"left out, the ground truth is invalid: {error}"
-    return status, problem
+        return ScoredImage(LEFT_OUT, f"left out, the ground truth is invalid: {error}")
+    scores.add(counts)
+    return ScoredImage(status, problem, gt_map, pred_map, counts)

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import UserError
 from .matching import ImageCounts, Matching, count_image
 
 PQ_DAGGER_RULES = ("matched", "ground_truth")
@@ -97,6 +98,10 @@ class PanopticQuality:
         """Returns all sums as a float64 vector (9 (T + S) + 1,) for reductions; counts are exact up to 2^53."""
         return np.append(self._sums, self.images)
 
+    def sums_of(self, state: np.ndarray) -> np.ndarray:
+        """Returns tp, fp, fn and the IoU sum of each class (4, T + S) of a `state()` of the same classes."""
+        return state[: 4 * self.num_classes].reshape(4, -1)
+
     def merge(self, state: np.ndarray) -> None:
         """Adds the `state()` of another accumulator with the same classes.
 
@@ -129,10 +134,9 @@ class PanopticQuality:
             int. Python numbers only.
 
         Raises:
-            ValueError: `pq_dagger` is unknown.
+            UserError: `pq_dagger` is unknown.
         """
-        if pq_dagger not in PQ_DAGGER_RULES:
-            raise ValueError(f"pq_dagger is {pq_dagger!r}; it can be one of {', '.join(PQ_DAGGER_RULES)}")
+        check_pq_dagger(pq_dagger)
         tp, fp, fn, iou_sum, pairs, pairs_iou_sum, intersection, gt_pixels, pred_pixels = self._sums
         occurs = tp + fp + fn > 0
         weight = tp + 0.5 * fp + 0.5 * fn
@@ -165,6 +169,12 @@ class PanopticQuality:
 
     def _add(self, column: str, classes: np.ndarray, weights: np.ndarray | None = None) -> None:
         self._sums[_COLUMNS.index(column)] += np.bincount(classes, weights, minlength=self.num_classes)
+
+
+def check_pq_dagger(pq_dagger: str) -> None:
+    """Raises UserError unless `pq_dagger` is one of `PQ_DAGGER_RULES`."""
+    if pq_dagger not in PQ_DAGGER_RULES:
+        raise UserError(f"pq_dagger is {pq_dagger!r}; it can be one of {', '.join(PQ_DAGGER_RULES)}")
 
 
 def class_index(segment: Mapping[str, Any], num_things: int) -> int:

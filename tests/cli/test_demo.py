@@ -66,7 +66,7 @@ def test_a_folder(segment, photos: Path, tiny_cfg):
     for name, size in (("a.png", (96, 128)), ("b.png", (80, 101)), ("c.png", (192, 256))):
         check_image(output, entries[name], size, categories)
     assert any(e["segments_info"] for e in entries.values())
-    names = ["a.jpg", "a.png", "b.jpg", "b.png", "c.jpg", "c.png", "panoptic.json"]
+    names = ["a.jpg", "a.png", "b.jpg", "b.png", "c.jpg", "c.png", "panoptic.json", "report.html", "report_files"]
     assert sorted(p.name for p in output.iterdir()) == names
 
 

@@ -8,6 +8,7 @@ import pytest
 from annotation_writers import labelme
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from polygon_scenes import make_scene
+from report_data import read_report
 from tiny_training import TINY_NETWORK, as_opts
 
 from panoptic_fusion.cli import child, fine_tune, main
@@ -50,7 +51,11 @@ def test_from_a_folder_to_pictures(tiny_data, tmp_path, run_script, toy_config, 
     data, output = data_folder(tiny_data, tmp_path / "mine"), tmp_path / "out"
     code, out, err = run_script("fine-tune", "--data", data, "--output", output, "--config-file", toy_config, *SHORT)
     assert code == 0, err
-    assert in_this_process == ["train"]
+    assert in_this_process == ["train", "evaluate"]
+    assert out.splitlines()[-1] == f"Report: {output}/report/report.html"
+    shown = read_report(output / "report" / "report.html")["predictions"][0]["summary"]["All"]
+    results = json.loads((output / "results.json").read_text())["panoptic_seg"]
+    assert shown["pq"] == pytest.approx(results["PQ"]) and shown["tp"] == results["TP"]
     assert "== 4/4 results" in out and "| all " in out and "6 images" in out
     assert "median image: 128 x 96; short side in training (INPUT.MIN_SIZE_TRAIN): (64,)" in out
     assert "in evaluation (INPUT.MIN_SIZE_TEST): 64" in out

@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from panoptic_fusion.cli.report import report_models
 from panoptic_fusion.engine.preflight import check_writable
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.files import write_atomically, write_json
@@ -82,6 +83,8 @@ def make_leaderboard(
     write_atomically(docs / f"{name}.md", lambda f: f.write(page.encode()))
     write_json(output / "costs.json", {run: cost.to_dict() for run, cost in costs.items()}, indent=1)
     print(f"\n{page}\n{docs / f'{name}.md'}, {figure}, {gallery}")
+    for written in report_models(models, output / "report", num_gpus=num_gpus, allow_download=allow_download):
+        print(f"Report: {written['page']}")
     empty = any(cell.strip() in ("", "-") for table in tables for line in table[1:] for cell in line)
     if empty:
         print("a cell is empty: its measure is missing, or not a number", file=sys.stderr)

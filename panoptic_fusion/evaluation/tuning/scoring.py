@@ -149,7 +149,7 @@ def score_settings(
                 segments,
                 name=str(record["file_name"]),
             )
-            sums.append(quality.state()[: 4 * quality.num_classes].reshape(4, -1))
+            sums.append(quality.sums_of(quality.state()))
     return np.stack(sums)
 
 

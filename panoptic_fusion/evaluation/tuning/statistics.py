@@ -22,7 +22,12 @@ def quality_of_sums(sums: np.ndarray) -> np.ndarray:
 
 
 def resampled_quality(sums: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
-    """Returns the PQ of random sets of N images, drawn with replacement: (B,) float64.
+    """Returns the PQ of the random sets of N images of `resampled_sums`: (B,) float64."""
+    return quality_of_sums(resampled_sums(sums, seed, resamples))
+
+
+def resampled_sums(sums: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
+    """Returns the sums of random sets of N images, drawn with replacement: (B, 4, C) float64.
 
     Calls with the same seed draw the same sets, so differences between two predictors on the same images are paired.
 
@@ -34,7 +39,7 @@ def resampled_quality(sums: np.ndarray, seed: int = 0, resamples: int = RESAMPLE
     num = len(sums)
     rng = np.random.default_rng(seed)
     times = np.stack([np.bincount(rng.integers(num, size=num), minlength=num) for _ in range(resamples)])
-    return quality_of_sums((times @ sums.reshape(num, -1)).reshape(resamples, *sums.shape[1:]))
+    return (times @ sums.reshape(num, -1)).reshape(resamples, *sums.shape[1:])
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
