@@ -1,0 +1,1 @@
+"""Runs exported models with onnxruntime and numpy, without torch and detectron2."""
