@@ -24,7 +24,8 @@ def resize_labels(labels: np.ndarray, size: Size, scale: float | None = None) ->
     Args:
         labels: (h, w) integers.
         size: (H, W) of the result.
-        scale: reads pixel (y, x) from (floor(y scale), floor(x scale)). Ignored if it does not lead from H x W to h x w.
+        scale: reads pixel (y, x) from (floor(y scale), floor(x scale)). Ignored if it does not lead from H x W to
+            h x w.
 
     Returns:
         (H, W) labels. Without `scale`, pixel (y, x) is read from (floor(y h / H), floor(x w / W)) in float32.

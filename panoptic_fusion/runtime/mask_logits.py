@@ -1,6 +1,7 @@
-"""Mask logits of R instances as crops (UPSNet, section 3.1); numpy twin of `modeling/fusion/upsnet/mask_logit_crops.py`.
+"""Mask logits of R instances as crops (UPSNet, section 3.1), in numpy.
 
-The whole pixels of an instance's two maps are described in `modeling/fusion/upsnet/boxes.py`.
+Twin of `modeling/fusion/upsnet/mask_logit_crops.py`. `boxes.py` next to it describes the whole pixels of an instance's
+two maps, X_mask and Y_mask.
 """
 
 from __future__ import annotations

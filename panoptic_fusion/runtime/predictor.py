@@ -46,10 +46,10 @@ class OnnxPredictor:
 
         Args:
             path: path to the file.
-            providers: execution providers of onnxruntime, the preferred one first: "cpu", "cuda", "tensorrt", full names,
-                or pairs of a name and options. Only "cpu" is tested.
-            outputs: names of the outputs to compute, of "panoptic_seg", "instances" and "sem_seg"; None: the outputs of
-                the exported model.
+            providers: execution providers of onnxruntime, the preferred one first: "cpu", "cuda", "tensorrt", full
+                names, or pairs of a name and options. Only "cpu" is tested.
+            outputs: names of the outputs to compute, of "panoptic_seg", "instances" and "sem_seg"; None: the outputs
+                of the exported model.
             paste_masks: whether `instances` contain `pred_masks` (R, H, W). Otherwise they contain `pred_mask_logits`.
             threads: number of CPU threads of the network; 0 for one per core.
 

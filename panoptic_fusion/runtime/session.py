@@ -55,8 +55,8 @@ def open_session(content: str | os.PathLike | bytes, providers: Sequence[Provide
     missing = [name for name in names if name not in session.get_providers()]
     if missing:
         raise UserError(
-            f"onnxruntime cannot start {', '.join(missing)}: install the drivers and libraries that it needs, or choose "
-            "'cpu'"
+            f"onnxruntime cannot start {', '.join(missing)}: install the drivers and libraries that it needs, or "
+            "choose 'cpu'"
         )
     return session
 

@@ -65,7 +65,7 @@ class MaskCrops:
         """
         boxes: Boxes = instances.pred_boxes
         if instances.has("pred_mask_logits"):
-            # Rounded from float64, equal logits have equal probabilities on every device, and without torch (`runtime`).
+            # Rounded from float64, equal logits have equal probabilities on every device and in `runtime`.
             probabilities = instances.pred_mask_logits.double().sigmoid().float()
             return PastedCrops(probabilities, boxes.tensor, instances.image_size)
         if instances.has("pred_masks"):
