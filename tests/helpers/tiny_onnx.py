@@ -73,7 +73,9 @@ def write_model(path, content=None, *, changes=lambda content: None, ranking=Non
     }  # fmt: skip
     names = [name[:-1] for name in arrays if name.endswith("_")]
     nodes = [
-        helper.make_node("AveragePool", ["image"], ["pooled"], kernel_shape=[4, 4], strides=[4, 4], auto_pad="SAME_UPPER"),
+        helper.make_node(
+            "AveragePool", ["image"], ["pooled"], kernel_shape=[4, 4], strides=[4, 4], auto_pad="SAME_UPPER"
+        ),
         helper.make_node("Conv", ["pooled", "weight"], ["sem_seg_logits"]),
         *(helper.make_node("Identity", [f"{name}_"], [name]) for name in names),
     ]
