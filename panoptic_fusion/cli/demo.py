@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from panoptic_fusion.errors import DiskError, UserError, one_line
 
-from .arguments import add_model, add_opts, check_model
+from .arguments import add_model, add_opts, add_zoo, check_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,8 +31,7 @@ HELP = "segment images and videos with a trained model"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the model, the inputs and the output folder."""
     add_model(parser)
-    parser.add_argument("--zoo", metavar="NAME", help="instead of --model: a model of detectron2's zoo (downloaded)")
-    parser.add_argument("--weights", metavar="FILE", help="with --zoo: a file to use instead of the download")
+    add_zoo(parser)
     parser.add_argument("--input", nargs="+", required=True, help="images, folders, globs or videos")
     parser.add_argument("--output", required=True, help="folder for the results")
     parser.add_argument("--alpha", type=float, default=0.6, help="opacity of the segments in the pictures, 0 to 1")

@@ -15,7 +15,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panoptic_fusion.networks.inference import run_heads_on
+from panoptic_fusion.networks.inference import BatchHeads, run_heads_on
 
 
 class HeadsOutputs(NamedTuple):
@@ -38,6 +38,30 @@ class HeadsOutputs(NamedTuple):
     batch_index: Tensor
 
 
+def heads_outputs(heads: BatchHeads) -> HeadsOutputs:
+    """Returns the results of the heads for a batch, with the instances of all images together."""
+    found = heads.instances
+    return HeadsOutputs(
+        heads.sem_seg_logits.float(),
+        torch.cat([x.pred_boxes.tensor for x in found]),
+        torch.cat([x.scores for x in found]).float(),
+        torch.cat([x.pred_classes for x in found]),
+        torch.cat([x.pred_mask_logits for x in found]).float(),
+        torch.cat([torch.full_like(x.pred_classes, i) for i, x in enumerate(found)]),
+    )
+
+
+@contextmanager
+def with_score_thresh(network: nn.Module, value: float | Tensor) -> Iterator[None]:
+    """Sets the score threshold of the network's detections inside the context."""
+    predictor = network.roi_heads.box_predictor
+    before, predictor.test_score_thresh = predictor.test_score_thresh, value
+    try:
+        yield
+    finally:
+        predictor.test_score_thresh = before
+
+
 class HeadsGraph(nn.Module):
     """Module that maps a batch of images of one size to `HeadsOutputs`, with the results of `run_heads`.
 
@@ -50,8 +74,7 @@ class HeadsGraph(nn.Module):
         """Wraps a network in eval mode that has RoI heads and a stuff head."""
         super().__init__()
         self.network = network
-        self.predictor = network.roi_heads.box_predictor
-        self.register_buffer("score_thresh", torch.tensor(float(self.predictor.test_score_thresh)))
+        self.register_buffer("score_thresh", torch.tensor(float(network.roi_heads.box_predictor.test_score_thresh)))
 
     def forward(self, image: Tensor) -> HeadsOutputs:
         """Runs the network on `image` (N, 3, H, W) float32, values 0 to 255 in the channel order of INPUT.FORMAT."""
@@ -61,26 +84,8 @@ class HeadsGraph(nn.Module):
         padding = (0, -width % divisor, 0, -height % divisor) if divisor > 1 else (0, 0, 0, 0)
         padded = F.pad((image - network.pixel_mean) / network.pixel_std, padding)
         size = _as_size(height, width)
-        with self._score_thresh_as_buffer():
-            heads = run_heads_on(network, ImageList(padded, [size] * image.shape[0]))
-        found = heads.instances
-        index = [torch.full_like(x.pred_classes, i) for i, x in enumerate(found)]
-        return HeadsOutputs(
-            heads.sem_seg_logits.float(),
-            torch.cat([x.pred_boxes.tensor for x in found]),
-            torch.cat([x.scores for x in found]).float(),
-            torch.cat([x.pred_classes for x in found]),
-            torch.cat([x.pred_mask_logits for x in found]).float(),
-            torch.cat(index),
-        )
-
-    @contextmanager
-    def _score_thresh_as_buffer(self) -> Iterator[None]:
-        before, self.predictor.test_score_thresh = self.predictor.test_score_thresh, self.score_thresh
-        try:
-            yield
-        finally:
-            self.predictor.test_score_thresh = before
+        with with_score_thresh(network, self.score_thresh):
+            return heads_outputs(run_heads_on(network, ImageList(padded, [size] * image.shape[0])))
 
 
 def _as_size(height: int | Tensor, width: int | Tensor) -> tuple[int, int] | Tensor:
