@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from .errors import DISK_ERRORS, DiskError, UserError
+from .errors import DISK_ERRORS, ConfigError, DiskError, UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,6 +107,26 @@ def _is_running(pid: int) -> bool:
     return True
 
 
+def check_writable(folder: str, key: str = "OUTPUT_DIR") -> None:
+    """Checks that a folder can be created or written to, and leaves no trace, so a refused start creates no folder.
+
+    Args:
+        folder: path to the folder; it need not exist.
+        key: config key or option that named the folder, for the error.
+
+    Raises:
+        ConfigError: if the folder cannot be created or written to.
+    """
+    existing = Path(folder).absolute()
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{key}: cannot write to {folder} ({error.strerror}): choose another folder") from error
+
+
 def file_state(path: str | os.PathLike) -> list[int] | None:
     """Returns [size in bytes, modification time in ns], which change with a file's content; None if it is missing."""
     try:
@@ -116,15 +136,29 @@ def file_state(path: str | os.PathLike) -> list[int] | None:
     return [found.st_size, found.st_mtime_ns]
 
 
-def write_image(path: str | os.PathLike, rgb: np.ndarray, jpeg_quality: int = 95) -> None:
-    """Writes an (H, W, 3) uint8 RGB image with `write_atomically`, in the format of the suffix."""
+def write_image(path: str | os.PathLike, rgb: np.ndarray, jpeg_quality: int = 95, max_bytes: float = math.inf) -> None:
+    """Writes an image with `write_atomically`, in the format of the suffix.
+
+    Args:
+        path: path to the file.
+        rgb: (H, W, 3) uint8 RGB, or (H, W, 4) uint8 RGB and alpha.
+        jpeg_quality: quality of a .jpg, 0 to 100.
+        max_bytes: size that a .jpg should not exceed; its quality is lowered in steps of 10, not below 25.
+
+    Raises:
+        UserError: if the format cannot store an image of this size.
+    """
     import cv2
 
     path = Path(path)
-    options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if path.suffix == ".jpg" else []
-    good, data = cv2.imencode(path.suffix, rgb[:, :, ::-1], options)
-    if not good:
-        raise UserError(f"{path}: OpenCV cannot write an image of {rgb.shape[1]}x{rgb.shape[0]} pixels in this format")
+    bgr = rgb[:, :, [2, 1, 0, 3][: rgb.shape[2]]]
+    for quality in range(jpeg_quality, min(jpeg_quality, 25) - 1, -10) if path.suffix == ".jpg" else (0,):
+        good, data = cv2.imencode(path.suffix, bgr, [cv2.IMWRITE_JPEG_QUALITY, quality] if quality else [])
+        if not good:
+            size = f"{rgb.shape[1]}x{rgb.shape[0]}"
+            raise UserError(f"{path}: OpenCV cannot write an image of {size} pixels in this format")
+        if len(data) <= max_bytes:
+            break
     write_atomically(path, lambda file: file.write(data.tobytes()))
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from pycocotools import mask as mask_api
 
 from .dataset_errors import DatasetError, Report, raise_error
 from .image_header import MAX_PIXELS, check_pixels, check_regular_file
@@ -178,6 +177,8 @@ def bit_masks(labels: np.ndarray, wanted: Sequence[int], boxes: np.ndarray) -> n
 
 def decode_segmentation(segmentation: dict | list, height: int, width: int) -> np.ndarray:
     """Decodes an RLE or polygons in COCO format to a mask (H, W) uint8, 0 or 1."""
+    from pycocotools import mask as mask_api  # not installed for exported models alone
+
     if isinstance(segmentation, list) or isinstance(segmentation["counts"], list):
         segmentation = mask_api.frPyObjects(segmentation, height, width)
     return mask_api.decode(mask_api.merge(segmentation) if isinstance(segmentation, list) else segmentation)

@@ -5,38 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import sys
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from torch import nn
 
 from panoptic_fusion.errors import ConfigError, UserError
-from panoptic_fusion.modeling.fusion import (
-    HeuristicFusion,
-    MaskGuidedFusion,
-    PanopticFusion,
-    SeamlessFusion,
-    SpatialRankingFusion,
-    UPSNetFusion,
-)
+from panoptic_fusion.modeling.fusion import SpatialRankingFusion
+from panoptic_fusion.runtime.exported_model import FORMAT, OUTPUTS
+from panoptic_fusion.runtime.settings import NEEDED, needed_settings
 
 from .operators import OPSET, exportable_operators
-
-FORMAT = 1
-METADATA_KEY = "panoptic_fusion"
-RANKING_MODULE_KEY = "panoptic_fusion.ranking_module"
-
-THRESHOLDS = ("instances_confidence_thresh", "overlap_thresh", "stuff_area_limit")
-GREEDY = (*THRESHOLDS, "stuff_channels_only", "stuff_area_of")
-FUSION_OPTIONS: dict[type[PanopticFusion], tuple[str, ...]] = {
-    HeuristicFusion: GREEDY,
-    SeamlessFusion: GREEDY,
-    MaskGuidedFusion: (*GREEDY, "agreement", "agreement_thresh", "overlap"),
-    SpatialRankingFusion: (*GREEDY, "stride", "order_by", "score_over"),
-    UPSNetFusion: (*THRESHOLDS, "unknown", "keep_instance_classes", "test_sizes"),
-}
-"""{fusion: its attributes that decide at inference}."""
 
 
 def check_exportable(cfg: CfgNode) -> None:
@@ -72,22 +51,18 @@ def describe(cfg: CfgNode, network: nn.Module, *, size: tuple[int, int] | None, 
     """
     import onnx
 
-    fusion = network.fusion
-    if type(fusion) not in FUSION_OPTIONS:
-        known = ", ".join(kind.__name__ for kind in FUSION_OPTIONS)
+    fusion, name = network.fusion, type(network.fusion).__name__
+    if name not in NEEDED:
         raise UserError(
-            f"MODEL.PANOPTIC_FUSION.NAME is {type(fusion).__name__}, which the runtime does not have: it has {known}"
+            f"MODEL.PANOPTIC_FUSION.NAME is {name}, which the runtime does not have: it has {', '.join(NEEDED)}"
         )
+    own = {"name": name, "at_input_resolution": bool(network.fuse_at_input_resolution)}
     return {
         "format": FORMAT,
-        "system": f"{cfg.MODEL.SEM_SEG_HEAD.NAME} + {type(fusion).__name__}",
-        "categories": sorted((_plain(c) for c in cfg.MODEL.CATEGORIES), key=lambda c: c["id"]),
+        "system": f"{cfg.MODEL.SEM_SEG_HEAD.NAME} + {name}",
+        "categories": sorted(map(dict, cfg.MODEL.CATEGORIES), key=lambda category: category["id"]),
         "ontology": fusion.ontology,
-        "fusion": {
-            "name": type(fusion).__name__,
-            **{option: _plain(getattr(fusion, option)) for option in FUSION_OPTIONS[type(fusion)]},
-            "at_input_resolution": bool(network.fuse_at_input_resolution),
-        },
+        "fusion": {**own, **{key: getattr(fusion, key) for key in sorted(needed_settings(name) - own.keys())}},
         "input": {
             "format": cfg.INPUT.FORMAT,
             "min_size": cfg.INPUT.MIN_SIZE_TEST,
@@ -99,7 +74,7 @@ def describe(cfg: CfgNode, network: nn.Module, *, size: tuple[int, int] | None, 
             "pixel_mean": [float(value) for value in cfg.MODEL.PIXEL_MEAN],
             "pixel_std": [float(value) for value in cfg.MODEL.PIXEL_STD],
         },
-        "outputs": [name for name in ("sem_seg", "instances", "panoptic_seg") if name in network.outputs],
+        "outputs": [output for output in OUTPUTS if output in network.outputs],
         "precision": "float16" if half else "float32",
         "opset": OPSET,
         "versions": {
@@ -128,10 +103,3 @@ def export_ranking_module(fusion: SpatialRankingFusion) -> str:
             dynamic_axes={name: {2: "height", 3: "width"} for name in ("channels", "logits")},
         )
     return base64.b64encode(file.getvalue()).decode("ascii")
-
-
-def _plain(value: Any) -> Any:
-    """Returns a config value as Python scalars, lists and dicts."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

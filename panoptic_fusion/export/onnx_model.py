@@ -22,9 +22,10 @@ from panoptic_fusion.errors import UserError, one_line
 from panoptic_fusion.files import write_atomically
 from panoptic_fusion.modeling.fusion import SpatialRankingFusion
 from panoptic_fusion.networks.inference import run_heads
+from panoptic_fusion.runtime.exported_model import METADATA_KEY, RANKING_MODULE_KEY
 
 from .agreement import FLOAT16, FLOAT32, Agreement, compare
-from .description import METADATA_KEY, RANKING_MODULE_KEY, describe, export_ranking_module
+from .description import describe, export_ranking_module
 from .heads_graph import HeadsGraph, HeadsOutputs, heads_outputs, with_score_thresh
 from .operators import OPSET, exportable_operators, separate_half_norms
 

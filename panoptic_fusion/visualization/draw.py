@@ -5,10 +5,10 @@ numbers of figures, for which matplotlib takes most of the time.
 """
 
 import colorsys
+from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
 from panoptic_fusion.data.annotation import label_extents, read_id_map
 
@@ -29,7 +29,7 @@ HATCH_PERIOD = 8  # distance between these lines along a row, in line widths
 
 def draw_panoptic(
     image: np.ndarray,
-    panoptic_seg: np.ndarray | torch.Tensor,
+    panoptic_seg: Any,
     segments_info: list[dict],
     metadata,
     alpha: float = 0.6,
@@ -41,8 +41,9 @@ def draw_panoptic(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        panoptic_seg: (H, W) integer map of segment ids, 0 = void.
-        segments_info: segments, with contiguous category ids, as the models return them.
+        panoptic_seg: (H, W) integer map of segment ids, 0 = void; a tensor or an array.
+        segments_info: segments, with contiguous category ids, as the models return them. Things with a `track_id`
+            (`ThingTracks`) get the same color in each frame of a video.
         metadata: object with `thing_classes`, `thing_colors`, `stuff_classes`, `stuff_colors`.
         alpha: opacity of the segments; void is darkened and hatched.
         scores: whether to write the score of a segment after its name, if it has one.
@@ -50,7 +51,7 @@ def draw_panoptic(
     Returns:
         (H, W, 3) uint8 RGB, reduced to a longer side of MAX_SIDE if it is larger.
     """
-    image, ids = reduce_to(image, np.asarray(torch.as_tensor(panoptic_seg).cpu()), (MAX_SIDE, MAX_SIDE))
+    image, ids = reduce_to(image, as_array(panoptic_seg), (MAX_SIDE, MAX_SIDE))
     factor = max(1.0, max(ids.shape) / PLAIN_SIDE)
     segments = {s["id"]: s for s in segments_info}
     known = np.unique(np.concatenate([np.unique(ids[rows]) for rows in _strips(ids)] or [ids[:0, 0]]))
@@ -96,7 +97,7 @@ def draw_comparison(
     large = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) if scale > 1 else image
     panels = []
     for ids, segments_info in segmentations:
-        ids = np.asarray(torch.as_tensor(ids).cpu()).repeat(scale, axis=0).repeat(scale, axis=1)
+        ids = as_array(ids).repeat(scale, axis=0).repeat(scale, axis=1)
         ground, ids = reduce_to(large, ids, limit)
         panels += [
             np.full((len(ids), GAP, 3), 255, np.uint8),
@@ -125,12 +126,20 @@ def ground_truth_panoptic(dataset_dict: dict) -> tuple[np.ndarray, list[dict]]:
     return read_id_map(dataset_dict["pan_seg_file_name"]), dataset_dict["segments_info"]
 
 
+def as_array(panoptic_seg: Any) -> np.ndarray:
+    """Returns a map, which may be a tensor on any device, as an array."""
+    return np.asarray(panoptic_seg.cpu() if hasattr(panoptic_seg, "cpu") else panoptic_seg)
+
+
 def _class_name(segment: dict, metadata) -> str:
     return (metadata.thing_classes if segment["isthing"] else metadata.stuff_classes)[segment["category_id"]]
 
 
 def _segment_colors(known: np.ndarray, segments: dict, metadata) -> list[np.ndarray]:
-    """Returns the class color of each segment; for things, the lightness varies between instances of a class."""
+    """Returns the class color of each segment; for things, the lightness varies between instances of a class.
+
+    It depends on `track_id` if the thing has one, otherwise on its order among the things of its class.
+    """
     seen: dict[int, int] = {}
     colors = []
     for segment_id in known.tolist():
@@ -142,10 +151,10 @@ def _segment_colors(known: np.ndarray, segments: dict, metadata) -> list[np.ndar
             colors.append(np.asarray(metadata.stuff_colors[segment["category_id"]], np.float32))
             continue
         category = segment["category_id"]
-        turn = seen[category] = seen.get(category, -1) + 1
+        turn = seen[category] = seen.get(category, 0) + 1
         red, green, blue = (c / 255 for c in metadata.thing_colors[category])
         hue, light, saturation = colorsys.rgb_to_hls(red, green, blue)
-        light = min(max(light + SHADES[turn % len(SHADES)], 0.15), 0.85)
+        light = min(max(light + SHADES[(segment.get("track_id", turn) - 1) % len(SHADES)], 0.15), 0.85)
         colors.append(255 * np.asarray(colorsys.hls_to_rgb(hue, light, saturation), np.float32))
     return colors
 
