@@ -35,7 +35,7 @@ class Tolerance:
     unmatched: float
 
 
-FLOAT32 = Tolerance(absolute=1e-3, relative=1e-4, score=1e-3, iou=0.99, tie=1e-4, unmatched=0.0)
+FLOAT32 = Tolerance(absolute=1e-3, relative=1e-3, score=1e-3, iou=0.99, tie=1e-4, unmatched=0.0)
 FLOAT16 = Tolerance(absolute=1e-2, relative=2e-2, score=5e-2, iou=0.9, tie=2e-2, unmatched=0.1)
 
 
@@ -72,9 +72,9 @@ def compare(reference: Arrays, exported: Arrays, tolerance: Tolerance) -> Agreem
             np.inf, np.inf, len(reference.scores), 0, 0, f"sem_seg_logits are {shapes[1]}, not {shapes[0]}"
         )
     logits = _difference(reference.sem_seg_logits, exported.sem_seg_logits)
-    pairs = match(reference, exported, tolerance)
-    rows, columns = pairs.any(1), pairs.any(0)
-    partner = pairs[rows].argmax(1)
+    distance = distances(reference, exported, tolerance)
+    rows, columns = np.isfinite(distance).any(1), np.isfinite(distance).any(0)
+    partner = distance[rows].argmin(1) if rows.any() else np.zeros(0, int)
     masks = _difference(reference.mask_logits[rows], exported.mask_logits[partner])
     excused = tied(reference, exported, tolerance.tie)
     alone = np.concatenate([~rows, ~columns])
@@ -89,12 +89,17 @@ def compare(reference: Arrays, exported: Arrays, tolerance: Tolerance) -> Agreem
     return Agreement(logits, masks, len(reference.scores), int(rows.sum()), unexplained, problem)
 
 
-def match(reference: Arrays, exported: Arrays, tolerance: Tolerance) -> np.ndarray:
-    """Returns which detections of the two sides match, (R, R') bool: same image and class, equal score and box."""
+def distances(reference: Arrays, exported: Arrays, tolerance: Tolerance) -> np.ndarray:
+    """Returns the distance of the boxes of each pair of detections that match, (R, R') float, else infinity.
+
+    Detections match if they have the same image and class, an equal score and almost the same box. The distance is the
+    largest difference of two coordinates in pixels.
+    """
     same = reference.batch_index[:, None] == exported.batch_index
     same &= reference.classes[:, None] == exported.classes
     same &= np.abs(reference.scores[:, None] - exported.scores) <= tolerance.score
-    return same & (box_iou(reference.boxes, exported.boxes) >= tolerance.iou)
+    same &= box_iou(reference.boxes, exported.boxes) >= tolerance.iou
+    return np.where(same, np.abs(reference.boxes[:, None] - exported.boxes).max(-1), np.inf)
 
 
 def tied(reference: Arrays, exported: Arrays, margin: float) -> np.ndarray:
