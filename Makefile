@@ -10,6 +10,7 @@ DEMO_OUT := output/toy
 OUT ?= output/real
 CONFIG ?= camvid/panoptic_fpn_lite0.yaml
 OPTS_QUOTED = $(foreach word,$(OPTS),'$(subst ','\'',$(word))')
+TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-real test test-slow lint docs
@@ -58,8 +59,9 @@ demo-real: setup
 	@$(RUN) fine-tune --data "$(DATA)" --output "$(OUT)" --config-file "$(CONFIG)" \
 		$(if $(ITERATIONS),--iterations $(ITERATIONS)) $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(OPTS_QUOTED)
 
+# Two processes with one thread each: with more threads, networks as small as the tests' only wait for each other.
 test: setup
-	@$(PY) -m pytest -m "not slow and not gpu"
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not gpu" -n $(TEST_PROCESSES) --dist loadfile
 
 test-slow: setup
 	@$(PY) -m pytest -m slow

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .cli.convert import convert
     from .cli.demo import demo
     from .cli.evaluate import evaluate
+    from .cli.export import export
     from .cli.fine_tune import fine_tune
     from .cli.fuse_files import fuse_files
     from .cli.import_annotations import import_annotations
@@ -48,6 +49,7 @@ _EXPORTS = {
     "demo": "cli.demo",
     "evaluate": "cli.evaluate",
     "evaluate_files": "evaluation.files",
+    "export": "cli.export",
     "fine_tune": "cli.fine_tune",
     "fuse": "modeling.fusion.functional",
     "fuse_files": "cli.fuse_files",
@@ -76,6 +78,7 @@ __all__ = [
     "demo",
     "evaluate",
     "evaluate_files",
+    "export",
     "fine_tune",
     "fuse",
     "fuse_files",

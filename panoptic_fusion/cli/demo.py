@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from panoptic_fusion.errors import UserError
 
-from .arguments import add_model, add_opts, check_model
+from .arguments import add_model, add_opts, add_zoo, check_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,8 +35,7 @@ HELP = "segment images and videos with a trained model"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the model, the inputs and the output folder."""
     add_model(parser)
-    parser.add_argument("--zoo", metavar="NAME", help="instead of --model: a model of detectron2's zoo (downloaded)")
-    parser.add_argument("--weights", metavar="FILE", help="with --zoo: a file to use instead of the download")
+    add_zoo(parser)
     parser.add_argument("--onnx", metavar="FILE", help="instead of --model: a model file of `panoptic-fusion export`")
     parser.add_argument(
         "--provider", nargs="+", metavar="NAME", help="with --onnx: cpu, cuda or tensorrt, the preferred one first"

@@ -27,6 +27,7 @@ COMMANDS = {
     "prepare": "panoptic_fusion.cli.prepare",
     "import": "panoptic_fusion.cli.import_annotations",
     "convert": "panoptic_fusion.cli.convert",
+    "export": "panoptic_fusion.cli.export",
     "fine-tune": "panoptic_fusion.cli.fine_tune",
     "fuse": "panoptic_fusion.cli.fuse_files",
     "oracle": "panoptic_fusion.cli.oracle",

@@ -48,6 +48,9 @@ def deform_conv2d(
     settings = {"stride": _pair(stride), "padding": _pair(padding), "dilation": _pair(dilation)}
     training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, offset, weight, bias))
     convolve = _sampled_deform_conv2d if training and x.device.type == "cpu" else torchvision.ops.deform_conv2d
+    if torch.jit.is_tracing():  # one operator, which every exporter knows, for any batch and size
+        offset = _within_reach(offset.to(dtype))
+        return torchvision.ops.deform_conv2d(x.to(dtype), offset, weight.to(dtype), bias, **settings).to(x.dtype)
     image_bytes = x[:1, :, :1, :1].numel() * offset[:1].numel() // 2 * dtype.itemsize
     images = max(1, COLUMN_BYTES // max(1, image_bytes))
     with torch.autocast(x.device.type, enabled=False):

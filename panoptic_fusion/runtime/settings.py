@@ -47,12 +47,12 @@ class FusionSettings:
         name = values.get("name")
         if name not in NEEDED:
             raise UserError(f"fusion.name is {name!r}: this version can run {', '.join(NEEDED)}")
-        always = {field.name for field in fields(cls) if field.default is MISSING}
-        for key in sorted(always | NEEDED[name]):
+        needed = needed_settings(name)
+        for key in sorted(needed):
             if key not in values:
                 raise UserError(f"fusion.{key} is missing")
         for key, value in values.items():
-            if key not in always | NEEDED[name]:
+            if key not in needed:
                 raise UserError(f"fusion.{key} is not a setting of {name}")
             if not _CHECKS[key](value):
                 raise UserError(f"fusion.{key} is {value!r}")
@@ -69,6 +69,11 @@ NEEDED: Mapping[str, frozenset[str]] = {
     "UPSNetFusion": frozenset({"unknown", "keep_instance_classes", "test_sizes"}),
 }
 """{fusion: settings that it needs in addition to the common ones}."""
+
+
+def needed_settings(name: str) -> frozenset[str]:
+    """Returns the names of all settings of a fusion in `NEEDED`, including "name"."""
+    return NEEDED[name] | {field.name for field in fields(FusionSettings) if field.default is MISSING}
 
 
 def _is_fraction(value: Any) -> bool:
