@@ -18,7 +18,8 @@ CATEGORIES = [
 FUSIONS = {
     "HeuristicFusion": {"stuff_channels_only": False, "stuff_area_of": "class"},
     "SpatialRankingFusion": {
-        "stuff_channels_only": True, "stuff_area_of": "region", "stride": 4, "order_by": "ranking", "score_over": "mask",
+        "stuff_channels_only": True, "stuff_area_of": "region",
+        "stride": 4, "order_by": "ranking", "score_over": "mask",
     },
     "UPSNetFusion": {"unknown": True, "keep_instance_classes": False, "test_sizes": None},
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""OnnxPredictor: the outputs of detectron2's DefaultPredictor from a model file, and one clear line for any other file."""
+"""OnnxPredictor: the outputs of detectron2's DefaultPredictor from a model file, one clear line for other files."""
 
 import json
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The package, OnnxPredictor and `demo --onnx` in processes in which torch, detectron2 and others cannot be imported."""
+"""The package, OnnxPredictor and `demo --onnx` in processes that cannot import torch, detectron2 and others."""
 
 import json
 import subprocess
