@@ -49,7 +49,9 @@ def deform_conv2d(
     if torch.jit.is_tracing():  # one operator, which every exporter knows, for any batch and size
         offset = _within_reach(offset.to(dtype))
         return torchvision.ops.deform_conv2d(x.to(dtype), offset, weight.to(dtype), bias, **settings).to(x.dtype)
-    convolve = _sampled_deform_conv2d if x.device.type == "cpu" and not _is_exporting() else torchvision.ops.deform_conv2d
+    convolve = (
+        _sampled_deform_conv2d if x.device.type == "cpu" and not _is_exporting() else torchvision.ops.deform_conv2d
+    )
     image_bytes = x[:1, :, :1, :1].numel() * offset[:1].numel() // 2 * dtype.itemsize
     images = max(1, COLUMN_BYTES // max(1, image_bytes))
     with torch.autocast(x.device.type, enabled=False):

@@ -27,10 +27,8 @@ def test_lerp_equals_torch(size):
     rng = np.random.default_rng(0)
     first, second = rng.normal(0, 5, (2, *size)).astype(np.float32)
     pair = torch.from_numpy(first), torch.from_numpy(second)
-    for weight in (*rng.random(20).tolist(), 0.0, 0.125, 0.5, 1.0):
-        assert np.array_equal(lerp(first, second, weight), torch.lerp(*pair, weight).numpy())
     for shape in (size[-1:], (size[1], 1), size):
-        weight = rng.random(shape).astype(np.float32)
+        weight = rng.choice([rng.random(shape), rng.integers(0, 9, shape) / 8]).astype(np.float32)
         assert np.array_equal(lerp(first, second, weight), torch.lerp(*pair, torch.from_numpy(weight)).numpy())
 
 
