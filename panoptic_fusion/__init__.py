@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .cli.convert import convert
     from .cli.demo import demo
     from .cli.evaluate import evaluate
+    from .cli.export import export
     from .cli.fine_tune import fine_tune
     from .cli.fuse_files import fuse_files
     from .cli.import_annotations import import_annotations
@@ -33,11 +34,13 @@ if TYPE_CHECKING:
     from .evaluation.files import evaluate_files
     from .modeling.fusion.functional import fuse
     from .networks import load_trained, load_zoo
+    from .runtime import OnnxPredictor
 
 __version__ = "0.2.0"
 
 # Name -> the module of this package that defines it.
 _EXPORTS = {
+    "OnnxPredictor": "runtime",
     "ablation": "cli.ablation",
     "add_panoptic_fusion_config": "config",
     "check": "cli.check",
@@ -47,6 +50,7 @@ _EXPORTS = {
     "demo": "cli.demo",
     "evaluate": "cli.evaluate",
     "evaluate_files": "evaluation.files",
+    "export": "cli.export",
     "fine_tune": "cli.fine_tune",
     "fuse": "modeling.fusion.functional",
     "fuse_files": "cli.fuse_files",
@@ -65,7 +69,10 @@ _EXPORTS = {
     "tune": "cli.tune",
     "tune_files": "cli.tune",
 }
+# Names that work without torch and detectron2; `demo` needs them for its other models only.
+_WITHOUT_TORCH = ("OnnxPredictor", "demo")
 __all__ = [
+    "OnnxPredictor",
     "ablation",
     "add_panoptic_fusion_config",
     "check",
@@ -75,6 +82,7 @@ __all__ = [
     "demo",
     "evaluate",
     "evaluate_files",
+    "export",
     "fine_tune",
     "fuse",
     "fuse_files",
@@ -101,11 +109,12 @@ warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=Futur
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        import detectron2  # noqa: F401
-    except ImportError as error:
-        raise ImportError(INSTALL_DETECTRON2, name="detectron2") from error
-    importlib.import_module("panoptic_fusion.config.registration").register_parts()
+    if name not in _WITHOUT_TORCH:
+        try:
+            import detectron2  # noqa: F401
+        except ImportError as error:
+            raise ImportError(INSTALL_DETECTRON2, name="detectron2") from error
+        importlib.import_module("panoptic_fusion.config.registration").register_parts()
     value = getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
     globals()[name] = value
     return value

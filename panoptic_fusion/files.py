@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from .errors import DISK_ERRORS, DiskError, UserError
+from .errors import DISK_ERRORS, ConfigError, DiskError, UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,6 +105,26 @@ def _is_running(pid: int) -> bool:
     with contextlib.suppress(OSError, IndexError):  # Linux: a killed process that its parent has not yet collected
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return True
+
+
+def check_writable(folder: str, key: str = "OUTPUT_DIR") -> None:
+    """Checks that a folder can be created or written to, and leaves no trace, so a refused start creates no folder.
+
+    Args:
+        folder: path to the folder; it need not exist.
+        key: config key or option that named the folder, for the error.
+
+    Raises:
+        ConfigError: if the folder cannot be created or written to.
+    """
+    existing = Path(folder).absolute()
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{key}: cannot write to {folder} ({error.strerror}): choose another folder") from error
 
 
 def file_state(path: str | os.PathLike) -> list[int] | None:

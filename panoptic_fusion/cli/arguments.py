@@ -21,6 +21,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add_allow_download(parser)
 
 
+def add_zoo(parser: argparse.ArgumentParser) -> None:
+    """Adds --zoo and --weights, which select a model of detectron2's zoo instead of a trained one."""
+    parser.add_argument("--zoo", metavar="NAME", help="instead of --model: a model of detectron2's zoo (downloaded)")
+    parser.add_argument("--weights", metavar="FILE", help="with --zoo: a file to use instead of the download")
+
+
 def add_allow_download(parser: argparse.ArgumentParser) -> None:
     """Adds the argument --allow-download."""
     parser.add_argument(

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from detectron2.data.catalog import Metadata
-from detectron2.engine import DefaultPredictor
-from tqdm import tqdm
 
 from panoptic_fusion.data.annotation import label_extents, label_map
 from panoptic_fusion.data.frames import count_frames, frames_of, is_video
+from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import DiskError, one_line
 from panoptic_fusion.files import safe_name, unused_name
 from panoptic_fusion.visualization import ThingTracks
@@ -33,7 +31,7 @@ class SegmentedImage:
         ids: (H, W) int32 segment ids, 0 = void.
         segments_info: segments as the model returns them, with contiguous `category_id`; things of a video have a
             `track_id`.
-        metadata: classes and colors of the model.
+        label_space: classes and colors of the model.
     """
 
     name: str
@@ -42,7 +40,7 @@ class SegmentedImage:
     image: np.ndarray
     ids: np.ndarray
     segments_info: list[dict[str, Any]]
-    metadata: Metadata
+    label_space: LabelSpace
 
     @cached_property
     def segments(self) -> list[dict[str, Any]]:
@@ -50,7 +48,7 @@ class SegmentedImage:
         labels = label_map(self.ids, self.segments_info, report=lambda fault: None)
         boxes, areas = label_extents(labels, len(self.segments_info))
         return [
-            {**_named(info, self.metadata), "area": area, "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0}
+            {**_named(info, self.label_space), "area": area, "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0}
             for info, (x0, y0, x1, y1), area in zip(self.segments_info, boxes.tolist(), areas.tolist(), strict=True)
         ]
 
@@ -61,12 +59,29 @@ class SegmentedImage:
         return box, self.ids[box] == segment["id"]
 
 
-def _named(info: Mapping[str, Any], metadata: Metadata) -> dict[str, Any]:
+def _named(info: Mapping[str, Any], label_space: LabelSpace) -> dict[str, Any]:
     """Adds the class name to a segment, and replaces its contiguous class by the category id in MODEL.CATEGORIES."""
-    kind = "thing" if info["isthing"] else "stuff"
+    if info["isthing"]:
+        ids, names = label_space.thing_ids, label_space.thing_classes
+    else:
+        ids, names = label_space.stuff_ids, label_space.stuff_classes
     category = info["category_id"]
-    back = {v: k for k, v in metadata.get(f"{kind}_dataset_id_to_contiguous_id").items()}
-    return {**info, "category_id": back[category], "category": metadata.get(f"{kind}_classes")[category]}
+    return {**info, "category_id": ids[category], "category": names[category]}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Source of panoptic segmentations.
+
+    Attributes:
+        predict: function that segments a BGR image (H, W, 3) uint8; it returns the map (H, W) int32 and segments_info.
+        label_space: classes and colors of the model.
+        max_pixels: INPUT.MAX_PIXELS.
+    """
+
+    predict: Callable[[np.ndarray], tuple[np.ndarray, list[dict[str, Any]]]]
+    label_space: LabelSpace
+    max_pixels: int
 
 
 def printable(path: str | os.PathLike) -> str:
@@ -81,15 +96,12 @@ class Output(Protocol):
         """Writes the files of one image."""
 
 
-def segment_files(
-    predictor: DefaultPredictor, files: Sequence[Path], max_pixels: int, outputs: Sequence[Output]
-) -> list[str]:
+def segment_files(source: Source, files: Sequence[Path], outputs: Sequence[Output]) -> list[str]:
     """Segments images and videos one after the other, and passes each image or frame to the outputs.
 
     Args:
-        predictor: model that segments one BGR image.
+        source: source of the segmentations.
         files: images and videos.
-        max_pixels: INPUT.MAX_PIXELS.
         outputs: outputs in the order in which they write.
 
     Returns:
@@ -101,13 +113,13 @@ def segment_files(
     skipped: list[str] = []
     used: set[str] = set()
     done, followed, tracks = 0, None, ThingTracks()
-    frames = frames_of(files, skipped, max_pixels)
+    frames = frames_of(files, skipped, source.max_pixels)
     total = sum(map(count_frames, files))
-    for file, frame, image in tqdm(frames, total=total, unit="image", mininterval=1, disable=None):
+    for file, frame, image in _with_bar(frames, total):
         if file != followed:
             followed, tracks = file, ThingTracks()
         try:
-            segmented = segment(predictor, image, file, frame, unused_name(safe_name(frame), used), tracks)
+            segmented = segment(source, image, file, frame, unused_name(safe_name(frame), used), tracks)
             for output in outputs:
                 output.write(segmented)
             done += 1
@@ -119,12 +131,20 @@ def segment_files(
 
 
 def segment(
-    predictor: DefaultPredictor, image: np.ndarray, file: Path, frame: str, name: str, tracks: ThingTracks
+    source: Source, image: np.ndarray, file: Path, frame: str, name: str, tracks: ThingTracks
 ) -> SegmentedImage:
     """Segments one BGR image or video frame, and gives the things of a video the numbers of their tracks."""
-    panoptic_seg, segments_info = predictor(image)["panoptic_seg"]
-    ids = panoptic_seg.cpu().numpy()
+    ids, segments_info = source.predict(image)
     if is_video(file):
         segments_info = tracks.update(ids, segments_info)
-    source = printable(file if frame == file.stem else file / frame)
-    return SegmentedImage(name, file, source, image, ids, segments_info, predictor.metadata)
+    file_name = printable(file if frame == file.stem else file / frame)
+    return SegmentedImage(name, file, file_name, image, ids, segments_info, source.label_space)
+
+
+def _with_bar(frames: Iterable[tuple[Path, str, np.ndarray]], total: int) -> Iterator[tuple[Path, str, np.ndarray]]:
+    """Yields the frames, with a progress bar on a terminal if tqdm is installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:  # an exported model needs no package for a bar
+        return iter(frames)
+    return iter(tqdm(frames, total=total, unit="image", mininterval=1, disable=None))

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from panoptic_fusion.data.frames import frame_rate, is_video
+from panoptic_fusion.data.panoptic_png import write_panoptic_png
 from panoptic_fusion.data.rle import encode_crop
-from panoptic_fusion.evaluation import write_panoptic_png
 from panoptic_fusion.files import remove_partial_files, safe_name, unused_name, write_image
 from panoptic_fusion.growing_json import GrowingJson
 from panoptic_fusion.visualization import VideoFile, draw_panoptic
@@ -42,7 +42,7 @@ class Pictures:
             segmented.image[:, :, ::-1],
             segmented.ids,
             segmented.segments_info,
-            segmented.metadata,
+            segmented.label_space,
             self._alpha,
             self._scores,
         )

@@ -28,6 +28,7 @@ COMMANDS = {
     "prepare": "panoptic_fusion.cli.prepare",
     "import": "panoptic_fusion.cli.import_annotations",
     "convert": "panoptic_fusion.cli.convert",
+    "export": "panoptic_fusion.cli.export",
     "fine-tune": "panoptic_fusion.cli.fine_tune",
     "fuse": "panoptic_fusion.cli.fuse_files",
     "oracle": "panoptic_fusion.cli.oracle",
@@ -93,6 +94,9 @@ def _run(module: ModuleType, args: argparse.Namespace) -> int | None:
             panoptic_fusion.load_plugins(plugins)
         return module.run(args)
     except ImportError as error:
-        if (error.name or "").partition(".")[0] != "detectron2":
-            raise
-        raise UserError(INSTALL_DETECTRON2) from error
+        package = (error.name or "").partition(".")[0]
+        if package == "detectron2":
+            raise UserError(INSTALL_DETECTRON2) from error
+        if package == "torch":
+            raise UserError(f"torch is not installed: only `{PROG} demo --onnx` runs without it") from error
+        raise

@@ -15,7 +15,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from pycocotools import mask as mask_api
 
 from .dataset_errors import DatasetError, Report, raise_error
 from .image_header import MAX_PIXELS, check_pixels, check_regular_file
@@ -178,12 +177,16 @@ def bit_masks(labels: np.ndarray, wanted: Sequence[int], boxes: np.ndarray) -> n
 
 def decode_segmentation(segmentation: dict | list, height: int, width: int) -> np.ndarray:
     """Decodes an RLE or polygons in COCO format to a mask (H, W) uint8, 0 or 1, C-contiguous."""
+    from pycocotools import mask as mask_api  # not installed for exported models alone
+
     mask = mask_api.decode(compress_segmentation(segmentation, height, width))
     return cv2.transpose(mask.T)  # from column order; Pillow takes ten times as long for that
 
 
 def compress_segmentation(segmentation: dict | list, height: int, width: int) -> dict:
     """Converts an RLE or polygons in COCO format to one compressed RLE."""
+    from pycocotools import mask as mask_api
+
     if isinstance(segmentation, list) or isinstance(segmentation["counts"], list):
         segmentation = mask_api.frPyObjects(segmentation, height, width)
     return mask_api.merge(segmentation) if isinstance(segmentation, list) else segmentation

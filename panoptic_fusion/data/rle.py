@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as mask_api
 
 
 def encode_crop(crop: np.ndarray, top: int, left: int, size: tuple[int, int]) -> dict[str, Any]:
@@ -20,6 +19,8 @@ def encode_crop(crop: np.ndarray, top: int, left: int, size: tuple[int, int]) ->
         {"size": [height, width], "counts": str}: the output of `pycocotools.mask.encode` for the whole mask, with
         counts that can be stored in a JSON.
     """
+    from pycocotools import mask as mask_api  # not installed for exported models alone
+
     height, width = size
     # COCO's runs are column-major: the edges of the runs of each column, as positions in the whole mask.
     columns = np.zeros((crop.shape[1], crop.shape[0] + 2), np.int8)

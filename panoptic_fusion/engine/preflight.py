@@ -1,8 +1,6 @@
 """Checks to run before a long job, so that mistakes surface within seconds."""
 
 import os
-import tempfile
-from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -22,6 +20,7 @@ from panoptic_fusion.data.mapper import build_augmentations
 from panoptic_fusion.data.registered import check_data_set
 from panoptic_fusion.errors import ConfigError, UserError, one_line
 from panoptic_fusion.evaluation import check_evaluators
+from panoptic_fusion.files import check_writable
 from panoptic_fusion.modeling.backbone.timm_config import NO_PRETRAINING, check_trainable
 from panoptic_fusion.networks.trained import loads_submodel_weights
 
@@ -172,23 +171,3 @@ def _check_mixed_precision(dtype: str, device: str) -> None:
             f"SOLVER.AMP.DTYPE 'float16' needs a GPU; MODEL.DEVICE is {device!r}: set it to 'bfloat16', or "
             "SOLVER.AMP.ENABLED to False"
         )
-
-
-def check_writable(folder: str, key: str = "OUTPUT_DIR") -> None:
-    """Checks that a folder can be created or written to, and leaves no trace, so a refused start creates no folder.
-
-    Args:
-        folder: path to the folder; it need not exist.
-        key: config key or option that named the folder, for the error.
-
-    Raises:
-        ConfigError: if the folder cannot be created or written to.
-    """
-    existing = Path(folder).absolute()
-    while not os.path.lexists(existing):
-        existing = existing.parent
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise ConfigError(f"{key}: cannot write to {folder} ({error.strerror}): choose another folder") from error

@@ -6,10 +6,12 @@ from .deform_conv import DeformConv2d, compute_offsets_fp32, deform_conv2d, offs
 from .hard_pixel_loss import hard_pixel_cross_entropy
 from .in_place_abn import InPlaceABN, in_place_abn
 from .roi_flatten import roi_flatten
+from .tracing import at_most
 
 __all__ = [
     "DeformConv2d",
     "InPlaceABN",
+    "at_most",
     "box_average",
     "check_norm",
     "deform_conv2d",

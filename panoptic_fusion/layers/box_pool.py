@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .tracing import at_most
+
 
 def box_average(x: Tensor, kernel_size: int = 64) -> Tensor:
     """Averages over windows of kernel_size x kernel_size, then replicates the border to the input's size.
@@ -38,7 +40,7 @@ def box_average(x: Tensor, kernel_size: int = 64) -> Tensor:
 class _BoxAverage(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, kernel_size):
-        kh, kw = min(kernel_size, x.shape[-2]), min(kernel_size, x.shape[-1])
+        kh, kw = (at_most(length, kernel_size) for length in x.shape[-2:])
         ctx.kernel = kh, kw
         y = x.to(torch.promote_types(x.dtype, torch.float32))
         y = _window_sum(_window_sum(y, -1, kw), -2, kh).div_(kh * kw)
@@ -63,11 +65,14 @@ def _border(k: int) -> tuple[int, int]:
 
 def _window_sum(x: Tensor, dim: int, k: int) -> Tensor:
     """Returns the sums of all windows of `k` positions along `dim`. Length n becomes n - k + 1."""
-    num = x.shape[dim] - k + 1
-    sums = x.cumsum(dim)
-    out = sums.narrow(dim, k - 1, num).clone()
-    out.narrow(dim, 1, num - 1).sub_(sums.narrow(dim, 0, num - 1))
-    return out
+    sums, length = x.cumsum(dim), x.shape[dim]
+    first, ends, starts = (_part(sums, dim, *ends) for ends in ((k - 1, k), (k, length), (0, length - k)))
+    return torch.cat([first, ends - starts], dim)
+
+
+def _part(x: Tensor, dim: int, start: int, stop: int) -> Tensor:
+    """Returns x[start:stop] along dimension -1 or -2. Tracing records slices of any length, but not `narrow`."""
+    return x[..., start:stop] if dim == -1 else x[..., start:stop, :]
 
 
 def _fold_border(grad: Tensor, dim: int, k: int) -> Tensor:

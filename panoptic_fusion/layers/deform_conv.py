@@ -46,8 +46,10 @@ def deform_conv2d(
     dtype = torch.promote_types(x.dtype, torch.float32)
     bias = None if bias is None else bias.to(dtype)
     settings = {"stride": _pair(stride), "padding": _pair(padding), "dilation": _pair(dilation)}
-    sampled = x.device.type == "cpu" and not _is_exporting()
-    convolve = _sampled_deform_conv2d if sampled else torchvision.ops.deform_conv2d
+    if _is_exporting():  # one operator for any batch and size, which other runtimes have as well
+        offset = _within_reach(offset.to(dtype))
+        return torchvision.ops.deform_conv2d(x.to(dtype), offset, weight.to(dtype), bias, **settings).to(x.dtype)
+    convolve = _sampled_deform_conv2d if x.device.type == "cpu" else torchvision.ops.deform_conv2d
     image_bytes = x[:1, :, :1, :1].numel() * offset[:1].numel() // 2 * dtype.itemsize
     images = max(1, COLUMN_BYTES // max(1, image_bytes))
     with torch.autocast(x.device.type, enabled=False):
@@ -59,7 +61,7 @@ def deform_conv2d(
 
 
 def _is_exporting() -> bool:
-    """Returns whether the network is being converted: other runtimes, such as ONNX, have an operator of their own."""
+    """Returns whether the network is being converted for another runtime, such as ONNX."""
     return torch.onnx.is_in_onnx_export() or torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 

@@ -72,6 +72,11 @@ def run_heads(
         sem_seg: whether to run the stuff head.
     """
     images = network.preprocess_image(batched_inputs)
+    return run_heads_on(network, images, instances=instances, sem_seg=sem_seg)
+
+
+def run_heads_on(network: nn.Module, images: ImageList, *, instances: bool = True, sem_seg: bool = True) -> BatchHeads:
+    """Runs the backbone and the requested heads on preprocessed images; other arguments as for `run_heads`."""
     features = network.backbone(images.tensor)
     logits = network.sem_seg_head(features) if sem_seg else None
     proposals = detections = None

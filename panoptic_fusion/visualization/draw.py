@@ -5,10 +5,10 @@ numbers of figures, for which matplotlib takes most of the time.
 """
 
 import colorsys
+from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
 from panoptic_fusion.data.annotation import label_extents, read_id_map
 
@@ -29,7 +29,7 @@ HATCH_PERIOD = 8  # distance between these lines along a row, in line widths
 
 def draw_panoptic(
     image: np.ndarray,
-    panoptic_seg: np.ndarray | torch.Tensor,
+    panoptic_seg: Any,
     segments_info: list[dict],
     metadata,
     alpha: float = 0.6,
@@ -41,7 +41,7 @@ def draw_panoptic(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        panoptic_seg: (H, W) integer map of segment ids, 0 = void.
+        panoptic_seg: (H, W) integer map of segment ids, 0 = void; a tensor or an array.
         segments_info: segments, with contiguous category ids, as the models return them. Things with a `track_id`
             (`ThingTracks`) get the same color in each frame of a video.
         metadata: object with `thing_classes`, `thing_colors`, `stuff_classes`, `stuff_colors`.
@@ -51,7 +51,7 @@ def draw_panoptic(
     Returns:
         (H, W, 3) uint8 RGB, reduced to a longer side of MAX_SIDE if it is larger.
     """
-    image, ids = reduce_to(image, np.asarray(torch.as_tensor(panoptic_seg).cpu()), (MAX_SIDE, MAX_SIDE))
+    image, ids = reduce_to(image, as_array(panoptic_seg), (MAX_SIDE, MAX_SIDE))
     factor = max(1.0, max(ids.shape) / PLAIN_SIDE)
     segments = {s["id"]: s for s in segments_info}
     known = np.unique(np.concatenate([np.unique(ids[rows]) for rows in _strips(ids)] or [ids[:0, 0]]))
@@ -99,7 +99,7 @@ def draw_comparison(
     large = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) if scale > 1 else image
     panels = []
     for ids, segments_info in segmentations:
-        ids = np.asarray(torch.as_tensor(ids).cpu()).repeat(scale, axis=0).repeat(scale, axis=1)
+        ids = as_array(ids).repeat(scale, axis=0).repeat(scale, axis=1)
         ground, ids = reduce_to(large, ids, limit)
         panels += [
             np.full((len(ids), GAP, 3), 255, np.uint8),
@@ -126,6 +126,11 @@ def reduce_to(image: np.ndarray, ids: np.ndarray, limit: tuple[int, int]) -> tup
 def ground_truth_panoptic(dataset_dict: dict) -> tuple[np.ndarray, list[dict]]:
     """Returns the ground truth of a dataset dict in the format of a prediction: (map (H, W) of ids, segments_info)."""
     return read_id_map(dataset_dict["pan_seg_file_name"]), dataset_dict["segments_info"]
+
+
+def as_array(panoptic_seg: Any) -> np.ndarray:
+    """Returns a map, which may be a tensor on any device, as an array."""
+    return np.asarray(panoptic_seg.cpu() if hasattr(panoptic_seg, "cpu") else panoptic_seg)
 
 
 def _class_name(segment: dict, metadata) -> str:

@@ -65,7 +65,9 @@ class MaskCrops:
         """
         boxes: Boxes = instances.pred_boxes
         if instances.has("pred_mask_logits"):
-            return PastedCrops(instances.pred_mask_logits.float().sigmoid(), boxes.tensor, instances.image_size)
+            # Rounded from float64, equal logits have equal probabilities on every device and in `runtime`.
+            probabilities = instances.pred_mask_logits.double().sigmoid().float()
+            return PastedCrops(probabilities, boxes.tensor, instances.image_size)
         if instances.has("pred_masks"):
             return BitmaskCrops(instances.pred_masks, boxes.tensor)
         raise ValueError("Panoptic fusion needs masks: instances with pred_mask_logits or pred_masks (MODEL.MASK_ON).")

@@ -129,6 +129,8 @@ def select_class(logits: Tensor, classes: list[Tensor]) -> list[Tensor]:
     Returns:
         For each image (R_i, M, M).
     """
-    index = torch.cat(classes) if logits.shape[1] > 1 else logits.new_zeros(len(logits), dtype=torch.int64)
-    own = logits[torch.arange(len(logits), device=logits.device), index]
-    return list(own.split([len(c) for c in classes]))
+    own = logits
+    if logits.shape[1] > 1:
+        index = torch.cat(classes)[:, None, None, None]
+        own = logits.gather(1, index.expand(-1, 1, *logits.shape[2:]))
+    return list(own[:, 0].split([c.shape[0] for c in classes]))

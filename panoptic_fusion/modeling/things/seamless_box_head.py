@@ -90,7 +90,7 @@ class SeamlessBoxPredictor(FastRCNNOutputLayers):
         for raw_boxes, probs, size in zip(*outputs, image_sizes, strict=True):
             boxes = Boxes(raw_boxes.reshape(-1, 4))
             boxes.clip(size)
-            has_area = boxes.nonempty().view(len(raw_boxes), raw_boxes.shape[1] // 4)
+            has_area = boxes.nonempty().view(-1, raw_boxes.shape[1] // 4)
             # A score of 0 is never above the threshold, so these boxes are dropped. The last column is the background.
             all_scores.append(torch.cat([probs[:, :-1] * has_area, probs[:, -1:]], dim=1))
             all_boxes.append(boxes.tensor.view_as(raw_boxes))

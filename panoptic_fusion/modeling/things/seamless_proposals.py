@@ -5,6 +5,8 @@ from detectron2.structures import Boxes
 from torch import Tensor
 from torchvision.ops import nms
 
+from panoptic_fusion.layers import at_most
+
 
 def nms_threshold(threshold: float) -> float:
     """Returns the value for torchvision's NMS (which suppresses above it) that suppresses at `threshold` and above."""
@@ -37,7 +39,7 @@ def select_proposals(
     Returns:
         (P, 4) boxes and (P,) logits in float32, by descending logit; P <= post_nms_topk.
     """
-    logits, index = logits.float().topk(min(pre_nms_topk, len(logits)))
+    logits, index = logits.float().topk(at_most(logits.shape[0], pre_nms_topk))
     boxes = boxes[index].float()
     finite = boxes.isfinite().all(dim=1) & logits.isfinite()
     boxes, logits = boxes[finite], logits[finite]

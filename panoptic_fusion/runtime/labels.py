@@ -1,0 +1,54 @@
+"""Resizes label maps by nearest neighbor; numpy twin of `modeling/fusion/resize.py`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .sem_seg_logits import Size
+
+
+def shortest_edge_scale(size: Size, min_size: int, max_size: int) -> float:
+    """Returns the factor by which an image is resized to a short side of `min_size`, or else a long side of `max_size`.
+
+    The factor is rounded to float32, as in UPSNet's published code.
+    """
+    scale = min_size / min(size)
+    if round(scale * max(size)) > max_size:
+        scale = max_size / max(size)
+    return float(np.float32(scale))
+
+
+def resize_labels(labels: np.ndarray, size: Size, scale: float | None = None) -> np.ndarray:
+    """Resizes a label map (h, w) to `size`.
+
+    Args:
+        labels: (h, w) integers.
+        size: (H, W) of the result.
+        scale: reads pixel (y, x) from (floor(y scale), floor(x scale)). Ignored if it does not lead from H x W to
+            h x w.
+
+    Returns:
+        (H, W) labels. Without `scale`, pixel (y, x) is read from (floor(y h / H), floor(x w / W)) in float32.
+    """
+    if labels.shape == size:
+        return labels
+    if scale and all(abs(new * scale - old) < 0.51 for new, old in zip(size, labels.shape, strict=True)):
+        rows, columns = (
+            np.minimum((np.arange(new) * scale).astype(np.int64), old - 1)
+            for new, old in zip(size, labels.shape, strict=True)
+        )
+    else:
+        rows, columns = (_nearest(old, new) for new, old in zip(size, labels.shape, strict=True))
+    return labels[np.ix_(rows, columns)]
+
+
+def _nearest(old: int, new: int) -> np.ndarray:
+    """Returns the elements of an axis that `torch.nn.functional.interpolate(mode="nearest")` reads, (new,) int64."""
+    position = np.arange(new, dtype=np.float32) * (np.float32(old) / np.float32(new))
+    return np.minimum(np.floor(position).astype(np.int64), old - 1)
+
+
+def recount(panoptic_seg: np.ndarray, segments_info: list[dict]) -> list[dict]:
+    """Returns segments with their areas in a map (H, W) int32; those without a pixel are dropped, and ids are kept."""
+    areas = np.bincount(panoptic_seg.ravel(), minlength=1 + max((s["id"] for s in segments_info), default=0)).tolist()
+    return [{**s, "area": areas[s["id"]]} for s in segments_info if areas[s["id"]] > 0]
