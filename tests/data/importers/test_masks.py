@@ -130,7 +130,7 @@ def test_run_length_encodings(seed):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_crops_of_run_lengths_are_tight(seed):
-    """Also with empty runs, which other programs write."""
+    """Crops of encodings with empty runs, which other programs write."""
     rng = np.random.default_rng(seed)
     for _ in range(20):
         height, width = (int(side) for side in rng.integers(1, 9, 2))
