@@ -97,8 +97,9 @@ def tune(
         allow_download: whether to download weights from any address in the config, see `check_downloads`.
 
     Returns:
-        The content of tuning.json: "best" {KEY: value}, "verdict", "choice" and "rules" with the PQ in percent before
-        and after tuning on held-out images and their 95% confidence intervals.
+        The content of tuning.json: "best" {KEY: value}, "command", the words of the command that uses it, "verdict",
+        "choice" and "rules" with the PQ in percent before and after tuning on held-out images and their 95% confidence
+        intervals.
 
     Raises:
         UserError, FileNotFoundError: nothing was tuned; the message names the problem.
@@ -166,8 +167,8 @@ def tune_files(
         folds, num_images, workers: see `tune`.
 
     Returns:
-        The content of tuning.json: "best" {option: value}, "command", the words of the command that fuses the files
-        with it, and "verdict", "choice" and "rules" as in `tune`.
+        The content of tuning.json: "best" {option: value}, "command", the words of the `fuse` command that uses it,
+        and "verdict", "choice" and "rules" as in `tune`.
 
     Raises:
         UserError: nothing was tuned; the message names the file and the problem.

@@ -129,10 +129,15 @@ def status_line(result: Mapping[str, Any]) -> str:
 
 def problem_lines(result: Mapping[str, Any]) -> list[str]:
     """Returns the first problems as one Markdown list, or nothing if there are none."""
-    lines = [f"- {escape_markdown(text)}" for text in result["problems"][:SHOWN_PROBLEMS]]
-    more = len(result["problems"]) - len(lines)
-    lines += [f"- and {more} more, see results.json"] if more else []
+    lines = first_problems(result["problems"], "results.json")
     return ["\n".join(lines)] if lines else []
+
+
+def first_problems(problems: Sequence[str], file: str) -> list[str]:
+    """Returns the first problems as items of a Markdown list; `file` is the name of the file that has all of them."""
+    lines = [f"- {escape_markdown(text)}" for text in problems[:SHOWN_PROBLEMS]]
+    more = len(problems) - len(lines)
+    return [*lines, f"- and {more} more, see {file}"] if more else lines
 
 
 def _rows_table(rows: Mapping[str, Mapping], title: str, keys: Sequence[str]) -> str:

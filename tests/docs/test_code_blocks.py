@@ -54,7 +54,7 @@ NOT_RUN = {
     "fine-tune": "trains for minutes",
     "fuse": "needs the results of two models; tests/evaluation/test_fuse_files.py runs it",
     "oracle": "needs a model that the page has trained",
-    "tune": "needs a model that the page has trained",
+    "tune": "needs a trained model or the results of two; tests/evaluation/tuning/test_tuning_files.py runs it",
     "ablation": "trains for hours",
     "leaderboard": "trains for hours",
     "make": "installs, trains or runs this very suite",

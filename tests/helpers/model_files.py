@@ -54,7 +54,10 @@ def write_outputs(folder: Path, num: int, seed: int = 0):
 
 
 def write_ground_truth(folder: Path, images, instances, seed: int = 0):
-    """Writes gt.json and the PNGs in gt for the files of `write_outputs`: many instances on the semantic labels."""
+    """Writes gt.json and the PNGs in gt for the files of `write_outputs`.
+
+    Most of the instances lie on the semantic labels, some of them as crowds. The first rows are void.
+    """
     rng = np.random.default_rng(seed)
     (folder / "gt").mkdir()
     things = {category["id"] for category in CATEGORIES if category["isthing"]}
@@ -69,7 +72,9 @@ def write_ground_truth(folder: Path, images, instances, seed: int = 0):
                 masks.append((mask_api.decode(entry["segmentation"]) > 0, entry["category_id"]))
         for number, (mask, category_id) in enumerate(masks, start=1):
             ids[mask] = number
-            segments.append({"id": number, "category_id": category_id})
+            crowd = int(category_id in things and rng.random() < 0.15)
+            segments.append({"id": number, "category_id": category_id, "iscrowd": crowd})
+        ids[: len(ids) // 5] = 0
         write_ids(folder / "gt" / name, ids)
         segments = [segment for segment in segments if (ids == segment["id"]).any()]
         annotations.append({"image_id": image["id"], "file_name": name, "segments_info": segments})

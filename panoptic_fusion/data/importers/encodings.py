@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as mask_api
 
 from ..coco_json import rle_pixels
-from .masks import Crop, empty_crop
+from .masks import Crop, tight_crop
 
 
 def decode_base64(text: str) -> bytes:
@@ -54,10 +54,8 @@ def decode_coco_rle(rle: Any, height: int, width: int) -> Crop:
 
 def decode_valid_rle(rle: Any) -> Crop:
     """Decodes a compressed COCO RLE whose counts add up to its size; others can crash pycocotools."""
-    x, y, w, h = (int(v) for v in mask_api.toBbox(rle))
-    if not w or not h:
-        return empty_crop()
-    return Crop(mask_api.decode(rle)[y : y + h, x : x + w].astype(bool), y, x)
+    x, y, w, h = (int(v) for v in mask_api.toBbox(rle))  # larger than the mask if a run is empty
+    return tight_crop(mask_api.decode(rle)[y : y + h, x : x + w], y, x)
 
 
 def decode_row_runs(counts: Sequence[int], height: int, width: int) -> np.ndarray:

@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -28,10 +27,9 @@ from panoptic_fusion.modeling.fusion.rules import RULES
 from ..model_outputs import DecodedOutputs, ImageOutputs, decode_outputs, read_logits
 from ..submission import coco_segments
 from .file_rules import FileRule
-from .scoring import RememberedLogits, annotation_problem, score_settings
+from .heads import ARCHIVE_ERRORS
+from .scoring import RememberedLogits, annotation_problem, score_settings, use_one_thread
 from .search import Setting
-
-DAMAGED = (OSError, ValueError, KeyError, EOFError, BadZipFile)  # errors of a damaged file
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,8 @@ class FileTask:
 
 
 @dataclass(frozen=True)
-class CachedImage:
-    """What is known of an image once it is cached.
+class DecodedImage:
+    """What is known of an image once it is decoded.
 
     Attributes:
         failure: reason why it cannot be used, "" if it can.
@@ -68,7 +66,7 @@ class CachedImage:
     has_things: bool = False
 
 
-def cache_image(task: FileTask, *, space: LabelSpace, max_pixels: int) -> CachedImage:
+def cache_image(task: FileTask, *, space: LabelSpace, max_pixels: int) -> DecodedImage:
     """Decodes the predictions for one image, unless they are cached, and checks the ground truth.
 
     Args:
@@ -79,32 +77,32 @@ def cache_image(task: FileTask, *, space: LabelSpace, max_pixels: int) -> Cached
     Raises:
         DiskError: if the disk is full.
     """
-    torch.set_num_threads(1)
+    use_one_thread()
     outputs, record = task.outputs, task.record
     sizes = [(entry["height"], entry["width"]) for entry in (outputs.image, record)]
     if sizes[0] != sizes[1]:
         ours, theirs = (f"{width}x{height}" for height, width in sizes)
-        return CachedImage(f"{outputs.image['file_name']}: the image is {ours}, but {theirs} in the ground truth")
+        return DecodedImage(f"{outputs.image['file_name']}: the image is {ours}, but {theirs} in the ground truth")
     failure = annotation_problem(record, max_pixels)
     if failure:
-        return CachedImage(failure)
+        return DecodedImage(failure)
     source = str(file_state(outputs.semantic)) if isinstance(outputs.semantic, str) else ""
     try:
         found = _read_about(task.cached)
-    except DAMAGED:
+    except ARCHIVE_ERRORS:
         found = {}
     if found.get("source") == source:
-        return CachedImage(**found["image"])
+        return DecodedImage(**found["image"])
     try:
         decoded, problems = decode_outputs(outputs, space)
         image = describe(decoded, problems, outputs.image["file_name"], space)
     except UserError as error:
-        return CachedImage(f"{outputs.image['file_name']}: {one_line(error)}")
+        return DecodedImage(f"{outputs.image['file_name']}: {one_line(error)}")
     save_decoded(task.cached, decoded, outputs.semantic, {"source": source, "image": vars(image)})
     return image
 
 
-def describe(decoded: DecodedOutputs, problems: Sequence[str], name: str, space: LabelSpace) -> CachedImage:
+def describe(decoded: DecodedOutputs, problems: Sequence[str], name: str, space: LabelSpace) -> DecodedImage:
     """Returns which rules an image can feed.
 
     Args:
@@ -113,35 +111,33 @@ def describe(decoded: DecodedOutputs, problems: Sequence[str], name: str, space:
         name: file name of the image, for the reasons.
         space: label space of the predictions.
     """
+    plain, ranked = (decoded.inputs(space, ranked=ranked) for ranked in (False, True))
     unfit = {}
     for rule in RULES:
-        inputs = decoded.inputs(space, ranked=rule == "spatial_ranking")
         try:
-            inputs.of_rule(rule, {})
+            (ranked if rule == "spatial_ranking" else plain).of_rule(rule, {})
         except UserError as error:
             unfit[rule] = f"{name}: {one_line(error)}"
     if decoded.sem_seg.ndim == 3:
-        return CachedImage("", problems, unfit, has_logits=True, has_things=len(decoded.sem_seg) > space.num_stuff)
+        return DecodedImage("", problems, unfit, has_logits=True, has_things=len(decoded.sem_seg) > space.num_stuff)
     is_thing = (space.num_stuff <= decoded.sem_seg) & (decoded.sem_seg < space.num_stuff + space.num_things)
-    return CachedImage("", problems, unfit, has_logits=False, has_things=bool(is_thing.any()))
+    return DecodedImage("", problems, unfit, has_logits=False, has_things=bool(is_thing.any()))
 
 
-def save_decoded(
-    path: str | os.PathLike, decoded: DecodedOutputs, semantic: Sequence[Any] | str, about: Mapping[str, Any]
-) -> None:
+def save_decoded(path: str | os.PathLike, decoded: DecodedOutputs, semantic: Any, about: Mapping[str, Any]) -> None:
     """Writes the predictions for one image as .npz.
 
     Args:
         path: path of the file.
         decoded: predictions.
-        semantic: path of the file with the logits; ignored if the predictions have labels.
+        semantic: path of the .npy file if the predictions have logits.
         about: JSON content that is stored with them.
     """
     has_logits = decoded.sem_seg.ndim == 3
     masks = decoded.masks
     arrays = {
         "about": np.array(json.dumps(about)),
-        "logits": np.array(semantic if has_logits else ""),
+        "logits": np.array(os.path.abspath(semantic) if has_logits else ""),
         "labels": np.zeros((0, 0), np.int32) if has_logits else decoded.sem_seg.astype(np.int32),
         "size": np.array(masks.shape[1:], np.int64),
         "pixels": np.packbits(masks.pixels.numpy()),
@@ -158,7 +154,7 @@ def load_decoded(path: str | os.PathLike, space: LabelSpace) -> DecodedOutputs:
 
     Raises:
         UserError: the file with the logits cannot be used.
-        OSError, ValueError, KeyError, EOFError, BadZipFile: the file is missing or damaged.
+        any of ARCHIVE_ERRORS: the file is missing or damaged.
     """
     with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
         boxes, logits = torch.from_numpy(file["boxes"]), str(file["logits"])

@@ -66,16 +66,16 @@ def tune_on_files(
     ]
     tasks = tasks if num_images is None else evenly_spread(tasks, num_images)
     check_enough(tasks, num_folds, problems)
-    paths = {"instances": instances, "semantic": semantic, "images": images or gt_json, "categories": categories}
-    words = {name: os.fspath(path) for name, path in paths.items() if path is not None}
-    command = ["panoptic-fusion", "fuse", *(word for name, path in words.items() for word in (f"--{name}", path))]
-    command += ["--output", os.fspath(Path(output) / "fused")]
+    inputs = {"instances": instances, "semantic": semantic, "images": images or gt_json, "categories": categories}
+    paths = {name: os.fspath(path) for name, path in inputs.items() if path is not None}
+    command = ["panoptic-fusion", "fuse"]
+    for name, path in {**paths, "output": os.fspath(Path(output) / "fused")}.items():
+        command += [f"--{name}", path]
     folder.mkdir(parents=True, exist_ok=True)
     with locked_folder(output, f"the folder {os.fspath(output)}"):
         remove_partial_files(folder)
         study = study_files(tasks, space, truth.label_space, names, num_folds, processes, problems)
-        about = {**words, "gt_json": os.fspath(gt_json), "gt_root": os.fspath(gt_root), "folds": num_folds}
-        about["command"] = [*command, *study.best.rule.command_words(study.best.setting)]
+        about = {**paths, "gt_json": os.fspath(gt_json), "gt_root": os.fspath(gt_root), "folds": num_folds}
         return write_study(study, output, command, about)
 
 

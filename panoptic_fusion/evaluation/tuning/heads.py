@@ -8,6 +8,7 @@ Shapes: R is the number of instances, M the side of a mask head's output, C the 
 
 import hashlib
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ from panoptic_fusion.data.mapper import PanopticDatasetMapper
 from panoptic_fusion.files import file_state, safe_name, write_atomically
 from panoptic_fusion.networks.inference import ImageHeads, Size, visible_instances
 from panoptic_fusion.networks.test_time_augmentation import heads_of_images
+
+ARCHIVE_ERRORS = (OSError, ValueError, KeyError, EOFError, RuntimeError, BadZipFile, zlib.error)
+"""Errors of `numpy.load` for a missing or damaged .npz file."""
 
 HALF = float(torch.finfo(torch.float16).max)
 
@@ -60,7 +64,7 @@ def load_heads(path: str | os.PathLike) -> CachedImage:
     """Reads one image.
 
     Raises:
-        OSError, ValueError, KeyError, BadZipFile: the file is missing or damaged.
+        any of ARCHIVE_ERRORS: the file is missing or damaged.
     """
     return _read(path)[0]
 
@@ -69,7 +73,7 @@ def is_cached(path: str | os.PathLike, source: str) -> bool:
     """Returns whether a file is intact and holds the results for the current version of an image file."""
     try:
         return _read(path)[1] == source
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+    except ARCHIVE_ERRORS:
         return False
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from panoptic_fusion.files import without_nan, write_atomically, write_json
 from panoptic_fusion.markdown import escape_markdown, markdown_table
 
+from ..scores import first_problems
 from .rules import THRESHOLDS, Threshold
 from .study import Comparison, Interval, Study, TunedRule
 
@@ -33,7 +34,7 @@ def write_study(
         The content of tuning.json.
     """
     folder = Path(folder)
-    content = without_nan({**settings, **as_content(study)})
+    content = without_nan({**settings, **as_content(study), "command": best_command(study, command)})
     write_json(folder / "tuning.json", content, indent=1)
     write_atomically(folder / "tuning.md", lambda file: file.write(f"{summary(study)}\n".encode()))
     figure = draw_curves(study)
@@ -45,10 +46,10 @@ def write_study(
 def summary(study: Study) -> str:
     """Returns the tables and the verdict as Markdown."""
     parts = [comparison_table(study), verdict(study), settings_table(study)]
-    notes = [f"{name} was not tuned: {reason}" for name, reason in study.reasons.items()]
-    notes += [f"left out: {problem}" for problem in study.problems]
+    notes = [f"- {name} was not tuned: {escape_markdown(reason)}" for name, reason in study.reasons.items()]
+    notes += first_problems([f"left out: {problem}" for problem in study.problems], "tuning.json")
     if notes:
-        parts.append("\n".join(f"- {escape_markdown(note)}" for note in notes))
+        parts.append("\n".join(notes))
     return "\n\n".join(parts)
 
 
@@ -103,9 +104,13 @@ def best_yaml(study: Study, command: list[str]) -> str:
         for parent in parents:
             node = node.setdefault(parent, {})
         node[name] = value
-    words = shlex.join([*command, *rule.command_words(setting)])
-    comments = [verdict(study), rule.usage, f"  {words}", rule.note]
+    comments = [verdict(study), rule.usage, f"  {shlex.join(best_command(study, command))}", rule.note]
     return "".join(f"# {line}\n" for line in comments) + yaml.safe_dump(nested, sort_keys=False)
+
+
+def best_command(study: Study, command: list[str]) -> list[str]:
+    """Returns the words of a command with the words of the best rule and its settings."""
+    return [*command, *study.best.rule.command_words(study.best.setting)]
 
 
 def as_content(study: Study) -> dict[str, Any]:

@@ -133,8 +133,7 @@ def score_settings(
     Returns:
         The counts described in `score_image`.
     """
-    if multiprocessing.parent_process() is not None:
-        torch.set_num_threads(1)
+    use_one_thread()
     labels, segments = ground_truth(record, num_things, max_pixels)
     sums = []
     for name, wanted in settings.items():
@@ -176,6 +175,12 @@ def ground_truth(
         for k, segment in enumerate(record["segments_info"], start=1)
     ]
     return load_annotation(record, report, max_pixels), segments
+
+
+def use_one_thread() -> None:
+    """Limits torch to one thread if this is one of several processes."""
+    if multiprocessing.parent_process() is not None:
+        torch.set_num_threads(1)
 
 
 def annotation_problem(record: Mapping[str, Any], max_pixels: int) -> str:

@@ -56,7 +56,8 @@ def fuse(
             "spatial_ranking" (OANet): the heuristic rule in the order of `ranking`;
             "upsnet": assigns each pixel to the highest sum of semantic and mask logits.
         boxes: (R, 4) XYXY with exclusive ends, in pixels of the output. Required for masks on boxes. Pixels of a full
-            mask that lie outside its box, enlarged by one pixel, are ignored. None: computed from the masks.
+            mask outside its box are ignored, with a margin of one pixel except in "upsnet". None: computed from the
+            masks.
         size: (H, W) of the output. None: the size of full masks, or else of `sem_seg`. If `sem_seg` is smaller than the
             output and masks are RLEs or None, pass it so that images without instances get the same size.
         ranking: input of "spatial_ranking": ranking scores (R,), the highest on top, or a trained

@@ -128,6 +128,20 @@ def test_run_length_encodings(seed):
     assert (decode_value_runs(pairs, height, width) == values).all()
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_crops_of_run_lengths_are_tight(seed):
+    """Crops of encodings with empty runs, which other programs write."""
+    rng = np.random.default_rng(seed)
+    for _ in range(20):
+        height, width = (int(side) for side in rng.integers(1, 9, 2))
+        cuts = np.sort(rng.integers(0, height * width + 1, int(rng.integers(0, 9))))
+        counts = np.diff(cuts, prepend=0, append=height * width).tolist()
+        mask = (np.repeat(np.arange(len(counts)) % 2, counts) > 0).reshape(width, height).T
+        found, expected = decode_coco_rle({"size": [height, width], "counts": counts}, height, width), tight_crop(mask)
+        assert (found.top, found.left) == (expected.top, expected.left)
+        assert np.array_equal(found.mask, expected.mask)
+
+
 def test_brush_by_hand():
     """2 x 1 pixels, 8 bits per value, lengths of 1, 2, 3 and 4 bits: 4 times 0, then a literal 1, 2, 3, 200."""
     bits = f"{8:032b}" + f"{7:05b}" + "0000" + "0001" + "0010" + "0011"

@@ -5,13 +5,16 @@ import json
 import numpy as np
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from model_files import CATEGORIES, rle_of, write_ground_truth, write_ids, write_outputs
 from PIL import Image
 
 import panoptic_fusion
 from panoptic_fusion import evaluate_files, fuse_files, tune_files
+from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import UserError
-from panoptic_fusion.evaluation.tuning import decoded_files
+from panoptic_fusion.evaluation.model_outputs import ImageOutputs
+from panoptic_fusion.evaluation.tuning import decoded_files, report
 
 ROAD_AND_CAR = [{"id": 3, "name": "sky", "isthing": 0}, {"id": 8, "name": "car", "isthing": 1}]
 
@@ -222,6 +225,7 @@ def test_a_killed_run_resumes_and_changed_files_are_read_again(tmp_path, monkeyp
     write_random(tmp_path)
     one = {"semantic": "labels", "rules": ["heuristic"]}
     expected = tune_folder(tmp_path, output="whole", **one)
+    monkeypatch.setattr(report, "draw_curves", lambda study: Figure())
     real, done = decoded_files.decode_outputs, []
 
     def decode(outputs, space):
@@ -257,6 +261,28 @@ def test_a_killed_run_resumes_and_changed_files_are_read_again(tmp_path, monkeyp
     (tmp_path / "instances.json").write_text((tmp_path / "instances.json").read_text() + " ")
     assert run() == (names, expected)
     assert run(workers=2)[1] == expected
+
+
+def test_damage_of_any_byte_is_found(tmp_path, monkeypatch):
+    """Every kind of error that a damaged archive raises makes the image be decoded again."""
+    images, instances = write_random(tmp_path, num=2)
+    space = LabelSpace.from_categories(CATEGORIES)
+    mine = [entry for entry in instances if entry["image_id"] == 1]
+    outputs = ImageOutputs(images[1], mine, str(tmp_path / "labels" / "001.png"), "001.png")
+    record = {**images[1], "pan_seg_file_name": str(tmp_path / "gt" / "001.png"), "segments_info": []}
+    task, path = decoded_files.FileTask(outputs, record, str(tmp_path / "1.npz")), tmp_path / "1.npz"
+    monkeypatch.setattr(decoded_files, "annotation_problem", lambda *_: "")
+    image = decoded_files.cache_image(task, space=space, max_pixels=10**6)
+    whole, rng, again = path.read_bytes(), np.random.default_rng(0), []
+    real = decoded_files.decode_outputs
+    monkeypatch.setattr(decoded_files, "decode_outputs", lambda *args: again.append(1) or real(*args))
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[int(rng.integers(len(whole)))] ^= int(rng.integers(1, 256))
+        path.write_bytes(damaged)
+        found = decoded_files.cache_image(task, space=space, max_pixels=10**6)
+        assert vars(found) == {**vars(image), "problems": found.problems} and list(found.problems) == []
+    assert len(again) > 100  # a few bytes of the format have no meaning
 
 
 def test_command(tmp_path, run_script):

@@ -140,7 +140,9 @@ def test_a_killed_run_resumes_and_a_changed_image_runs_again(tiny_cfg, tmp_path,
     assert runs == ids
     path = cache_path(tmp_path, records[1])
     whole = path.read_bytes()
-    for damaged in (whole[:-300], whole[:300], b"", whole[:-9000] + bytes(100) + whole[-8900:]):
+    method = whole.index(b"PK\1\2") + 10  # compression method of the first array: 99 does not exist
+    unknown = whole[:method] + bytes([99]) + whole[method + 1 :]
+    for damaged in (whole[:-300], whole[:300], b"", whole[:-9000] + bytes(100) + whole[-8900:], unknown):
         path.write_bytes(damaged)  # by something else than a killed run: it writes atomically
         list(run_network(cfg, model, records, tmp_path))
         assert runs == [*ids, ids[1]] and path.read_bytes() == whole

@@ -1,6 +1,7 @@
 """The study on given counts, against loops over images and folds; what it writes, by hand."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -158,6 +159,8 @@ def test_tables_by_hand():
         ["UPSNetFusion", "0.3", "-", "True → False", "-", "31.0"],
     ]
     assert "- SpatialRankingFusion was not tuned: no \\| weights" in summary(a_study())
+    lines = summary(replace(a_study(), problems=[f"a|{i}" for i in range(1000)])).splitlines()
+    assert len(lines) < 70 and "- left out: a\\|0" in lines and lines[-1] == "- and 950 more, see tuning.json"
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,9 @@ def test_a_field_of_instances():
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_every_rule_fuses_them_like_a_tensor(rule):
+@pytest.mark.parametrize("with_boxes", [False, True])
+def test_every_rule_fuses_them_like_a_tensor(rule, with_boxes):
+    """The boxes may be computed, or given and not fit the masks."""
     rng = np.random.default_rng(5)
     segments = 0
     for _ in range(40):
@@ -83,12 +85,15 @@ def test_every_rule_fuses_them_like_a_tensor(rule):
             "stuff_area_limit": 4,
             "ranking": rng.random(num) if rule == "spatial_ranking" else None,
         }
+        if with_boxes:
+            corner = rng.uniform(-1, 9, (num, 2))
+            arguments["boxes"] = np.concatenate([corner, corner + rng.uniform(2, 12, (num, 2))], axis=1)
         logits = rng.normal(size=(4, *size)).astype(np.float32)
         logits[2:] += 1
         expected, found = (fuse(logits, masks, size=size, **arguments) for masks in (dense, cropped(dense)))
         assert np.array_equal(found[0], expected[0]) and found[1] == expected[1]
         segments += sum(s["isthing"] for s in found[1])
-    assert segments > 20
+    assert segments > (5 if with_boxes else 20)
 
 
 def test_memory_follows_the_boxes_and_not_the_image():
