@@ -1,7 +1,6 @@
 """The wheel in an empty folder, in an environment that sees torch and detectron2 but not the clone."""
 
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -11,33 +10,14 @@ from pathlib import Path
 
 import pytest
 from tiny_training import TINY_NETWORK, as_opts
+from wheels import build_wheel
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel, built from a copy of what the repository holds."""
-    folder = tmp_path_factory.mktemp("wheel")
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder)
-    unwanted = shutil.ignore_patterns("__pycache__")
-    for name in ("panoptic_fusion", "configs"):
-        shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-index",
-        "-w",
-        "made",
-        ".",
-    ]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    return next((folder / "made").glob("panoptic_fusion-*.whl"))
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")

@@ -46,11 +46,12 @@ def deform_conv2d(
     dtype = torch.promote_types(x.dtype, torch.float32)
     bias = None if bias is None else bias.to(dtype)
     settings = {"stride": _pair(stride), "padding": _pair(padding), "dilation": _pair(dilation)}
-    training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, offset, weight, bias))
-    convolve = _sampled_deform_conv2d if training and x.device.type == "cpu" else torchvision.ops.deform_conv2d
     if torch.jit.is_tracing():  # one operator, which every exporter knows, for any batch and size
         offset = _within_reach(offset.to(dtype))
         return torchvision.ops.deform_conv2d(x.to(dtype), offset, weight.to(dtype), bias, **settings).to(x.dtype)
+    convolve = (
+        _sampled_deform_conv2d if x.device.type == "cpu" and not _is_exporting() else torchvision.ops.deform_conv2d
+    )
     image_bytes = x[:1, :, :1, :1].numel() * offset[:1].numel() // 2 * dtype.itemsize
     images = max(1, COLUMN_BYTES // max(1, image_bytes))
     with torch.autocast(x.device.type, enabled=False):
@@ -59,6 +60,11 @@ def deform_conv2d(
             for own, own_offset in zip(x.split(images), offset.split(images), strict=True)
         ]
     return (results[0] if len(results) == 1 else torch.cat(results)).to(x.dtype)
+
+
+def _is_exporting() -> bool:
+    """Returns whether the network is being converted: other runtimes, such as ONNX, have an operator of their own."""
+    return torch.onnx.is_in_onnx_export() or torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def _within_reach(offset: Tensor) -> Tensor:
@@ -78,7 +84,7 @@ def _sampled_deform_conv2d(
 ) -> Tensor:
     """Computes `torchvision.ops.deform_conv2d` by bilinear sampling and a matrix product.
 
-    Its backward pass on a CPU is several times faster. The map is padded with zeros to powers of two, so that integer
+    On a CPU it is faster, above all in its backward pass. The map is padded with zeros to powers of two, so that integer
     positions are converted exactly to `grid_sample`'s range of -1 to 1 and back. At the start of a training run all
     positions are integers. With an inexact conversion, the gradient may come from the wrong side of the pixel.
     """

@@ -11,7 +11,7 @@ from panoptic_fusion.data.label_space import ONTOLOGIES, LabelSpace
 from panoptic_fusion.errors import UserError
 
 from .resize_image import ResizeRule
-from .settings import FusionSettings
+from .settings import FusionSettings, is_count, is_pair
 
 METADATA_KEY = "panoptic_fusion"
 RANKING_MODULE_KEY = "panoptic_fusion.ranking_module"
@@ -70,31 +70,32 @@ class ExportedModel:
             raise UserError(f"the metadata {METADATA_KEY!r} is invalid: {error}") from None
         except KeyError as error:
             raise UserError(f"the metadata {METADATA_KEY!r} is invalid: {error.args[0]} is missing") from None
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, AttributeError) as error:
             raise UserError(f"the metadata {METADATA_KEY!r} is invalid: {error}") from None
 
     @classmethod
     def _from_json(cls, content: Mapping[str, Any]) -> ExportedModel:
         label_space = LabelSpace.from_categories(content["categories"])
         ontology, image, outputs = content["ontology"], content["input"], tuple(content["outputs"])
-        if ontology not in ONTOLOGIES:
-            raise UserError(f"ontology is {ontology!r}")
-        if image["format"] not in ("BGR", "RGB"):
-            raise UserError(f"input.format is {image['format']!r}")
-        if image["interpolation"] != "bilinear":
-            raise UserError(f"input.interpolation is {image['interpolation']!r}")
-        if not outputs or not set(outputs) <= set(OUTPUTS):
-            raise UserError(f"outputs is {list(outputs)}")
         size = image["size"]
-        resize = ResizeRule(
-            int(image["min_size"]), int(image["max_size"]), None if size is None else (int(size[0]), int(size[1]))
-        )
+        for name, value, is_valid in (
+            ("ontology", ontology, ontology in ONTOLOGIES),
+            ("outputs", list(outputs), outputs and all(x in OUTPUTS for x in outputs)),
+            ("input.format", image["format"], image["format"] in ("BGR", "RGB")),
+            ("input.interpolation", image["interpolation"], image["interpolation"] == "bilinear"),
+            ("input.min_size", image["min_size"], is_count(image["min_size"])),
+            ("input.max_size", image["max_size"], is_count(image["max_size"])),
+            ("input.size", size, size is None or is_pair(size)),
+            ("input.batch", image["batch"], is_count(image["batch"], 1)),
+        ):
+            if not is_valid:
+                raise UserError(f"{name} is {value!r}")
         return cls(
             label_space,
             label_space.num_channels(ontology),
             FusionSettings.from_json(content["fusion"]),
             image["format"],
-            resize,
-            int(image["batch"]),
+            ResizeRule(image["min_size"], image["max_size"], None if size is None else (size[0], size[1])),
+            image["batch"],
             outputs,
         )

@@ -20,16 +20,17 @@ def multiply_add(x: np.ndarray, y: np.ndarray | float, z: np.ndarray | float) ->
     return np.add(product, z, out=product if fits else None).astype(np.float32)
 
 
-def lerp(first: np.ndarray, second: np.ndarray, weight: np.ndarray | float) -> np.ndarray:
+def lerp(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Returns the same as `torch.lerp`: `first + weight * (second - first)`, computed from the nearer end.
 
     Args:
         first, second: float32, of the same shape.
-        weight: number in [0, 1], or float32 of a shape that broadcasts.
+        weight: float32 in [0, 1], of a shape that broadcasts.
     """
     is_near = weight < 0.5
-    start = np.where(is_near, first, second) if isinstance(weight, np.ndarray) else (first if is_near else second)
-    return multiply_add(second - first, weight - np.where(is_near, 0, 1).astype(np.float32), start)
+    return multiply_add(
+        second - first, np.where(is_near, weight, weight - np.float32(1)), np.where(is_near, first, second)
+    )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from .instances import Instances
 from .interpolation import lerp
 from .mask_crops import to_windows
 
+Taps = tuple[np.ndarray, np.ndarray, np.ndarray]
+
 
 class MaskLogitCrops:
     """Crops of mask logits: `rows` returns Y_mask, and `crops[i]` the (h, w) bool mask where it is positive.
@@ -30,7 +32,7 @@ class MaskLogitCrops:
         self.windows = to_windows(np.concatenate([start, end], axis=1), self.size)
         self._start, self._length = start.astype(np.int64), (mask_end - start).astype(np.int64)
         self._padded = np.pad(instances.mask_logits, ((0, 0), (0, 1), (0, 1)))
-        self._widened: dict[int, np.ndarray] = {}
+        self._prepared: dict[int, tuple[np.ndarray, Taps]] = {}  # masks resized along the columns, and their rows
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -41,28 +43,32 @@ class MaskLogitCrops:
 
     def rows(self, index: int, y0: int, y1: int) -> np.ndarray:
         """Returns Y_mask in image rows y0..y1, which lie in the window, and its columns, (y1 - y0, w) float32."""
-        if index not in self._widened:
-            columns = self.windows[index][1]
-            first, second, weight = self._taps(index, 0, np.arange(columns.start, columns.stop))
+        if index not in self._prepared:
+            first, second, weight = self._taps(index, 0)
             mask = self._padded[index]
-            self._widened[index] = lerp(mask[:, first], mask[:, second], weight)
-        first, second, weight = self._taps(index, 1, np.arange(y0, y1))
-        mask = self._widened[index]
+            self._prepared[index] = lerp(mask[:, first], mask[:, second], weight), self._taps(index, 1)
+        mask, taps = self._prepared[index]
+        top = self.windows[index][0].start
+        first, second, weight = (tap[y0 - top : y1 - top] for tap in taps)
         return lerp(mask[first], mask[second], weight[:, None])
 
-    def _taps(self, index: int, axis: int, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns the two mask elements that each pixel reads on an axis, and the weight of the second one.
+    def _taps(self, index: int, axis: int) -> Taps:
+        """Returns the two mask elements that each pixel of a window reads along an axis, and the weight of the second.
 
         Element M is a zero at the end of the map, which pixels past the end of Y_mask read.
+
+        Args:
+            index: row of the instance.
+            axis: 0 for the columns, 1 for the rows.
         """
-        side = self._padded.shape[-1] - 1
-        offset = pixels - self._start[index, axis]
+        side, window = self._padded.shape[-1] - 1, self.windows[index][1 - axis]
+        offset = np.arange(window.start, window.stop) - self._start[index, axis]
         length = self._length[index, axis, None].astype(np.float32)
         scale = np.float32(1) / length * np.float32(side)  # two roundings, as torch divides a number by a tensor
         position = (offset.astype(np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
         position = np.clip(position, 0, side - 1)
         floor = np.floor(position)
         first = floor.astype(np.int64)
-        outside = pixels - self._start[index, axis] >= self._length[index, axis]
+        outside = offset >= self._length[index, axis]
         second = np.minimum(first + 1, side - 1)
         return np.where(outside, side, first), np.where(outside, side, second), position - floor

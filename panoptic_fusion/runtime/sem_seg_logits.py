@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -59,12 +58,22 @@ class SemSegLogits:
             yield y0, y1, logits[..., :width]
 
     def argmax(self) -> np.ndarray:
-        """Returns the channel of the highest logit of every pixel, (H, W) int16, the lowest channel in a tie."""
-        if self.image_size == self.output_size:
-            return self._argmax_by_phase()
+        """Returns the channel of the highest logit of every pixel, (H, W) int16, the lowest channel in a tie.
+
+        The sums are those of `interpolated_argmax` in `modeling`. Each row of logits is widened once.
+        """
+        sizes = zip(self.output_size, self.image_size, self.logits.shape[1:], strict=True)
+        (row_first, row_weight), (first, weight) = (bilinear_sums(*size, self.stride) for size in sizes)
+        columns = [np.minimum(first + k, self.logits.shape[2] - 1) for k in range(3)]
         labels = np.empty(self.output_size, np.int16)
-        for y0, y1, logits in self.strips():
-            labels[y0:y1] = max_over_channels(logits)[1]
+        wide: dict[int, np.ndarray] = {}
+        for y in range(self.output_size[0]):
+            rows = [min(row_first[y] + k, self.logits.shape[1] - 1) for k in range(3)]
+            for row in rows:
+                if row not in wide:
+                    wide[row] = _weighted_sum([self.logits[:, row, index] for index in columns], weight)
+            labels[y] = max_over_channels(_weighted_sum([wide[row] for row in rows], row_weight[:, y, None]))[1]
+            wide = {row: wide[row] for row in rows}
         return labels
 
     def depends_on(self, cells: np.ndarray) -> np.ndarray:
@@ -82,24 +91,6 @@ class SemSegLogits:
                 cells = taps.touched(cells[..., :length])
             cells = np.moveaxis(cells[..., : self.output_size[axis]], -1, axis)
         return cells
-
-    def _argmax_by_phase(self) -> np.ndarray:
-        """Computes `argmax` for an output of the image's size, in the same order as the torch code.
-
-        All pixels at the same position (j, k) of their stride x stride block have the same weights.
-        """
-        channels, height, width = self.logits.shape
-        stride, (out_height, out_width) = self.stride, self.output_size
-        padded = np.pad(self.logits, ((0, 0), (1, 1), (1, 1)), mode="edge")
-        blocks = np.empty((height, stride, width, stride), np.int16)
-        rows = max(1, MAX_STRIP_ELEMENTS // (channels * width))
-        for y0 in range(0, -(-out_height // stride), rows):
-            y1 = min(y0 + rows, height)
-            for j in range(stride):
-                strip = _shifted(padded[:, y0 : y1 + 2].swapaxes(1, 2), (j + 0.5) / stride - 0.5).swapaxes(1, 2)
-                for k in range(stride):
-                    blocks[y0:y1, j, :, k] = max_over_channels(_shifted(strip, (k + 0.5) / stride - 0.5))[1]
-        return blocks.reshape(height * stride, width * stride)[:out_height, :out_width]
 
     def _rows(self, y0: int, y1: int) -> np.ndarray:
         """Returns rows y0..y1 of the output before widening, (C, y1 - y0, w) float32."""
@@ -130,8 +121,48 @@ class SemSegLogits:
         return taps if old == new else [*taps, (AxisTaps.of_resize(old, new), old)]
 
 
+def bilinear_sums(output: int, image: int, length: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the weights of upsampling by the stride, cropping, and resizing (bilinear, align_corners=False).
+
+    Output i is the sum over k of weight[k, i] * input[min(first[i] + k, length - 1)].
+
+    Args:
+        output: number of pixels of the output.
+        image: number of pixels of the input that are kept after upsampling.
+        length: number of logits.
+        stride: factor of the upsampling, in pixels.
+
+    Returns:
+        first (output,) int64 and weight (3, output) float32.
+    """
+    pixels = np.arange(output, dtype=np.float32)
+    parts = [(pixels, np.ones_like(pixels))]
+    if image != output:
+        source = _source(pixels, image / output)
+        upper = np.floor(source)
+        parts = [(upper, 1 - (source - upper)), (np.minimum(upper + 1, image - 1), source - upper)]
+    weight = np.zeros((3, output), np.float32)
+    first = _source(parts[0][0], 1 / stride).astype(np.int64)
+    for pixel, share in parts:
+        source = _source(pixel, 1 / stride)
+        second = source - np.floor(source)
+        for step, value in (0, share * (1 - second)), (1, share * second):
+            tap = np.minimum(source.astype(np.int64) + step, length - 1) - first
+            weight[tap, np.arange(output)] += value
+    return first, weight
+
+
+def _weighted_sum(parts: list[np.ndarray], weight: np.ndarray) -> np.ndarray:
+    """Returns the sum of three float32 arrays with weights (3, ...), in this order; the last may all be 0."""
+    total = parts[0] * weight[0]
+    total += parts[1] * weight[1]
+    if weight[2].any():
+        total += parts[2] * weight[2]
+    return total
+
+
 def max_over_channels(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the highest value of each pixel of (C, h, w) logits without NaN, and its lowest channel as int16.
+    """Returns the highest value of each pixel of (C, ...) logits without NaN, and its lowest channel as int16.
 
     `argmax` over the first axis is slow in numpy. Channels that reach the maximum are marked with numbers that decrease
     with the channel, and the highest mark is taken.
@@ -139,16 +170,10 @@ def max_over_channels(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     channels = len(logits)
     marks = np.arange(channels, 0, -1).astype(np.uint8 if channels < 256 else np.int16)
     highest = logits.max(axis=0)
-    marked = (logits == highest) * marks[:, None, None]
+    marked = (logits == highest) * marks.reshape(-1, *[1] * (logits.ndim - 1))
     return highest, channels - marked.max(axis=0).astype(np.int16)
 
 
 def _source(positions: np.ndarray, scale: float) -> np.ndarray:
     """Returns the source positions of bilinear resizing (align_corners=False), not clamped at the far end."""
     return np.maximum((positions + np.float32(0.5)) * np.float32(scale) - np.float32(0.5), 0)
-
-
-def _shifted(x: np.ndarray, offset: float) -> np.ndarray:
-    """Samples x, padded by 1 at both ends of the last axis, at its unpadded positions + offset, -1 <= offset < 1."""
-    start, length = 1 + math.floor(offset), x.shape[-1] - 2
-    return lerp(x[..., start : start + length], x[..., start + 1 : start + 1 + length], offset - math.floor(offset))

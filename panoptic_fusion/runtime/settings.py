@@ -80,8 +80,14 @@ def _is_fraction(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-def _is_count(value: Any, least: int = 0) -> bool:
+def is_count(value: Any, least: int = 0) -> bool:
+    """Returns whether a value is a whole number of at least `least`."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_pair(value: Any) -> bool:
+    """Returns whether a value consists of two positive whole numbers."""
+    return isinstance(value, list | tuple) and len(value) == 2 and all(is_count(v, 1) for v in value)
 
 
 def _is_bool(value: Any) -> bool:
@@ -92,19 +98,17 @@ _CHECKS = {
     "name": lambda value: value in NEEDED,
     "instances_confidence_thresh": _is_fraction,
     "overlap_thresh": _is_fraction,
-    "stuff_area_limit": _is_count,
+    "stuff_area_limit": is_count,
     "at_input_resolution": _is_bool,
     "stuff_channels_only": _is_bool,
     "stuff_area_of": lambda value: value in ("class", "region"),
     "agreement": lambda value: value in ("coverage", "iou"),
     "agreement_thresh": _is_fraction,
     "overlap": lambda value: value in ("coverage", "iou"),
-    "stride": lambda value: _is_count(value, 1),
+    "stride": lambda value: is_count(value, 1),
     "order_by": lambda value: value in ("ranking", "product"),
     "score_over": lambda value: value in ("mask", "contested"),
     "unknown": _is_bool,
     "keep_instance_classes": _is_bool,
-    "test_sizes": lambda value: (
-        value is None or (isinstance(value, list | tuple) and len(value) == 2 and all(_is_count(v, 1) for v in value))
-    ),
+    "test_sizes": lambda value: value is None or is_pair(value),
 }

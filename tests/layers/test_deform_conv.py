@@ -4,6 +4,7 @@ import math
 import random
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -77,8 +78,8 @@ def test_equals_the_definition():
         expected = slow_deform_conv(x.tolist(), offset.tolist(), weight.tolist(), bias.tolist(), *settings.values())
         result = deform_conv2d(x, offset, weight, bias, **settings)
         torch.testing.assert_close(result, torch.tensor(expected, dtype=x.dtype).view_as(result))
-        trained = deform_conv2d(x.requires_grad_(), offset, weight, bias, **settings)  # another way there on a CPU
-        torch.testing.assert_close(trained.detach(), result)
+        theirs = torchvision.ops.deform_conv2d(x, offset, weight, bias, **settings)  # what an export contains
+        torch.testing.assert_close(theirs, result)
 
 
 def test_gradients_are_those_of_torchvision():
@@ -96,18 +97,39 @@ def test_gradients_are_those_of_torchvision():
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+def test_an_export_contains_the_operator():
+    """Both ways of export name one operator, which ONNX and others have, instead of its samples."""
+
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(2, 3, 3, 3))
+
+        def forward(self, x, offset):
+            return deform_conv2d(x, offset, self.weight, padding=1)
+
+    layer, inputs = Layer(), (torch.randn(1, 3, 6, 7), torch.randn(1, 18, 6, 7))
+    with warnings.catch_warnings(action="ignore"):  # sizes become constants
+        traced = torch.jit.trace(layer, inputs)
+    assert "torchvision::deform_conv2d" in str(traced.inlined_graph)
+    exported = torch.export.export(layer, inputs)
+    assert "torchvision.deform_conv2d" in str(exported.graph)
+    for program in (traced, exported.module()):
+        torch.testing.assert_close(program(*inputs), layer(*inputs))
+
+
 def test_few_images_at_a_time(monkeypatch):
     torch.manual_seed(5)
     x, offset, weight = torch.randn(5, 3, 6, 7), torch.randn(5, 18, 6, 7), torch.randn(2, 3, 3, 3)
     expected = deform_conv2d(x, offset, weight, padding=1)
     seen = []
-    original = torchvision.ops.deform_conv2d
+    original = F.grid_sample
 
     def counting(x, *args, **kwargs):
         seen.append(len(x))
         return original(x, *args, **kwargs)
 
-    monkeypatch.setattr(torchvision.ops, "deform_conv2d", counting)
+    monkeypatch.setattr(F, "grid_sample", counting)
     monkeypatch.setattr(deform_conv, "COLUMN_BYTES", 2 * 3 * 9 * 42 * 4)  # the samples of two images
     torch.testing.assert_close(deform_conv2d(x, offset, weight, padding=1), expected)
     assert seen == [2, 2, 1]

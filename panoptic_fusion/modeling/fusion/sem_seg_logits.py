@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional as F
+
+from panoptic_fusion.modeling.fusion.interpolated_argmax import (
+    bilinear_taps,
+    interpolated_argmax,
+    source_positions,
+)
 
 MAX_STRIP_ELEMENTS = {"cpu": 2**20, "cuda": 2**24}
 """Maximum number of float elements per strip, by device type: fits the CPU cache, keeps the GPU busy."""
@@ -80,32 +85,15 @@ class SemSegLogits:
 
     def argmax(self) -> torch.Tensor:
         """Returns the channel of the highest logit of every pixel, (H, W) int64, the lowest channel in a tie."""
-        if tuple(self.image_size) == tuple(self.output_size):
-            return self._argmax_by_phase()
+        if self.logits.device.type == "cpu":
+            sizes = zip(self.output_size, self.image_size, self.logits.shape[1:], strict=True)
+            found = interpolated_argmax(self.logits.float(), *(bilinear_taps(*size, self.stride) for size in sizes))
+            if found is not None:
+                return found
         labels = torch.empty(self.output_size, dtype=torch.int64, device=self.logits.device)
         for y0, y1, logits in self.strips():
             labels[y0:y1] = max_over_channels(logits)[1]
         return labels
-
-    def _argmax_by_phase(self) -> torch.Tensor:
-        """Computes `argmax` for an output of the image's size.
-
-        All pixels at the same position (j, k) of their stride x stride block have the same weights, so they are sums of
-        shifted views. Upsampling in this order takes a CPU a third of the time that it takes in pixel order.
-        """
-        _, height, width = self.logits.shape
-        stride, (out_height, out_width) = self.stride, self.output_size
-        padded = F.pad(self.logits[None].float(), (1, 1, 1, 1), mode="replicate")[0]
-        blocks = torch.empty(height, stride, width, stride, dtype=torch.int16, device=padded.device)
-        rows = max(1, self._max_elements() // (4 * self.num_channels * width))
-        for y0 in range(0, -(-out_height // stride), rows):
-            y1 = min(y0 + rows, height)
-            for j in range(stride):
-                strip = _shifted(padded[:, y0 : y1 + 2], 1, (j + 0.5) / stride - 0.5)
-                for k in range(stride):
-                    shifted = _shifted(strip, 2, (k + 0.5) / stride - 0.5)
-                    blocks[y0:y1, j, :, k] = max_over_channels(shifted)[1]
-        return blocks.view(height * stride, width * stride)[:out_height, :out_width].long()
 
     def _max_elements(self) -> int:
         return MAX_STRIP_ELEMENTS.get(self.logits.device.type, MAX_STRIP_ELEMENTS["cuda"])
@@ -115,14 +103,14 @@ class SemSegLogits:
         rows = torch.arange(y0, y1, device=self.logits.device, dtype=torch.float32)
         if self.image_size[0] == self.output_size[0]:
             return self._input_rows(rows)
-        source = _source(rows, self.image_size[0] / self.output_size[0])
+        source = source_positions(rows, self.image_size[0] / self.output_size[0])
         upper = source.floor()
         first, second = (self._input_rows(r.clamp(max=self.image_size[0] - 1)) for r in (upper, upper + 1))
         return torch.lerp(first, second, (source - upper)[:, None])
 
     def _input_rows(self, rows: torch.Tensor) -> torch.Tensor:
         """Returns the given rows (K,) of the input before widening, (C, K, w) float32."""
-        source = _source(rows, 1 / self.stride)
+        source = source_positions(rows, 1 / self.stride)
         upper = source.floor()
         last = self.logits.shape[1] - 1
         first, second = (self.logits.index_select(1, r.long().clamp(max=last)).float() for r in (upper, upper + 1))
@@ -135,18 +123,6 @@ class SemSegLogits:
         if self.image_size[1] != self.output_size[1]:
             x = F.interpolate(x, size=(x.shape[2], self.output_size[1]), mode="bilinear")
         return x[0]
-
-
-def _source(positions: torch.Tensor, scale: float) -> torch.Tensor:
-    """Returns the source positions of bilinear resizing (align_corners=False), not clamped at the far end."""
-    return ((positions + 0.5) * scale - 0.5).clamp(min=0)
-
-
-def _shifted(x: torch.Tensor, dim: int, offset: float) -> torch.Tensor:
-    """Samples x, padded by 1 at both ends of `dim`, at its unpadded positions + offset, where -1 <= offset < 1."""
-    start, length = 1 + math.floor(offset), x.shape[dim] - 2
-    first, second = x.narrow(dim, start, length), x.narrow(dim, start + 1, length)
-    return torch.lerp(first, second, offset - math.floor(offset))
 
 
 def max_over_channels(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
