@@ -27,6 +27,7 @@ from .agreement import FLOAT16, FLOAT32, Agreement, compare
 from .description import describe, export_ranking_module
 from .heads_graph import HeadsGraph, HeadsOutputs, heads_outputs, with_score_thresh
 from .operators import OPSET, exporting, separate_half_norms
+from .plain_norms import plain_norms
 
 if TYPE_CHECKING:
     import onnx
@@ -127,6 +128,7 @@ def trace(network: nn.Module, example: Tensor, *, dynamic: bool, half: bool) -> 
     with ExitStack() as stack:
         stack.enter_context(exporting())
         stack.enter_context(patch_builtin_len())
+        stack.enter_context(plain_norms(network))
         if half:
             stack.enter_context(_half_precision(network))
         torch.onnx.export(
