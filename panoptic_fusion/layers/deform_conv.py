@@ -46,12 +46,10 @@ def deform_conv2d(
     dtype = torch.promote_types(x.dtype, torch.float32)
     bias = None if bias is None else bias.to(dtype)
     settings = {"stride": _pair(stride), "padding": _pair(padding), "dilation": _pair(dilation)}
-    if torch.jit.is_tracing():  # one operator, which every exporter knows, for any batch and size
+    if _is_exporting():  # one operator for any batch and size
         offset = _within_reach(offset.to(dtype))
         return torchvision.ops.deform_conv2d(x.to(dtype), offset, weight.to(dtype), bias, **settings).to(x.dtype)
-    convolve = (
-        _sampled_deform_conv2d if x.device.type == "cpu" and not _is_exporting() else torchvision.ops.deform_conv2d
-    )
+    convolve = _sampled_deform_conv2d if x.device.type == "cpu" else torchvision.ops.deform_conv2d
     image_bytes = x[:1, :, :1, :1].numel() * offset[:1].numel() // 2 * dtype.itemsize
     images = max(1, COLUMN_BYTES // max(1, image_bytes))
     with torch.autocast(x.device.type, enabled=False):

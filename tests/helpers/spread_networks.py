@@ -46,14 +46,19 @@ def spread_network(cfg: CfgNode, seed: int = 0) -> nn.Module:
     hooks = [m.register_forward_pre_hook(_take_statistics) for m in network.modules() if _has_statistics(m)]
     size = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST * 4 // 3)
     image = torch.from_numpy(smooth_image(size, seed).transpose(2, 0, 1).astype(np.float32))
-    predictor, masks = network.roi_heads.box_predictor, network.roi_heads.mask_head.predictor
+    boxes, masks, pixels = network.roi_heads.box_predictor, network.roi_heads.mask_head, network.sem_seg_head
     # The heads' last layers start close to zero, so that every region has the same class and its anchor's box.
     with torch.no_grad():
         network([{"image": image}])
         for hook in hooks:
             hook.remove()
-        for layer, factor in ((predictor.cls_score, 2.0), (predictor.bbox_pred, 0.5), (masks, 3.0)):
-            _spread(network, layer, image, factor)
+        for layer, source, deviation in (
+            (boxes.cls_score, boxes.cls_score, 2.0),
+            (boxes.bbox_pred, boxes.bbox_pred, 0.5),
+            (masks.predictor, masks.predictor, 1.0),
+            (pixels.predictor, pixels, 1.0),
+        ):
+            layer.weight.mul_(deviation / _deviation(network, source, image))
     return network
 
 
@@ -77,11 +82,10 @@ def _take_statistics(norm: nn.Module, inputs: tuple) -> None:
         norm.running_var.copy_(x.var(over, correction=0) + 1e-3)
 
 
-def _spread(network: nn.Module, layer: nn.Module, image: torch.Tensor, deviation: float) -> None:
-    """Scales the weights of a layer so that its outputs for `image` have this standard deviation."""
+def _deviation(network: nn.Module, module: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    """Standard deviation of a module's outputs for `image`."""
     seen = []
-    hook = layer.register_forward_hook(lambda _, inputs, result: seen.append(result))
+    hook = module.register_forward_hook(lambda _, inputs, result: seen.append(result))
     network([{"image": image}])
     hook.remove()
-    found = seen[0] - seen[0].mean(0)
-    layer.weight.mul_(deviation / found.std().clamp(min=1e-6))
+    return (seen[0] - seen[0].mean(0)).std() if seen[0].dim() == 2 else seen[0].std()
