@@ -116,15 +116,29 @@ def file_state(path: str | os.PathLike) -> list[int] | None:
     return [found.st_size, found.st_mtime_ns]
 
 
-def write_image(path: str | os.PathLike, rgb: np.ndarray, jpeg_quality: int = 95) -> None:
-    """Writes an (H, W, 3) uint8 RGB image with `write_atomically`, in the format of the suffix."""
+def write_image(path: str | os.PathLike, rgb: np.ndarray, jpeg_quality: int = 95, max_bytes: float = math.inf) -> None:
+    """Writes an image with `write_atomically`, in the format of the suffix.
+
+    Args:
+        path: path to the file.
+        rgb: (H, W, 3) uint8 RGB, or (H, W, 4) uint8 RGB and alpha.
+        jpeg_quality: quality of a .jpg, 0 to 100.
+        max_bytes: size that a .jpg should not exceed; its quality is lowered in steps of 10, not below 25.
+
+    Raises:
+        UserError: if the format cannot store an image of this size.
+    """
     import cv2
 
     path = Path(path)
-    options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if path.suffix == ".jpg" else []
-    good, data = cv2.imencode(path.suffix, rgb[:, :, ::-1], options)
-    if not good:
-        raise UserError(f"{path}: OpenCV cannot write an image of {rgb.shape[1]}x{rgb.shape[0]} pixels in this format")
+    bgr = rgb[:, :, [2, 1, 0, 3][: rgb.shape[2]]]
+    for quality in range(jpeg_quality, min(jpeg_quality, 25) - 1, -10) if path.suffix == ".jpg" else (0,):
+        good, data = cv2.imencode(path.suffix, bgr, [cv2.IMWRITE_JPEG_QUALITY, quality] if quality else [])
+        if not good:
+            size = f"{rgb.shape[1]}x{rgb.shape[0]}"
+            raise UserError(f"{path}: OpenCV cannot write an image of {size} pixels in this format")
+        if len(data) <= max_bytes:
+            break
     write_atomically(path, lambda file: file.write(data.tobytes()))
 
 

@@ -4,8 +4,9 @@
 
 For each image or video frame it writes a visualization (NAME.jpg, at most 4096 pixels wide and high) and the panoptic
 map as a PNG of segment ids (NAME.png, in full size, id = R + 256 G + 65536 B, 0 = void). panoptic.json lists the
-segments of all images in COCO panoptic format. It is valid after each image, also if the command is killed.
-`panoptic-fusion evaluate --pred-json` reads it.
+segments of all images in COCO panoptic format. It is valid after each image, even if the command is killed.
+`panoptic-fusion evaluate --pred-json` reads it. Things are followed through a video: each keeps its color, and its
+`track_id` in panoptic.json.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from panoptic_fusion.errors import DiskError, UserError, one_line
+from panoptic_fusion.errors import UserError
 
 from .arguments import add_model, add_opts, check_model
 
 if TYPE_CHECKING:
-    import numpy as np
-    from detectron2.data.catalog import Metadata
-    from detectron2.engine import DefaultPredictor
+    from detectron2.config import CfgNode
 
 HELP = "segment images and videos with a trained model"
 
@@ -37,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, help="folder for the results")
     parser.add_argument("--alpha", type=float, default=0.6, help="opacity of the segments in the pictures, 0 to 1")
     parser.add_argument("--scores", action="store_true", help="write the scores of things into the pictures")
+    parser.add_argument("--video", action="store_true", help="also write an annotated video per video")
+    parser.add_argument("--cutouts", action="store_true", help="also write each segment as a PNG with transparency")
+    parser.add_argument(
+        "--instances-json", action="store_true", help="also write the things as COCO instances, in instances.json"
+    )
     add_opts(parser, "--opts")
 
 
@@ -51,6 +57,9 @@ def run(args: argparse.Namespace) -> int:
         output=args.output,
         alpha=args.alpha,
         scores=args.scores,
+        video=args.video,
+        cutouts=args.cutouts,
+        instances_json=args.instances_json,
         opts=args.opts,
         allow_download=args.allow_download,
     )
@@ -70,6 +79,9 @@ def demo(
     output: str | os.PathLike,
     alpha: float = 0.6,
     scores: bool = False,
+    video: bool = False,
+    cutouts: bool = False,
+    instances_json: bool = False,
     opts: Sequence[str] = (),
     allow_download: bool = False,
 ) -> dict[str, list]:
@@ -84,6 +96,9 @@ def demo(
         output: folder for the results, which must not contain the inputs.
         alpha: opacity of the segments in the visualizations, in [0, 1].
         scores: whether to write the scores of things into the visualizations.
+        video: whether to write an annotated video per video, see `VideoFile`.
+        cutouts: whether to write each segment as an RGBA PNG, see `Cutouts`.
+        instances_json: whether to write the things as COCO instances, see `InstancesJson`.
         opts: sequence KEY, VALUE, KEY, VALUE, ... that changes the config.
         allow_download: whether to download weights from any address in the config, see `check_downloads`.
 
@@ -101,66 +116,39 @@ def demo(
     if not 0 <= alpha <= 1:
         raise UserError(f"--alpha is {alpha}: use a number from 0 to 1")
 
-    from tqdm import tqdm
-
-    from panoptic_fusion.data.frames import count_frames, find_files, frames_of
+    from panoptic_fusion.data.frames import find_files
     from panoptic_fusion.engine.preflight import check_writable
-    from panoptic_fusion.files import remove_partial_files, safe_name, unused_name
-    from panoptic_fusion.growing_json import GrowingJson
-    from panoptic_fusion.networks import load_zoo
-    from panoptic_fusion.networks.trained import build_predictor, load_config
+    from panoptic_fusion.files import remove_partial_files
+    from panoptic_fusion.networks.trained import build_predictor
+
+    from .demo_images import segment_files
+    from .demo_outputs import Cutouts, IdMaps, InstancesJson, PanopticJson, Pictures, Videos
 
     output = os.fspath(output)
     files = find_files(inputs)
-    for file in files:
-        if os.path.realpath(file.parent) == os.path.realpath(output):
-            raise UserError(f"--output {output} holds the input {file.name}: choose another folder")
+    check_apart(files, output)
     check_writable(output, "--output")
-    words = [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
-    if zoo:
-        cfg = load_zoo(zoo, words, weights)
-    else:
-        cfg = load_config(model, config_file, words, allow_download=allow_download)
-    if not cfg.MODEL.PANOPTIC_FUSION.OUTPUTS:
-        raise UserError(
-            f"{zoo or model or config_file} is a {cfg.MODEL.META_ARCHITECTURE}, which has no panoptic output: choose a "
-            "panoptic model"
-        )
+    cfg = load_source(model, config_file, zoo, weights, opts, allow_download)
     predictor = build_predictor(cfg)
-
     os.makedirs(output, exist_ok=True)
     remove_partial_files(output)
-    images: list[dict] = []
-    annotations: list[dict] = []
-    skipped: list[str] = []
-    used: set[str] = set()
     categories = list(cfg.MODEL.CATEGORIES)
-    frames = tqdm(
-        frames_of(files, skipped, cfg.INPUT.MAX_PIXELS),
-        total=sum(map(count_frames, files)),
-        unit="image",
-        mininterval=1,
-        disable=None,
-    )
-    path = os.path.join(output, "panoptic.json")
-    with GrowingJson(path, {"categories": categories}, ("images", "annotations")) as written:
-        for file, frame, image in frames:
-            name = unused_name(safe_name(frame), used)
-            height, width = image.shape[:2]
-            source = printable(file if frame == file.stem else file / frame)
-            listed = {"id": name, "file_name": source, "width": width, "height": height}
-            try:
-                found = segment(predictor, image, name, output, alpha, scores)
-            except DiskError as error:
-                raise DiskError(f"{len(annotations)} images are done: {error}") from error
-            except Exception as error:  # such as a strip one pixel wide, or an image too large for the memory
-                skipped.append(f"{printable(file)}: {type(error).__name__}: {one_line(error)[:300]}")
-                continue
-            entry = {"image_id": name, "image": printable(file), **found}
-            written.append(listed, entry)
-            images.append(listed)
-            annotations.append(entry)
-    return {"images": images, "annotations": annotations, "categories": categories, "unreadable": skipped}
+    with ExitStack() as stack:
+        videos = stack.enter_context(Videos(output)) if video else None
+        panoptic = stack.enter_context(PanopticJson(output, categories))
+        outputs = [Pictures(output, alpha, scores, videos), IdMaps(output)]
+        if cutouts:
+            outputs.append(Cutouts(output))
+        if instances_json:
+            outputs.append(stack.enter_context(InstancesJson(output, categories)))
+        outputs.append(panoptic)  # the last one, so that it lists images whose files are finished
+        skipped = segment_files(predictor, files, cfg.INPUT.MAX_PIXELS, outputs)
+    return {
+        "images": panoptic.images,
+        "annotations": panoptic.annotations,
+        "categories": categories,
+        "unreadable": skipped,
+    }
 
 
 def check_source(
@@ -179,36 +167,41 @@ def check_source(
         check_model(model, config_file)
 
 
-def printable(path: os.PathLike) -> str:
-    """Returns a path as text for JSON and any terminal, with question marks for bytes that are not UTF-8."""
-    return os.fsencode(path).decode("utf-8", "replace")
+def check_apart(files: Iterable[Path], output: str) -> None:
+    """Checks that no input lies in the output folder, where an output could replace it.
+
+    Raises:
+        UserError: one does.
+    """
+    for file in files:
+        if os.path.realpath(file.parent) == os.path.realpath(output):
+            raise UserError(f"--output {output} holds the input {file.name}: choose another folder")
 
 
-def segment(predictor: DefaultPredictor, image: np.ndarray, name: str, output: str, alpha: float, scores: bool) -> dict:
-    """Segments one BGR image, writes its visualization and its PNG, and returns its PNG and segments as in the JSON."""
-    from panoptic_fusion.data.annotation import label_extents, label_map
-    from panoptic_fusion.evaluation import write_panoptic_png
-    from panoptic_fusion.files import write_image
-    from panoptic_fusion.visualization import draw_panoptic
+def load_source(
+    model: str | None,
+    config_file: str | None,
+    zoo: str | None,
+    weights: str | os.PathLike | None,
+    opts: Sequence[str],
+    allow_download: bool,
+) -> CfgNode:
+    """Loads the config of a network that outputs only the panoptic map; see `demo` for the arguments.
 
-    panoptic_seg, segments_info = predictor(image)["panoptic_seg"]
-    ids = panoptic_seg.cpu().numpy()
-    picture = draw_panoptic(image[:, :, ::-1], ids, segments_info, predictor.metadata, alpha, scores)
-    quality = 95 if max(picture.shape) <= 2048 else 88  # 4096 x 2731 pixels of a photo: 2.2 instead of 3.3 MB
-    write_image(os.path.join(output, f"{name}.jpg"), picture, quality)
-    write_panoptic_png(os.path.join(output, f"{name}.png"), ids)
-    del picture
-    boxes, areas = label_extents(label_map(ids, segments_info, report=lambda fault: None), len(segments_info))
-    segments = [
-        {**named(info, predictor.metadata), "area": area, "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0}
-        for info, (x0, y0, x1, y1), area in zip(segments_info, boxes.tolist(), areas.tolist(), strict=True)
-    ]
-    return {"file_name": f"{name}.png", "segments_info": segments}
+    Raises:
+        UserError, FileNotFoundError: it cannot be loaded, or has no panoptic output.
+    """
+    from panoptic_fusion.networks import load_zoo
+    from panoptic_fusion.networks.trained import load_config
 
-
-def named(info: dict, metadata: Metadata) -> dict:
-    """Adds the class name to a segment, and replaces its contiguous class by the category id in MODEL.CATEGORIES."""
-    kind = "thing" if info["isthing"] else "stuff"
-    category = info["category_id"]
-    back = {v: k for k, v in metadata.get(f"{kind}_dataset_id_to_contiguous_id").items()}
-    return {**info, "category_id": back[category], "category": metadata.get(f"{kind}_classes")[category]}
+    words = [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
+    if zoo:
+        cfg = load_zoo(zoo, words, weights)
+    else:
+        cfg = load_config(model, config_file, words, allow_download=allow_download)
+    if not cfg.MODEL.PANOPTIC_FUSION.OUTPUTS:
+        raise UserError(
+            f"{zoo or model or config_file} is a {cfg.MODEL.META_ARCHITECTURE}, which has no panoptic output: choose a "
+            "panoptic model"
+        )
+    return cfg

@@ -14,6 +14,7 @@ from .image_file import read_rgb
 from .image_header import IMAGE_SUFFIXES, MAX_PIXELS, check_pixels, check_regular_file
 
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
+DEFAULT_RATE = 25.0  # frames per second of a video whose header has no plausible rate
 
 
 def find_files(inputs: Iterable[str | os.PathLike]) -> list[Path]:
@@ -46,14 +47,31 @@ def _may_be_read(path: Path) -> bool:
     return _is_named_like_image(path) or os.path.isfile(path)
 
 
+def is_video(file: Path) -> bool:
+    """Returns whether a file is read as a video, which its suffix decides."""
+    return file.suffix.lower() in VIDEOS
+
+
 def count_frames(file: Path) -> int:
     """Returns the number of frames of a video according to its header, 1 for an image."""
-    if file.suffix.lower() not in VIDEOS or not os.path.isfile(file):
+    if not is_video(file) or not os.path.isfile(file):
         return 1
+    return max(int(video_property(file, cv2.CAP_PROP_FRAME_COUNT)), 1)
+
+
+def frame_rate(file: Path) -> float:
+    """Returns the frames per second of a video according to its header, DEFAULT_RATE if that is not plausible."""
+    rate = video_property(file, cv2.CAP_PROP_FPS)
+    return rate if 0 < rate <= 1000 else DEFAULT_RATE
+
+
+def video_property(file: Path, key: int) -> float:
+    """Returns a property of a video, such as cv2.CAP_PROP_FPS; at most 0 if it is unknown."""
     video = cv2.VideoCapture(str(file))
-    count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-    video.release()
-    return max(count, 1)
+    try:
+        return video.get(key)
+    finally:
+        video.release()
 
 
 def read_frames(file: Path, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[str, np.ndarray]]:
@@ -64,7 +82,7 @@ def read_frames(file: Path, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[str,
             of a video that has at least two frames fewer than its header says.
         OSError, ...: whatever the decoders raise.
     """
-    if file.suffix.lower() not in VIDEOS:
+    if not is_video(file):
         yield file.stem, read_rgb(file, max_pixels)[:, :, ::-1]
         return
     check_regular_file(file)

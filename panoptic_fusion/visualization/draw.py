@@ -42,7 +42,8 @@ def draw_panoptic(
     Args:
         image: (H, W, 3) uint8 RGB.
         panoptic_seg: (H, W) integer map of segment ids, 0 = void.
-        segments_info: segments, with contiguous category ids, as the models return them.
+        segments_info: segments, with contiguous category ids, as the models return them. Things with a `track_id`
+            (`ThingTracks`) get the same color in each frame of a video.
         metadata: object with `thing_classes`, `thing_colors`, `stuff_classes`, `stuff_colors`.
         alpha: opacity of the segments; void is darkened and hatched.
         scores: whether to write the score of a segment after its name, if it has one.
@@ -130,7 +131,10 @@ def _class_name(segment: dict, metadata) -> str:
 
 
 def _segment_colors(known: np.ndarray, segments: dict, metadata) -> list[np.ndarray]:
-    """Returns the class color of each segment; for things, the lightness varies between instances of a class."""
+    """Returns the class color of each segment; for things, the lightness varies between instances of a class.
+
+    It depends on `track_id` if the thing has one, otherwise on its order among the things of its class.
+    """
     seen: dict[int, int] = {}
     colors = []
     for segment_id in known.tolist():
@@ -142,10 +146,10 @@ def _segment_colors(known: np.ndarray, segments: dict, metadata) -> list[np.ndar
             colors.append(np.asarray(metadata.stuff_colors[segment["category_id"]], np.float32))
             continue
         category = segment["category_id"]
-        turn = seen[category] = seen.get(category, -1) + 1
+        turn = seen[category] = seen.get(category, 0) + 1
         red, green, blue = (c / 255 for c in metadata.thing_colors[category])
         hue, light, saturation = colorsys.rgb_to_hls(red, green, blue)
-        light = min(max(light + SHADES[turn % len(SHADES)], 0.15), 0.85)
+        light = min(max(light + SHADES[(segment.get("track_id", turn) - 1) % len(SHADES)], 0.15), 0.85)
         colors.append(255 * np.asarray(colorsys.hls_to_rgb(hue, light, saturation), np.float32))
     return colors
 

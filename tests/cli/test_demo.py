@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from panoptic_fusion.cli import demo
+from panoptic_fusion.cli import demo, demo_images
 from panoptic_fusion.data.annotation import read_id_map
 from panoptic_fusion.data.coco_json import read_panoptic_json
 from panoptic_fusion.data.frames import count_frames
@@ -148,14 +148,14 @@ def test_unreadable_files_are_skipped_and_reported(segment, photos: Path):
 
 
 def test_an_interruption_keeps_what_is_done(trained, photos: Path, monkeypatch, tmp_path: Path):
-    whole = demo.segment
+    whole = demo_images.segment
 
-    def interrupted(predictor, image, name, *args):
-        if name == "b":
+    def interrupted(predictor, image, file, frame, *args):
+        if frame == "b":
             raise KeyboardInterrupt
-        return whole(predictor, image, name, *args)
+        return whole(predictor, image, file, frame, *args)
 
-    monkeypatch.setattr(demo, "segment", interrupted)
+    monkeypatch.setattr(demo_images, "segment", interrupted)
     with pytest.raises(KeyboardInterrupt):
         demo.demo(trained, inputs=[photos], output=tmp_path / "out")
     content = json.loads((tmp_path / "out" / "panoptic.json").read_text())

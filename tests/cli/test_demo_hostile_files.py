@@ -16,7 +16,7 @@ import pytest
 from hostile_images import write_refused, write_unusual, write_video
 
 from panoptic_fusion import files as files_module
-from panoptic_fusion.cli import demo
+from panoptic_fusion.cli import demo, demo_images
 from panoptic_fusion.data import frames
 
 
@@ -38,7 +38,7 @@ def test_hostile_files(run_script, trained, photo: Path, tmp_path: Path):
         assert any(" ".join(name.split()) in line for line in skipped), name
     assert len(skipped) == len(refused)
     content = json.loads((output / "panoptic.json").read_text())
-    assert {Path(a["image"]).name for a in content["annotations"]} == {demo.printable(Path(n)) for n in good}
+    assert {Path(a["image"]).name for a in content["annotations"]} == {demo_images.printable(Path(n)) for n in good}
     for entry in content["annotations"]:
         assert (output / entry["file_name"]).is_file()
         assert cv2.imread(str(output / entry["file_name"]).replace(".png", ".jpg")) is not None
