@@ -16,7 +16,7 @@ import pytest
 from hostile_images import write_refused, write_unusual, write_video
 
 from panoptic_fusion import files as files_module
-from panoptic_fusion.cli import demo, demo_images
+from panoptic_fusion.cli import demo_images
 from panoptic_fusion.data import frames
 
 
