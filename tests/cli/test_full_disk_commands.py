@@ -1,11 +1,8 @@
 """Commands on a full disk: one line that says so and what is kept, and the same command completes with room."""
 
-import contextlib
 import errno
 import json
 import os
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import dataset_trees
@@ -14,20 +11,10 @@ import pytest
 import torch
 from annotation_writers import labelme
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from limited_files import room_for
 from polygon_scenes import make_scene
 
 from panoptic_fusion.cli import child, convert, main
-
-
-@contextlib.contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """Lets no file of this process and its children grow beyond `size` bytes: EFBIG, also in libraries."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture
