@@ -177,11 +177,12 @@ def unused_name(stem: str, used: set[str]) -> str:
 def safe_name(text: str) -> str:
     """Returns `text` as the name of one file or folder; different texts give different names.
 
-    A name is kept if it consists of up to 100 letters, digits, spaces, "_", "-" and ".", does not begin with a dot, and
-    neither begins nor ends with a space. Otherwise invalid characters are replaced by "_", and part of the SHA-1 of the
-    text is appended. Therefore no name leads out of its folder, and "a/b" and "a_b" remain different.
+    A name is kept if it consists of letters, digits, spaces, "_", "-" and ".", has up to 100 bytes in UTF-8, does not
+    begin with a dot, and neither begins nor ends with a space. Otherwise it is cut off, invalid characters are replaced
+    by "_", and part of the SHA-1 of the text is appended. Therefore no name leads out of its folder, "a/b" and "a_b"
+    remain different, and two names fit into one file name.
     """
-    if re.fullmatch(r"(?![. ])[\w .-]{1,100}(?<! )", text):
+    if re.fullmatch(r"(?![. ])[\w .-]+(?<! )", text) and len(text.encode()) <= 100:
         return text
-    kept = re.sub(r"[^\w.-]", "_", text)[:80].lstrip(".")
+    kept = re.sub(r"[^\w.-]", "_", text).encode()[:80].decode("utf-8", "ignore").lstrip(".")
     return f"{kept}-{hashlib.sha1(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"

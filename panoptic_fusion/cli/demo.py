@@ -63,7 +63,9 @@ def run(args: argparse.Namespace) -> int:
         opts=args.opts,
         allow_download=args.allow_download,
     )
-    print(f"{len(found['annotations'])} images: pictures, panoptic PNGs and panoptic.json in {args.output}")
+    requested = {"videos": args.video, "cut-outs": args.cutouts, "instances.json": args.instances_json}
+    written = ", ".join(["pictures", "panoptic PNGs", *(name for name, wanted in requested.items() if wanted)])
+    print(f"{len(found['annotations'])} images: {written} and panoptic.json in {args.output}")
     for message in found["unreadable"]:
         print(f"skipped: {' '.join(message.split())}", file=sys.stderr)
     return 1 if found["unreadable"] else 0
