@@ -226,15 +226,15 @@ def test_no_name_covers_another_one(monkeypatch):
 
 
 def test_a_name_without_a_free_place_is_left_out(monkeypatch):
-    """Two strips, 8 rows high and 1.8 texts wide: both names overlap in any place."""
+    """Two strips, 10 rows high and 1.8 texts wide: both names overlap in any place."""
     calls = written_names(monkeypatch)
     metadata = SimpleNamespace(**{**vars(METADATA), "thing_classes": ["traffic light"]})
     width = int(1.8 * cv2.getTextSize("traffic light", cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)[0][0])
-    ids = np.repeat([1, 2], 8)[:, None].repeat(width, axis=1)
+    ids = np.repeat([1, 2], 10)[:, None].repeat(width, axis=1)
     for segments, written in (((1, 2), [1, 0]), ((2,), [1])):
         calls.clear()
         info = [{"id": i, "isthing": True, "category_id": 0} for i in segments]
-        draw_panoptic(np.zeros((16, width, 3), np.uint8), ids, info, metadata)
+        draw_panoptic(np.zeros((20, width, 3), np.uint8), ids, info, metadata)
         assert [len(call[6]) for call in calls] == written
 
 
