@@ -26,6 +26,8 @@ from .arguments import add_model, add_opts, check_model
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
+    from .demo_images import Output
+
 HELP = "segment images and videos with a trained model"
 
 
@@ -138,7 +140,7 @@ def demo(
     with ExitStack() as stack:
         videos = stack.enter_context(Videos(output)) if video else None
         panoptic = stack.enter_context(PanopticJson(output, categories))
-        outputs = [Pictures(output, alpha, scores, videos), IdMaps(output)]
+        outputs: list[Output] = [Pictures(output, alpha, scores, videos), IdMaps(output)]
         if cutouts:
             outputs.append(Cutouts(output))
         if instances_json:

@@ -82,7 +82,7 @@ class Output(Protocol):
 
 
 def segment_files(
-    predictor: DefaultPredictor, files: Sequence[Path], max_pixels: int, outputs: Sequence[Output]
+    predictor: DefaultPredictor, files: list[Path], max_pixels: int, outputs: Sequence[Output]
 ) -> list[str]:
     """Segments images and videos one after the other, and passes each image or frame to the outputs.
 

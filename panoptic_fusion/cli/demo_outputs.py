@@ -19,15 +19,13 @@ from panoptic_fusion.data.rle import encode_crop
 from panoptic_fusion.evaluation import write_panoptic_png
 from panoptic_fusion.files import remove_partial_files, safe_name, unused_name, write_image
 from panoptic_fusion.growing_json import GrowingJson
-from panoptic_fusion.visualization import VideoFile, draw_panoptic
+from panoptic_fusion.visualization import VideoFile, draw_panoptic, write_picture
 
 from .demo_images import SegmentedImage, printable
 
-MAX_BYTES = 3_000_000  # size of a picture, which loads quickly and fits in a mail
-
 
 class Pictures:
-    """Visualizations: NAME.jpg per image, at most MAX_SIDE pixels wide and high and about MAX_BYTES large.
+    """Visualizations: NAME.jpg per image, reduced to MAX_SIDE pixels and MAX_BYTES bytes if it is larger.
 
     The pictures of a video's frames are also passed to `videos`.
     """
@@ -46,8 +44,7 @@ class Pictures:
             self._alpha,
             self._scores,
         )
-        quality = 95 if max(picture.shape) <= 2048 else 88  # 4096 x 2731 pixels of a photo: 2.2 instead of 3.3 MB
-        write_image(os.path.join(self._folder, f"{segmented.name}.jpg"), picture, quality, MAX_BYTES)
+        write_picture(os.path.join(self._folder, f"{segmented.name}.jpg"), picture)
         if self._videos and is_video(segmented.file):
             self._videos.write(segmented.file, picture)
 

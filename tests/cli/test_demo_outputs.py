@@ -21,10 +21,11 @@ from pycocotools.coco import COCO
 
 from panoptic_fusion import import_annotations
 from panoptic_fusion.cli.demo_images import SegmentedImage
-from panoptic_fusion.cli.demo_outputs import MAX_BYTES, Cutouts, InstancesJson, Pictures, Videos
+from panoptic_fusion.cli.demo_outputs import Cutouts, InstancesJson, Pictures, Videos
 from panoptic_fusion.data.annotation import read_id_map
 from panoptic_fusion.data.frames import frame_rate
 from panoptic_fusion.data.label_space import LabelSpace
+from panoptic_fusion.visualization.picture_file import MAX_BYTES
 
 CATEGORIES = [
     {"id": 7, "name": "car", "isthing": 1, "color": [200, 0, 0]},
