@@ -111,7 +111,7 @@ def demo(
         message per file that could not be read or segmented. The id of an image is the name of its PNG without the
         suffix. Its `file_name` is its path; the `file_name` of a video frame is VIDEO/NAME. Annotations also have the
         path of their file as `image`; segments also have `category` (the class name), `isthing`, and those of things
-        `score`.
+        `score`, and in a video `track_id`.
 
     Raises:
         UserError, FileNotFoundError: nothing was segmented; the message names the problem.
