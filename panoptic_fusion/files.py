@@ -151,13 +151,14 @@ def write_image(path: str | os.PathLike, rgb: np.ndarray, jpeg_quality: int = 95
     import cv2
 
     path = Path(path)
-    bgr = rgb[:, :, [2, 1, 0, 3][: rgb.shape[2]]]
-    for quality in range(jpeg_quality, min(jpeg_quality, 25) - 1, -10) if path.suffix == ".jpg" else (0,):
-        good, data = cv2.imencode(path.suffix, bgr, [cv2.IMWRITE_JPEG_QUALITY, quality] if quality else [])
+    bgr = rgb[:, :, ::-1] if rgb.shape[2] == 3 else rgb[:, :, [2, 1, 0, 3]]
+    for quality in range(jpeg_quality, min(jpeg_quality, 25) - 1, -10):
+        options = [cv2.IMWRITE_JPEG_QUALITY, quality] if path.suffix == ".jpg" else []
+        good, data = cv2.imencode(path.suffix, bgr, options)
         if not good:
             size = f"{rgb.shape[1]}x{rgb.shape[0]}"
             raise UserError(f"{path}: OpenCV cannot write an image of {size} pixels in this format")
-        if len(data) <= max_bytes:
+        if len(data) <= max_bytes or not options:
             break
     write_atomically(path, lambda file: file.write(data.tobytes()))
 
@@ -197,11 +198,12 @@ def unused_name(stem: str, used: set[str]) -> str:
 def safe_name(text: str) -> str:
     """Returns `text` as the name of one file or folder; different texts give different names.
 
-    A name is kept if it consists of up to 100 letters, digits, spaces, "_", "-" and ".", does not begin with a dot, and
-    neither begins nor ends with a space. Otherwise invalid characters are replaced by "_", and part of the SHA-1 of the
-    text is appended. Therefore no name leads out of its folder, and "a/b" and "a_b" remain different.
+    A name is kept if it consists of letters, digits, spaces, "_", "-" and ".", has up to 100 bytes in UTF-8, does not
+    begin with a dot, and neither begins nor ends with a space. Otherwise it is cut off, invalid characters are replaced
+    by "_", and part of the SHA-1 of the text is appended. Therefore no name leads out of its folder, "a/b" and "a_b"
+    remain different, and two names fit into one file name.
     """
-    if re.fullmatch(r"(?![. ])[\w .-]{1,100}(?<! )", text):
+    if re.fullmatch(r"(?![. ])[\w .-]+(?<! )", text) and len(text.encode()) <= 100:
         return text
-    kept = re.sub(r"[^\w.-]", "_", text)[:80].lstrip(".")
+    kept = re.sub(r"[^\w.-]", "_", text).encode()[:80].decode("utf-8", "ignore").lstrip(".")
     return f"{kept}-{hashlib.sha1(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"

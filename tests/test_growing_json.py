@@ -1,5 +1,6 @@
 """The JSON file that grows: equal to one written at once, after each entry and after each single write."""
 
+import contextlib
 import errno
 import json
 import os
@@ -49,6 +50,35 @@ def test_is_valid_after_each_single_write_and_rarely_written_again(tmp_path: Pat
             file.append({"id": number}, {"image_id": number})
     assert lengths == [pair for n in range(1000) for pair in ((n + 1, n), (n + 1, n + 1))]
     assert 2 <= len(again) <= 8  # 1000 entries of 14 bytes in 2048 bytes of room, which doubles
+
+
+def test_lists_of_different_lengths(tmp_path: Path):
+    """Any number of entries at a time, also none, and also long ones; a finished file keeps no spaces."""
+    rng, path = np.random.default_rng(1), tmp_path / "x.json"
+    expected: dict[str, list] = {"a": [], "b": []}
+    with GrowingJson(path, {}, ("a", "b")) as file:
+        for number in range(200):
+            lists = [[[number, "x" * int(rng.integers(2 * number + 1))]] * int(rng.integers(4)) for _ in "ab"]
+            file.extend(*lists)
+            for key, entries in zip("ab", lists, strict=True):
+                expected[key] += entries
+            assert json.loads(path.read_text()) == expected
+        assert " " * 100 in path.read_text()
+    assert json.loads(path.read_text()) == expected and " " * 3 not in path.read_text()
+
+
+def test_an_error_or_a_full_disk_at_the_end_keeps_the_file(tmp_path: Path, monkeypatch):
+    def full(*args):
+        raise DiskError("full")
+
+    for error in (None, KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt), GrowingJson(tmp_path / "x.json", {}, ("a", "b")) as file:
+            file.append(1, 2)
+            monkeypatch.setattr("panoptic_fusion.growing_json.write_atomically", full)
+            if error:
+                raise error
+        monkeypatch.undo()
+        assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1], "b": [2]}
 
 
 @pytest.mark.parametrize("short", [0, 1, 3, 10])

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from .demo_images import Source
 
+    from .demo_images import Output
+
 HELP = "segment images and videos with a trained model"
 
 
@@ -71,7 +73,9 @@ def run(args: argparse.Namespace) -> int:
         opts=args.opts,
         allow_download=args.allow_download,
     )
-    print(f"{len(found['annotations'])} images: pictures, panoptic PNGs and panoptic.json in {args.output}")
+    requested = {"videos": args.video, "cut-outs": args.cutouts, "instances.json": args.instances_json}
+    written = ", ".join(["pictures", "panoptic PNGs", *(name for name, wanted in requested.items() if wanted)])
+    print(f"{len(found['annotations'])} images: {written} and panoptic.json in {args.output}")
     for message in found["unreadable"]:
         print(f"skipped: {' '.join(message.split())}", file=sys.stderr)
     return 1 if found["unreadable"] else 0
@@ -119,7 +123,7 @@ def demo(
         message per file that could not be read or segmented. The id of an image is the name of its PNG without the
         suffix. Its `file_name` is its path; the `file_name` of a video frame is VIDEO/NAME. Annotations also have the
         path of their file as `image`; segments also have `category` (the class name), `isthing`, and those of things
-        `score`.
+        `score`, and in a video `track_id`.
 
     Raises:
         UserError, FileNotFoundError: nothing was segmented; the message names the problem.
@@ -153,7 +157,7 @@ def demo(
     with ExitStack() as stack:
         videos = stack.enter_context(Videos(output)) if video else None
         panoptic = stack.enter_context(PanopticJson(output, categories))
-        outputs = [Pictures(output, alpha, scores, videos), IdMaps(output)]
+        outputs: list[Output] = [Pictures(output, alpha, scores, videos), IdMaps(output)]
         if cutouts:
             outputs.append(Cutouts(output))
         if instances_json:

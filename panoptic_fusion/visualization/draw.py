@@ -67,12 +67,14 @@ def draw_panoptic(
         first = max(rows.start - width, 0)
         drawn[rows][_borders(ids[first : rows.stop + width], width)[rows.start - first :][: len(shown)]] = 255
     boxes, areas = label_extents(labels, len(known))
-    for row, segment_id in enumerate(known.tolist()):
-        if segment_id in segments:
-            text, (x0, y0, x1, y1) = _class_name(segments[segment_id], metadata), boxes[row]
-            if scores and "score" in segments[segment_id]:
-                text += f" {segments[segment_id]['score']:.0%}"
-            _write_name(drawn, labels[y0:y1, x0:x1] == row + 1, (x0, y0), int(areas[row]), text, factor)
+    taken: list[tuple[int, int, int, int]] = []
+    for row in np.argsort(areas, kind="stable").tolist():  # small segments first: large ones have room elsewhere
+        segment, (x0, y0, x1, y1) = segments.get(int(known[row])), boxes[row].tolist()
+        if segment is not None:
+            text = _class_name(segment, metadata)
+            if scores and "score" in segment:
+                text += f" {segment['score']:.0%}"
+            _write_name(drawn, labels[y0:y1, x0:x1] == row + 1, (x0, y0), int(areas[row]), text, factor, taken)
     return drawn
 
 
@@ -174,9 +176,17 @@ def _hatch(rows: slice, width: int, line: int) -> np.ndarray:
 
 
 def _write_name(
-    image: np.ndarray, mask: np.ndarray, corner: tuple[int, int], area: int, name: str, factor: float
+    image: np.ndarray,
+    mask: np.ndarray,
+    corner: tuple[int, int],
+    area: int,
+    name: str,
+    factor: float,
+    taken: list[tuple[int, int, int, int]],
 ) -> None:
-    """Writes `name` in place into the innermost part of a mask, if the mask is large enough for it.
+    """Writes `name` in place into the innermost part of a mask where it covers no other name.
+
+    Nothing is written if the mask is too small or has no such place.
 
     Args:
         image: (H, W, 3) uint8.
@@ -185,6 +195,7 @@ def _write_name(
         area: pixels of the mask.
         name: text to write.
         factor: size of the text; 1 is about 12 pixels high.
+        taken: boxes x0, y0, x1, y1 of the other names; the box of this one is added.
     """
     scale, line = 0.4 * factor, round(factor)
     (width, height), below = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, scale, line)
@@ -192,12 +203,20 @@ def _write_name(
         return
     padded = cv2.copyMakeBorder(mask.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(distance.argmax()), distance.shape)
-    x, y = x + corner[0], y + corner[1]
-    left = int(np.clip(x - width // 2, 0, max(image.shape[1] - width, 0)))
-    bottom = int(np.clip(y + height // 2, height, image.shape[0] - 1))
-    # A thicker text as the outline would not fit: OpenCV 5 also makes it longer.
+    # Left and bottom end of the text, for each column and row of the mask that can be its center.
+    lefts = np.clip(np.arange(mask.shape[1]) + corner[0] - width // 2, 0, max(image.shape[1] - width, 0))
+    bottoms = np.clip(np.arange(mask.shape[0]) + corner[1] + height // 2, height, image.shape[0] - 1)
     pad = 2 * line
+    for x0, y0, x1, y1 in taken:
+        columns = (lefts < x1 + pad) & (lefts + width > x0 - pad)
+        rows = (bottoms - height < y1 + pad) & (bottoms + below > y0 - pad)
+        distance[np.ix_(rows, columns)] = 0
+    y, x = np.unravel_index(int(distance.argmax()), distance.shape)
+    if distance[y, x] == 0:
+        return
+    left, bottom = int(lefts[x]), int(bottoms[y])
+    taken.append((left, bottom - height, left + width, bottom + below))
+    # A thicker text as the outline would not fit: OpenCV 5 also makes it longer.
     text = np.zeros((height + below + 2 * pad, width + 2 * pad), np.uint8)
     cv2.putText(text, name, (pad, pad + height), cv2.FONT_HERSHEY_SIMPLEX, scale, 255, line, cv2.LINE_AA)
     outline = cv2.dilate(text, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * line + 1, 2 * line + 1)))

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -167,6 +168,74 @@ def test_scores_on_request(monkeypatch):
     written.clear()
     draw_panoptic(np.zeros((20, 30, 3), np.uint8), ids, info, METADATA, scores=True)
     assert sorted(written) == ["car 100%", "car 88%", "sky"]
+
+
+def written_names(monkeypatch) -> list[tuple]:
+    """Arguments of each call of `_write_name`, with a copy of the boxes before and after it."""
+    calls, whole = [], draw._write_name
+
+    def write(*args):
+        before = list(args[6])
+        whole(*args)
+        calls.append((*args[1:6], before, args[6][len(before) :]))
+
+    monkeypatch.setattr(draw, "_write_name", write)
+    return calls
+
+
+def overlap(a: tuple, b: tuple) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def test_no_name_covers_another_one(monkeypatch):
+    """Random segments, also at the edges; each name is centered at the pixel of its mask farthest from other segments
+    where it covers no name, and left out only if there is none."""
+    calls, rng, moved = written_names(monkeypatch), np.random.default_rng(3), 0
+    metadata = SimpleNamespace(**{**vars(METADATA), "thing_classes": ["traffic light"]})
+    for _ in range(12):
+        height, width = (int(n) for n in rng.integers(80, 200, 2))
+        ids = np.zeros((height, width), np.int32)
+        for segment_id in range(1, 30):
+            y, x = int(rng.integers(height)), int(rng.integers(width))
+            ids[y : y + rng.integers(15, 60), x : x + rng.integers(30, 120)] = segment_id
+        info = [{"id": int(i), "isthing": True, "category_id": 0} for i in np.unique(ids) if i]
+        calls.clear()
+        draw_panoptic(np.zeros((height, width, 3), np.uint8), ids, info, metadata)
+        assert [call[2] for call in calls] == sorted(call[2] for call in calls)  # small segments first
+        for mask, (x0, y0), area, name, _, before, own in calls:
+            (text_width, text_height), below = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
+            if area < 1.5 * text_width * text_height:
+                assert own == []
+                continue
+            free = {}
+            for y, x in np.argwhere(mask):
+                left = min(max(x + x0 - text_width // 2, 0), max(width - text_width, 0))
+                bottom = min(max(y + y0 + text_height // 2, text_height), height - 1)
+                box = (left, bottom - text_height, left + text_width, bottom + below)
+                wide = (box[0] - 2, box[1] - 2, box[2] + 2, box[3] + 2)
+                if not any(overlap(wide, other) for other in before):
+                    free[y, x] = box
+            padded = np.pad(mask, 1).astype(np.uint8)
+            distance = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
+            if free:
+                assert own == [free[max(free, key=lambda place: (distance[place], -place[0], -place[1]))]]
+                moved += distance[max(free, key=lambda place: distance[place])] < distance.max()
+            else:
+                assert own == []
+    assert moved >= 3
+
+
+def test_a_name_without_a_free_place_is_left_out(monkeypatch):
+    """Two strips, 10 rows high and 1.8 texts wide: both names overlap in any place."""
+    calls = written_names(monkeypatch)
+    metadata = SimpleNamespace(**{**vars(METADATA), "thing_classes": ["traffic light"]})
+    width = int(1.8 * cv2.getTextSize("traffic light", cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)[0][0])
+    ids = np.repeat([1, 2], 10)[:, None].repeat(width, axis=1)
+    for segments, written in (((1, 2), [1, 0]), ((2,), [1])):
+        calls.clear()
+        info = [{"id": i, "isthing": True, "category_id": 0} for i in segments]
+        draw_panoptic(np.zeros((20, width, 3), np.uint8), ids, info, metadata)
+        assert [len(call[6]) for call in calls] == written
 
 
 @pytest.mark.parametrize(("size", "expected"), [
