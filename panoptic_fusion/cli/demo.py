@@ -27,9 +27,7 @@ from .arguments import add_model, add_opts, add_zoo, check_model
 if TYPE_CHECKING:
     import numpy as np
 
-    from .demo_images import Source
-
-    from .demo_images import Output
+    from .demo_images import Output, Source
 
 HELP = "segment images and videos with a trained model"
 
