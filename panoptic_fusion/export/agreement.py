@@ -38,7 +38,8 @@ class Tolerance:
 
 
 FLOAT32 = Tolerance(absolute=1e-3, relative=1e-3, score=1e-3, iou=0.99, tie=1e-4, unmatched=0.02, near=0.01)
-FLOAT16 = Tolerance(absolute=1e-2, relative=2e-2, score=5e-2, iou=0.9, tie=2e-2, unmatched=0.1, near=0.5)
+FLOAT16 = Tolerance(absolute=1e-2, relative=0.15, score=0.15, iou=0.8, tie=5e-2, unmatched=0.5, near=0.5)
+"""Only finds errors of the conversion: in deep networks, PyTorch's own float16 results differ this much from float32."""
 
 
 @dataclass(frozen=True)
