@@ -39,7 +39,7 @@ class Tolerance:
 
 FLOAT32 = Tolerance(absolute=1e-3, relative=1e-3, score=1e-3, iou=0.99, tie=1e-4, unmatched=0.02, near=0.01)
 FLOAT16 = Tolerance(absolute=1e-2, relative=0.15, score=0.15, iou=0.8, tie=5e-2, unmatched=0.5, near=0.5)
-"""Only finds errors of the conversion: in deep networks, PyTorch's own float16 results differ this much from float32."""
+"""Finds errors of the conversion only: PyTorch's own float16 results of deep networks differ this much from float32."""
 
 
 @dataclass(frozen=True)
