@@ -13,6 +13,7 @@ from detectron2.engine import DefaultPredictor
 from spread_networks import SYSTEMS, TINY, smooth_image, spread_cfg, spread_network
 
 from panoptic_fusion.errors import UserError
+from panoptic_fusion.export.agreement import FLOAT32, compare
 from panoptic_fusion.export.heads_graph import HeadsOutputs
 from panoptic_fusion.export.onnx_model import export_network, set_score_thresh, torch_outputs
 from panoptic_fusion.runtime import OnnxPredictor
@@ -23,9 +24,9 @@ SIZES = [(96, 128), (37, 50), (64, 64), (131, 77), (200, 260)]
 class Exported:
     """A network, the file that it was exported to, and detectron2's predictor with the network."""
 
-    def __init__(self, cfg, path: Path, **settings):
+    def __init__(self, cfg, path: Path, scores: float = 2.0, **settings):
         self.cfg, self.path = cfg, path
-        self.network = spread_network(cfg)
+        self.network = spread_network(cfg, scores=scores)
         self.report = export_network(cfg, self.network, path, **settings)
         self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
@@ -49,8 +50,8 @@ def exported(request, tmp_path_factory, one_thread) -> Exported:
     return Exported(spread_cfg(SYSTEMS[request.param], TINY), folder / "model.onnx")
 
 
-def images_of(size, seed: int, batch: int = 1) -> torch.Tensor:
-    images = [smooth_image(size, 100 * seed + i) for i in range(batch)]
+def images_of(size, seed: int, batch: int = 1, noise: float = 12.0) -> torch.Tensor:
+    images = [smooth_image(size, 100 * seed + i, noise) for i in range(batch)]
     return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).astype(np.float32))
 
 
@@ -216,11 +217,28 @@ class TestSettings:
     ],
 )  # fmt: skip
 def test_full_size_configs(config, tmp_path):
-    keys = {"INPUT.MIN_SIZE_TEST": 256, "INPUT.MAX_SIZE_TEST": 512}
-    exported = Exported(spread_cfg(config, keys), tmp_path / "model.onnx")
+    """Random deep networks amplify rounding, so an instance at a threshold may differ, which shifts the ids after it."""
+    keys = {"MODEL.PANOPTIC_FUSION.INSTANCES_CONFIDENCE_THRESH": 0.1, "MODEL.PANOPTIC_FUSION.STUFF_AREA_LIMIT": 1}
+    cfg = spread_cfg(config, {**keys, "INPUT.MIN_SIZE_TEST": 256, "INPUT.MAX_SIZE_TEST": 512})
+    exported = Exported(cfg, tmp_path / "model.onnx", scores=0.7)
     predictor = OnnxPredictor(exported.path)
+    different = pixels = 0
     for i, size in enumerate([(256, 320), (300, 210), (180, 400)]):
-        assert_same_outputs(*exported.outputs(images_of(size, i)))
-        image = smooth_image(size, i)
+        images = images_of(size, i, noise=2.0)
+        assert compare(*exported.outputs(images), FLOAT32).problem == ""
+        image = smooth_image(size, i, noise=2.0)
         expected = exported.torch_predict(image)["panoptic_seg"][0].numpy()
-        assert (predictor(image)["panoptic_seg"][0] == expected).mean() >= 0.9999
+        different += different_pixels(expected, predictor(image)["panoptic_seg"][0])
+        pixels += expected.size
+    assert different <= 1e-3 * pixels
+
+
+def different_pixels(a: np.ndarray, b: np.ndarray) -> int:
+    """Pixels of two maps outside of segments that correspond; those with the most common pixels do."""
+    pairs, counts = np.unique(np.stack([a.ravel(), b.ravel()]), axis=1, return_counts=True)
+    partner: dict[int, int] = {0: 0}
+    for i in np.argsort(-counts):
+        x, y = pairs[:, i].tolist()
+        if x and y and x not in partner and y not in partner.values():
+            partner[x] = y
+    return a.size - sum(int(n) for (x, y), n in zip(pairs.T.tolist(), counts, strict=True) if partner.get(x) == y)

@@ -39,8 +39,8 @@ def spread_cfg(config: str, keys: dict | None = None) -> CfgNode:
     return resolve_config(read_config(config_file(config), words))
 
 
-def spread_network(cfg: CfgNode, seed: int = 0) -> nn.Module:
-    """The network of a config in eval mode."""
+def spread_network(cfg: CfgNode, seed: int = 0, scores: float = 2.0) -> nn.Module:
+    """The network of a config in eval mode; `scores` is the deviation of the class logits of regions."""
     torch.manual_seed(seed)
     network = build_model(cfg).eval()
     hooks = [m.register_forward_pre_hook(_take_statistics) for m in network.modules() if _has_statistics(m)]
@@ -53,7 +53,7 @@ def spread_network(cfg: CfgNode, seed: int = 0) -> nn.Module:
         for hook in hooks:
             hook.remove()
         for layer, source, deviation in (
-            (boxes.cls_score, boxes.cls_score, 2.0),
+            (boxes.cls_score, boxes.cls_score, scores),
             (boxes.bbox_pred, boxes.bbox_pred, 0.5),
             (masks.predictor, masks.predictor, 1.0),
             (pixels.predictor, pixels, 1.0),
@@ -62,12 +62,12 @@ def spread_network(cfg: CfgNode, seed: int = 0) -> nn.Module:
     return network
 
 
-def smooth_image(size: tuple[int, int], seed: int) -> np.ndarray:
-    """(H, W, 3) uint8 of blobs with some noise."""
+def smooth_image(size: tuple[int, int], seed: int, noise: float = 12.0) -> np.ndarray:
+    """(H, W, 3) uint8 of blobs with some noise, in gray levels."""
     rng = np.random.default_rng(seed)
     coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 5, 7)))
     image = torch.nn.functional.interpolate(coarse, size=size, mode="bicubic")[0].numpy().transpose(1, 2, 0)
-    return (image + rng.normal(0, 12, image.shape)).clip(0, 255).astype(np.uint8)
+    return (image + rng.normal(0, noise, image.shape)).clip(0, 255).astype(np.uint8)
 
 
 def _has_statistics(module: nn.Module) -> bool:
