@@ -217,7 +217,7 @@ class TestSettings:
     ],
 )  # fmt: skip
 def test_full_size_configs(config, tmp_path):
-    """Equal raw outputs give equal maps; random deep networks amplify rounding, so an instance at a threshold may not."""
+    """Maps are compared on equal raw outputs: random deep networks amplify rounding, which decides at thresholds."""
     keys = {"MODEL.PANOPTIC_FUSION.INSTANCES_CONFIDENCE_THRESH": 0.1, "MODEL.PANOPTIC_FUSION.STUFF_AREA_LIMIT": 1}
     cfg = spread_cfg(config, {**keys, "INPUT.MIN_SIZE_TEST": 256, "INPUT.MAX_SIZE_TEST": 512})
     exported = Exported(cfg, tmp_path / "model.onnx", scores=0.7)
