@@ -151,13 +151,14 @@ def write_image(path: str | os.PathLike, rgb: np.ndarray, jpeg_quality: int = 95
     import cv2
 
     path = Path(path)
-    bgr = rgb[:, :, [2, 1, 0, 3][: rgb.shape[2]]]
-    for quality in range(jpeg_quality, min(jpeg_quality, 25) - 1, -10) if path.suffix == ".jpg" else (0,):
-        good, data = cv2.imencode(path.suffix, bgr, [cv2.IMWRITE_JPEG_QUALITY, quality] if quality else [])
+    bgr = rgb[:, :, ::-1] if rgb.shape[2] == 3 else rgb[:, :, [2, 1, 0, 3]]
+    for quality in range(jpeg_quality, min(jpeg_quality, 25) - 1, -10):
+        options = [cv2.IMWRITE_JPEG_QUALITY, quality] if path.suffix == ".jpg" else []
+        good, data = cv2.imencode(path.suffix, bgr, options)
         if not good:
             size = f"{rgb.shape[1]}x{rgb.shape[0]}"
             raise UserError(f"{path}: OpenCV cannot write an image of {size} pixels in this format")
-        if len(data) <= max_bytes:
+        if len(data) <= max_bytes or not options:
             break
     write_atomically(path, lambda file: file.write(data.tobytes()))
 

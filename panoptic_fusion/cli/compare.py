@@ -1,4 +1,4 @@
-"""Draws image, ground truth and prediction of a trained model side by side: one PNG per image, and a contact sheet.
+"""Draws image, ground truth and prediction of a trained model side by side: one JPEG per image, and a contact sheet.
 
 panoptic-fusion compare --model output/toy --dataset toy_val --output output/toy/pictures --num-images 8
 """
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
         opts=args.opts,
         allow_download=args.allow_download,
     )
-    print(f"{len(pictures)} pictures (image, ground truth, prediction) and all.png in {args.output}")
+    print(f"{len(pictures)} pictures (image, ground truth, prediction) and all.jpg in {args.output}")
 
 
 def compare(
@@ -63,7 +63,7 @@ def compare(
         allow_download: downloads weights from any address that the config names, see `check_downloads`.
 
     Returns:
-        The paths of the pictures, one per image; all.png in the same folder stacks all of them vertically.
+        The paths of the pictures, one per image; all.jpg in the same folder stacks all of them vertically.
 
     Raises:
         UserError, FileNotFoundError: nothing was drawn; the message names the problem.
@@ -74,9 +74,9 @@ def compare(
 
     from panoptic_fusion.data.mapper import read_image
     from panoptic_fusion.engine.preflight import check_writable
-    from panoptic_fusion.files import remove_partial_files, unused_name, write_image
+    from panoptic_fusion.files import remove_partial_files, unused_name
     from panoptic_fusion.networks.trained import build_predictor, evenly_spread, load_eval_dicts, load_trained
-    from panoptic_fusion.visualization import draw_comparison, ground_truth_panoptic
+    from panoptic_fusion.visualization import draw_comparison, ground_truth_panoptic, write_picture
 
     check_writable(os.fspath(output), "--output")
     words = [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
@@ -92,16 +92,24 @@ def compare(
         panel = draw_comparison(
             image[:, :, ::-1], ground_truth_panoptic(dataset_dict), predictor(image)["panoptic_seg"], predictor.metadata
         )
-        pictures.append(Path(output, f"{unused_name(Path(dataset_dict['file_name']).stem, used)}.png"))
-        write_image(pictures[-1], panel)
+        pictures.append(Path(output, f"{unused_name(Path(dataset_dict['file_name']).stem, used)}.jpg"))
+        write_picture(pictures[-1], panel)
         panels.append(panel)
-    write_image(os.path.join(output, "all.png"), contact_sheet(panels))
+    write_picture(os.path.join(output, "all.jpg"), contact_sheet(panels))
     return pictures
 
 
 def contact_sheet(panels: list[np.ndarray]) -> np.ndarray:
-    """Stacks panels (h_i, w_i, 3) uint8 vertically, padded with white to the same width."""
+    """Stacks panels (h_i, w_i, 3) uint8 vertically, padded with white to the same width.
+
+    The sheet is reduced to MAX_SIDE x MAX_SIDE pixels in all, in its own proportions, if it is larger.
+    """
+    import cv2
     import numpy as np
 
+    from panoptic_fusion.visualization.draw import MAX_SIDE
+
     width = max(p.shape[1] for p in panels)
-    return np.concatenate([np.pad(p, ((0, 6), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in panels])
+    sheet = np.concatenate([np.pad(p, ((0, 6), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in panels])
+    factor = MAX_SIDE / (sheet.shape[0] * width) ** 0.5
+    return sheet if factor >= 1 else cv2.resize(sheet, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)

@@ -27,7 +27,7 @@ from .arguments import add_model, add_opts, add_zoo, check_model
 if TYPE_CHECKING:
     import numpy as np
 
-    from .demo_images import Source
+    from .demo_images import Output, Source
 
 HELP = "segment images and videos with a trained model"
 
@@ -126,7 +126,7 @@ def demo(
         message per file that could not be read or segmented. The id of an image is the name of its PNG without the
         suffix. Its `file_name` is its path; the `file_name` of a video frame is VIDEO/NAME. Annotations also have the
         path of their file as `image`; segments also have `category` (the class name), `isthing`, and those of things
-        `score`.
+        `score`, and in a video `track_id`.
 
     Raises:
         UserError, FileNotFoundError: nothing was segmented; the message names the problem.
@@ -160,7 +160,7 @@ def demo(
     with ExitStack() as stack:
         videos = stack.enter_context(Videos(output)) if video else None
         panoptic = stack.enter_context(PanopticJson(output, categories))
-        outputs = [Pictures(output, alpha, scores, videos), IdMaps(output)]
+        outputs: list[Output] = [Pictures(output, alpha, scores, videos), IdMaps(output)]
         if cutouts:
             outputs.append(Cutouts(output))
         if instances_json:

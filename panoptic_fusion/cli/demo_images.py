@@ -96,7 +96,7 @@ class Output(Protocol):
         """Writes the files of one image."""
 
 
-def segment_files(source: Source, files: Sequence[Path], outputs: Sequence[Output]) -> list[str]:
+def segment_files(source: Source, files: list[Path], outputs: Sequence[Output]) -> list[str]:
     """Segments images and videos one after the other, and passes each image or frame to the outputs.
 
     Args:

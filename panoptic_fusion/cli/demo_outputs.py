@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -19,17 +18,17 @@ from panoptic_fusion.data.panoptic_png import write_panoptic_png
 from panoptic_fusion.data.rle import encode_crop
 from panoptic_fusion.files import remove_partial_files, safe_name, unused_name, write_image
 from panoptic_fusion.growing_json import GrowingJson
-from panoptic_fusion.visualization import VideoFile, draw_panoptic
+from panoptic_fusion.visualization import VideoFile, draw_panoptic, write_picture
 
 from .demo_images import SegmentedImage, printable
 
-MAX_BYTES = 3_000_000  # size of a picture, which loads quickly and fits in a mail
+INSTANCE_KEYS = ("category_id", "area", "bbox", "iscrowd", "score", "track_id")  # of segments, in instances.json
 
 
 class Pictures:
-    """Visualizations: NAME.jpg per image, at most MAX_SIDE pixels wide and high and about MAX_BYTES large.
+    """Visualizations: NAME.jpg per image, reduced to MAX_SIDE pixels and MAX_BYTES bytes if it is larger.
 
-    The pictures of a video's frames are also passed to `videos`.
+    The pictures are also passed to `videos`.
     """
 
     def __init__(self, folder: str, alpha: float, scores: bool, videos: Videos | None = None):
@@ -46,9 +45,8 @@ class Pictures:
             self._alpha,
             self._scores,
         )
-        quality = 95 if max(picture.shape) <= 2048 else 88  # 4096 x 2731 pixels of a photo: 2.2 instead of 3.3 MB
-        write_image(os.path.join(self._folder, f"{segmented.name}.jpg"), picture, quality, MAX_BYTES)
-        if self._videos and is_video(segmented.file):
+        write_picture(os.path.join(self._folder, f"{segmented.name}.jpg"), picture)
+        if self._videos:
             self._videos.write(segmented.file, picture)
 
 
@@ -63,28 +61,23 @@ class Videos:
         self._file: VideoFile | None = None
 
     def write(self, source: Path, picture: np.ndarray) -> None:
-        """Adds a frame (h, w, 3) uint8 RGB to the video made from `source`; frames of one video come in sequence."""
+        """Adds a picture (h, w, 3) uint8 RGB, if `source` is a video; the frames of one video come in sequence."""
         if source != self._source:
-            self._finish()
-            self._source = source  # first: if the file cannot be created, this is reported once
-            stem = self._folder / unused_name(safe_name(source.stem), self._used)
-            self._file = VideoFile(stem, frame_rate(source), picture.shape[:2])
+            if self._file:
+                self._file.close()
+            self._file, self._source = None, source  # before the next step: if it fails, this is reported once
+            if is_video(source):
+                stem = self._folder / unused_name(safe_name(source.stem), self._used)
+                self._file = VideoFile(stem, frame_rate(source), picture.shape[:2])
         if self._file:
             self._file.write(picture)
-
-    def _finish(self) -> None:
-        if self._file:
-            file, self._file = self._file, None
-            file.close()
 
     def __enter__(self) -> Videos:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._finish()
+    def __exit__(self, *error: Any) -> None:
+        if self._file:
+            self._file.__exit__(*error)
 
 
 class IdMaps:
@@ -119,7 +112,19 @@ class Cutouts:
             write_image(path, np.dstack([rgb, mask * np.uint8(255)]))
 
 
-class InstancesJson:
+class _JsonOutput:
+    """Output that keeps a JSON file open until its end."""
+
+    _file: GrowingJson
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._file.__exit__(*error)
+
+
+class InstancesJson(_JsonOutput):
     """The things as COCO instances, in instances.json, for correction in an annotation tool.
 
     Masks are compressed RLEs, which are exact; image and annotation ids are numbers from 1. The annotations of an image
@@ -147,24 +152,14 @@ class InstancesJson:
                 self._annotations += 1
                 (rows, columns), mask = segmented.crop(segment)
                 rle = encode_crop(mask, rows.start, columns.start, (height, width))
-                kept = {key: segment[key] for key in _INSTANCE_KEYS if key in segment}
+                kept = {key: segment[key] for key in INSTANCE_KEYS if key in segment}
                 entry = {"id": self._annotations, "image_id": self._images, "segmentation": rle, **kept}
                 annotations.append(entry)
         image = {"id": self._images, "file_name": segmented.file_name, "width": width, "height": height}
         self._file.extend(annotations, [image])
 
-    def __enter__(self) -> InstancesJson:
-        self._file.__enter__()
-        return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._file.__exit__(*error)
-
-
-_INSTANCE_KEYS = ("category_id", "area", "bbox", "iscrowd", "score", "track_id")
-
-
-class PanopticJson:
+class PanopticJson(_JsonOutput):
     """The segments of all images in COCO panoptic format, in panoptic.json.
 
     Attributes:
@@ -192,10 +187,3 @@ class PanopticJson:
         self._file.append(image, annotation)
         self.images.append(image)
         self.annotations.append(annotation)
-
-    def __enter__(self) -> PanopticJson:
-        self._file.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._file.__exit__(*error)

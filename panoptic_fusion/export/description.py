@@ -15,7 +15,7 @@ from panoptic_fusion.modeling.fusion import SpatialRankingFusion
 from panoptic_fusion.runtime.exported_model import FORMAT, OUTPUTS
 from panoptic_fusion.runtime.settings import NEEDED, needed_settings
 
-from .operators import OPSET, exportable_operators
+from .operators import OPSET, exporting
 
 
 def check_exportable(cfg: CfgNode) -> None:
@@ -91,7 +91,7 @@ def export_ranking_module(fusion: SpatialRankingFusion) -> str:
     Its input `channels` and output `logits` are (1, T, h, w) float32, T is the number of thing classes.
     """
     file = io.BytesIO()
-    with exportable_operators():
+    with exporting():
         torch.onnx.export(
             fusion.srm,
             (torch.zeros(1, fusion.label_space.num_things, 9, 11),),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -27,7 +26,8 @@ from panoptic_fusion.runtime.exported_model import METADATA_KEY, RANKING_MODULE_
 from .agreement import FLOAT16, FLOAT32, Agreement, compare
 from .description import describe, export_ranking_module
 from .heads_graph import HeadsGraph, HeadsOutputs, heads_outputs, with_score_thresh
-from .operators import OPSET, exportable_operators, separate_half_norms
+from .operators import OPSET, exporting, separate_half_norms
+from .plain_norms import plain_norms
 
 if TYPE_CHECKING:
     import onnx
@@ -126,8 +126,9 @@ def trace(network: nn.Module, example: Tensor, *, dynamic: bool, half: bool) -> 
     if dynamic:
         axes |= {"image": {2: "height", 3: "width"}, names[0]: {2: "logits_height", 3: "logits_width"}}
     with ExitStack() as stack:
-        for context in (exportable_operators(), patch_builtin_len(), _silence_tracer()):
-            stack.enter_context(context)
+        stack.enter_context(exporting())
+        stack.enter_context(patch_builtin_len())
+        stack.enter_context(plain_norms(network))
         if half:
             stack.enter_context(_half_precision(network))
         torch.onnx.export(
@@ -194,15 +195,6 @@ def random_images(batch: int, size: Sequence[int], seed: int) -> Tensor:
     coarse = torch.rand(batch, 3, 6, 8, generator=generator)
     images = F.interpolate(coarse, size=tuple(size), mode="bicubic") * 220 + 15
     return (images + 20 * torch.randn(images.shape, generator=generator)).clamp(0, 255).round()
-
-
-@contextmanager
-def _silence_tracer() -> Iterator[None]:
-    """Silences the tracer's warnings about constants, which the comparison at other sizes checks, and deprecations."""
-    with warnings.catch_warnings():
-        for category in (torch.jit.TracerWarning, DeprecationWarning, FutureWarning, UserWarning):
-            warnings.simplefilter("ignore", category)
-        yield
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,18 @@ OPSET = 19  # the first one with DeformConv
 
 
 @contextmanager
-def exportable_operators() -> Iterator[None]:
-    """Lets `torch.onnx.export` translate torchvision's deformable convolution inside the context."""
+def exporting() -> Iterator[None]:
+    """Prepares `torch.onnx.export` inside the context.
+
+    torchvision's deformable convolution can be translated. Warnings are silenced: the tracer's about constants, which
+    the comparison at other sizes checks, and those that the exporter based on tracing is deprecated.
+    """
     torch.onnx.register_custom_op_symbolic("torchvision::deform_conv2d", _deform_conv2d, OPSET)
     try:
-        yield
+        with warnings.catch_warnings():
+            for category in (torch.jit.TracerWarning, DeprecationWarning, FutureWarning, UserWarning):
+                warnings.simplefilter("ignore", category)
+            yield
     finally:
         torch.onnx.unregister_custom_op_symbolic("torchvision::deform_conv2d", OPSET)
 

@@ -46,7 +46,7 @@ def deform_conv2d(
     dtype = torch.promote_types(x.dtype, torch.float32)
     bias = None if bias is None else bias.to(dtype)
     settings = {"stride": _pair(stride), "padding": _pair(padding), "dilation": _pair(dilation)}
-    if _is_exporting():  # one operator for any batch and size, which other runtimes have as well
+    if _is_exporting():  # one operator for any batch and size
         offset = _within_reach(offset.to(dtype))
         return torchvision.ops.deform_conv2d(x.to(dtype), offset, weight.to(dtype), bias, **settings).to(x.dtype)
     convolve = _sampled_deform_conv2d if x.device.type == "cpu" else torchvision.ops.deform_conv2d

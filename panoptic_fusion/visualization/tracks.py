@@ -103,11 +103,12 @@ class ThingTracks:
         for past in self._past:
             if 0 not in tracks or past.labels.shape != labels.shape:
                 break
-            iou = mask_iou(past.labels, labels, (len(past.tracks), len(tracks)))
-            iou[[track in seen for track in past.tracks]] = -1  # compared with a later frame already
-            iou[:, np.array(tracks) > 0] = -1
-            for i, j in match_things(iou, past.classes, classes):
-                tracks[j] = past.tracks[i]
+            old = np.array([track not in seen for track in past.tracks], bool)  # seen: compared with a later frame
+            if old.any():
+                iou = mask_iou(past.labels, labels, (len(past.tracks), len(tracks)))
+                iou[~old] = iou[:, np.array(tracks) > 0] = -1
+                for i, j in match_things(iou, past.classes, classes):
+                    tracks[j] = past.tracks[i]
             seen.update(past.tracks)
         for j, track in enumerate(tracks):
             if not track:

@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 
+from panoptic_fusion.cli.compare import contact_sheet
+
 
 def test_pictures_and_contact_sheet(run_script, trained, tmp_path):
     output = tmp_path / "pictures"
@@ -11,13 +13,23 @@ def test_pictures_and_contact_sheet(run_script, trained, tmp_path):
     )
     assert code == 0, err
     assert "2 pictures" in out
-    pictures = {p.name: cv2.imread(str(p)) for p in output.glob("*.png")}
-    sheet = pictures.pop("all.png")
+    pictures = {p.name: cv2.imread(str(p)) for p in output.glob("*.jpg")}
+    sheet = pictures.pop("all.jpg")
     assert len(pictures) == 2
     for picture in pictures.values():  # image, ground truth, prediction, all 4 times as large, with white lines between
         assert picture.shape == (4 * 96, 3 * 4 * 128 + 2 * 4, 3)
         assert not np.array_equal(picture[:, :512], picture[:, 516:1028])
     assert sheet.shape[0] >= 2 * 4 * 96
+
+
+def test_a_large_contact_sheet_is_reduced():
+    """20 panels of 4096 x 1000 pixels are reduced to as many pixels as 4096 x 4096, in their order."""
+    panels = [np.full((994, 4096, 3), 10 * number, np.uint8) for number in range(20)]
+    sheet = contact_sheet(panels)
+    assert 0.98 * 4096**2 <= sheet.shape[0] * sheet.shape[1] <= 1.02 * 4096**2
+    height = sheet.shape[0] / 20
+    assert [int(sheet[int((n + 0.5) * height), 5, 0]) for n in range(20)] == [10 * n for n in range(20)]
+    assert contact_sheet(panels[:1]).shape == (1000, 4096, 3)
 
 
 def test_unknown_data_set(run_script, trained, tmp_path):

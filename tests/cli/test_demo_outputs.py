@@ -21,10 +21,12 @@ from pycocotools.coco import COCO
 
 from panoptic_fusion import import_annotations
 from panoptic_fusion.cli.demo_images import SegmentedImage
-from panoptic_fusion.cli.demo_outputs import MAX_BYTES, Cutouts, InstancesJson, Pictures, Videos
+from panoptic_fusion.cli.demo_outputs import Cutouts, InstancesJson, Pictures, Videos
 from panoptic_fusion.data.annotation import read_id_map
 from panoptic_fusion.data.frames import frame_rate
 from panoptic_fusion.data.label_space import LabelSpace
+from panoptic_fusion.files import safe_name
+from panoptic_fusion.visualization.picture_file import MAX_BYTES
 
 CATEGORIES = [
     {"id": 7, "name": "car", "isthing": 1, "color": [200, 0, 0]},
@@ -101,6 +103,17 @@ def test_cutouts_do_not_overwrite_each_other(tmp_path: Path):
     for image, category in (("a", "car"), ("a_b", "person")):
         cutouts.write(replace(segmented(image, np.ones((3, 3)), {1: category}), metadata=metadata))
     assert sorted(p.name for p in (tmp_path / "cutouts").iterdir()) == ["a_b_c_1.png", "a_b_c_1_2.png"]
+
+
+def test_the_longest_names(tmp_path: Path):
+    """An image and a class of 80 Chinese characters each, 240 bytes: cut off, and different ones stay different."""
+    ids = np.ones((3, 3))
+    for last in "甲乙":
+        metadata = LabelSpace.from_categories([{"id": 1, "name": "字" * 79 + last, "isthing": 1}])
+        scene = replace(segmented("a", ids, {1: "car"}), name=safe_name("漢" * 79 + last))
+        Cutouts(str(tmp_path)).write(replace(scene, metadata=metadata.apply_to_metadata(Metadata())))
+    names = [p.name for p in (tmp_path / "cutouts").iterdir()]
+    assert len(names) == 2 and all(len(name.encode()) <= 230 and "字" in name for name in names)
 
 
 def load_coco(path: Path) -> COCO:

@@ -50,6 +50,7 @@ def commands(trained, tiny_data, toy_config, tiny_opts, tmp_path, monkeypatch) -
         "convert": ["convert", "seamseg", "x", out / "out.pth", "--config", out / "c.yaml"],
         "fine-tune": ["fine-tune", "--data", tmp_path / "own", "--output", out, "--config-file", toy_config, *opts],
         "demo": ["demo", "--model", trained, "--input", val["images"], "--output", out],
+        "demo in full": ["demo", "--model", trained, "--input", val["images"], "--output", out, *EVERY],
         "compare": ["compare", "--model", trained, "--dataset", "tiny_val", "--output", out, "--num-images", "2"],
         "oracle": ["oracle", "--model", trained, "--dataset", "tiny_val", "--output", out, "--num-images", "1"],
     }
@@ -64,6 +65,8 @@ def own_datasets():
             MetadataCatalog.remove(name)
 
 
+EVERY = ("--cutouts", "--instances-json")
+
 # Command: bytes that fit into a file, for a failure at its first file and at a later one.
 ROOM = {
     "evaluate": (0, 800),
@@ -76,6 +79,7 @@ ROOM = {
     "convert": (0, 5000),
     "fine-tune": (0, 20_000, 100_000),
     "demo": (0, 8000),
+    "demo in full": (0, 12_000),
     "compare": (0, 60_000),
     "oracle": (0, 500),
 }
@@ -93,7 +97,7 @@ def test_one_line_and_the_rerun_completes(run_script, commands, tmp_path: Path, 
     assert len(errors) == 1 and errors[0] == err.splitlines()[-1], err
     assert "cannot write" in errors[0] and os.strerror(errno.EFBIG) in errors[0] and " kept" in errors[0]
     assert not list(tmp_path.rglob(".*.partial"))
-    if name == "demo":  # the images before the first one that did not fit
+    if name.startswith("demo"):  # the images before the first one that did not fit
         found = json.loads((tmp_path / "out" / "panoptic.json").read_text())["annotations"] if size else []
         assert all((tmp_path / "out" / entry["file_name"]).is_file() for entry in found)
         assert f"{len(found)} images are done: " in err or not size

@@ -41,7 +41,11 @@ RUN = {
     ("docs/backbones.md", '_BASE_: ["tascnet_r18.yaml", "../Base-Lite0.yaml"]'): "test_second_base",
 }
 # Pages whose code has a test of its own.
-RUN_ELSEWHERE = {"docs/zoo.md": "tests/networks/test_zoo.py", "docs/extending.md": "tests/test_extending.py"}
+RUN_ELSEWHERE = {
+    "docs/deploy.md": "tests/runtime/test_without_torch.py",
+    "docs/zoo.md": "tests/networks/test_zoo.py",
+    "docs/extending.md": "tests/test_extending.py",
+}
 SHELL = ("git", "cd", "source", "pip", "echo", "ln", "pre-commit")
 # Commands that are checked word by word but not run, and why.
 NOT_RUN = {

@@ -232,10 +232,27 @@ def test_dataset_names_stay_in_their_folder(make, tmp_path):
 
 
 def test_safe_names():
-    kept = ["a", "cityscapes_fine_val", "coco 2017.val-1", "ü", "x" * 100]
+    kept = ["a", "cityscapes_fine_val", "coco 2017.val-1", "ü", "x" * 100, "漢" * 33]
     assert [safe_name(text) for text in kept] == kept
-    changed = ["", ".", "..", "/", "a/b", "a\\b", "a:b", "x" * 101, ".a", " a", "a ", "a\n", "\0", "a\0", "\udcff"]
+    changed = [
+        "",
+        ".",
+        "..",
+        "/",
+        "a/b",
+        "a\\b",
+        "a:b",
+        "x" * 101,
+        "漢" * 34,
+        ".a",
+        " a",
+        "a ",
+        "a\n",
+        "\0",
+        "a\0",
+        "\udcff",
+    ]
     names = [safe_name(text) for text in changed]
     assert len(set(names)) == len(changed)
     for name in names:
-        assert 0 < len(name.encode()) <= 255 and not name.startswith(".") and not set(name) & set("/\\:\0\n")
+        assert 0 < len(name.encode()) <= 100 and not name.startswith(".") and not set(name) & set("/\\:\0\n")

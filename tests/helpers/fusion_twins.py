@@ -53,7 +53,7 @@ def random_outputs(rng, num_stuff, num_things, channels, largest=96, most=12):
         scores = scores[rng.permutation(num)]
     masks = _smooth(rng, num, (side, side))
     arrays = [logits, boxes, scores, masks]
-    arrays = [np.ascontiguousarray(x, np.float32) for x in arrays]
+    arrays = [np.array(x, np.float32) for x in arrays]
     if rng.random() < 0.15:
         for array in (arrays[0], *arrays[2:]):  # detectron2 leaves out boxes with such numbers
             if array.size and rng.random() < 0.6:
@@ -71,7 +71,7 @@ def _smooth(rng, num, size):
     if kind < 0.3:
         return maps.round()
     if kind < 0.4:
-        return np.broadcast_to(maps[:, :1, :1].round(), maps.shape)
+        return np.broadcast_to(maps[:, :1, :1].round(), maps.shape).copy()
     return maps + rng.normal(0, 0.2, maps.shape)
 
 

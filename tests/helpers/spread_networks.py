@@ -39,30 +39,35 @@ def spread_cfg(config: str, keys: dict | None = None) -> CfgNode:
     return resolve_config(read_config(config_file(config), words))
 
 
-def spread_network(cfg: CfgNode, seed: int = 0) -> nn.Module:
-    """The network of a config in eval mode."""
+def spread_network(cfg: CfgNode, seed: int = 0, scores: float = 2.0) -> nn.Module:
+    """The network of a config in eval mode; `scores` is the deviation of the class logits of regions."""
     torch.manual_seed(seed)
     network = build_model(cfg).eval()
     hooks = [m.register_forward_pre_hook(_take_statistics) for m in network.modules() if _has_statistics(m)]
     size = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST * 4 // 3)
     image = torch.from_numpy(smooth_image(size, seed).transpose(2, 0, 1).astype(np.float32))
-    predictor, masks = network.roi_heads.box_predictor, network.roi_heads.mask_head.predictor
+    boxes, masks, pixels = network.roi_heads.box_predictor, network.roi_heads.mask_head, network.sem_seg_head
     # The heads' last layers start close to zero, so that every region has the same class and its anchor's box.
     with torch.no_grad():
         network([{"image": image}])
         for hook in hooks:
             hook.remove()
-        for layer, factor in ((predictor.cls_score, 2.0), (predictor.bbox_pred, 0.5), (masks, 3.0)):
-            _spread(network, layer, image, factor)
+        for layer, source, deviation in (
+            (boxes.cls_score, boxes.cls_score, scores),
+            (boxes.bbox_pred, boxes.bbox_pred, 0.5),
+            (masks.predictor, masks.predictor, 1.0),
+            (pixels.predictor, pixels, 1.0),
+        ):
+            layer.weight.mul_(deviation / _deviation(network, source, image))
     return network
 
 
-def smooth_image(size: tuple[int, int], seed: int) -> np.ndarray:
-    """(H, W, 3) uint8 of blobs with some noise."""
+def smooth_image(size: tuple[int, int], seed: int, noise: float = 12.0) -> np.ndarray:
+    """(H, W, 3) uint8 of blobs with some noise, in gray levels."""
     rng = np.random.default_rng(seed)
     coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 5, 7)))
     image = torch.nn.functional.interpolate(coarse, size=size, mode="bicubic")[0].numpy().transpose(1, 2, 0)
-    return (image + rng.normal(0, 12, image.shape)).clip(0, 255).astype(np.uint8)
+    return (image + rng.normal(0, noise, image.shape)).clip(0, 255).astype(np.uint8)
 
 
 def _has_statistics(module: nn.Module) -> bool:
@@ -77,11 +82,10 @@ def _take_statistics(norm: nn.Module, inputs: tuple) -> None:
         norm.running_var.copy_(x.var(over, correction=0) + 1e-3)
 
 
-def _spread(network: nn.Module, layer: nn.Module, image: torch.Tensor, deviation: float) -> None:
-    """Scales the weights of a layer so that its outputs for `image` have this standard deviation."""
+def _deviation(network: nn.Module, module: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    """Standard deviation of a module's outputs for `image`."""
     seen = []
-    hook = layer.register_forward_hook(lambda _, inputs, result: seen.append(result))
+    hook = module.register_forward_hook(lambda _, inputs, result: seen.append(result))
     network([{"image": image}])
     hook.remove()
-    found = seen[0] - seen[0].mean(0)
-    layer.weight.mul_(deviation / found.std().clamp(min=1e-6))
+    return (seen[0] - seen[0].mean(0)).std() if seen[0].dim() == 2 else seen[0].std()

@@ -5,6 +5,7 @@ All boxes are stored in detectron2's format: x0, y0, x1, y1 with exclusive ends.
 therefore the same. This file contains the two differences: where the poolers sample, and how boxes are clipped.
 """
 
+import torch
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Instances
@@ -24,9 +25,9 @@ def clip_to_pixels(boxes: Tensor, size: tuple[int, int]) -> Tensor:
         size: (height, width) of the image.
     """
     height, width = size
-    low = boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
-    high = boxes.new_tensor([width - 1.0, height - 1.0, width, height])
-    return boxes.clamp(low, high).where(boxes.isfinite(), boxes)
+    ranges = ((0, width - 1), (0, height - 1), (1, width), (1, height))
+    columns = [x.clamp(low, high) for x, (low, high) in zip(boxes.unbind(-1), ranges, strict=True)]
+    return torch.stack(columns, dim=-1).where(boxes.isfinite(), boxes)
 
 
 class _ToLastPixel(nn.Module):
