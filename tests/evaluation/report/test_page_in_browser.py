@@ -4,9 +4,9 @@ import re
 
 import numpy as np
 import pytest
-from fabricated_report import CATEGORIES, KINDS, write_report_data
+from fabricated_report import CATEGORIES, KINDS, script, write_report_data
 from headless_browser import missing_browser, open_browser
-from report_data import pixels_of
+from report_data import pixels_of, read_script
 
 from panoptic_fusion.evaluation.report.page import write_page
 
@@ -413,3 +413,66 @@ def test_many_images_stay_usable(open_page, tmp_path, number, record_property):
     assert page.locator(".image-row .file", has_text=f"street/{number - 1:05d}.png").count() == 1, (
         "the place in the list is kept"
     )
+
+
+def rewrite_image(folder, index, number: int, **changes) -> dict:
+    """Changes the payload of one image and its row of the index."""
+    key, payload = read_script(folder / f"report_files/images/{number:06d}.js")
+    payload |= changes
+    (folder / f"report_files/images/{number:06d}.js").write_text(script(key, payload))
+    (folder / "report_files/index.js").write_text(script("index", index))
+    return payload
+
+
+def test_predictions_without_ground_truth(open_page, tmp_path):
+    """`demo`: no measures, no matching, no errors."""
+    index, _ = write_report_data(tmp_path, 2, ("only",))
+    index |= {"predictions": [{"name": "only"}], "confusion": [], "worst": [], "compare": []}
+    for category in index["categories"]:
+        category["results"] = []
+    for image in index["images"]:
+        image |= {key: [] for key in ("pq", "tp", "fp", "fn")}
+    key, payload = read_script(tmp_path / "report_files/images/000001.js")
+    part = payload["predictions"][0] | {"errors": None, "missed": []}
+    part["segments"] = [s | {"iou": None, "match": None, "best": None, "kind": None} for s in part["segments"]]
+    rewrite_image(tmp_path, index, 1, ground_truth=None, predictions=[part])
+    page = open_page(write_page(tmp_path).parent)
+    assert page.locator("nav a").all_inner_texts() == ["Summary", "Classes", "Images"]
+    page.evaluate("location.hash = '#/images'")
+    page.locator(".image-row").first.click()
+    page.wait_for_selector("canvas[data-layer=prediction]")
+    assert page.locator("button.segment").count() == len(part["segments"])
+    numbers = pixels_of(part["map"])
+    point_at(page, 100, 5, numbers.shape)
+    category = next(s["category"] for s in part["segments"] if s["n"] == numbers[5, 100])
+    assert CATEGORIES[category][0] in page.locator(".tooltip").inner_text()
+    assert "IoU" not in page.locator(".tooltip").inner_text()
+
+
+def test_an_image_with_an_invalid_annotation_shows_its_photo_and_its_problem(open_page, tmp_path):
+    index, _ = write_report_data(tmp_path, 3)
+    index["images"][1] |= {"size": None, "pq": [None, None], "problems": [EVIL]}
+    rewrite_image(tmp_path, index, 2, size=None, ground_truth=None, predictions=[])
+    page = open_page(write_page(tmp_path).parent, "#/images")
+    assert page.locator(".image-row .file").last.inner_text() == "street/00001.png"  # an unknown PQ comes last
+    page.get_by_label("with problems").check()
+    assert names_in_list(page) == ["street/00001.png"]
+    page.locator(".image-row").click()
+    page.wait_for_selector(".stack img")
+    assert page.locator("p.problem").inner_text() == EVIL
+    stack = page.locator(".stack").bounding_box()
+    assert stack["width"] / stack["height"] == pytest.approx(144 / 96, rel=0.01)
+
+
+def test_the_order_of_the_list_stays_in_the_viewer(open_page, report):
+    """The key P shows another prediction; the next image remains the next one of the list."""
+    folder, index, _ = report
+    page = open_page(folder, "#/images")
+    names = names_in_list(page)
+    page.locator(".image-row").first.click()
+    page.wait_for_selector("canvas[data-layer=errors]")
+    page.keyboard.press("p")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector(f"h2:has-text('{names[1]}')")
+    page.get_by_role("button", name="Previous image").click()
+    page.wait_for_selector(f"h2:has-text('{names[0]}')")
