@@ -317,6 +317,13 @@ def test_compare_shows_the_difference_and_what_changed_most(open_page, report):
     names = page.locator(".changed .file").all_inner_texts()
     assert names == [index["images"][i]["name"] for i, _ in compare["images"]]
     assert page.locator("table.forest tbody tr").count() == len(compare["by_class"])
+    canvas = page.locator(".chart canvas")
+    canvas.scroll_into_view_if_needed()
+    place = canvas.evaluate("c => { const { x, y } = Chart.getChart(c).getDatasetMeta(0).data[2]; return { x, y }; }")
+    canvas.click(position=place)
+    page.wait_for_selector(f"h2:has-text('{index['images'][2]['name']}')")
+    page.go_back()
+    page.wait_for_selector(".changed")
     page.locator(".changed a").first.click()
     page.wait_for_selector(f"h2:has-text('{names[0]}')")
     page.keyboard.press("p")
@@ -343,6 +350,21 @@ def test_what_a_dataset_says_is_text(open_page, tmp_path):
     page.get_by_text("only errors").click()
     listed = page.locator(".segment .class").all_inner_texts()
     assert set(listed) <= set(names) and EVIL_TEMPLATE in listed
+
+
+def test_markup_would_be_harmless(open_page, report):
+    """If text ever became markup: the page's policy runs no handler and loads nothing from the network."""
+    page = open_page(report[0], allowed="Content Security Policy")
+    page.evaluate(
+        """async () => {
+          document.body.innerHTML += '<img src="x" onerror="window.pwned = 4"><script>window.pwned = 5</script>';
+          await new Promise((resolve) => setTimeout(resolve, 200));
+        }"""
+    )
+    blocked = "new Promise(resolve => addEventListener('securitypolicyviolation', e => resolve(e.blockedURI)))"
+    image = "document.body.append(Object.assign(new Image(), { src: 'https://example.com/x.png' }))"
+    assert page.evaluate(f"() => {{ const seen = {blocked}; {image}; return seen; }}") == "https://example.com/x.png"
+    assert page.evaluate("window.pwned") is None
 
 
 def test_a_dataset_alone(open_page, tmp_path):
@@ -373,7 +395,7 @@ def test_a_script_that_is_missing_is_named(open_page, report, tmp_path):
     assert "report_files/images/000002.js could not be read" in page.locator("[role=alert]").inner_text()
 
 
-@pytest.mark.parametrize("number", [2000, 5000])
+@pytest.mark.parametrize("number", [2000, pytest.param(5000, marks=pytest.mark.slow)])
 def test_many_images_stay_usable(open_page, tmp_path, number, record_property):
     """Only the rows in view are in the document, and only their files are loaded. A step may take 15 s."""
     write_report_data(tmp_path, number, scenes=5)

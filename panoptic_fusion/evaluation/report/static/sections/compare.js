@@ -59,63 +59,15 @@ report.Compare = (() => {
 
     const whole = (p) => predictions.value[p].summary?.All?.pq;
 
-    const scatter = (color) => {
+    // Another function for each pair, so that the chart is drawn again.
+    const chart = computed(() => {
       const { a, b } = pair.value;
-      const points = [];
-      state.index.images.forEach((image, i) => {
-        if (format.known(image.pq?.[a]) && format.known(image.pq?.[b]))
-          points.push({ x: image.pq[a], y: image.pq[b], i });
-      });
-      return {
-        type: "scatter",
-        data: {
-          datasets: [
-            {
-              label: "Images",
-              data: points,
-              backgroundColor: color("series-0-soft"),
-              borderColor: color("series-0"),
-              pointRadius: points.length > 1000 ? 2 : 4,
-              pointHoverRadius: 6,
-            },
-            {
-              label: "Equal",
-              data: [
-                { x: 0, y: 0 },
-                { x: 100, y: 100 },
-              ],
-              showLine: true,
-              pointRadius: 0,
-              pointHitRadius: 0,
-              borderColor: color("muted"),
-              borderWidth: 1,
-              borderDash: [4, 4],
-            },
-          ],
-        },
-        options: {
-          animation: false,
-          responsive: true,
-          maintainAspectRatio: false,
-          onClick: (_, found) =>
-            found.length && found[0].datasetIndex === 0 && (location.hash = imageHref(points[found[0].index].i)),
-          plugins: {
-            legend: { display: false },
-            tooltip: {
-              callbacks: {
-                label: (item) =>
-                  `${state.index.images[item.raw.i].name}: ${format.percent(item.raw.x)} → ${format.percent(item.raw.y)}`,
-              },
-            },
-          },
-          scales: {
-            x: { min: 0, max: 100, title: { display: true, text: `PQ of ${names.value.a}` } },
-            y: { min: 0, max: 100, title: { display: true, text: `PQ of ${names.value.b}` } },
-          },
-        },
-      };
-    };
-    const chart = computed(() => (color) => scatter(color)); // another function for each pair
+      const points = state.index.images
+        .map(({ name, pq }, i) => ({ x: pq?.[a], y: pq?.[b], name, i }))
+        .filter(({ x, y }) => format.known(x) && format.known(y));
+      const open = (k) => (location.hash = imageHref(points[k].i));
+      return (color) => report.charts.scatter(points, [names.value.a, names.value.b], open, color);
+    });
     return {
       state,
       pair,

@@ -115,8 +115,8 @@ report.Confusion = (() => {
                     cell.text }}</td></tr></tbody>
               </table>
             </div>
-            <p class="hint" v-if="matrix.length > FEW + 1">
-              <button type="button" class="plain" :aria-pressed="everything" @click="everything = !everything">{{ everything ? 'Show the ' + FEW + ' most confused classes' : 'Show all ' + (matrix.length - 1) + ' classes' }}</button></p>
+            <button v-if="matrix.length > FEW + 1" type="button" class="plain" @click="everything = !everything">{{ everything
+              ? 'Show the ' + FEW + ' most confused classes' : 'Show all ' + (matrix.length - 1) + ' classes' }}</button>
           </article>
           <article class="card" v-if="largest.length">
             <h3>Largest confusions</h3>

@@ -31,7 +31,6 @@ report.Summary = (() => {
     ["medium", "Medium", "32² to 96² px"],
     ["large", "Large", "above 96² px"],
   ];
-  const BINS = 20;
   const SHOWN = 50; // problems
 
   const setup = () => {
@@ -109,33 +108,13 @@ report.Summary = (() => {
       ].filter((fact) => fact.value !== "0");
     });
 
-    const histogram = (color) => ({
-      type: "bar",
-      data: {
-        labels: Array.from({ length: BINS }, (_, i) => `${(100 / BINS) * i}–${(100 / BINS) * (i + 1)}`),
-        datasets: withSummary.value.map((p, k) => ({
-          label: p.name,
-          data: countByPq(index.value.images, p.i),
-          backgroundColor: color(`series-${k % 4}`),
-          barPercentage: 1,
-          categoryPercentage: 0.9,
-        })),
-      },
-      options: {
-        animation: false,
-        responsive: true,
-        maintainAspectRatio: false,
-        plugins: { legend: { display: withSummary.value.length > 1, position: "top", align: "start" } },
-        scales: {
-          x: {
-            title: { display: true, text: "PQ of the image" },
-            grid: { display: false },
-            ticks: { maxRotation: 0, autoSkipPadding: 12 },
-          },
-          y: { title: { display: true, text: "Images" }, ticks: { precision: 0 }, border: { display: false } },
-        },
-      },
-    });
+    const histogram = (color) => {
+      const pq = (p) => index.value.images.map((image) => image.pq?.[p]);
+      return report.charts.histogram(
+        withSummary.value.map(({ name, i }) => ({ name, values: pq(i) })),
+        color,
+      );
+    };
     const statusOf = (p) =>
       Object.entries(p.status ?? {})
         .filter(([, number]) => number)
@@ -160,15 +139,6 @@ report.Summary = (() => {
       format,
     };
   };
-
-  function countByPq(images, prediction) {
-    const counts = new Array(BINS).fill(0);
-    for (const image of images) {
-      const pq = image.pq?.[prediction];
-      if (format.known(pq)) counts[Math.min(BINS - 1, Math.floor((pq * BINS) / 100))]++;
-    }
-    return counts;
-  }
 
   return {
     components: { LostBar, LostLegend, ChartView, Classes: report.Classes },
