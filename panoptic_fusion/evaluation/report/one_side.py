@@ -32,7 +32,7 @@ def write_dataset_report(
     ]
     return write_report(
         files.panoptic_json, files.panoptic_root, {}, output,
-        photos=files.images, images=[image.image_id for image, _ in chosen], title=name,
+        photos=files.images, images=[image.image_id for image, _ in chosen], title=f"{name} ({len(chosen)} of {len(result.images)} images)",
         class_totals=totals, report=lambda error: None,
     )["page"]  # fmt: skip
 
