@@ -144,6 +144,7 @@ def test_the_overview_of_a_checked_dataset(run_script, tiny_data, tmp_path):
         areas = [s["area"] for s in segments if s["category_id"] == category["id"]]
         assert (category["segments"], category["pixels"]) == (len(areas), sum(areas))
     assert index["predictions"] == [] and 0 < len(index["images"]) <= 6
+    assert index["title"].endswith(f" ({len(index['images'])} of 6 images)")
     assert read_image(page, "000001")["predictions"] == []
 
 

@@ -30,9 +30,10 @@ def write_dataset_report(
         (each["segments"], round(each["pixels"] * result.pixels), each["crowds"], each["images"])
         for each in dataset_statistics(result)["classes"]
     ]
+    shown = f"{len(chosen)} of {len(result.images)} images"
     return write_report(
         files.panoptic_json, files.panoptic_root, {}, output,
-        photos=files.images, images=[image.image_id for image, _ in chosen], title=name,
+        photos=files.images, images=[image.image_id for image, _ in chosen], title=f"{name} ({shown})",
         class_totals=totals, report=lambda error: None,
     )["page"]  # fmt: skip
 
