@@ -5,48 +5,13 @@ import re
 import numpy as np
 import pytest
 from fabricated_report import CATEGORIES, KINDS, script, write_report_data
-from headless_browser import missing_browser, open_browser
-from report_data import pixels_of, read_script
+from report_data import pixels_of, point_at, read_script
 
 from panoptic_fusion.evaluation.report.page import write_page
-
-pytestmark = pytest.mark.skipif(bool(missing_browser()), reason=f"the page is not tested: {missing_browser()}")
 
 EVIL = '<img src=x onerror="window.pwned = 1">'
 EVIL_TEMPLATE = "{{ constructor.constructor('window.pwned = 2')() }}"
 SECTIONS = ("summary", "classes", "confusion", "images", "worst", "compare")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as opened:
-        yield opened
-
-
-@pytest.fixture
-def open_page(browser):
-    """Opens report.html of a folder. At the end no console holds an error, and no request has left the folder."""
-    opened, errors = [], []
-
-    def load(folder, address="", *, width=1280, allowed=None, **options):
-        page = browser.new_page(viewport={"width": width, "height": 860}, **options)
-        page.set_default_timeout(15_000)
-        page.on(
-            "console",
-            lambda m: m.type in ("error", "warning") and not (allowed and allowed in m.text) and errors.append(m.text),
-        )
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("request", lambda r: r.url.startswith(("file:", "data:")) or errors.append(r.url))
-        page.goto(f"{(folder / 'report.html').as_uri()}{address}")
-        page.wait_for_selector("main section, [role=alert]")
-        opened.append(page)
-        return page
-
-    yield load
-    pwned = [page.evaluate("window.pwned") for page in opened]
-    for page in opened:
-        page.close()
-    assert errors == [] and not any(pwned)
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +27,6 @@ def canvas_pixel(page, layer: str, x: int, y: int) -> list[int]:
     """RGBA of one pixel of a layer."""
     canvas = page.locator(f"canvas[data-layer={layer}]")
     return canvas.evaluate("(c, [x, y]) => [...c.getContext('2d').getImageData(x, y, 1, 1).data]", [x, y])
-
-
-def point_at(page, x: int, y: int, size: tuple[int, int]) -> None:
-    """Moves the pointer to the middle of a pixel of the map (h, w); the whole image is shown."""
-    box = page.locator(".stack").bounding_box()
-    page.mouse.move(box["x"] + (x + 0.5) / size[1] * box["width"], box["y"] + (y + 0.5) / size[0] * box["height"])
 
 
 def names_in_list(page) -> list[str]:
