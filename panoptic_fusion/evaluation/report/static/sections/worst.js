@@ -10,7 +10,9 @@ report.Worst = (() => {
   // Style of a photo that shows a box (fractions) with a margin in a frame: the photo is scaled and moved.
   function cropStyle(box, size) {
     const [height, width] = size;
-    const side = Math.max((box[2] - box[0]) * width, (box[3] - box[1]) * height, 0.12 * Math.max(width, height)) * 1.5;
+    const longest = Math.max(width, height);
+    const wanted = 1.5 * Math.max((box[2] - box[0]) * width, (box[3] - box[1]) * height);
+    const side = Math.min(longest, Math.max(wanted, 0.18 * longest)); // of the square that is shown, in pixels
     const clamp = (center, whole) =>
       whole <= side ? (whole - side) / 2 : Math.min(Math.max(0, center * whole - side / 2), whole - side);
     const left = clamp((box[0] + box[2]) / 2, width);
