@@ -12,6 +12,7 @@ import panoptic_fusion
 from panoptic_fusion.cli import child, main
 from panoptic_fusion.cli.report import names_of
 from panoptic_fusion.data.annotation import read_id_map
+from panoptic_fusion.errors import ConfigError
 
 
 @pytest.fixture
@@ -101,6 +102,16 @@ def test_an_evaluation_of_a_model_writes_its_report(run_script, trained, tiny_da
     assert all(image["photo"] and image["size"] == [96, 128] for image in index["images"])
     code, shown, err = run_script("evaluate", "--model", trained, "--no-report", "OUTPUT_DIR", tmp_path / "without")
     assert code == 0 and "Report" not in shown and not list((tmp_path / "without").rglob("report*")), err
+
+
+def test_an_evaluation_on_a_dataset_of_other_code_has_no_report(run_script, trained, tmp_path, monkeypatch):
+    def unknown(name):
+        raise ConfigError(f"no panoptic dataset {name!r} is registered")
+
+    monkeypatch.setattr("panoptic_fusion.data.coco_panoptic.panoptic_files", unknown)
+    opts = ["TEST.EVALUATORS", "['panoptic']", "OUTPUT_DIR", tmp_path / "out"]
+    code, shown, err = run_script("evaluate", "--model", trained, *opts)
+    assert code == 0 and shown.splitlines()[-1].startswith("tiny_val: no report, since"), err
 
 
 def test_models_are_compared(run_script, trained, tmp_path, in_this_process):
