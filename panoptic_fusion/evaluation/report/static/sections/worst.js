@@ -50,8 +50,8 @@ report.Worst = (() => {
     });
     const card = (entry) => {
       const image = state.index.images[entry.image];
-      const crop = entry.bbox && image.size && image.photo !== false ? cropStyle(entry.bbox, image.size) : null;
-      const src = crop ? report.data.photoUrl(image.id) : report.data.thumbUrl(image.id);
+      const crop = entry.bbox && image.size && image.photo ? cropStyle(entry.bbox, image.size) : null;
+      const src = crop ? report.data.photoUrl(image.id) : report.data.thumbUrl(image);
       const href = imageHref(entry.image, { prediction: state.prediction, side: entry.side, segment: entry.segment });
       return { entry, image, crop, src, href };
     };
@@ -69,12 +69,15 @@ report.Worst = (() => {
         <p class="hint">The largest segments that were missed or predicted wrongly. Each opens its image at the segment.</p>
         <article v-for="item in shown" :key="item.i" class="card">
           <h3><Swatch :color="item.category.color"></Swatch>{{ item.category.name }}
-            <button v-if="item.entries.length > item.cards.length" type="button" class="plain" @click="chosen = item.i">all {{ item.entries.length }}</button></h3>
+            <button v-if="item.entries.length > item.cards.length" type="button" class="plain" @click="chosen = item.i">all {{
+              item.entries.length }}</button></h3>
           <div class="worst-cards">
             <a v-for="(card, k) in item.cards" :key="k" :href="card.href" class="worst-card">
-              <span class="crop"><Picture :src="card.src" alt="" :class="{ whole: !card.crop }" :style="card.crop ? card.crop.photo : {}" loading="lazy"></Picture>
+              <span class="crop">
+                <Picture :src="card.src" alt="" loading="lazy" :class="{ whole: !card.crop }" :style="card.crop?.photo"></Picture>
                 <span v-if="card.crop" class="crop-box" :style="card.crop.box"></span></span>
-              <span class="caption"><KindBadge :kind="card.entry.kind"></KindBadge><span class="hint">IoU {{ format.fraction(card.entry.iou) }}</span></span>
+              <span class="caption"><KindBadge :kind="card.entry.kind"></KindBadge>
+                <span class="hint">IoU {{ format.fraction(card.entry.iou) }}</span></span>
               <span class="file hint">{{ card.image.name }}</span>
             </a>
           </div>
