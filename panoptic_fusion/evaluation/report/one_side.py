@@ -10,7 +10,12 @@ from .write import write_report
 
 
 def write_dataset_report(
-    name: str, files: PanopticFiles, result: CheckResult, output: str | os.PathLike, limit: int = 24
+    name: str,
+    files: PanopticFiles,
+    result: CheckResult,
+    output: str | os.PathLike,
+    processes: int | None = None,
+    limit: int = 24,
 ) -> Path | None:
     """Writes the report of a checked dataset: its classes, and the images that show most of it.
 
@@ -19,6 +24,7 @@ def write_dataset_report(
         files: locations of the dataset's files.
         result: result of `check_dataset`, over whose images the segments and pixels of the classes are counted.
         output: folder of the page, which is created.
+        processes: number of processes; None: one per CPU core.
         limit: maximum number of images.
 
     Returns:
@@ -34,7 +40,7 @@ def write_dataset_report(
     return write_report(
         files.panoptic_json, files.panoptic_root, {}, output,
         photos=files.images, images=[image.image_id for image, _ in chosen], title=f"{name} ({shown})",
-        class_totals=totals, report=lambda error: None,
+        processes=processes, class_totals=totals, report=lambda error: None,
     )["page"]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data.dataset_errors import Report, raise_error
+from ...data.image_header import MAX_PIXELS
 from ...data.journal import append_record, read_records
 from ...data.label_space import LabelSpace
 from ...errors import UserError
@@ -37,6 +38,7 @@ def write_report(
     processes: int | None = None,
     pq_dagger: str = "matched",
     boundary: bool = True,
+    max_pixels: int = MAX_PIXELS,
     title: str = "Panoptic quality",
     show: str = "both",
     class_totals: Sequence[Sequence[int]] | None = None,
@@ -53,6 +55,7 @@ def write_report(
             the ground truth alone.
         output: folder of the page, which is created.
         photos: folder of the images, by their `file_name` in the ground truth. None: the page has no photos.
+        max_pixels: larger images and PNGs are invalid, see INPUT.MAX_PIXELS.
         title: title of the page.
         show: "both"; "truth" shows the ground truth alone; "prediction" shows the predictions alone, without numbers.
         class_totals: numbers of segments, pixels, crowds and images per class, if `images` are a part of the dataset.
@@ -74,7 +77,7 @@ def write_report(
     folder = Path(output, FILES_FOLDER)
     for name in FOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)
-    settings = Settings(os.fspath(folder), space, boundary, show if predictions else "truth")
+    settings = Settings(os.fspath(folder), space, boundary, show if predictions else "truth", max_pixels)
     listed = []
     for number, each in enumerate(tasks, start=1):
         photo = None if photos is None else os.path.join(photos, each[0].file_name)
