@@ -20,10 +20,9 @@ from ..panoptic_quality import check_pq_dagger
 from .image import FOLDERS, ReportImage, Settings, fingerprint, is_written, write_image_data
 from .index import collect_results, make_index
 from .javascript import write_script
-from .page import write_page
+from .page import FILES, write_page
 
 Files = tuple[str | os.PathLike, str | os.PathLike]  # a JSON and the folder of its PNGs
-FILES_FOLDER = "report_files"
 JOURNAL = "finished.jsonl"
 
 
@@ -74,7 +73,7 @@ def write_report(
         raise UserError(f"{os.fspath(photos)} is not a folder: pass the folder of the images")
     check_pq_dagger(pq_dagger)
     space, tasks, problems = _paired_tasks(gt_json, gt_root, predictions, images, report)
-    folder = Path(output, FILES_FOLDER)
+    folder = Path(output, FILES)
     for name in FOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)
     settings = Settings(os.fspath(folder), space, boundary, show if predictions else "truth", max_pixels)
