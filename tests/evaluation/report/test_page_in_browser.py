@@ -420,7 +420,7 @@ def test_predictions_without_ground_truth(open_page, tmp_path):
     part["segments"] = [s | {"iou": None, "match": None, "best": None, "kind": None} for s in part["segments"]]
     rewrite_image(tmp_path, index, 1, ground_truth=None, predictions=[part])
     page = open_page(write_page(tmp_path).parent)
-    assert page.locator("nav a").all_inner_texts() == ["Summary", "Classes", "Images"]
+    assert page.locator("nav a").all_inner_texts() == ["Summary", "Images"]
     page.evaluate("location.hash = '#/images'")
     page.locator(".image-row").first.click()
     page.wait_for_selector("canvas[data-layer=prediction]")

@@ -77,7 +77,7 @@ report.store = (() => {
     if (!index) return [];
     const tabs = [
       { key: "summary", label: "Summary", full: true },
-      { key: "classes", label: "Classes", full: predictions.value.length && categories.value.length },
+      { key: "classes", label: "Classes", full: scored.value },
       { key: "confusion", label: "Confusion", full: index.confusion?.length },
       { key: "images", label: "Images", full: index.images.length },
       { key: "worst", label: "Worst segments", full: index.worst?.some((classes) => Object.keys(classes).length) },
