@@ -63,22 +63,27 @@ def main() -> None:
 def toy_report(folder: Path, num_images: int) -> Path:
     """Writes a report of distorted toy scenes; returns the path of its page."""
     files = generate_toy_scenes(folder / "toy", num_train=1, num_val=num_images, seed=3, size=(288, 432))["val"]
-    truth = json.loads(Path(files["panoptic_json"]).read_text())
+    predictions = distorted_predictions(files["panoptic_json"], files["panoptic_root"], folder)
+    truth = files["panoptic_json"], files["panoptic_root"]
+    return write_report(*truth, predictions, folder / "report", photos=files["images"], title="Toy scenes")["page"]
+
+
+def distorted_predictions(gt_json: str | Path, gt_root: str | Path, folder: Path) -> dict[str, tuple[Path, Path]]:
+    """Writes the predictions of `MODELS` to `folder`; returns (JSON, folder of PNGs) of each."""
+    truth = json.loads(Path(gt_json).read_text())
     predictions = {}
     for name, (seed, rate) in MODELS.items():
         rng, root = np.random.default_rng(seed), folder / name
         root.mkdir()
         annotations = []
         for annotation in truth["annotations"]:
-            id_map = read_id_map(str(Path(files["panoptic_root"], annotation["file_name"])))
+            id_map = read_id_map(str(Path(gt_root, annotation["file_name"])))
             id_map, segments = distort(rng, rate, id_map, annotation["segments_info"], truth["categories"])
             write_panoptic_png(root / annotation["file_name"], id_map)
             annotations.append({**annotation, "segments_info": segments})
         write_json(folder / f"{name}.json", {**truth, "annotations": annotations})
         predictions[name] = (folder / f"{name}.json", root)
-    truth_files = files["panoptic_json"], files["panoptic_root"]
-    made = write_report(*truth_files, predictions, folder / "report", photos=files["images"], title="Toy scenes")
-    return made["page"]
+    return predictions
 
 
 def distort(rng: np.random.Generator, rate: float, id_map: np.ndarray, segments: list, categories: list):

@@ -1,6 +1,8 @@
 """Arguments that several commands share, and their checks."""
 
 import argparse
+import io
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -107,3 +109,9 @@ def check_at_least_one(number: int | None, name: str) -> None:
     """
     if number is not None and number < 1:
         raise UserError(f"{name} is {number}: use 1 or more")
+
+
+def escape_unencodable() -> None:
+    """Makes stdout escape what its encoding lacks: a file or class name must not stop a report."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -12,13 +12,13 @@ Exit code 0: the dataset can be used for training, possibly with warnings (`pano
 from __future__ import annotations
 
 import argparse
-import io
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from panoptic_fusion.errors import ConfigError, UserError
+
+from .arguments import escape_unencodable
 
 if TYPE_CHECKING:
     from panoptic_fusion.data.checks import CheckResult
@@ -43,8 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Checks the datasets that the command line selects; returns the exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # an unencodable file name must not stop the report
-        sys.stdout.reconfigure(errors="backslashreplace")
+    escape_unencodable()
     paths = (args.images, args.panoptic_root, args.panoptic_json, args.instances_json)
     found = data_sets(args.name, args.config_file, *paths)
 
@@ -66,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             written = write_overview(name, files, result, folder)
             print(f"overview: {written}" if written else "overview: none, since no image could be read", flush=True)
             if written:
-                print(f"Report: {write_dataset_report(name, files, result, folder)}", flush=True)
+                print(f"Report: {write_dataset_report(name, files, result, folder, args.workers)}", flush=True)
     return int(not trainable)
 
 

@@ -13,15 +13,15 @@ The report, report.html, shows where quality is lost (docs/report.md). It needs 
 --photos. A model's report and its predictions are in OUTPUT_DIR/inference/<dataset>; --no-report writes neither.
 """
 
+from __future__ import annotations
+
 import argparse
-import io
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from panoptic_fusion.errors import UserError
+from panoptic_fusion.errors import ConfigError, UserError
 
 from .arguments import (
     add_launcher,
@@ -30,8 +30,12 @@ from .arguments import (
     check_at_least_one,
     check_file_options,
     check_model,
+    escape_unencodable,
     launcher_of,
 )
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
 HELP = "evaluate a trained model, or the predictions of any model"
 FILES = ("gt_json", "gt_root", "pred_json", "pred_root", "output")  # what an evaluation of files needs
@@ -95,8 +99,7 @@ def _run_on_files(args: argparse.Namespace) -> None:
         )
         result, page = written["results"][name], written["page"]
         write_scores(result, args.output)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names and the dagger of PQ may be unencodable
-        sys.stdout.reconfigure(errors="backslashreplace")
+    escape_unencodable()
     parts = [groups_table(result), sizes_table(result), status_line(result), *problem_lines(result)]
     print("\n\n".join([*parts, f"Results: {Path(args.output, 'results.md')}", *([f"Report: {page}"] if page else [])]))
 
@@ -171,9 +174,8 @@ def evaluate(
     launch_job(cfg, resume=False, eval_only=True, num_gpus=num_gpus, num_machines=num_machines,
                machine_rank=machine_rank, dist_url=dist_url)  # fmt: skip
     if report and machine_rank == 0:
-        name = Path(cfg.OUTPUT_DIR).name or "model"
         for dataset in cfg.DATASETS.TEST:
-            _report_on(dataset, name, Path(cfg.OUTPUT_DIR), cfg.TEST.BOUNDARY_PQ)
+            _report_on(dataset, cfg)
     return json.loads(Path(cfg.OUTPUT_DIR, "results.json").read_text())
 
 
@@ -184,15 +186,20 @@ def evaluation_json(output_dir: Path, dataset: str) -> Path:
     return output_dir / "inference" / safe_name(dataset) / "panoptic_predictions.json"
 
 
-def _report_on(dataset: str, name: str, output_dir: Path, boundary: bool) -> None:
+def _report_on(dataset: str, cfg: CfgNode) -> None:
     """Writes the report of an evaluation on a dataset, and prints its path."""
     from panoptic_fusion.data.coco_panoptic import panoptic_files
     from panoptic_fusion.evaluation.report.write import write_report
 
-    files, path = panoptic_files(dataset), evaluation_json(output_dir, dataset)
-    predictions = {name: (path, path.with_suffix(""))}
+    try:
+        files = panoptic_files(dataset)
+    except ConfigError:
+        print(f"{dataset}: no report, since it was registered without COCO panoptic files", flush=True)
+        return
+    path = evaluation_json(Path(cfg.OUTPUT_DIR), dataset)
+    predictions = {Path(cfg.OUTPUT_DIR).absolute().name: (path, path.with_suffix(""))}
     written = write_report(
         files.panoptic_json, files.panoptic_root, predictions, path.parent,
-        photos=files.images, boundary=boundary, title=dataset,
+        photos=files.images, boundary=cfg.TEST.BOUNDARY_PQ, title=dataset, max_pixels=cfg.INPUT.MAX_PIXELS,
     )  # fmt: skip
     print(f"Report: {written['page']}", flush=True)

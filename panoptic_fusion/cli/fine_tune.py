@@ -159,7 +159,7 @@ def fine_tune(
     say("4/4 results")
     print(Path(output, "results.md").read_text())
     print(f"best model: {output} (try: panoptic-fusion demo --model {output} --input IMAGE --output FOLDER)")
-    models, folder = {Path(output).name: output}, os.path.join(output, "report")
+    models, folder = {Path(output).absolute().name: output}, os.path.join(output, "report")
     for written in report_models(models, folder, num_gpus=num_gpus, allow_download=allow_download):
         print(f"Report: {written['page']}")
     return 0

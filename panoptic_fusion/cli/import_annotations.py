@@ -11,13 +11,11 @@ Exit code 0: everything was imported; 1: some images or shapes were skipped (the
 from __future__ import annotations
 
 import argparse
-import io
 import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .arguments import check_at_least_one
+from .arguments import check_at_least_one, escape_unencodable
 
 if TYPE_CHECKING:
     from panoptic_fusion.data.importers import ImportResult
@@ -47,8 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # an unencodable class name must not stop the report
-        sys.stdout.reconfigure(errors="backslashreplace")
+    escape_unencodable()
     check_at_least_one(args.workers, "--workers")
     names = ("format", "things", "stuff", "boxes", "unlabeled", "images_root", "copy_images", "keep_missing", "workers")
     options = {name: getattr(args, name) for name in names}

@@ -20,7 +20,7 @@ from typing import Any
 from panoptic_fusion.errors import UserError
 
 from . import child
-from .arguments import add_allow_download, add_opts, check_at_least_one
+from .arguments import add_allow_download, add_opts, check_at_least_one, escape_unencodable
 from .evaluate import evaluation_json, listed_images
 
 HELP = "write a page that shows where panoptic quality is lost"
@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command line."""
+    escape_unencodable()
     check_at_least_one(args.workers, "--workers")
     if len(args.pred_json) != len(args.pred_root):
         raise UserError(f"{len(args.pred_json)} --pred-json need as many --pred-root, but have {len(args.pred_root)}")

@@ -12,6 +12,7 @@ import numpy as np
 from ..data.annotation import read_id_map
 from ..data.coco_json import is_number, read_images_json, read_panoptic_json, read_predictions_json
 from ..data.dataset_errors import DatasetError, Report, raise_error
+from ..data.image_header import MAX_PIXELS
 from ..data.label_space import LabelSpace
 from ..errors import UserError
 from ..processes import map_in_processes, with_progress
@@ -247,17 +248,26 @@ def row_of(task: ImageTask, scores: Scores, scored: ScoredImage) -> dict[str, An
     return {**names, **image_row(scores), "status": scored.status, "problem": scored.problem}
 
 
-def score_image(task: ImageTask, scores: Scores, gt_map: np.ndarray | None = None) -> ScoredImage:
-    """Scores one image; `gt_map` is the content of its `gt_png`, where the caller has read it."""
+def score_image(
+    task: ImageTask, scores: Scores, gt_map: np.ndarray | None = None, max_pixels: int = MAX_PIXELS
+) -> ScoredImage:
+    """Scores one image and adds it to `scores`.
+
+    Args:
+        task: the image.
+        scores: sums over images.
+        gt_map: content of its `gt_png`, if the caller has read it.
+        max_pixels: larger PNGs are invalid.
+    """
     count = partial(count_image, num_classes=scores.quality["mask"].num_classes, boundary=scores.boundary)
     try:
-        gt_map = read_id_map(task.gt_png) if gt_map is None else gt_map
+        gt_map = read_id_map(task.gt_png, max_pixels=max_pixels) if gt_map is None else gt_map
     except DatasetError as error:
         return ScoredImage(LEFT_OUT, f"left out, the ground truth is invalid: {error}")
     status, problem = MISSING, "no prediction"
     if task.pred_png is not None:
         try:
-            pred_map = read_id_map(task.pred_png)
+            pred_map = read_id_map(task.pred_png, max_pixels=max_pixels)
             counts = count(pred_map, task.pred_segments, gt_map, task.gt_segments, name=task.pred_png)
             scores.add(counts)
             return ScoredImage(SCORED, "", gt_map, pred_map, counts)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from panoptic_cases import coco_categories, random_pair, write_prediction_files
 from report_data import pixels_of, read_image, read_report
 
@@ -12,6 +13,7 @@ import panoptic_fusion
 from panoptic_fusion.cli import child, main
 from panoptic_fusion.cli.report import names_of
 from panoptic_fusion.data.annotation import read_id_map
+from panoptic_fusion.data.coco_panoptic import get_label_space
 
 
 @pytest.fixture
@@ -103,6 +105,20 @@ def test_an_evaluation_of_a_model_writes_its_report(run_script, trained, tiny_da
     assert code == 0 and "Report" not in shown and not list((tmp_path / "without").rglob("report*")), err
 
 
+def test_an_evaluation_on_a_dataset_of_other_code_has_no_report(run_script, trained, tiny_cfg, tmp_path):
+    """Its images and classes are registered, but no COCO panoptic files."""
+    name, dicts = "by_other_code", DatasetCatalog.get("tiny_val")
+    DatasetCatalog.register(name, lambda: dicts)
+    get_label_space("tiny_val").apply_to_metadata(MetadataCatalog.get(name))
+    try:
+        opts = ["DATASETS.TEST", f"('{name}',)", "TEST.EVALUATORS", "['panoptic']", "OUTPUT_DIR", tmp_path / "out"]
+        code, shown, err = run_script("evaluate", "--model", trained, *opts)
+        assert code == 0 and shown.splitlines()[-1].startswith(f"{name}: no report, since"), err
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
 def test_models_are_compared(run_script, trained, tmp_path, in_this_process):
     """Each model is evaluated once; a second run only writes the page."""
     out = tmp_path / "out"
@@ -144,6 +160,7 @@ def test_the_overview_of_a_checked_dataset(run_script, tiny_data, tmp_path):
         areas = [s["area"] for s in segments if s["category_id"] == category["id"]]
         assert (category["segments"], category["pixels"]) == (len(areas), sum(areas))
     assert index["predictions"] == [] and 0 < len(index["images"]) <= 6
+    assert index["title"].endswith(f" ({len(index['images'])} of 6 images)")
     assert read_image(page, "000001")["predictions"] == []
 
 

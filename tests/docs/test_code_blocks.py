@@ -24,6 +24,7 @@ RUN = {
     ("docs/evaluate_any_model.md", "from panoptic_fusion import evaluate_files"): "test_evaluate_any_model",
     ("README.md", '_BASE_: "../Base-PanopticRCNN.yaml"'): "test_own_config",
     ("docs/datasets.md", "from detectron2.data import DatasetCatalog, MetadataCatalog"): "test_python_of_datasets",
+    ("docs/report.md", "import panoptic_fusion"): "test_report_of_files",
     **dict.fromkeys(
         [
             ("docs/evaluate_any_model.md", first_line)
@@ -51,6 +52,7 @@ SHELL = ("git", "cd", "source", "pip", "echo", "ln", "pre-commit")
 NOT_RUN = {
     "train": "trains for minutes to days",
     "evaluate": "needs a model that the page has trained; of files, see test_evaluate_any_model",
+    "report": "needs models that were trained; of files, see test_report_of_files",
     "compare": "needs a model that the page has trained",
     "import": "needs the annotations of another tool",
     "prepare": "needs the download of a public dataset",
@@ -216,6 +218,17 @@ def test_python_of_evaluate_files(predictions):
     exec(compile(code_of("test_python_of_evaluate_files"), "README.md", "exec"), names)
     assert names["scores"]["all"]["PQ"] == names["scores"]["all"]["boundary_PQ"] == 100
     assert (predictions / "scores" / "results.md").is_file()
+
+
+def test_report_of_files(predictions, run_script, tiny_data):
+    (predictions / "gt" / "images").symlink_to(tiny_data["val"]["images"])
+    names: dict = {}
+    exec(compile(code_of("test_report_of_files"), "docs/report.md", "exec"), names)
+    assert names["written"]["results"]["mine"]["all"]["PQ"] == 100 and names["written"]["problems"] == []
+    [words] = [words for _, words in COMMANDS if words[1:2] == ["report"] and "gt/panoptic.json" in words]
+    code, shown, errors = run_script(*words[1:])
+    assert code == 0 and shown.splitlines()[-1] == "Report: report/report.html", errors
+    assert (predictions / "report" / "report.html").is_file()
 
 
 def test_evaluate_any_model(predictions, run_script):

@@ -1,4 +1,4 @@
-"""Reads the data of a report as its page does."""
+"""Reads the data of a report as its page does, and moves the pointer in the page."""
 
 import base64
 import io
@@ -36,3 +36,9 @@ def pixels_of(address: str) -> np.ndarray:
     data = base64.b64decode(address.removeprefix("data:image/png;base64,"), validate=True)
     pixels = np.asarray(Image.open(io.BytesIO(data))).astype(int)
     return pixels if pixels.ndim == 2 else pixels @ [1, 256, 65536]
+
+
+def point_at(page, x: int, y: int, size: tuple[int, int]) -> None:
+    """Moves the pointer to the middle of a pixel of the map (h, w); the whole image is shown."""
+    box = page.locator(".stack").bounding_box()
+    page.mouse.move(box["x"] + (x + 0.5) / size[1] * box["width"], box["y"] + (y + 0.5) / size[0] * box["height"])

@@ -10,11 +10,11 @@ Pairs of a ground-truth segment g and a predicted segment p that are not matched
 - *wrong class*: the classes differ, the IoU is above 0.5, and p is a false positive. Either segment has one such pair
   at most, and is not matched.
 - *merged*: the class is the same, and p holds more than half of g and more than half of another g of the class. Then g
-  is a false negative; p may be matched with the other one.
+  is a false negative; p may be matched with the other one, or be ignored.
 - *split*: the class is the same, p is a false positive, and more than half of p and more than half of another predicted
   segment of the class lie in g. g may be matched with the other one.
-- *low IoU*: the class is the same, neither is matched, and the IoU is above 0.1 (the background threshold of TIDE,
-  Bolya et al. 2020).
+- *low IoU*: the class is the same, g is a false negative, p is a false positive, and the IoU is above 0.1 (the
+  background threshold of TIDE, Bolya et al. 2020).
 
 A pair with several of these errors has the first one. So has a segment with several pairs. A segment without such a
 pair is *missed* (ground truth) or *false* (prediction).

@@ -4,13 +4,12 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...data.annotation import label_map, read_id_map
+from ...data.annotation import read_id_map
 from ...data.dataset_errors import DatasetError
 from ...data.label_space import LabelSpace
 from ...files import file_state, write_image
@@ -20,20 +19,13 @@ from ..scores import Scores
 from .confusion import pixel_confusion, segment_confusion
 from .errors import CODES, ImageErrors, classify_errors
 from .javascript import write_script
-from .pictures import (
-    MAX_SIDE,
-    THUMB_QUALITY,
-    THUMB_SIDE,
-    codes_as_png,
-    labels_as_png,
-    reduced_map,
-    reduced_photo,
-    write_pictures,
-)
+from .payload import labels_of, prediction_payload, truth_payload, without_errors
+from .pictures import MAX_SIDE, THUMB_QUALITY, THUMB_SIDE, write_pictures
 from .worst import worst_of_image
 
 VERSION = 1  # of the files; a change of the format makes an interrupted report start again
 TRUTH = ("segments", "pixels", "crowds", "images")  # what is counted of each ground-truth class
+VOID_COLOR = (255, 255, 255)  # in thumbnails of the ground truth
 FOLDERS = ("images", "photos", "thumbs")
 
 
@@ -61,12 +53,14 @@ class Settings:
         label_space: classes.
         boundary: whether boundary PQ is computed.
         show: "both", or the only side that is shown: "truth" or "prediction".
+        max_pixels: larger images and PNGs are invalid.
     """
 
     folder: str
     label_space: LabelSpace
     boundary: bool
     show: str
+    max_pixels: int
 
     def empty_scores(self) -> Scores:
         """Returns sums over no image."""
@@ -96,37 +90,35 @@ def write_image_data(image: ReportImage, settings: Settings) -> dict[str, Any]:
     """
     folder, num_classes = Path(settings.folder), settings.label_space.num_things + settings.label_space.num_stuff
     try:
-        gt_map = read_id_map(image.tasks[0].gt_png)
+        gt_map = read_id_map(image.tasks[0].gt_png, max_pixels=settings.max_pixels)
     except DatasetError:
         gt_map = None  # `score_image` says what is wrong
-    payload: dict[str, Any] = {"photo": None, "size": None, "ground_truth": None, "predictions": []}
-    record: dict[str, Any] = {
-        "key": image.key,
-        "problems": [],
-        "truth": np.zeros((len(TRUTH), num_classes), int).tolist(),
-    }
-    record |= {"size": None, "predictions": []}
+    payload: dict[str, Any] = {"size": None, "ground_truth": None, "predictions": []}
+    record: dict[str, Any] = {"key": image.key, "size": None, "predictions": []}
+    record["truth"] = np.zeros((len(TRUTH), num_classes), int).tolist()
     for task in image.tasks:
         scores = settings.empty_scores()
-        scored = score_image(task, scores, gt_map)
+        scored = score_image(task, scores, gt_map, settings.max_pixels)
         numbers: dict[str, Any] = {"row": row_of(task, scores, scored), "state": _sparse(scores.state())}
-        if scored.counts is not None:
-            if record["size"] is None:
-                record |= {"size": list(scored.gt_map.shape), "truth": _truth(scored.counts, num_classes)}
-                gt_labels = _labels(scored.gt_map, [id for id, _, _ in task.gt_segments])
-                payload |= _truth_payload(task, scored.counts, gt_labels)
-            errors = classify_errors(scored.counts)
-            scores_of = {id: task.pred_scores.get(id) for id in task.pred_segments} if len(errors.pred_kinds) else {}
-            labels = _labels(scored.pred_map, list(scores_of))
-            numbers |= _numbers(scored.counts, errors, num_classes)
-            numbers["worst"] = worst_of_image(errors, gt_labels, labels)
-            payload["predictions"].append(_prediction_payload(list(scores_of.values()), errors, gt_labels, labels))
         record["predictions"].append(numbers)
+        if scored.counts is None:
+            continue
+        gt_labels = labels_of(scored.gt_map, [id for id, _, _ in task.gt_segments])
+        if record["size"] is None:
+            record |= {"size": list(scored.gt_map.shape), "truth": _truth(scored.counts, num_classes)}
+            payload |= truth_payload(task, scored.counts, gt_labels)
+        errors = classify_errors(scored.counts)
+        shown = list(task.pred_segments) if len(errors.pred_kinds) else []  # none of a prediction that is unusable
+        labels = labels_of(scored.pred_map, shown)
+        numbers |= _numbers(scored.counts, errors, num_classes)
+        numbers["worst"] = worst_of_image(errors, gt_labels, labels)
+        seen = [task.pred_scores.get(id) for id in shown]
+        payload["predictions"].append(prediction_payload(seen, errors, gt_labels, labels))
     if settings.show == "truth":
         payload["predictions"] = []
     if settings.show == "prediction":
-        payload |= {"ground_truth": None, "predictions": [_without_errors(p) for p in payload["predictions"]]}
-    record |= _write_pictures(image, record, gt_map, settings, folder)
+        payload |= {"ground_truth": None, "predictions": [without_errors(p) for p in payload["predictions"]]}
+    record |= _write_pictures(image, gt_map if record["size"] else None, settings)
     payload["photo"] = f"photos/{image.key}.jpg" if record["photo"] else None
     write_script(folder / "images" / f"{image.key}.js", image.key, payload)
     return record | {"fingerprint": fingerprint(image, settings)}
@@ -155,95 +147,35 @@ def _truth(counts: ImageCounts, num_classes: int) -> list[list[int]]:
 
 def _numbers(counts: ImageCounts, errors: ImageErrors, num_classes: int) -> dict[str, Any]:
     matching = errors.matching
+    codes = np.bincount(errors.pixel_codes.reshape(-1), counts.counts.reshape(-1), len(CODES))
     return {
         "pixels": _sparse(pixel_confusion(counts, num_classes)),
         "segments": _sparse(segment_confusion(errors, num_classes)),
-        "codes": np.bincount(errors.pixel_codes.reshape(-1), counts.counts.reshape(-1), len(CODES))
-        .astype(int)
-        .tolist(),
+        "codes": codes.astype(int).tolist(),
         "fn": Counter(errors.gt_kinds[matching.missed].tolist()),
         "fp": Counter(errors.pred_kinds[matching.spurious].tolist()),
     }
 
 
-def _labels(ids: np.ndarray, segment_ids: list[int]) -> np.ndarray:
-    """Returns the reduced map (h, w) with each id replaced by its position in the list, from 1."""
-    return label_map(reduced_map(ids), [{"id": id} for id in segment_ids], report=lambda error: None)
+def _write_pictures(image: ReportImage, gt_map: np.ndarray | None, settings: Settings) -> dict[str, Any]:
+    """Writes photo and thumbnail; without a photo, the thumbnail shows the classes of the ground truth, if it is valid.
 
-
-def _truth_payload(task: ImageTask, counts: ImageCounts, labels: np.ndarray) -> dict[str, Any]:
-    areas = counts.counts[1:].sum(axis=1).tolist()
-    segments = [
-        {"n": n, "category": cls, "area": area, "iscrowd": crowd}
-        for n, ((_, cls, crowd), area) in enumerate(zip(task.gt_segments, areas, strict=True), start=1)
-    ]
-    return {"size": list(labels.shape), "ground_truth": {"map": labels_as_png(labels), "segments": segments}}
-
-
-def _prediction_payload(
-    scores: list[float | None], errors: ImageErrors, gt_labels: np.ndarray, labels: np.ndarray
-) -> dict[str, Any]:
-    """Returns the data of one prediction; `scores` are those of its segments, the labels are from `_labels`."""
-    matching = errors.matching
-    best_of_pred, best_of_gt = partial(_best, errors.iou.T), partial(_best, errors.iou)
-    segments = [
-        {
-            "n": p + 1,
-            "category": int(matching.pred_classes[p]),
-            "score": score,
-            "area": int(matching.pred_area[p]),
-            **best_of_pred(p),
-            "match": None,
-            "kind": str(errors.pred_kinds[p]),
-        }
-        for p, score in enumerate(scores)
-    ]
-    for g, p in zip(matching.g[matching.matched].tolist(), matching.p[matching.matched].tolist(), strict=True):
-        segments[p]["match"] = g + 1
-    missed = [
-        {"n": g + 1, "kind": str(errors.gt_kinds[g]), **best_of_gt(g)} for g in np.flatnonzero(matching.missed).tolist()
-    ]
-    codes = codes_as_png(errors.pixel_codes[gt_labels, labels])
-    return {"map": labels_as_png(labels), "segments": segments, "missed": missed, "errors": codes}
-
-
-def _best(iou: np.ndarray, index: int) -> dict[str, Any]:
-    """Returns the largest IoU of a row, and the position of the segment it is with, from 1; None if it is 0."""
-    place = int(iou[index].argmax()) if iou.shape[1] else 0
-    if not iou.shape[1] or iou[index, place] == 0:
-        return {"iou": None, "best": None}
-    return {"iou": round(float(iou[index, place]), 4), "best": place + 1}
-
-
-def _without_errors(payload: dict[str, Any]) -> dict[str, Any]:
-    """Returns the data of a prediction whose ground truth is unknown."""
-    unknown = dict.fromkeys(("iou", "best", "match", "kind"))
-    return payload | {"segments": [s | unknown for s in payload["segments"]], "missed": [], "errors": None}
-
-
-def _write_pictures(
-    image: ReportImage, record: dict[str, Any], gt_map: np.ndarray | None, settings: Settings, folder: Path
-) -> dict[str, Any]:
-    """Writes photo and thumbnail; without a photo, the thumbnail shows the classes of the ground truth."""
-    photo, thumb = (folder / name / f"{image.key}.jpg" for name in ("photos", "thumbs"))
-    size = None if gt_map is None else gt_map.shape
-    problems = []
+    Returns:
+        {"photo", "thumb": whether they exist, "problems": list of texts}.
+    """
+    photo, thumb = (Path(settings.folder, name, f"{image.key}.jpg") for name in ("photos", "thumbs"))
+    problem = ""
     for file in (photo, thumb):
         file.unlink(missing_ok=True)
     if image.photo is not None:
-        problem = write_pictures(image.photo, size, photo, thumb)
-        problems += [problem] if problem else []
-    if not thumb.exists() and record["size"] is not None:
-        segments = image.tasks[0].gt_segments
-        space = settings.label_space
-        colors = np.array(
-            [(255, 255, 255), *((*space.thing_colors, *space.stuff_colors)[cls] for _, cls, _ in segments)]
-        )
-        labels = label_map(
-            reduced_map(gt_map, THUMB_SIDE), [{"id": id} for id, _, _ in segments], report=lambda error: None
-        )
-        write_image(thumb, reduced_photo(colors.astype(np.uint8)[labels], THUMB_SIDE), THUMB_QUALITY)
-    return {"photo": photo.exists(), "thumb": thumb.exists(), "problems": problems}
+        size = None if gt_map is None else gt_map.shape
+        problem = write_pictures(image.photo, size, photo, thumb, settings.max_pixels)
+    if not thumb.exists() and gt_map is not None:
+        segments, space = image.tasks[0].gt_segments, settings.label_space
+        colors = [VOID_COLOR, *((space.thing_colors + space.stuff_colors)[cls] for _, cls, _ in segments)]
+        labels = labels_of(gt_map, [id for id, _, _ in segments], THUMB_SIDE)
+        write_image(thumb, np.array(colors, np.uint8)[labels], THUMB_QUALITY)
+    return {"photo": photo.exists(), "thumb": thumb.exists(), "problems": [problem] if problem else []}
 
 
 def is_written(record: dict[str, Any], folder: Path) -> bool:

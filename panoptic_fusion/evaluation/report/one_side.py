@@ -10,7 +10,12 @@ from .write import write_report
 
 
 def write_dataset_report(
-    name: str, files: PanopticFiles, result: CheckResult, output: str | os.PathLike, limit: int = 24
+    name: str,
+    files: PanopticFiles,
+    result: CheckResult,
+    output: str | os.PathLike,
+    processes: int | None = None,
+    limit: int = 24,
 ) -> Path | None:
     """Writes the report of a checked dataset: its classes, and the images that show most of it.
 
@@ -19,6 +24,7 @@ def write_dataset_report(
         files: locations of the dataset's files.
         result: result of `check_dataset`, over whose images the segments and pixels of the classes are counted.
         output: folder of the page, which is created.
+        processes: number of processes; None: one per CPU core.
         limit: maximum number of images.
 
     Returns:
@@ -30,10 +36,11 @@ def write_dataset_report(
         (each["segments"], round(each["pixels"] * result.pixels), each["crowds"], each["images"])
         for each in dataset_statistics(result)["classes"]
     ]
+    shown = f"{len(chosen)} of {len(result.images)} images"
     return write_report(
         files.panoptic_json, files.panoptic_root, {}, output,
-        photos=files.images, images=[image.image_id for image, _ in chosen], title=name,
-        class_totals=totals, report=lambda error: None,
+        photos=files.images, images=[image.image_id for image, _ in chosen], title=f"{name} ({shown})",
+        processes=processes, class_totals=totals, report=lambda error: None,
     )["page"]  # fmt: skip
 
 

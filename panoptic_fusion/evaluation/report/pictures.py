@@ -36,19 +36,22 @@ def codes_as_png(codes: np.ndarray) -> str:
     return _as_address(codes)
 
 
-def write_pictures(photo: str, size: tuple[int, int] | None, photo_file: Path, thumb_file: Path) -> str:
+def write_pictures(
+    photo: str, size: tuple[int, int] | None, photo_file: Path, thumb_file: Path, max_pixels: int
+) -> str:
     """Writes a photo and its thumbnail as JPEG; returns what is wrong with the photo, "" if nothing is.
 
     Args:
         photo: path to the image file.
         size: (height, width) of its maps, which decides about its orientation; None if unknown.
         photo_file, thumb_file: paths to the files. If the photo cannot be read, neither is written.
+        max_pixels: larger photos are not read.
 
     Raises:
         DiskError: the disk is full.
     """
     try:
-        pixels = decode_image(photo, size).pixels
+        pixels = decode_image(photo, size, max_pixels).pixels
     except DatasetError as error:
         return str(error)
     problem = ""

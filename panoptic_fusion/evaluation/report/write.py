@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data.dataset_errors import Report, raise_error
+from ...data.image_header import MAX_PIXELS
 from ...data.journal import append_record, read_records
 from ...data.label_space import LabelSpace
 from ...errors import UserError
@@ -19,10 +20,9 @@ from ..panoptic_quality import check_pq_dagger
 from .image import FOLDERS, ReportImage, Settings, fingerprint, is_written, write_image_data
 from .index import collect_results, make_index
 from .javascript import write_script
-from .page import write_page
+from .page import FILES, write_page
 
 Files = tuple[str | os.PathLike, str | os.PathLike]  # a JSON and the folder of its PNGs
-FILES_FOLDER = "report_files"
 JOURNAL = "finished.jsonl"
 
 
@@ -37,6 +37,7 @@ def write_report(
     processes: int | None = None,
     pq_dagger: str = "matched",
     boundary: bool = True,
+    max_pixels: int = MAX_PIXELS,
     title: str = "Panoptic quality",
     show: str = "both",
     class_totals: Sequence[Sequence[int]] | None = None,
@@ -53,6 +54,7 @@ def write_report(
             the ground truth alone.
         output: folder of the page, which is created.
         photos: folder of the images, by their `file_name` in the ground truth. None: the page has no photos.
+        max_pixels: larger images and PNGs are invalid, see INPUT.MAX_PIXELS.
         title: title of the page.
         show: "both"; "truth" shows the ground truth alone; "prediction" shows the predictions alone, without numbers.
         class_totals: numbers of segments, pixels, crowds and images per class, if `images` are a part of the dataset.
@@ -71,10 +73,10 @@ def write_report(
         raise UserError(f"{os.fspath(photos)} is not a folder: pass the folder of the images")
     check_pq_dagger(pq_dagger)
     space, tasks, problems = _paired_tasks(gt_json, gt_root, predictions, images, report)
-    folder = Path(output, FILES_FOLDER)
+    folder = Path(output, FILES)
     for name in FOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)
-    settings = Settings(os.fspath(folder), space, boundary, show if predictions else "truth")
+    settings = Settings(os.fspath(folder), space, boundary, show if predictions else "truth", max_pixels)
     listed = []
     for number, each in enumerate(tasks, start=1):
         photo = None if photos is None else os.path.join(photos, each[0].file_name)

@@ -316,3 +316,11 @@ def test_what_cannot_be_reported(files, tmp_path):
         write(files, tmp_path / "out", pq_dagger="x")
     shutil.rmtree(tmp_path / "photos")
     assert not (tmp_path / "out").exists()
+
+
+def test_images_that_are_too_large(files, tmp_path):
+    """INPUT.MAX_PIXELS holds for photos, ground truth and predictions: 24 x 32 is one pixel too many."""
+    index = read_report(write(files, tmp_path / "small", max_pixels=24 * 32 - 1)["page"])
+    assert index["predictions"][0]["status"]["left out"] == COUNT and not any(i["photo"] for i in index["images"])
+    index = read_report(write(files, tmp_path / "large", max_pixels=24 * 32)["page"])
+    assert index["predictions"][0]["status"]["scored"] == COUNT and all(i["photo"] for i in index["images"])

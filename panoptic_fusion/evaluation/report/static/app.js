@@ -50,11 +50,7 @@
       );
       const current = computed(() => SECTIONS[state.section]);
       const tab = computed(() => (state.section === "image" ? "images" : state.section));
-      const created = computed(() =>
-        String(state.index?.created ?? "")
-          .replace("T", " ")
-          .slice(0, 16),
-      );
+      const created = computed(() => `${String(state.index?.created).replace("T", " ").slice(0, 16)} UTC`);
       return { state, sections, current, tab, nav, created };
     },
     template: `
@@ -64,7 +60,8 @@
       <template v-else>
         <header class="page-head">
           <div class="page-title"><h1>{{ state.index.title }}</h1><p class="hint">{{ created }}</p></div>
-          <nav ref="nav" aria-label="Sections"><a v-for="section in sections" :key="section.key" :href="'#/' + section.key" :aria-current="tab === section.key ? 'page' : null">{{ section.label }}</a></nav>
+          <nav ref="nav" aria-label="Sections"><a v-for="section in sections" :key="section.key" :href="'#/' + section.key"
+            :aria-current="tab === section.key ? 'page' : null">{{ section.label }}</a></nav>
         </header>
         <main ref="main" id="main" tabindex="-1"><component :is="current"></component></main>
         <footer class="hint">Made by panoptic_fusion. The page works offline and sends nothing.</footer>

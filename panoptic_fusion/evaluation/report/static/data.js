@@ -47,7 +47,8 @@ report.data = (() => {
   return {
     loadIndex: () => addScript("index", "index.js"),
     loadImage: (id) => load(id, file("images", id, ".js")),
-    thumbUrl: (id) => FILES + file("thumbs", id, ".jpg"),
+    // Address of the thumbnail of an entry of index.images, or "" if it has none.
+    thumbUrl: (image) => (image.thumb ? FILES + file("thumbs", image.id, ".jpg") : ""),
     photoUrl: (id) => FILES + file("photos", id, ".jpg"),
   };
 })();

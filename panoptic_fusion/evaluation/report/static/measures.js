@@ -4,8 +4,9 @@
 report.measures = (() => {
   const { known } = report.format;
 
-  // `code` is the pixel value in an error map, `key` the kind of a segment. The colors are Okabe and Ito's, which people with any
-  // color vision can tell apart; `segment` is the name for a segment, where pixels have another one; `pattern` names the texture in the error layer, so that no kind is told by its color alone.
+  // `code` is the pixel value in an error map, `key` the kind of a segment, and `segment` the name of the kind for segments where it
+  // differs from pixels. The colors are Okabe and Ito's, which people with any color vision can tell apart. `pattern` names the
+  // texture in the error layer, so that no kind is told by its color alone.
   const KINDS = [
     {
       code: 1,

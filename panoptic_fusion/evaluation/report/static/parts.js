@@ -15,7 +15,9 @@ report.parts = (() => {
   const KindBadge = {
     props: { kind: String },
     setup: (props) => ({ info: computed(() => report.measures.kindOf.get(props.kind)) }),
-    template: `<span class="badge" :class="info ? 'pattern-' + info.pattern : ''" :title="info ? info.text : ''">{{ info ? info.segment ?? info.label : kind }}</span>`,
+    template: `
+      <span class="badge" :class="info ? 'pattern-' + info.pattern : ''" :title="info ? info.text : ''">{{
+        info ? info.segment ?? info.label : kind }}</span>`,
   };
 
   // Buttons of which one is chosen. options: [{value, label}].
@@ -66,7 +68,7 @@ report.parts = (() => {
       </ul>`,
   };
 
-  // Head of a column that sorts the table. sort: {key, descending}; the first click sorts in the direction that `best` asks for.
+  // Head of a column that sorts the table. sort: {key, descending}.
   const SortHead = {
     props: { sort: Object, name: String, label: String, descendingFirst: Boolean, title: String },
     setup(props) {
@@ -86,6 +88,13 @@ report.parts = (() => {
       </th>`,
   };
 
+  // Difference of two predictions in PQ points, green or red by its sign.
+  const Delta = {
+    props: { value: Number },
+    setup: () => ({ format }),
+    template: `<span class="delta" :class="{ up: value > 0, down: value < 0 }"><slot></slot>{{ format.signed(value) }}</span>`,
+  };
+
   // Photo or thumbnail; an empty frame if the file does not exist.
   const Picture = {
     props: { src: String, alt: String },
@@ -97,7 +106,7 @@ report.parts = (() => {
       );
       return { missing };
     },
-    template: `<img v-if="!missing" :src="src" :alt="alt" decoding="async" draggable="false" @error="missing = true">
+    template: `<img v-if="src && !missing" :src="src" :alt="alt" decoding="async" draggable="false" @error="missing = true">
       <span v-else class="no-picture" :title="alt">no photo</span>`,
   };
 
@@ -140,7 +149,7 @@ report.parts = (() => {
       <div ref="root" class="virtual" role="list" :aria-label="label" :style="{ height: rows * rowHeight + 'px' }">
         <div class="virtual-window" :style="{ transform: 'translateY(' + range[0] * rowHeight + 'px)', '--columns': columns }">
           <div v-for="row in shown" :key="row.item" role="listitem" :aria-posinset="row.place + 1" :aria-setsize="items.length"
-            :style="{ height: rowHeight + 'px' }"><slot :item="row.item" :place="row.place"></slot></div>
+            :style="{ height: rowHeight + 'px' }"><slot :item="row.item"></slot></div>
         </div>
       </div>`,
   };
@@ -189,6 +198,7 @@ report.parts = (() => {
     LostBar,
     LostLegend,
     SortHead,
+    Delta,
     Picture,
     VirtualRows,
     ChartView,

@@ -13,7 +13,7 @@ report.store = (() => {
     section: "summary",
     image: -1, // index of the image in the viewer
     query: {},
-    sort: { key: "", descending: false }, // of the image list
+    sort: { key: "name", descending: false, prediction: 0 }, // of the image list; the viewer follows it with any prediction
     filter: "",
     onlyProblems: false,
     layers: {
@@ -29,10 +29,8 @@ report.store = (() => {
   function setIndex(index) {
     state.index = markRaw(index);
     const scored = index.images.some((image) => image.pq?.some(known));
-    state.sort = { key: scored ? "pq" : "name", descending: false };
-    const shown = state.layers;
-    if (!index.predictions.length) Object.assign(shown.truth, { on: true });
-    else if (!scored) Object.assign(shown.prediction, { on: true });
+    if (scored) state.sort.key = "pq";
+    if (!scored) state.layers[index.predictions.length ? "prediction" : "truth"].on = true;
   }
 
   const predictions = computed(() => state.index?.predictions ?? []);
@@ -50,9 +48,9 @@ report.store = (() => {
 
   // Values that the image list can be sorted by.
   const sortKeys = {
-    pq: (image) => image.pq?.[state.prediction],
-    fp: (image) => image.fp?.[state.prediction],
-    fn: (image) => image.fn?.[state.prediction],
+    pq: (image) => image.pq?.[state.sort.prediction],
+    fp: (image) => image.fp?.[state.sort.prediction],
+    fn: (image) => image.fn?.[state.sort.prediction],
     delta,
     name: (image) => image.name,
   };
@@ -78,18 +76,14 @@ report.store = (() => {
     const index = state.index;
     if (!index) return [];
     const tabs = [
-      ["summary", "Summary", true],
-      ["classes", "Classes", categories.value.length > 0 && predictions.value.length > 0],
+      { key: "summary", label: "Summary", full: true },
+      { key: "classes", label: "Classes", full: scored.value },
+      { key: "confusion", label: "Confusion", full: index.confusion?.length },
+      { key: "images", label: "Images", full: index.images.length },
+      { key: "worst", label: "Worst segments", full: index.worst?.some((classes) => Object.keys(classes).length) },
+      { key: "compare", label: "Compare", full: index.compare?.length },
     ];
-    tabs.push(["confusion", "Confusion", (index.confusion ?? []).some(Boolean)]);
-    tabs.push(["images", "Images", index.images.length > 0]);
-    tabs.push([
-      "worst",
-      "Worst segments",
-      (index.worst ?? []).some((classes) => classes && Object.keys(classes).length),
-    ]);
-    tabs.push(["compare", "Compare", (index.compare ?? []).length > 0]);
-    return tabs.filter((tab) => tab[2]).map(([key, label]) => ({ key, label }));
+    return tabs.filter((tab) => tab.full);
   });
 
   const imageHref = (i, query = {}) => {

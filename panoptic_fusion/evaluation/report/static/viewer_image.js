@@ -4,9 +4,9 @@
 report.viewerImage = (() => {
   const { readSegments, readErrors, segmentColors } = report.maps;
 
-  // Returns a promise of {id, width, height, photo, truth, predictions}: each side has {map, segments, color}, and a prediction also
-  // {errors, missed: number -> entry, matches: ground-truth number -> segment}. A side that the report does not have is null. So are the
-  // predictions other than `first` until they are read, so that the image can be seen earlier; the promise `others` ends with them.
+  // Returns a promise of {id, width, height, photo, truth, predictions, others}. Each side has {map, segments, byNumber, color}; a
+  // prediction also {errors, missed: number -> entry, matches: ground-truth number -> segment}. A side that the report does not have
+  // is null. Predictions other than `first` are null until they are read, after the image can be seen; `others` is their promise.
   async function read(id, categories, first) {
     const payload = await report.data.loadImage(id);
     const side = async (part) => {
@@ -29,24 +29,24 @@ report.viewerImage = (() => {
     const predictions = Vue.shallowReactive(parts.map(() => null));
     const fill = async (i) => (predictions[i] = await prediction(parts[i]));
     const [truth] = await Promise.all([side(payload.ground_truth), parts.length && fill(parts[first] ? first : 0)]);
-    const [height, width] = payload.size ??
-      [truth, ...predictions].filter(Boolean).map(({ map }) => [map.height, map.width])[0] ?? [1, 1];
+    const photo = payload.photo ? report.data.photoUrl(id) : "";
+    const { width, height } = truth?.map ?? predictions.find(Boolean)?.map ?? (await sizeOfPhoto(photo));
     const readOthers = async () => {
       await new Promise((resolve) => setTimeout(resolve, 50));
       for (const i of parts.keys()) if (!predictions[i]) await fill(i);
     };
-    return {
-      id,
-      width,
-      height,
-      photo: payload.photo ? report.data.photoUrl(id) : "",
-      truth,
-      predictions,
-      others: readOthers(),
-    };
+    return { id, width, height, photo, truth, predictions, others: readOthers() };
   }
 
-  // What the tooltip says of a ground-truth segment: {side, segment, kind, iou, other: the prediction that fits best}.
+  // An image without a valid annotation has no map.
+  async function sizeOfPhoto(address) {
+    const image = new Image();
+    image.src = address;
+    await image.decode().catch(() => {});
+    return { width: image.naturalWidth || 4, height: image.naturalHeight || 3 };
+  }
+
+  // What the tooltip says of a ground-truth segment: {side, segment, kind, iou}.
   function describeTruth(image, p, n) {
     const segment = image.truth?.byNumber.get(n);
     if (!segment) return null;
@@ -54,16 +54,14 @@ report.viewerImage = (() => {
     const match = prediction?.matches.get(n);
     const missed = prediction?.missed.get(n);
     const kind = segment.iscrowd ? "crowd" : match ? "matched" : (missed?.kind ?? "");
-    const other = match ?? prediction?.byNumber.get(missed?.best);
-    return { side: "gt", segment, kind, iou: match?.iou ?? missed?.iou ?? null, other };
+    return { side: "gt", segment, kind, iou: match?.iou ?? missed?.iou ?? null };
   }
 
-  // What the tooltip says of a predicted segment; `other` is the ground-truth segment that fits best.
+  // What the tooltip says of a predicted segment.
   function describePrediction(image, p, n) {
     const segment = image.predictions[p]?.byNumber.get(n);
     if (!segment) return null;
-    const other = image.truth?.byNumber.get(segment.match ?? segment.best);
-    return { side: "pred", segment, kind: segment.kind ?? "", iou: segment.iou, other };
+    return { side: "pred", segment, kind: segment.kind ?? "", iou: segment.iou };
   }
 
   // What is at a pixel: {truth, prediction, code: error code or null}.

@@ -59,10 +59,16 @@ report.viewerPane = (() => {
       const scale = computed(
         () => props.view.zoom * Math.min(size.width / props.view.width, size.height / props.view.height),
       );
-      const place = computed(() => ({
-        width: `${props.view.width}px`,
-        height: `${props.view.height}px`,
-        transform: `translate(${size.width / 2 - props.view.x * scale.value}px, ${size.height / 2 - props.view.y * scale.value}px) scale(${scale.value})`,
+      const place = computed(() => {
+        const { x, y, width, height } = props.view;
+        const corner = [size.width / 2 - x * scale.value, size.height / 2 - y * scale.value];
+        const transform = `translate(${corner[0]}px, ${corner[1]}px) scale(${scale.value})`;
+        return { width: `${width}px`, height: `${height}px`, transform };
+      });
+      // Without zoom, a finger that moves up or down scrolls the page.
+      const frameStyle = computed(() => ({
+        aspectRatio: `${props.view.width} / ${props.view.height}`,
+        touchAction: props.view.zoom > 1 ? "none" : "pan-y",
       }));
       const measure = () => {
         size.width = frame.value.clientWidth || 1;
@@ -118,16 +124,15 @@ report.viewerPane = (() => {
       const tell = (event) => {
         const [x, y] = toMap(event).map(Math.floor);
         const inside = x >= 0 && y >= 0 && x < props.view.width && y < props.view.height;
-        if (inside)
-          emit("point", { x, y, clientX: event.clientX, clientY: event.clientY, touch: event.pointerType === "touch" });
+        if (inside) emit("point", { x, y, clientX: event.clientX, clientY: event.clientY });
         else emit("leave");
       };
-      return { frame, place, scale, wheel, down, up, moved };
+      return { frame, frameStyle, place, scale, wheel, down, up, moved };
     },
     template: `
       <figure class="pane">
         <figcaption v-if="title">{{ title }}</figcaption>
-        <div ref="frame" class="frame" tabindex="0" role="img" :aria-label="label" :style="{ aspectRatio: view.width + ' / ' + view.height, touchAction: view.zoom > 1 ? 'none' : 'pan-y' }"
+        <div ref="frame" class="frame" tabindex="0" role="img" :aria-label="label" :style="frameStyle"
           @wheel.prevent="wheel" @pointerdown="down" @pointermove="moved" @pointerup="up" @pointercancel="up" @pointerleave="$emit('leave')">
           <div class="stack" :class="{ close: scale > 1.5 }" :style="place">
             <template v-for="layer in layers" :key="layer.key">

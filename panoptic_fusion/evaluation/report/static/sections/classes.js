@@ -3,7 +3,7 @@
 
 report.Classes = (() => {
   const { reactive, ref, computed } = Vue;
-  const { state, categories, scored, predictions } = report.store;
+  const { state, categories, scored } = report.store;
   const { Swatch, Choice, PredictionChoice, LostBar, LostLegend, SortHead } = report.parts;
   const { lostPq, compareValues } = report.measures;
   const format = report.format;
@@ -20,16 +20,8 @@ report.Classes = (() => {
     const all = computed(() =>
       categories.value.map((category, i) => {
         const result = category.results?.[state.prediction] ?? {};
-        const counted = (result.tp ?? 0) + (result.fp ?? 0) + (result.fn ?? 0);
-        return {
-          i,
-          category,
-          ...result,
-          ...counts(category, totals.value),
-          name: category.name,
-          lost: lostPq(result),
-          counted,
-        };
+        const lost = lostPq(result);
+        return { i, category, name: category.name, ...result, ...counts(category, totals.value), lost };
       }),
     );
     const rows = computed(() =>
@@ -42,11 +34,10 @@ report.Classes = (() => {
       crowds: all.value.some((row) => row.crowds),
       pixels: totals.value > 0,
     }));
-    const share = (row, key) => format.width((100 * row[key]) / row.counted);
     const worstHref = (row) =>
       state.index.worst?.[state.prediction]?.[row.i]?.length ? `#/worst?class=${row.i}` : null;
     const most = computed(() => Math.max(...all.value.map((row) => row.share ?? 0)));
-    return { sort, group, groups, rows, has, share, worstHref, most, scored, predictions, format };
+    return { sort, group, groups, rows, has, worstHref, most, scored, format };
   };
 
   const counts = ({ segments, pixels, images, crowds }, total) => ({
@@ -78,10 +69,12 @@ report.Classes = (() => {
                 <SortHead :sort="sort" name="fp" label="FP" descending-first class="number"></SortHead>
                 <SortHead :sort="sort" name="fn" label="FN" descending-first class="number"></SortHead>
               </template>
-              <SortHead :sort="sort" name="segments" label="Segments" descending-first title="Segments in the ground truth" class="number"></SortHead>
+              <SortHead :sort="sort" name="segments" label="Segments" descending-first title="Segments in the ground truth"
+                class="number"></SortHead>
               <SortHead v-if="has.images" :sort="sort" name="images" label="Images" descending-first class="number"></SortHead>
               <SortHead v-if="has.crowds" :sort="sort" name="crowds" label="Crowds" descending-first class="number"></SortHead>
-              <SortHead v-if="has.pixels" :sort="sort" name="share" label="Pixels" descending-first title="Percent of all labeled pixels" class="number"></SortHead>
+              <SortHead v-if="has.pixels" :sort="sort" name="share" label="Pixels" descending-first title="Percent of all labeled pixels"
+                class="number"></SortHead>
             </tr></thead>
             <tbody>
               <tr v-for="row in rows" :key="row.i">
@@ -100,8 +93,8 @@ report.Classes = (() => {
                 <td class="number" data-label="Segments">{{ format.count(row.segments) }}</td>
                 <td v-if="has.images" class="number" data-label="Images">{{ format.count(row.images) }}</td>
                 <td v-if="has.crowds" class="number" data-label="Crowds">{{ format.count(row.crowds) }}</td>
-                <td v-if="has.pixels" class="number measure-cell" data-label="Pixels"><i class="meter" :style="format.width(100 * row.share / most)"></i>{{
-                  format.percent(row.share) }}%</td>
+                <td v-if="has.pixels" class="number measure-cell" data-label="Pixels">
+                  <i class="meter" :style="format.width(100 * row.share / most)"></i>{{ format.percent(row.share) }}%</td>
               </tr>
             </tbody>
           </table>

@@ -4,7 +4,7 @@
 report.Compare = (() => {
   const { reactive, computed } = Vue;
   const { state, pair, predictions, categories, imageHref } = report.store;
-  const { Swatch, Picture, SortHead, ChartView } = report.parts;
+  const { Swatch, Picture, SortHead, ChartView, Delta } = report.parts;
   const { compareValues } = report.measures;
   const format = report.format;
 
@@ -45,10 +45,12 @@ report.Compare = (() => {
     const at = (value) => 50 + (50 * value) / reach.value;
     const interval = (ci) => ({ left: `${at(ci[0])}%`, width: `${at(ci[1]) - at(ci[0])}%` });
     const dot = (value) => ({ left: `${at(value)}%` });
-    const verdict = (ci) => (!ci || !format.known(ci[0]) ? "" : ci[0] > 0 ? "up" : ci[1] < 0 ? "down" : "");
+    const hasInterval = ({ ci }) => Boolean(ci) && ci.every(format.known);
+    const range = (ci) => `${format.signed(ci[0])} to ${format.signed(ci[1])}`;
+    const verdict = (row) => (!hasInterval(row) ? "" : row.ci[0] > 0 ? "up" : row.ci[1] < 0 ? "down" : "");
     const sentence = computed(() => {
-      const kind = verdict(pair.value.delta.ci);
-      if (!kind) return `The interval contains 0: these images do not tell which is better.`;
+      const kind = verdict(pair.value.delta);
+      if (!kind) return "The interval contains 0: these images do not tell which is better.";
       return `${kind === "up" ? names.value.b : names.value.a} is better: the interval does not contain 0.`;
     });
     const changed = computed(() =>
@@ -57,63 +59,15 @@ report.Compare = (() => {
 
     const whole = (p) => predictions.value[p].summary?.All?.pq;
 
-    const scatter = (color) => {
+    // Another function for each pair, so that the chart is drawn again.
+    const chart = computed(() => {
       const { a, b } = pair.value;
-      const points = [];
-      state.index.images.forEach((image, i) => {
-        if (format.known(image.pq?.[a]) && format.known(image.pq?.[b]))
-          points.push({ x: image.pq[a], y: image.pq[b], i });
-      });
-      return {
-        type: "scatter",
-        data: {
-          datasets: [
-            {
-              label: "Images",
-              data: points,
-              backgroundColor: color("series-0-soft"),
-              borderColor: color("series-0"),
-              pointRadius: points.length > 1000 ? 2 : 4,
-              pointHoverRadius: 6,
-            },
-            {
-              label: "Equal",
-              data: [
-                { x: 0, y: 0 },
-                { x: 100, y: 100 },
-              ],
-              showLine: true,
-              pointRadius: 0,
-              pointHitRadius: 0,
-              borderColor: color("muted"),
-              borderWidth: 1,
-              borderDash: [4, 4],
-            },
-          ],
-        },
-        options: {
-          animation: false,
-          responsive: true,
-          maintainAspectRatio: false,
-          onClick: (_, found) =>
-            found.length && found[0].datasetIndex === 0 && (location.hash = imageHref(points[found[0].index].i)),
-          plugins: {
-            legend: { display: false },
-            tooltip: {
-              callbacks: {
-                label: (item) =>
-                  `${state.index.images[item.raw.i].name}: ${format.percent(item.raw.x)} → ${format.percent(item.raw.y)}`,
-              },
-            },
-          },
-          scales: {
-            x: { min: 0, max: 100, title: { display: true, text: `PQ of ${names.value.a}` } },
-            y: { min: 0, max: 100, title: { display: true, text: `PQ of ${names.value.b}` } },
-          },
-        },
-      };
-    };
-    const chart = computed(() => (color) => scatter(color)); // another function for each pair
+      const points = state.index.images
+        .map(({ name, pq }, i) => ({ x: pq?.[a], y: pq?.[b], name, i }))
+        .filter(({ x, y }) => format.known(x) && format.known(y));
+      const open = (k) => (location.hash = imageHref(points[k].i));
+      return (color) => report.charts.scatter(points, [names.value.a, names.value.b], open, color);
+    });
     return {
       state,
       pair,
@@ -124,6 +78,8 @@ report.Compare = (() => {
       reach,
       interval,
       dot,
+      hasInterval,
+      range,
       verdict,
       sentence,
       changed,
@@ -131,24 +87,27 @@ report.Compare = (() => {
       chart,
       imageHref,
       format,
-      thumb: (image) => report.data.thumbUrl(image.id),
+      thumb: report.data.thumbUrl,
     };
   };
 
   return {
-    components: { Swatch, Picture, SortHead, ChartView },
+    components: { Swatch, Picture, SortHead, ChartView, Delta },
     setup,
     template: `
       <section aria-labelledby="compare-title">
         <header class="section-head"><h2 id="compare-title">Compare</h2>
-          <label class="select" v-if="pairs.length > 1">Pair <select v-model="state.pair"><option v-for="item in pairs" :key="item.value" :value="item.value">{{ item.label }}</option></select></label></header>
+          <label class="select" v-if="pairs.length > 1">Pair <select v-model="state.pair">
+            <option v-for="item in pairs" :key="item.value" :value="item.value">{{ item.label }}</option></select></label></header>
         <article class="card verdict">
           <p>{{ pairs[state.pair].label }}</p>
-          <p class="big" :class="verdict(pair.delta.ci)"><span class="measure">Δ PQ</span> {{ format.signed(pair.delta.pq) }}
+          <p class="big" :class="verdict(pair.delta)"><span class="measure">Δ PQ</span> {{ format.signed(pair.delta.pq) }}
             <span class="measure">{{ format.percent(whole(pair.a)) }} → {{ format.percent(whole(pair.b)) }}</span></p>
-          <p v-if="pair.delta.ci">95% interval: {{ format.signed(pair.delta.ci[0]) }} to {{ format.signed(pair.delta.ci[1]) }}
-            <span class="hint">(bootstrap over {{ format.plural(pair.delta.samples, 'image') }})</span></p>
-          <p v-if="pair.delta.ci" class="hint">{{ sentence }}</p>
+          <template v-if="hasInterval(pair.delta)">
+            <p>95% interval: {{ range(pair.delta.ci) }} <span class="hint">(bootstrap over {{
+              format.plural(pair.delta.samples, 'image') }})</span></p>
+            <p class="hint">{{ sentence }}</p>
+          </template>
         </article>
         <article class="card" v-if="rows.length">
           <h3>Change by class</h3>
@@ -157,12 +116,14 @@ report.Compare = (() => {
             <thead><tr><SortHead :sort="sort" name="name" label="Class"></SortHead>
               <td class="axis"><span>−{{ reach }}</span><span>0</span><span>+{{ reach }}</span></td>
               <SortHead :sort="sort" name="delta" label="Δ PQ" class="number"></SortHead>
-              <SortHead :sort="sort" name="before" :label="names.a" class="number side"></SortHead><SortHead :sort="sort" name="after" :label="names.b" class="number side"></SortHead></tr></thead>
-            <tbody><tr v-for="row in rows" :key="row.category" :class="verdict(row.ci)">
+              <SortHead :sort="sort" name="before" :label="names.a" class="number side"></SortHead>
+              <SortHead :sort="sort" name="after" :label="names.b" class="number side"></SortHead></tr></thead>
+            <tbody><tr v-for="row in rows" :key="row.category" :class="verdict(row)">
               <th scope="row" class="class-name"><Swatch :color="row.info.color"></Swatch><span>{{ row.name }}</span></th>
-              <td class="wide"><div class="forest-track" :title="row.ci ? format.signed(row.ci[0]) + ' to ' + format.signed(row.ci[1]) : ''"><i class="zero"></i>
-                <i v-if="row.ci && format.known(row.ci[0])" class="interval" :style="interval(row.ci)"></i><i v-if="format.known(row.delta)" class="dot" :style="dot(row.delta)"></i></div></td>
-              <td class="number strong">{{ format.signed(row.delta) }}<small v-if="row.ci && format.known(row.ci[0])">{{ format.signed(row.ci[0]) }} … {{ format.signed(row.ci[1]) }}</small></td>
+              <td class="wide"><div class="forest-track"><i class="zero"></i>
+                <i v-if="hasInterval(row)" class="interval" :style="interval(row.ci)"></i>
+                <i v-if="format.known(row.delta)" class="dot" :style="dot(row.delta)"></i></div></td>
+              <td class="number strong">{{ format.signed(row.delta) }}<small v-if="hasInterval(row)">{{ range(row.ci) }}</small></td>
               <td class="number side">{{ format.percent(row.before) }}</td><td class="number side">{{ format.percent(row.after) }}</td>
             </tr></tbody>
           </table>
@@ -171,13 +132,15 @@ report.Compare = (() => {
           <article class="card">
             <h3>PQ of each image</h3>
             <p class="hint">Above the line, {{ names.b }} is better. A point opens its image.</p>
-            <ChartView :make="chart" class="square" :label="'Scatter plot of the PQ of each image: ' + names.a + ' and ' + names.b"></ChartView>
+            <ChartView :make="chart" class="square" :label="'Scatter plot of the PQ of each image: ' + names.a + ' and ' + names.b">
+            </ChartView>
           </article>
           <article class="card" v-if="changed.length">
             <h3>Images that changed most</h3>
             <ol class="changed">
-              <li v-for="item in changed" :key="item.i"><a :href="imageHref(item.i)"><span class="thumb"><Picture :src="thumb(item.image)" alt="" loading="lazy"></Picture></span>
-                <span class="file">{{ item.image.name }}</span><span class="delta" :class="{ up: item.delta > 0, down: item.delta < 0 }">{{ format.signed(item.delta) }}</span></a></li>
+              <li v-for="item in changed" :key="item.i"><a :href="imageHref(item.i)">
+                <span class="thumb"><Picture :src="thumb(item.image)" alt="" loading="lazy"></Picture></span>
+                <span class="file">{{ item.image.name }}</span><Delta :value="item.delta"></Delta></a></li>
             </ol>
           </article>
         </div>

@@ -9,6 +9,7 @@ report.Confusion = (() => {
   const FEW = 16; // classes that are shown at first
   const LARGEST = 12;
   const EMPTY = { class: "empty" };
+  const compact = new Intl.NumberFormat("en-US", { notation: "compact", maximumSignificantDigits: 3 }); // 1234567 as 1.23M
 
   const setup = () => {
     const unit = ref("pixels");
@@ -69,7 +70,7 @@ report.Confusion = (() => {
     const percent = (i, j) => (sums.value[i] ? (100 * matrix.value[i][j]) / sums.value[i] : 0);
     const text = (i, j) => {
       const value = matrix.value[i][j];
-      if (shown.value === "counts") return short(value);
+      if (shown.value === "counts") return compact.format(value);
       const part = percent(i, j);
       return part < 0.5 ? "<1" : part.toFixed(0);
     };
@@ -80,8 +81,10 @@ report.Confusion = (() => {
           ? 0
           : Math.sqrt(percent(i, j) / 100).toFixed(3),
     });
-    const title = (i, j) =>
-      `${label(i, "truth")} → ${label(j, "predicted")}: ${format.plural(matrix.value[i][j], unit.value.slice(0, -1))}, ${format.percent(percent(i, j))}% of the row`;
+    const title = (i, j) => {
+      const amount = format.plural(matrix.value[i][j], unit.value.slice(0, -1));
+      return `${label(i, "truth")} → ${label(j, "predicted")}: ${amount}, ${format.percent(percent(i, j))}% of the row`;
+    };
     const cell = (i, j) =>
       matrix.value[i][j]
         ? { text: text(i, j), title: title(i, j), style: heat(i, j), class: { right: i === j && i !== last.value } }
@@ -90,17 +93,14 @@ report.Confusion = (() => {
     return { unit, units, shown, showns, everything, matrix, kept, rows, label, color, largest, percent, format, FEW };
   };
 
-  // 1234567 as "1.2M".
-  const short = (value) =>
-    new Intl.NumberFormat("en-US", { notation: "compact", maximumSignificantDigits: 3 }).format(value);
-
   return {
     components: { Swatch, Choice, PredictionChoice },
     setup,
     template: `
       <section aria-labelledby="confusion-title">
         <header class="section-head"><h2 id="confusion-title">Confusion of classes</h2><PredictionChoice></PredictionChoice>
-          <Choice v-model="unit" :options="units" label="Unit"></Choice><Choice v-model="shown" :options="showns" label="Numbers"></Choice></header>
+          <Choice v-model="unit" :options="units" label="Unit"></Choice>
+          <Choice v-model="shown" :options="showns" label="Numbers"></Choice></header>
         <p class="hint" v-if="unit === 'pixels'">Rows are the classes of the ground truth, columns the predicted classes of the same pixels.</p>
         <p class="hint" v-else>A ground-truth segment and a prediction match if their IoU is above 0.5, whatever their classes.</p>
         <div class="confusion-layout">
@@ -109,18 +109,21 @@ report.Confusion = (() => {
               <table class="confusion">
                 <thead><tr><td class="corner"><span>ground truth ↓ predicted →</span></td>
                   <th v-for="j in kept" :key="j" scope="col"><span>{{ label(j, 'predicted') }}</span></th></tr></thead>
-                <tbody><tr v-for="row in rows" :key="row.i"><th scope="row"><Swatch :color="color(row.i)"></Swatch>{{ label(row.i, 'truth') }}</th>
-                  <td v-for="(cell, k) in row.cells" :key="k" :class="cell.class" :style="cell.style" :title="cell.title">{{ cell.text }}</td></tr></tbody>
+                <tbody><tr v-for="row in rows" :key="row.i">
+                  <th scope="row"><Swatch :color="color(row.i)"></Swatch>{{ label(row.i, 'truth') }}</th>
+                  <td v-for="(cell, k) in row.cells" :key="k" :class="cell.class" :style="cell.style" :title="cell.title">{{
+                    cell.text }}</td></tr></tbody>
               </table>
             </div>
-            <p class="hint" v-if="matrix.length > FEW + 1"><button type="button" class="plain" :aria-pressed="everything" @click="everything = !everything">{{
-              everything ? 'Show the ' + FEW + ' most confused classes' : 'Show all ' + (matrix.length - 1) + ' classes' }}</button></p>
+            <button v-if="matrix.length > FEW + 1" type="button" class="plain" @click="everything = !everything">{{ everything
+              ? 'Show the ' + FEW + ' most confused classes' : 'Show all ' + (matrix.length - 1) + ' classes' }}</button>
           </article>
           <article class="card" v-if="largest.length">
             <h3>Largest confusions</h3>
             <ol class="largest">
               <li v-for="[i, j, value] in largest" :key="i + '-' + j">
-                <span class="pair"><Swatch :color="color(i)"></Swatch>{{ label(i, 'truth') }} <span class="arrow-to">→</span> <Swatch :color="color(j)"></Swatch>{{ label(j, 'predicted') }}</span>
+                <span class="pair"><Swatch :color="color(i)"></Swatch>{{ label(i, 'truth') }} <span class="arrow-to">→</span>
+                  <Swatch :color="color(j)"></Swatch>{{ label(j, 'predicted') }}</span>
                 <span class="amount">{{ format.count(value) }} <small>{{ format.percent(percent(i, j)) }}%</small></span>
               </li>
             </ol>

@@ -2,9 +2,9 @@
 "use strict";
 
 report.Images = (() => {
-  const { ref, computed, onMounted, onBeforeUnmount } = Vue;
+  const { ref, computed, watch, onMounted, onBeforeUnmount } = Vue;
   const { state, order, predictions, pair, delta, scored, imageHref } = report.store;
-  const { Choice, PredictionChoice, Picture, VirtualRows, narrow } = report.parts;
+  const { Choice, PredictionChoice, Picture, VirtualRows, Delta, narrow } = report.parts;
   const format = report.format;
 
   const grid = ref(false); // stays as chosen when the section is left
@@ -14,6 +14,12 @@ report.Images = (() => {
     const measure = () => (width.value = window.innerWidth);
     onMounted(() => addEventListener("resize", measure, { passive: true }));
     onBeforeUnmount(() => removeEventListener("resize", measure));
+
+    watch(
+      () => state.prediction,
+      (prediction) => (state.sort.prediction = prediction),
+      { immediate: true },
+    );
 
     const layouts = [
       { value: false, label: "List" },
@@ -40,10 +46,10 @@ report.Images = (() => {
       state.sort.descending = state.sort.key === key ? !state.sort.descending : descending;
       state.sort.key = key;
     };
+    const arrow = (key) => (state.sort.key === key ? (state.sort.descending ? "▼" : "▲") : "");
     const pairNames = computed(
       () => pair.value && `${predictions.value[pair.value.b].name} minus ${predictions.value[pair.value.a].name}`,
     );
-    const thumb = (image) => (image.thumb === false ? "" : report.data.thumbUrl(image.id));
     return {
       state,
       order,
@@ -61,41 +67,48 @@ report.Images = (() => {
       hasProblems,
       sorts,
       press,
-      thumb,
+      arrow,
+      thumb: report.data.thumbUrl,
       format,
     };
   };
 
   return {
-    components: { Choice, PredictionChoice, Picture, VirtualRows },
+    components: { Choice, PredictionChoice, Picture, VirtualRows, Delta },
     setup,
     template: `
       <section aria-labelledby="images-title">
-        <header class="section-head"><h2 id="images-title">Images</h2><PredictionChoice v-if="scored"></PredictionChoice><Choice v-model="grid" :options="layouts" label="Layout"></Choice></header>
+        <header class="section-head"><h2 id="images-title">Images</h2><PredictionChoice v-if="scored"></PredictionChoice>
+          <Choice v-model="grid" :options="layouts" label="Layout"></Choice></header>
         <div class="toolbar">
           <input type="search" v-model="state.filter" placeholder="Filter by name" aria-label="Filter by name" spellcheck="false">
           <div class="choice" role="group" aria-label="Sort by">
-            <button v-for="item in sorts" :key="item.key" type="button" :aria-pressed="state.sort.key === item.key" @click="press(item)"
-              :title="item.key === 'delta' ? pairNames : ''">{{ item.label }} <span class="arrow">{{ state.sort.key === item.key ? (state.sort.descending ? '▼' : '▲') : '' }}</span></button>
+            <button v-for="item in sorts" :key="item.key" type="button" :aria-pressed="state.sort.key === item.key"
+              :title="item.key === 'delta' ? pairNames : ''" @click="press(item)">{{ item.label }} <span class="arrow">{{
+              arrow(item.key) }}</span></button>
           </div>
           <label v-if="hasProblems" class="check"><input type="checkbox" v-model="state.onlyProblems"> with problems</label>
-          <p class="hint" role="status">{{ format.plural(order.length, 'image') }}<template v-if="order.length !== images.length"> of {{ format.count(images.length) }}</template></p>
+          <p class="hint" role="status">{{ format.plural(order.length, 'image') }}{{
+            order.length === images.length ? '' : ' of ' + format.count(images.length) }}</p>
         </div>
         <p v-if="!order.length" class="card hint">No image matches the filter.</p>
-        <VirtualRows :items="order" :row-height="rowHeight" :columns="columns" :class="grid ? 'as-grid' : 'as-list'" label="Images" v-slot="{ item }">
+        <VirtualRows :items="order" :row-height="rowHeight" :columns="columns" :class="grid ? 'as-grid' : 'as-list'" label="Images"
+          v-slot="{ item }">
           <a class="image-row" :href="imageHref(item)">
             <span class="thumb"><Picture :src="thumb(images[item])" alt=""></Picture></span>
-            <span class="name"><span class="file">{{ images[item].name }}</span><small v-if="images[item].problems" class="problem">{{ images[item].problems[0] }}</small></span>
+            <span class="name"><span class="file">{{ images[item].name }}</span>
+              <small v-if="images[item].problems" class="problem">{{ images[item].problems[0] }}</small></span>
             <span v-if="scored" class="scores">
-              <span v-for="(p, k) in predictions" :key="k" class="score" :class="{ current: predictions.length > 1 && k === state.prediction }">
+              <span v-for="(p, k) in predictions" :key="k" class="score" :class="{ current: k === state.prediction }">
                 <span class="score-name" v-if="predictions.length > 1">{{ p.name }}</span>
                 <span class="bar-track"><span class="lost-pq" :style="format.width(images[item].pq?.[k])"></span></span>
                 <b>{{ format.percent(images[item].pq?.[k]) }}</b>
               </span>
             </span>
-            <span v-if="scored" class="counts"><span v-if="pair" class="delta" :class="{ up: delta(images[item]) > 0, down: delta(images[item]) < 0 }" :title="pairNames">Δ {{
-              format.signed(delta(images[item])) }}</span><span class="text-fp">{{ format.count(images[item].fp?.[state.prediction]) }} FP</span><span class="text-fn">{{
-              format.count(images[item].fn?.[state.prediction]) }} FN</span></span>
+            <span v-if="scored" class="counts">
+              <Delta v-if="pair" :value="delta(images[item])" :title="pairNames">Δ </Delta>
+              <span class="text-fp">{{ format.count(images[item].fp?.[state.prediction]) }} FP</span>
+              <span class="text-fn">{{ format.count(images[item].fn?.[state.prediction]) }} FN</span></span>
           </a>
         </VirtualRows>
       </section>`,

@@ -31,7 +31,6 @@ report.Summary = (() => {
     ["medium", "Medium", "32² to 96² px"],
     ["large", "Large", "above 96² px"],
   ];
-  const BINS = 20;
   const SHOWN = 50; // problems
 
   const setup = () => {
@@ -109,33 +108,18 @@ report.Summary = (() => {
       ].filter((fact) => fact.value !== "0");
     });
 
-    const histogram = (color) => ({
-      type: "bar",
-      data: {
-        labels: Array.from({ length: BINS }, (_, i) => `${(100 / BINS) * i}–${(100 / BINS) * (i + 1)}`),
-        datasets: withSummary.value.map((p, k) => ({
-          label: p.name,
-          data: countByPq(index.value.images, p.i),
-          backgroundColor: color(`series-${k % 4}`),
-          barPercentage: 1,
-          categoryPercentage: 0.9,
-        })),
-      },
-      options: {
-        animation: false,
-        responsive: true,
-        maintainAspectRatio: false,
-        plugins: { legend: { display: withSummary.value.length > 1, position: "top", align: "start" } },
-        scales: {
-          x: {
-            title: { display: true, text: "PQ of the image" },
-            grid: { display: false },
-            ticks: { maxRotation: 0, autoSkipPadding: 12 },
-          },
-          y: { title: { display: true, text: "Images" }, ticks: { precision: 0 }, border: { display: false } },
-        },
-      },
-    });
+    const histogram = (color) => {
+      const pq = (p) => index.value.images.map((image) => image.pq?.[p]);
+      return report.charts.histogram(
+        withSummary.value.map(({ name, i }) => ({ name, values: pq(i) })),
+        color,
+      );
+    };
+    const statusOf = (p) =>
+      Object.entries(p.status ?? {})
+        .filter(([, number]) => number)
+        .map(([status, number]) => `${format.count(number)} ${status}`)
+        .join(", ");
     const quality = computed(() => withSummary.value.map((p) => ({ ...p, all: p.summary.All })));
     return {
       predictions,
@@ -143,6 +127,7 @@ report.Summary = (() => {
       quality,
       measures,
       show,
+      statusOf,
       lost,
       sizes,
       kinds,
@@ -155,15 +140,6 @@ report.Summary = (() => {
     };
   };
 
-  function countByPq(images, prediction) {
-    const counts = new Array(BINS).fill(0);
-    for (const image of images) {
-      const pq = image.pq?.[prediction];
-      if (format.known(pq)) counts[Math.min(BINS - 1, Math.floor((pq * BINS) / 100))]++;
-    }
-    return counts;
-  }
-
   return {
     components: { LostBar, LostLegend, ChartView, Classes: report.Classes },
     setup,
@@ -175,7 +151,8 @@ report.Summary = (() => {
             <h3>{{ p.name }}</h3>
             <p class="big" :data-value="p.all.pq"><span class="measure">PQ</span> {{ format.percent(p.all.pq) }}</p>
             <dl class="pairs">
-              <div v-for="group in ['Things', 'Stuff']" :key="group"><dt>{{ group }}</dt><dd>{{ format.percent(p.summary[group]?.pq) }}</dd></div>
+              <div v-for="group in ['Things', 'Stuff']" :key="group"><dt>{{ group }}</dt>
+                <dd>{{ format.percent(p.summary[group]?.pq) }}</dd></div>
               <div><dt>SQ</dt><dd>{{ format.percent(p.all.sq) }}</dd></div>
               <div><dt>RQ</dt><dd>{{ format.percent(p.all.rq) }}</dd></div>
             </dl>
@@ -210,7 +187,8 @@ report.Summary = (() => {
             <div v-for="p in kinds" :key="p.name">
               <h4 v-if="kinds.length > 1">{{ p.name }}</h4>
               <table class="kinds">
-                <thead><tr><th scope="col">Kind</th><td></td><th scope="col" class="number">FP</th><th scope="col" class="number">FN</th></tr></thead>
+                <thead><tr><th scope="col">Kind</th><td></td>
+                  <th v-for="label in ['FP', 'FN']" :key="label" scope="col" class="number">{{ label }}</th></tr></thead>
                 <tbody>
                   <tr v-for="row in p.rows" :key="row.kind.key">
                     <th scope="row" :title="row.kind.text">{{ row.kind.segment ?? row.kind.label }}</th>
@@ -228,8 +206,8 @@ report.Summary = (() => {
             <div v-for="p in sizes" :key="p.name">
               <h4 v-if="sizes.length > 1">{{ p.name }}</h4>
               <table>
-                <thead><tr><th scope="col">Size</th><th scope="col" class="number">All</th><th scope="col" class="number">Things</th><th scope="col"
-                  class="number">Stuff</th><th scope="col" class="number">TP</th><th scope="col" class="number">FP</th><th scope="col" class="number">FN</th></tr></thead>
+                <thead><tr><th scope="col">Size</th>
+                  <th v-for="label in ['All', 'Things', 'Stuff', 'TP', 'FP', 'FN']" :key="label" scope="col" class="number">{{ label }}</th></tr></thead>
                 <tbody>
                   <tr v-for="row in p.rows" :key="row.key">
                     <th scope="row">{{ row.label }} <small>{{ row.range }}</small></th>
@@ -252,17 +230,18 @@ report.Summary = (() => {
           <h3>All measures</h3>
           <div class="scroll" tabindex="0" role="region" aria-label="All measures">
             <table>
-              <thead><tr><th scope="col">Prediction</th><th scope="col">Group</th><th v-for="[key, label] in measures" :key="key" scope="col" class="number">{{ label }}</th></tr></thead>
+              <thead><tr><th scope="col">Prediction</th><th scope="col">Group</th>
+                <th v-for="[key, label] in measures" :key="key" scope="col" class="number">{{ label }}</th></tr></thead>
               <tbody v-for="p in quality" :key="p.i">
                 <tr v-for="group in ['All', 'Things', 'Stuff']" :key="group">
                   <th scope="row">{{ p.name }}</th><td>{{ group }}</td>
-                  <td v-for="[key] in measures" :key="key" class="number" :data-value="p.summary[group]?.[key]">{{ show(key, p.summary[group]?.[key]) }}</td>
+                  <td v-for="[key] in measures" :key="key" class="number" :data-value="p.summary[group]?.[key]">{{
+                    show(key, p.summary[group]?.[key]) }}</td>
                 </tr>
               </tbody>
             </table>
           </div>
-          <p class="hint status" v-for="p in quality" :key="p.i"><template v-if="p.status">{{ p.name }}: <template v-for="(number, status, k) in p.status" :key="status">{{
-            k ? ', ' : '' }}{{ format.count(number) }} {{ status }}</template>.</template></p>
+          <p class="hint status" v-for="p in quality" :key="p.i">{{ p.name }}: {{ statusOf(p) }}.</p>
         </article>
 
         <article class="card" v-if="problems.length">

@@ -4,7 +4,7 @@
 report.Viewer = (() => {
   const { ref, shallowRef, computed, watch, onMounted, onBeforeUnmount } = Vue;
   const { state, order, predictions, pair, delta, categories, imageHref } = report.store;
-  const { PredictionChoice } = report.parts;
+  const { PredictionChoice, Delta } = report.parts;
   const { Pane, newView, showAll, showBox, zoomAt, move, STEP } = report.viewerPane;
   const { LAYERS, Tooltip, LayerPanel, SegmentList } = report.viewerParts;
   const { read, describePixel } = report.viewerImage;
@@ -204,7 +204,7 @@ report.Viewer = (() => {
   };
 
   return {
-    components: { Pane, Tooltip, LayerPanel, SegmentList, PredictionChoice },
+    components: { Pane, Tooltip, LayerPanel, SegmentList, PredictionChoice, Delta },
     setup,
     template: `
       <section class="viewer" aria-labelledby="viewer-title">
@@ -212,7 +212,8 @@ report.Viewer = (() => {
           <a class="back" href="#/images">← Images</a>
           <h2 id="viewer-title" class="file" aria-live="polite">{{ info.name }}</h2>
           <span class="steps">
-            <button type="button" :disabled="neighbor(-1) < 0" aria-label="Previous image" title="Previous image (←)" @click="go(-1)">‹</button>
+            <button type="button" :disabled="neighbor(-1) < 0" aria-label="Previous image" title="Previous image (←)"
+              @click="go(-1)">‹</button>
             <span class="hint" v-if="place >= 0">{{ format.count(place + 1) }} of {{ format.count(order.length) }}</span>
             <button type="button" :disabled="neighbor(1) < 0" aria-label="Next image" title="Next image (→)" @click="go(1)">›</button>
           </span>
@@ -224,11 +225,10 @@ report.Viewer = (() => {
             <small>{{ format.count(info.tp?.[k]) }} TP · <span class="text-fp">{{ format.count(info.fp?.[k]) }} FP</span> ·
               <span class="text-fn">{{ format.count(info.fn?.[k]) }} FN</span></small>
           </button>
-          <span v-if="pair && format.known(delta(info))" class="delta" :class="{ up: delta(info) > 0, down: delta(info) < 0 }">Δ {{
-            format.signed(delta(info)) }}</span>
+          <Delta v-if="pair" :value="delta(info)">Δ </Delta>
         </div>
         <PredictionChoice v-else></PredictionChoice>
-        <p v-for="text in info.problems ?? []" :key="text" class="problem">{{ text }}</p>
+        <p v-for="(text, i) in info.problems ?? []" :key="i" class="problem">{{ text }}</p>
         <p v-if="failure" class="card problem" role="alert">{{ failure }}</p>
         <div v-else class="viewer-layout" :class="{ side: state.sideBySide }">
           <div class="stage" :class="{ loading }">

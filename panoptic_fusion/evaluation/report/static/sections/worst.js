@@ -10,7 +10,9 @@ report.Worst = (() => {
   // Style of a photo that shows a box (fractions) with a margin in a frame: the photo is scaled and moved.
   function cropStyle(box, size) {
     const [height, width] = size;
-    const side = Math.max((box[2] - box[0]) * width, (box[3] - box[1]) * height, 0.12 * Math.max(width, height)) * 1.5;
+    const longest = Math.max(width, height);
+    const wanted = 1.5 * Math.max((box[2] - box[0]) * width, (box[3] - box[1]) * height);
+    const side = Math.min(longest, Math.max(wanted, 0.18 * longest)); // of the square that is shown, in pixels
     const clamp = (center, whole) =>
       whole <= side ? (whole - side) / 2 : Math.min(Math.max(0, center * whole - side / 2), whole - side);
     const left = clamp((box[0] + box[2]) / 2, width);
@@ -50,8 +52,8 @@ report.Worst = (() => {
     });
     const card = (entry) => {
       const image = state.index.images[entry.image];
-      const crop = entry.bbox && image.size && image.photo !== false ? cropStyle(entry.bbox, image.size) : null;
-      const src = crop ? report.data.photoUrl(image.id) : report.data.thumbUrl(image.id);
+      const crop = entry.bbox && image.size && image.photo ? cropStyle(entry.bbox, image.size) : null;
+      const src = crop ? report.data.photoUrl(image.id) : report.data.thumbUrl(image);
       const href = imageHref(entry.image, { prediction: state.prediction, side: entry.side, segment: entry.segment });
       return { entry, image, crop, src, href };
     };
@@ -69,12 +71,15 @@ report.Worst = (() => {
         <p class="hint">The largest segments that were missed or predicted wrongly. Each opens its image at the segment.</p>
         <article v-for="item in shown" :key="item.i" class="card">
           <h3><Swatch :color="item.category.color"></Swatch>{{ item.category.name }}
-            <button v-if="item.entries.length > item.cards.length" type="button" class="plain" @click="chosen = item.i">all {{ item.entries.length }}</button></h3>
+            <button v-if="item.entries.length > item.cards.length" type="button" class="plain" @click="chosen = item.i">all {{
+              item.entries.length }}</button></h3>
           <div class="worst-cards">
             <a v-for="(card, k) in item.cards" :key="k" :href="card.href" class="worst-card">
-              <span class="crop"><Picture :src="card.src" alt="" :class="{ whole: !card.crop }" :style="card.crop ? card.crop.photo : {}" loading="lazy"></Picture>
+              <span class="crop">
+                <Picture :src="card.src" alt="" loading="lazy" :class="{ whole: !card.crop }" :style="card.crop?.photo"></Picture>
                 <span v-if="card.crop" class="crop-box" :style="card.crop.box"></span></span>
-              <span class="caption"><KindBadge :kind="card.entry.kind"></KindBadge><span class="hint">IoU {{ format.fraction(card.entry.iou) }}</span></span>
+              <span class="caption"><KindBadge :kind="card.entry.kind"></KindBadge>
+                <span class="hint">IoU {{ format.fraction(card.entry.iou) }}</span></span>
               <span class="file hint">{{ card.image.name }}</span>
             </a>
           </div>
