@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from detectron2.config import configurable
@@ -14,7 +14,7 @@ from panoptic_fusion.decisions import reaches_score
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.modeling.fusion.base import PanopticFusion, PanopticSeg
 from panoptic_fusion.modeling.fusion.label_map import LabelMap
-from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops
+from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops, to_windows
 from panoptic_fusion.modeling.fusion.paint import Candidate, assemble, paint
 from panoptic_fusion.modeling.fusion.resize import resize_labels
 from panoptic_fusion.modeling.fusion.sem_seg_logits import SemSegLogits
@@ -75,7 +75,7 @@ def make_scene(
     confidence_thresh: float,
     num_thing_channels: int | None = None,
 ) -> Scene:
-    """Collects the inputs of one image, with one copy of the scores and one of the boxes to the CPU.
+    """Collects the inputs of one image, with one copy to the CPU.
 
     Args:
         sem_seg, instances: see `PanopticFusion.forward`.
@@ -89,9 +89,10 @@ def make_scene(
     ranking = instances.scores.argsort(descending=True, stable=True)
     is_kept = reaches_score(instances.scores, confidence_thresh)[ranking]
     columns = (ranking, instances.scores, instances.pred_classes, is_kept)
-    table = torch.stack([column.double() for column in columns]).tolist()
-    kept = [int(row) for row, above in zip(table[0], table[3], strict=True) if above]
     crops = MaskCrops.from_instances(instances)
+    table = torch.stack([column.double() for column in (*columns, *crops.corners.unbind(1))]).tolist()
+    kept = [int(row) for row, above in zip(table[0], table[3], strict=True) if above]
+    crops.windows = to_windows(table[4:])
     if crops.size != tuple(sem_seg.output_size):
         raise ValueError(f"Masks of size {crops.size} do not fit a map of {tuple(sem_seg.output_size)}.")
     classes = [int(c) for c in table[2]]
@@ -122,7 +123,7 @@ def fuse_greedily(
     Returns:
         the panoptic map and segments_info, see `PanopticFusion.forward`.
     """
-    painted = paint(scene.crops, order, lambda candidate: accept(scene, candidate))
+    painted = paint(scene.crops, order, partial(accept, scene))
     if stuff_channels_only and scene.num_stuff:
         left_over = scene.sem_seg.select(slice(scene.num_stuff)).argmax()
     else:

@@ -7,9 +7,10 @@ import torch
 from panoptic_fusion.decisions import fits
 from panoptic_fusion.modeling.fusion.base import PANOPTIC_FUSION_REGISTRY
 from panoptic_fusion.modeling.fusion.greedy import GreedyFusion, Scene
-from panoptic_fusion.modeling.fusion.paint import Candidate
+from panoptic_fusion.modeling.fusion.paint import Candidate, elementwise
 
 
+@elementwise
 def accept_fitting(scene: Scene, candidate: Candidate, *, overlap_thresh: float) -> torch.Tensor:
     """Returns whether at most the fraction `overlap_thresh` of a candidate is covered: a 0-d bool tensor.
 
@@ -31,6 +32,7 @@ class HeuristicFusion(GreedyFusion):
     pixel are omitted (detectron2 lists them if OVERLAP_THRESH is 1 or STUFF_AREA_LIMIT is 0).
     """
 
+    @elementwise
     def accept(self, scene: Scene, candidate: Candidate) -> torch.Tensor:
         """Returns whether to paint a candidate, as a 0-d bool tensor."""
         return accept_fitting(scene, candidate, overlap_thresh=self.overlap_thresh)

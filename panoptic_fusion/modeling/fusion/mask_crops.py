@@ -6,13 +6,14 @@ instances are copied to the CPU in a single transfer. Everything else stays on t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
+
 import torch
 from detectron2.structures import Boxes, Instances
 
 from panoptic_fusion.layers.chunks import map_chunks
-
-Window = tuple[slice, slice]
-"""Rows and columns of an image, as slices with Python ints."""
+from panoptic_fusion.modeling.fusion.window_pixels import Window, WindowPixels
 
 
 class MaskCrops:
@@ -22,18 +23,36 @@ class MaskCrops:
         size: (height, width) of the image.
         device: device of the masks.
         corners: (R, 4) int64, the windows as x0, y0, x1, y1 with exclusive ends.
-        windows: R windows; `image[crops.windows[i]]` is a view that matches `crops[i]`. A window may be empty.
     """
 
     size: tuple[int, int]
     device: torch.device
     corners: torch.Tensor
-    windows: list[Window]
+
+    @cached_property
+    def windows(self) -> list[Window]:
+        """R windows; `image[crops.windows[i]]` is a view that matches `crops[i]`. A window may be empty.
+
+        The first use copies the corners to the CPU.
+        """
+        return to_windows(self.corners.t().tolist())
 
     def __len__(self) -> int:
-        return len(self.windows)
+        return len(self.corners)
 
     def __getitem__(self, index: int) -> torch.Tensor:
+        raise NotImplementedError
+
+    def at(self, index: torch.Tensor, pixels: WindowPixels) -> torch.Tensor:
+        """Returns the masks of K instances at a flat list of pixels, with the same values as the crops.
+
+        Args:
+            index: (K,) int64, the instance of each window of the list.
+            pixels: pixels of the K windows, or of parts of them.
+
+        Returns:
+            (P,) bool.
+        """
         raise NotImplementedError
 
     def sample(self, instances: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
@@ -85,11 +104,15 @@ class BitmaskCrops(MaskCrops):
         self.size = tuple(masks.shape[1:])
         self.device = masks.device
         self.corners = _window_corners(boxes, self.size)
-        self.windows = to_windows(self.corners)
 
     def __getitem__(self, index: int) -> torch.Tensor:
         rows, cols = self.windows[index]
         return self.masks[index, rows, cols]
+
+    def at(self, index: torch.Tensor, pixels: WindowPixels) -> torch.Tensor:
+        height, width = self.size
+        first = pixels.line_addresses(width) + (index * (height * width)).index_select(0, pixels.window)
+        return self.masks.flatten().index_select(0, pixels.addresses(first))
 
     def _sample(self, instances: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
         return self.masks[instances[:, None, None], rows[:, None], cols]
@@ -112,41 +135,54 @@ class PastedCrops(MaskCrops):
         self.device = probabilities.device
         self.boxes = boxes
         self.corners = _window_corners(boxes, self.size)
-        self.windows = to_windows(self.corners)
         self.maps = torch.nn.functional.pad(probabilities, (1, 1, 1, 1))
-        height = max((rows.stop - rows.start for rows, _ in self.windows), default=0)
-        width = max((cols.stop - cols.start for _, cols in self.windows), default=0)
-        self.rows = self._taps(1, self.corners[:, 1, None] + torch.arange(height, device=self.device))
-        self.cols = self._taps(0, self.corners[:, 0, None] + torch.arange(width, device=self.device))
 
     def __getitem__(self, index: int) -> torch.Tensor:
         rows, cols = self.windows[index]
-        first, second, weight = (tap[index, : cols.stop - cols.start] for tap in self.cols)
+        all_rows, all_cols = self._window_taps
+        first, second, weight = (tap[index, : cols.stop - cols.start] for tap in all_cols)
         mask = self.maps[index]
         mask = torch.lerp(mask.index_select(1, first), mask.index_select(1, second), weight)
-        first, second, weight = (tap[index, : rows.stop - rows.start] for tap in self.rows)
+        first, second, weight = (tap[index, : rows.stop - rows.start] for tap in all_rows)
         mask = torch.lerp(mask.index_select(0, first), mask.index_select(0, second), weight[:, None])
         return mask >= 0.5
 
+    def at(self, index: torch.Tensor, pixels: WindowPixels) -> torch.Tensor:
+        edges = self.boxes.index_select(0, index).t().contiguous()
+        start, end = (edge.flatten().index_select(0, pixels.side) for edge in (edges[:2], edges[2:]))
+        return pixels.resize(self.maps, index, self._taps(pixels.position, start, end)) >= 0.5
+
+    @cached_property
+    def _window_taps(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Taps of the pixels of all windows, along rows and along columns: (R, length) tensors, padded at the end."""
+        longest = (max((part.stop - part.start for part in parts), default=0) for parts in zip(*self.windows))
+        result = []
+        for axis, length in zip((1, 0), longest, strict=True):
+            pixels = self.corners[:, axis, None] + torch.arange(length, device=self.device)
+            result.append(self._taps(pixels, self.boxes[:, axis, None], self.boxes[:, axis + 2, None]))
+        return result
+
     def _sample(self, instances: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
+        x0, y0, x1, y1 = self.boxes[instances, :, None].unbind(1)
         maps, side = self.maps[instances], self.maps.shape[-1]
-        first, second, weight = (tap[instances, None].expand(-1, side, -1) for tap in self._taps(0, cols[None]))
+        first, second, weight = (tap[:, None].expand(-1, side, -1) for tap in self._taps(cols[None], x0, x1))
         maps = torch.lerp(maps.gather(2, first), maps.gather(2, second), weight)
-        first, second, weight = (tap[instances, :, None].expand(-1, -1, len(cols)) for tap in self._taps(1, rows[None]))
+        first, second, weight = (tap[:, :, None].expand(-1, -1, len(cols)) for tap in self._taps(rows[None], y0, y1))
         return torch.lerp(maps.gather(1, first), maps.gather(1, second), weight) >= 0.5
 
-    def _taps(self, axis: int, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _taps(
+        self, pixels: torch.Tensor, start: torch.Tensor, end: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns where pixels lie along one axis of the maps, which are padded with one zero on each side.
 
         Args:
-            axis: 0 for columns, 1 for rows.
-            pixels: (R, length) or (1, length) int64.
+            pixels: int64 columns or rows of the image.
+            start, end: float, the box along this axis. All shapes broadcast.
 
         Returns:
-            Three tensors (R, length): the two mask elements to read (int64) and the weight of the second (float).
+            The two mask elements to read (int64) and the weight of the second (float in [0, 1]).
         """
         side = self.maps.shape[-1] - 2
-        start, end = self.boxes[:, axis, None], self.boxes[:, axis + 2, None]
         position = (pixels + 0.5 - start) / (end - start) * side - 0.5
         position = position.nan_to_num(nan=-1.0).clamp(-1, side) + 1
         first = position.floor()
@@ -159,10 +195,11 @@ def _window_corners(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     height, width = size
     start, end = boxes[:, :2].floor() - 1, boxes[:, 2:].ceil() + 1
     corners = torch.cat([start, torch.maximum(start, end)], dim=1)
-    limit = corners.new_tensor([width, height, width, height])
-    return torch.minimum(corners.clamp(min=0), limit).long()
+    corners[:, ::2].clamp_(0, width)
+    corners[:, 1::2].clamp_(0, height)
+    return corners.long()
 
 
-def to_windows(corners: torch.Tensor) -> list[Window]:
-    """Converts corners (R, 4) int64, XYXY with exclusive ends, to windows with one transfer to the CPU."""
-    return [(slice(y0, y1), slice(x0, x1)) for x0, y0, x1, y1 in corners.tolist()]
+def to_windows(corners: Sequence[Sequence[float]]) -> list[Window]:
+    """Converts corners to windows: four lists of R whole numbers, x0, y0, x1 and y1 with exclusive ends."""
+    return [(slice(int(y0), int(y1)), slice(int(x0), int(x1))) for x0, y0, x1, y1 in zip(*corners, strict=True)]

@@ -4,34 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from panoptic_fusion.decisions import is_large_stuff
-from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops, Window
+from panoptic_fusion.modeling.fusion.flat_paint import Candidates, paint_flat
+from panoptic_fusion.modeling.fusion.loop_paint import Candidate, paint_loop
+from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops
 
+FLAT_DEVICES = {"cuda"}
+"""Types of devices on which all instances are decided at once. On a CPU, the loop is several times faster."""
 
-@dataclass(frozen=True)
-class Candidate:
-    """The next instance to paint, as input of a rule's accept decision.
-
-    Attributes:
-        index: row of the instance.
-        window: rows and columns of the instance: `image[window]` matches `mask`.
-        mask: (h, w) bool.
-        painted: (h, w) int32, the canvas in the window: 0 where free, else 1 + position in the order.
-        area: 0-d int64, number of pixels of the mask.
-        overlap: 0-d int64, number of pixels of the mask that are already painted.
-        canvas: (H, W) int32, the whole canvas.
-    """
-
-    index: int
-    window: Window
-    mask: torch.Tensor
-    painted: torch.Tensor
-    area: torch.Tensor
-    overlap: torch.Tensor
-    canvas: torch.Tensor
+Accept = Callable[[Candidate | Candidates], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -47,26 +32,41 @@ class Painted:
     order: list[int]
 
 
-def paint(crops: MaskCrops, order: Sequence[int], accept: Callable[[Candidate], torch.Tensor]) -> Painted:
-    """Paints instances one after another, each where the canvas is still free.
+def elementwise(accept: Callable) -> Callable:
+    """Marks an accept decision that can decide about all candidates at once.
 
-    No value is copied to the CPU, so the CPU never waits for a GPU.
+    It uses only the attributes that `loop_paint.Candidate` and `flat_paint.Candidates` share, in elementwise tensor
+    operations, and depends on nothing else that changes while painting.
+    """
+    accept.elementwise = True
+    return accept
+
+
+def paints_flat(accept: Callable, device: torch.device) -> bool:
+    """Returns whether `paint` decides about all instances at once."""
+    while isinstance(accept, partial):
+        accept = accept.func
+    return device.type in FLAT_DEVICES and getattr(accept, "elementwise", False)
+
+
+def paint(crops: MaskCrops, order: Sequence[int], accept: Accept, *, flat: bool | None = None) -> Painted:
+    """Paints instances in order, each where the canvas is still free.
+
+    `paint_loop` paints one instance after another. `paint_flat` returns the same from a few dozen launches on a GPU, if
+    the accept decision is elementwise.
 
     Args:
         crops: masks of R instances.
         order: rows of the instances to paint, topmost first.
-        accept: function that returns whether to paint a candidate, as a 0-d bool tensor. The result is ignored for an
-            empty mask.
+        accept: function that returns whether to paint a candidate, as a 0-d bool tensor, or if it is elementwise, which
+            candidates to paint. The result is ignored for an empty mask.
+        flat: whether to use `paint_flat`. None: see `paints_flat`.
     """
-    canvas = torch.zeros(crops.size, dtype=torch.int32, device=crops.device)
-    for position, index in enumerate(order, start=1):
-        window, mask = crops.windows[index], crops[index]
-        part = canvas[window]
-        free = mask & part.logical_not()
-        area = mask.count_nonzero()
-        candidate = Candidate(index, window, mask, part, area, area - free.count_nonzero(), canvas)
-        # Free pixels hold 0, so addition paints them. On a CPU this is ten times faster than a masked assignment.
-        part += free * (accept(candidate).int() * position)
+    if paints_flat(accept, crops.device) if flat is None else flat:
+        (canvas,), _ = paint_flat(crops, order, accept)
+    else:
+        canvas = torch.zeros(crops.size, dtype=torch.int32, device=crops.device)
+        paint_loop(canvas, crops, order, accept)
     return Painted(canvas, list(order))
 
 

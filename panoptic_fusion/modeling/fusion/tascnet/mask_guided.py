@@ -9,7 +9,7 @@ from panoptic_fusion.decisions import is_agreed
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.modeling.fusion.base import PANOPTIC_FUSION_REGISTRY, FusionTrainingInputs
 from panoptic_fusion.modeling.fusion.greedy import GreedyFusion, Scene
-from panoptic_fusion.modeling.fusion.paint import Candidate
+from panoptic_fusion.modeling.fusion.paint import Candidate, elementwise
 from panoptic_fusion.modeling.fusion.tascnet.tasc_loss import (
     THINGS_PROBABILITIES,
     instance_things_mask,
@@ -23,6 +23,7 @@ AGREEMENT, AGREEMENT_THRESH = "coverage", 0.7  # the rule's own
 STRIDES = (1, 2, 4, 8)
 
 
+@elementwise
 def accept_agreed(
     scene: Scene,
     candidate: Candidate,
@@ -42,11 +43,11 @@ def accept_agreed(
     return is_agreed(
         candidate.overlap,
         candidate.area,
-        (candidate.mask & scene.things_mask[candidate.window]).count_nonzero(),
+        candidate.count(scene.things_mask),
         overlap_thresh=overlap_thresh,
         agreement_thresh=agreement_thresh,
         things_area=scene.things_area if agreement == "iou" else None,
-        painted_area=candidate.canvas.count_nonzero() if overlap == "iou" else None,
+        painted_area=candidate.num_painted if overlap == "iou" else None,
     )
 
 
@@ -157,6 +158,7 @@ class MaskGuidedFusion(GreedyFusion):
         valid = valid_pixel_mask(inputs.gt_sem_seg, inputs.gt_instances, num_stuff=num_stuff, stride=stride)
         return {"loss_tasc": self.tasc_loss_weight * tasc_loss(semantic, instance, valid)}
 
+    @elementwise
     def accept(self, scene: Scene, candidate: Candidate) -> torch.Tensor:
         """Returns whether to paint a candidate, as a 0-d bool tensor."""
         return accept_agreed(

@@ -1,0 +1,122 @@
+"""Pixels of many windows of an image as one flat list, which a GPU processes in one launch per operation.
+
+Shapes: K is the number of windows, S the number of all their columns and rows, called sides, L the number of all their
+rows, called lines, P the number of all their pixels, M the side of a map that is resized to a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Window = tuple[slice, slice]
+"""Rows and columns of an image, as slices with Python ints."""
+
+
+@dataclass(frozen=True)
+class WindowPixels:
+    """Pixels of K windows, ordered by window, then by line, then by column.
+
+    The pixels of a line are consecutive in the list and in any image. So an image is read at `addresses` of the first
+    pixel of each line. Building the list takes the same number of operations for any number of windows, and the CPU
+    does not wait for a GPU.
+
+    Attributes:
+        num_cols: number of columns of all windows.
+        side: (S,) int64, k for each column of window k, then K + k for each line of window k.
+        position: (S,) int64, the image column or image row of each side.
+        side_start: (2 K,) int64, index in `side` of the first column, or of the first line, of each window.
+        bounds: (K + 1,) int64, index in the list of the first pixel of each window, then P.
+        line: (P,) int32, line of each pixel, in [0, L).
+        line_start: (L,) int64, index in the list of the first pixel of each line.
+    """
+
+    num_cols: int
+    side: Tensor
+    position: Tensor
+    side_start: Tensor
+    bounds: Tensor
+    line: Tensor
+    line_start: Tensor
+
+    @classmethod
+    def of(cls, corners: Tensor, windows: Sequence[Window]) -> WindowPixels:
+        """Lists the pixels of K windows.
+
+        Args:
+            corners: (K, 4) int64, the windows as XYXY with exclusive ends.
+            windows: the same windows on the CPU. They tell the lengths of the lists without a copy from a GPU.
+        """
+        num, device = len(windows), corners.device
+        num_cols = sum(cols.stop - cols.start for _, cols in windows)
+        num_lines = sum(rows.stop - rows.start for rows, _ in windows)
+        edges = corners.t().contiguous()
+        first = edges[:2].flatten()
+        length = edges[2:].flatten() - first
+        side_start = length.cumsum(0) - length
+        side = torch.repeat_interleave(length, output_size=num_cols + num_lines)
+        position = torch.arange(num_cols + num_lines, device=device) + (first - side_start).index_select(0, side)
+        line_length = length.index_select(0, side[num_cols:] - num)
+        line = torch.repeat_interleave(line_length.int(), output_size=count_pixels(windows))
+        bounds = torch.zeros(num + 1, dtype=torch.int64, device=device)
+        torch.cumsum(length[:num] * length[num:], 0, out=bounds[1:])
+        return cls(num_cols, side, position, side_start, bounds, line, line_length.cumsum(0) - line_length)
+
+    @property
+    def window(self) -> Tensor:
+        """Window of each line, (L,) int64."""
+        return self.side[self.num_cols :] - (len(self.bounds) - 1)
+
+    def of_windows(self, values: Tensor) -> Tensor:
+        """Returns values of the K windows, (K,), at all of their pixels, (P,)."""
+        return values.index_select(0, self.window).index_select(0, self.line)
+
+    def addresses(self, first: Tensor) -> Tensor:
+        """Returns the index of each pixel in a flat array.
+
+        Args:
+            first: (L,) int64, the index of the first pixel of each line. The other pixels of the line follow it.
+
+        Returns:
+            (P,) int64.
+        """
+        place = torch.arange(len(self.line), dtype=torch.int32, device=self.line.device)
+        return (first - self.line_start).index_select(0, self.line).add_(place)
+
+    def image_addresses(self, width: int) -> Tensor:
+        """Returns the index of each pixel in a flattened image of the given width, (P,) int64."""
+        return self.addresses(self.line_addresses(width))
+
+    def line_addresses(self, width: int) -> Tensor:
+        """Returns the index of the first pixel of each line in a flattened image of the given width, (L,) int64."""
+        first_col = self.position.index_select(0, self.side_start.index_select(0, self.window))
+        return self.position[self.num_cols :] * width + first_col
+
+    def resize(self, maps: Tensor, rows: Tensor, taps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Interpolates one map per window at its pixels: columns first, then rows.
+
+        Args:
+            maps: (R, M, M) float.
+            rows: (K,) int64, the map of each window.
+            taps: the two map elements between which each side lies, (S,) int64, and the weight of the second, (S,)
+                float in [0, 1].
+
+        Returns:
+            (P,) float.
+        """
+        (_, side, _), num_cols = maps.shape, self.num_cols
+        columns = maps.permute(1, 0, 2).reshape(side, -1)
+        start = (rows * side).index_select(0, self.side[:num_cols])
+        first, second = (columns.index_select(1, start + tap[:num_cols]) for tap in taps[:2])
+        widened = torch.lerp(first, second, taps[2][:num_cols]).flatten()
+        start = self.side_start.index_select(0, self.window)
+        first, second = (widened.index_select(0, self.addresses(tap[num_cols:] * num_cols + start)) for tap in taps[:2])
+        return torch.lerp(first, second, taps[2][num_cols:].index_select(0, self.line))
+
+
+def count_pixels(windows: Sequence[Window]) -> int:
+    """Returns the number of pixels of all windows."""
+    return sum((rows.stop - rows.start) * (cols.stop - cols.start) for rows, cols in windows)
