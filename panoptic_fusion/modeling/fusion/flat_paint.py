@@ -63,11 +63,9 @@ class ChunkPixels:
         pixels = WindowPixels.of(crops.corners.index_select(0, index), windows)
         positions = torch.arange(first, first + len(index), dtype=torch.int32, device=index.device)
         positions = pixels.of_windows(positions).mul_(crops.at(index, pixels))
-        start = pixels.line_addresses(crops.size[1])
-        if layers is not None:
-            start += (layers * (crops.size[0] * crops.size[1])).index_select(0, pixels.window)
+        addresses = pixels.addresses(pixels.line_addresses(crops.size, layers))
         sums = torch.zeros(len(positions) + 1, dtype=torch.int32, device=index.device)
-        return cls(index, pixels.addresses(start), positions, pixels.bounds, sums)
+        return cls(index, addresses, positions, pixels.bounds, sums)
 
     def count(self, where: Tensor) -> Tensor:
         """Returns the number of pixels of each instance that are set in `where`, (P,) bool: (K,) int32."""
@@ -161,7 +159,7 @@ def paint_flat(
     table[0] = FREE
     rows = torch.tensor(order, dtype=torch.int64, device=device)
     on_layers = None if layers is None else torch.tensor(layers, device=device)
-    for part in _chunks([crops.windows[row] for row in order]):
+    for part in chunk_windows([crops.windows[row] for row in order]):
         own = table[1:][part]
         if len(own) <= FEW:
             for place in range(len(order))[part]:
@@ -209,7 +207,7 @@ def _settle(
     return canvas
 
 
-def _chunks(windows: Sequence[Window]) -> Iterator[slice]:
+def chunk_windows(windows: Sequence[Window]) -> Iterator[slice]:
     """Yields consecutive parts of a list of windows, each of one window or of at most `MAX_PIXELS` pixels."""
     start = total = 0
     for place, window in enumerate(windows):

@@ -88,9 +88,9 @@ def make_scene(
     """
     ranking = instances.scores.argsort(descending=True, stable=True)
     is_kept = reaches_score(instances.scores, confidence_thresh)[ranking]
-    columns = (ranking, instances.scores, instances.pred_classes, is_kept)
     crops = MaskCrops.from_instances(instances)
-    table = torch.stack([column.double() for column in (*columns, *crops.corners.unbind(1))]).tolist()
+    columns = (ranking.double(), instances.scores, instances.pred_classes, is_kept, *crops.corners.unbind(1))
+    table = torch.stack(columns).tolist()  # of float64
     kept = [int(row) for row, above in zip(table[0], table[3], strict=True) if above]
     crops.windows = to_windows(table[4:])
     if crops.size != tuple(sem_seg.output_size):

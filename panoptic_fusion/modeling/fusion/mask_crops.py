@@ -110,9 +110,7 @@ class BitmaskCrops(MaskCrops):
         return self.masks[index, rows, cols]
 
     def at(self, index: torch.Tensor, pixels: WindowPixels) -> torch.Tensor:
-        height, width = self.size
-        first = pixels.line_addresses(width) + (index * (height * width)).index_select(0, pixels.window)
-        return self.masks.flatten().index_select(0, pixels.addresses(first))
+        return pixels.read(self.masks, index)
 
     def _sample(self, instances: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
         return self.masks[instances[:, None, None], rows[:, None], cols]

@@ -14,7 +14,7 @@ from panoptic_fusion.modeling.fusion.loop_paint import Candidate, paint_loop
 from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops
 
 FLAT_DEVICES = {"cuda"}
-"""Types of devices on which all instances are decided at once. On a CPU, the loop is several times faster."""
+"""Types of devices on which all instances are processed at once. On a CPU, loops are several times faster."""
 
 Accept = Callable[[Candidate | Candidates], torch.Tensor]
 

@@ -86,14 +86,20 @@ class WindowPixels:
         place = torch.arange(len(self.line), dtype=torch.int32, device=self.line.device)
         return (first - self.line_start).index_select(0, self.line).add_(place)
 
-    def image_addresses(self, width: int) -> Tensor:
-        """Returns the index of each pixel in a flattened image of the given width, (P,) int64."""
-        return self.addresses(self.line_addresses(width))
+    def line_addresses(self, size: tuple[int, int], image: Tensor | None = None) -> Tensor:
+        """Returns the index of the first pixel of each line in flattened images of `size` (H, W), (L,) int64.
 
-    def line_addresses(self, width: int) -> Tensor:
-        """Returns the index of the first pixel of each line in a flattened image of the given width, (L,) int64."""
-        first_col = self.position.index_select(0, self.side_start.index_select(0, self.window))
-        return self.position[self.num_cols :] * width + first_col
+        Args:
+            size: (height, width) of the images.
+            image: (K,) int64, the image of each window. None: the first one.
+        """
+        first = self.position.index_select(0, self.side_start.index_select(0, self.window))
+        first += self.position[self.num_cols :] * size[1]
+        return first if image is None else first.add_((image * (size[0] * size[1])).index_select(0, self.window))
+
+    def read(self, images: Tensor, image: Tensor) -> Tensor:
+        """Returns the values of images (N, H, W) at all pixels, (P,). `image` (K,) is the image of each window."""
+        return images.flatten().index_select(0, self.addresses(self.line_addresses(images.shape[1:], image)))
 
     def resize(self, maps: Tensor, rows: Tensor, taps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Interpolates one map per window at its pixels: columns first, then rows.

@@ -17,6 +17,7 @@ from panoptic_fusion.modeling.fusion.base import (
     PanopticFusion,
     PanopticSeg,
 )
+from panoptic_fusion.modeling.fusion.mask_crops import to_windows
 from panoptic_fusion.modeling.fusion.resize import resize_labels, shortest_edge_scale
 from panoptic_fusion.modeling.fusion.sem_seg_logits import SemSegLogits
 from panoptic_fusion.modeling.fusion.upsnet.class_assignment import assign_segments
@@ -61,9 +62,11 @@ def fuse_panoptic_head(
     scores = instances.scores
     rows = suppress_boxes(instances.pred_boxes.tensor, scores)
     above = exceeds_score(scores[rows], confidence_thresh)
-    table = torch.stack([x.double() for x in (rows, scores[rows], instances.pred_classes[rows], above)]).tolist()
+    masks = MaskLogitCrops.from_instances(instances, rows)
+    columns = (rows.double(), scores[rows], instances.pred_classes[rows], above, *masks.corners.unbind(1))
+    table = torch.stack(columns).tolist()  # of float64
+    masks.windows = to_windows(table[4:])
     used = int(sum(table[3]))  # by descending score
-    masks = MaskLogitCrops.from_instances(instances, rows[:used])
     if masks.size != tuple(sem_seg.output_size):
         raise ValueError(f"Masks of size {masks.size} do not fit a map of {tuple(sem_seg.output_size)}.")
 

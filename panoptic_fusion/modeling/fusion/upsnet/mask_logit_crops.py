@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from detectron2.structures import Instances
 from torch import Tensor
 from torch.nn import functional as F
 
-from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops, to_windows
+from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops
 from panoptic_fusion.modeling.fusion.upsnet.boxes import BoxExtents, mask_taps
+from panoptic_fusion.modeling.fusion.window_pixels import WindowPixels
 
 BIT_MASK_LOGIT = 10.0
 """Logit of a bit mask: + this value inside the mask, - this value in the rest of the box."""
@@ -33,7 +34,6 @@ class MaskLogitCrops(MaskCrops):
         self.device = boxes.device
         self.extents = BoxExtents.of_boxes(boxes.float())
         self.corners = self.extents.clipped(self.size)
-        self.windows = to_windows(self.corners)
 
     def rows(self, index: int, y0: int, y1: int) -> Tensor:
         """Returns Y_mask in image rows y0..y1 and the columns of the window, (y1 - y0, w) float32.
@@ -42,9 +42,20 @@ class MaskLogitCrops(MaskCrops):
         """
         raise NotImplementedError
 
+    def logits_at(self, index: Tensor, pixels: WindowPixels) -> Tensor:
+        """Returns Y_mask of K instances at a flat list of pixels, (P,) float32, the same values as `rows`.
+
+        The arguments are as in `MaskCrops.at`.
+        """
+        raise NotImplementedError
+
     def __getitem__(self, index: int) -> Tensor:
         rows, _ = self.windows[index]
         return self.rows(index, rows.start, rows.stop) > 0
+
+    def at(self, index: Tensor, pixels: WindowPixels) -> Tensor:
+        """Returns where the mask logits are positive; see `MaskCrops.at`."""
+        return self.logits_at(index, pixels) > 0
 
     @staticmethod
     def from_instances(instances: Instances, index: Tensor) -> MaskLogitCrops:
@@ -63,7 +74,7 @@ class MaskLogitCrops(MaskCrops):
         if instances.has("pred_mask_logits"):
             return ResizedLogitCrops(instances.pred_mask_logits[index].float(), boxes, instances.image_size)
         if instances.has("pred_masks"):
-            return BitMaskLogitCrops(instances.pred_masks, index.tolist(), boxes)
+            return BitMaskLogitCrops(instances.pred_masks, index, boxes)
         raise ValueError("Panoptic fusion needs masks: instances with pred_mask_logits or pred_masks (MODEL.MASK_ON).")
 
 
@@ -75,28 +86,39 @@ class ResizedLogitCrops(MaskLogitCrops):
 
     def __init__(self, mask_logits: Tensor, boxes: Tensor, size: tuple[int, int]):
         super().__init__(boxes, size)
-        side = mask_logits.shape[-1]
-        height = max((rows.stop - rows.start for rows, _ in self.windows), default=0)
-        width = max((cols.stop - cols.start for _, cols in self.windows), default=0)
-        padded = F.pad(mask_logits, (0, 1, 0, 1))
-        cols_taps, self.taps = self._taps(0, width, side), self._taps(1, height, side)
-        self.widened = []
-        for index, (_, cols) in enumerate(self.windows):
-            first, second, weight = (tap[index, : cols.stop - cols.start] for tap in cols_taps)
-            mask = padded[index]
-            self.widened.append(torch.lerp(mask.index_select(1, first), mask.index_select(1, second), weight))
-
-    def _taps(self, axis: int, length: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns `mask_taps` of each window's pixels along columns (axis 0) or rows (1), three (R, length) tensors."""
-        skipped = self.corners[:, axis] - self.extents.start[:, axis]
-        offset = skipped[:, None] + torch.arange(length, device=self.device)
-        return mask_taps(offset, self.extents.mask_size[:, axis, None], side)
+        self.maps = F.pad(mask_logits, (0, 1, 0, 1))
+        self._widened: dict[int, Tensor] = {}
 
     def rows(self, index: int, y0: int, y1: int) -> Tensor:
         """Returns Y_mask in the given rows; see `MaskLogitCrops.rows`."""
-        top, mask = self.windows[index][0].start, self.widened[index]
-        first, second, weight = (tap[index, y0 - top : y1 - top] for tap in self.taps)
+        rows, cols = self.windows[index]
+        all_rows, all_cols = self._window_taps
+        if index not in self._widened:
+            first, second, weight = (tap[index, : cols.stop - cols.start] for tap in all_cols)
+            mask = self.maps[index]
+            self._widened[index] = torch.lerp(mask.index_select(1, first), mask.index_select(1, second), weight)
+        mask = self._widened[index]
+        first, second, weight = (tap[index, y0 - rows.start : y1 - rows.start] for tap in all_rows)
         return torch.lerp(mask.index_select(0, first), mask.index_select(0, second), weight[:, None])
+
+    def logits_at(self, index: Tensor, pixels: WindowPixels) -> Tensor:
+        """Returns Y_mask at a flat list of pixels; see `MaskLogitCrops.logits_at`."""
+        start, length = (
+            ends.index_select(0, index).t().flatten().index_select(0, pixels.side)
+            for ends in (self.extents.start, self.extents.mask_size)
+        )
+        return pixels.resize(self.maps, index, mask_taps(pixels.position - start, length, self.maps.shape[-1] - 1))
+
+    @cached_property
+    def _window_taps(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """`mask_taps` of the pixels of all windows, along rows and along columns: three (R, length) tensors each."""
+        longest = (max((part.stop - part.start for part in parts), default=0) for parts in zip(*self.windows))
+        result = []
+        for axis, length in zip((1, 0), longest, strict=True):
+            skipped = self.corners[:, axis] - self.extents.start[:, axis]
+            offset = skipped[:, None] + torch.arange(length, device=self.device)
+            result.append(mask_taps(offset, self.extents.mask_size[:, axis, None], self.maps.shape[-1] - 1))
+        return result
 
 
 class BitMaskLogitCrops(MaskLogitCrops):
@@ -104,15 +126,26 @@ class BitMaskLogitCrops(MaskLogitCrops):
 
     Args:
         masks: (K, H, W) bool. Pixels outside the window of the box are ignored.
-        index: indices of the R selected masks.
+        index: (R,) int64, the selected masks.
         boxes: (R, 4) float, XYXY in pixels.
     """
 
-    def __init__(self, masks: Tensor, index: Sequence[int], boxes: Tensor):
+    def __init__(self, masks: Tensor, index: Tensor, boxes: Tensor):
         super().__init__(boxes, tuple(masks.shape[1:]))
         self.masks, self.index = masks, index
 
+    @cached_property
+    def _selected(self) -> list[int]:
+        return self.index.tolist()
+
     def rows(self, index: int, y0: int, y1: int) -> Tensor:
         """Returns Y_mask in the given rows; see `MaskLogitCrops.rows`."""
-        mask = self.masks[self.index[index], y0:y1, self.windows[index][1]]
-        return mask.float().sub_(0.5).mul_(2 * BIT_MASK_LOGIT)
+        return _bit_logits(self.masks[self._selected[index], y0:y1, self.windows[index][1]])
+
+    def logits_at(self, index: Tensor, pixels: WindowPixels) -> Tensor:
+        """Returns Y_mask at a flat list of pixels; see `MaskLogitCrops.logits_at`."""
+        return _bit_logits(pixels.read(self.masks, self.index.index_select(0, index)))
+
+
+def _bit_logits(mask: Tensor) -> Tensor:
+    return mask.float().sub_(0.5).mul_(2 * BIT_MASK_LOGIT)

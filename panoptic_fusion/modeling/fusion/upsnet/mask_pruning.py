@@ -9,11 +9,15 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from panoptic_fusion.decisions import fits
+from panoptic_fusion.modeling.fusion.flat_paint import Candidates, paint_flat
+from panoptic_fusion.modeling.fusion.loop_paint import Candidate, paint_loop
 from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops
-from panoptic_fusion.modeling.fusion.paint import Candidate, paint
+from panoptic_fusion.modeling.fusion.paint import elementwise, paints_flat
 
 NMS_THRESH = 0.5
 MAX_INSTANCES = 100
+MAX_CANVAS_PIXELS = 2**25
+"""Maximum number of pixels of all canvases that exist at once on a GPU."""
 
 
 def suppress_boxes(boxes: Tensor, scores: Tensor) -> Tensor:
@@ -35,19 +39,30 @@ def prune_masks(crops: MaskCrops, classes: Sequence[int], thresh: float) -> list
     A mask is dropped if it is empty or if more than the fraction `thresh` of it is already covered on its canvas.
 
     Args:
-        crops: R masks, by descending score.
-        classes: R thing ids.
+        crops: masks of at least R instances, by descending score.
+        classes: thing ids of the first R.
         thresh: overlap threshold in [0, 1].
 
     Returns:
-        Whether each instance is kept. All values are copied from the device at once.
+        Whether each of the R instances is kept. All values are copied from the device at once.
     """
-    kept: dict[int, Tensor] = {}
 
-    def accept(candidate: Candidate) -> Tensor:
-        kept[candidate.index] = fits(candidate.overlap, candidate.area, thresh)
-        return kept[candidate.index]
+    @elementwise
+    def accept(candidate: Candidate | Candidates) -> Tensor:
+        return fits(candidate.overlap, candidate.area, thresh)
 
-    for thing in sorted(set(classes)):
-        paint(crops, [index for index, other in enumerate(classes) if other == thing], accept)
-    return torch.stack([kept[index] for index in range(len(crops))]).tolist() if kept else []
+    things = sorted(set(classes))
+    rows = [[index for index, other in enumerate(classes) if other == thing] for thing in things]
+    kept: list[Tensor] = []
+    if paints_flat(accept, crops.device):
+        step = max(1, MAX_CANVAS_PIXELS // (crops.size[0] * crops.size[1]))
+        for some in (rows[start : start + step] for start in range(0, len(rows), step)):
+            layers = [layer for layer, own in enumerate(some) for _ in own]
+            kept.append(paint_flat(crops, [index for own in some for index in own], accept, layers)[1])
+    else:
+        for own in rows:
+            canvas = torch.zeros(crops.size, dtype=torch.int32, device=crops.device)
+            kept += [torch.stack(paint_loop(canvas, crops, own, accept))]
+    order = [index for own in rows for index in own]
+    decisions = dict(zip(order, torch.cat(kept).tolist() if kept else [], strict=True))
+    return [decisions[index] for index in range(len(classes))]
