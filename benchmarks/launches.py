@@ -142,7 +142,8 @@ def main() -> int:
             for flat in (False, True):
                 c = count(name, tuple(args.size), num, flat=flat)[name]
                 print(num, name, flat, c.launches, c.reads, c.hidden_reads)
-                if args.operators and flat: print(c.operators)
+                if args.operators and flat:
+                    print(c.operators)
     return 0
 
 

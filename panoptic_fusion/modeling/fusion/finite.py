@@ -68,13 +68,11 @@ def fuse_finite(
 
 def usable_instances(instances: Instances) -> Tensor:
     """Returns which of R instances have a finite box, score and mask, as (R,) bool."""
-    fields = [instances.pred_boxes.tensor, instances.scores]
-    if instances.has("pred_mask_logits"):
-        fields.append(instances.pred_mask_logits)
-    is_usable = torch.ones(len(instances), dtype=torch.bool, device=instances.scores.device)
-    for field in fields if len(instances) else ():
-        is_usable &= field.reshape(len(instances), -1).abs().amax(dim=1) < LIMIT
-    return is_usable
+    num = len(instances)
+    fields = [instances.pred_boxes.tensor, instances.scores[:, None]]
+    if instances.has("pred_mask_logits") and num:
+        fields.append(instances.pred_mask_logits.reshape(num, -1))
+    return torch.cat(fields, dim=1).abs().amax(dim=1) < LIMIT
 
 
 def broken_cells(logits: Tensor) -> Tensor:

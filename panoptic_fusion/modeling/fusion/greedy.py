@@ -87,12 +87,11 @@ def make_scene(
         ValueError: instances and `sem_seg` have different output sizes, or instances have no masks.
     """
     ranking = instances.scores.argsort(descending=True, stable=True)
-    is_kept = reaches_score(instances.scores, confidence_thresh)[ranking]
     crops = MaskCrops.from_instances(instances)
-    columns = (ranking.double(), instances.scores, instances.pred_classes, is_kept, *crops.corners.unbind(1))
+    columns = (ranking.double(), instances.scores, instances.pred_classes, *crops.corners.unbind(1))
     table = torch.stack(columns).tolist()  # of float64
-    kept = [int(row) for row, above in zip(table[0], table[3], strict=True) if above]
-    crops.windows = to_windows(table[4:])
+    crops.windows = to_windows(table[3:])
+    kept = [int(row) for row in table[0] if reaches_score(table[1][int(row)], confidence_thresh)]
     if crops.size != tuple(sem_seg.output_size):
         raise ValueError(f"Masks of size {crops.size} do not fit a map of {tuple(sem_seg.output_size)}.")
     classes = [int(c) for c in table[2]]

@@ -133,25 +133,25 @@ class PastedCrops(MaskCrops):
         self.device = probabilities.device
         self.boxes = boxes
         self.corners = _window_corners(boxes, self.size)
-        self.maps = torch.nn.functional.pad(probabilities, (1, 1, 1, 1))
+        self.maps = torch.nn.functional.pad(probabilities, (1, 2, 1, 2))
 
     def __getitem__(self, index: int) -> torch.Tensor:
         rows, cols = self.windows[index]
         all_rows, all_cols = self._window_taps
-        first, second, weight = (tap[index, : cols.stop - cols.start] for tap in all_cols)
+        first, weight = (tap[index, : cols.stop - cols.start] for tap in all_cols)
         mask = self.maps[index]
-        mask = torch.lerp(mask.index_select(1, first), mask.index_select(1, second), weight)
-        first, second, weight = (tap[index, : rows.stop - rows.start] for tap in all_rows)
-        mask = torch.lerp(mask.index_select(0, first), mask.index_select(0, second), weight[:, None])
+        mask = torch.lerp(mask.index_select(1, first), mask[:, 1:].index_select(1, first), weight)
+        first, weight = (tap[index, : rows.stop - rows.start] for tap in all_rows)
+        mask = torch.lerp(mask.index_select(0, first), mask[1:].index_select(0, first), weight[:, None])
         return mask >= 0.5
 
     def at(self, index: torch.Tensor, pixels: WindowPixels) -> torch.Tensor:
         edges = self.boxes.index_select(0, index).t().contiguous()
         start, end = (edge.flatten().index_select(0, pixels.side) for edge in (edges[:2], edges[2:]))
-        return pixels.resize(self.maps, index, self._taps(pixels.position, start, end)) >= 0.5
+        return pixels.resize(self.maps, index, *self._taps(pixels.position, start, end)) >= 0.5
 
     @cached_property
-    def _window_taps(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    def _window_taps(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Taps of the pixels of all windows, along rows and along columns: (R, length) tensors, padded at the end."""
         longest = (max((part.stop - part.start for part in parts), default=0) for parts in zip(*self.windows))
         result = []
@@ -163,29 +163,27 @@ class PastedCrops(MaskCrops):
     def _sample(self, instances: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
         x0, y0, x1, y1 = self.boxes[instances, :, None].unbind(1)
         maps, side = self.maps[instances], self.maps.shape[-1]
-        first, second, weight = (tap[:, None].expand(-1, side, -1) for tap in self._taps(cols[None], x0, x1))
-        maps = torch.lerp(maps.gather(2, first), maps.gather(2, second), weight)
-        first, second, weight = (tap[:, :, None].expand(-1, -1, len(cols)) for tap in self._taps(rows[None], y0, y1))
-        return torch.lerp(maps.gather(1, first), maps.gather(1, second), weight) >= 0.5
+        first, weight = (tap[:, None].expand(-1, side, -1) for tap in self._taps(cols[None], x0, x1))
+        maps = torch.lerp(maps.gather(2, first), maps[:, :, 1:].gather(2, first), weight)
+        first, weight = (tap[:, :, None].expand(-1, -1, len(cols)) for tap in self._taps(rows[None], y0, y1))
+        return torch.lerp(maps.gather(1, first), maps[:, 1:].gather(1, first), weight) >= 0.5
 
-    def _taps(
-        self, pixels: torch.Tensor, start: torch.Tensor, end: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns where pixels lie along one axis of the maps, which are padded with one zero on each side.
+    def _taps(self, pixels: torch.Tensor, start: torch.Tensor, end: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns where pixels lie along one axis of the maps, which are padded with zeros: one before, two after.
 
         Args:
             pixels: int64 columns or rows of the image.
             start, end: float, the box along this axis. All shapes broadcast.
 
         Returns:
-            The two mask elements to read (int64) and the weight of the second (float in [0, 1]).
+            The first of the two neighboring map elements that a pixel lies between (int64), and the weight of the
+            second (float in [0, 1)).
         """
-        side = self.maps.shape[-1] - 2
+        side = self.maps.shape[-1] - 3
         position = (pixels + 0.5 - start) / (end - start) * side - 0.5
         position = position.nan_to_num(nan=-1.0).clamp(-1, side) + 1
         first = position.floor()
-        index = first.long()
-        return index, (index + 1).clamp(max=side + 1), position - first
+        return first.long(), position - first
 
 
 def _window_corners(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

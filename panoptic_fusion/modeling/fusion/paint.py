@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from panoptic_fusion.decisions import is_large_stuff
-from panoptic_fusion.modeling.fusion.flat_paint import Candidates, paint_flat
+from panoptic_fusion.modeling.fusion.flat_paint import FREE, Candidates, paint_flat
 from panoptic_fusion.modeling.fusion.loop_paint import Candidate, paint_loop
 from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops
 
@@ -64,6 +64,7 @@ def paint(crops: MaskCrops, order: Sequence[int], accept: Accept, *, flat: bool 
     """
     if paints_flat(accept, crops.device) if flat is None else flat:
         (canvas,), _ = paint_flat(crops, order, accept)
+        canvas = canvas.masked_fill_(canvas == FREE, 0)
     else:
         canvas = torch.zeros(crops.size, dtype=torch.int32, device=crops.device)
         paint_loop(canvas, crops, order, accept)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from panoptic_fusion.decisions import exceeds_score
 from panoptic_fusion.modeling.fusion.base import PANOPTIC_FUSION_REGISTRY, PanopticSeg
 from panoptic_fusion.modeling.fusion.greedy import Scene
@@ -13,7 +15,8 @@ from panoptic_fusion.modeling.fusion.resize import resize_panoptic
 
 def order_above(scene: Scene, confidence_thresh: float) -> list[int]:
     """Returns the rows of `scene.kept` whose scores are above `confidence_thresh`, in the same order."""
-    above = exceeds_score(scene.instances.scores, confidence_thresh).tolist()
+    scores = torch.tensor(scene.scores, dtype=scene.instances.scores.dtype)
+    above = exceeds_score(scores, confidence_thresh).tolist()
     return [row for row in scene.kept if above[row]]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -65,10 +66,20 @@ class WindowPixels:
         torch.cumsum(length[:num] * length[num:], 0, out=bounds[1:])
         return cls(num_cols, side, position, side_start, bounds, line, line_length.cumsum(0) - line_length)
 
-    @property
+    @cached_property
     def window(self) -> Tensor:
         """Window of each line, (L,) int64."""
         return self.side[self.num_cols :] - (len(self.bounds) - 1)
+
+    @cached_property
+    def place(self) -> Tensor:
+        """The numbers 0..P-1, (P,) int32."""
+        return torch.arange(len(self.line), dtype=torch.int32, device=self.line.device)
+
+    @cached_property
+    def _first_side(self) -> Tensor:
+        """Index in `side` of the first column of each line's window, (L,) int64."""
+        return self.side_start.index_select(0, self.window)
 
     def of_windows(self, values: Tensor) -> Tensor:
         """Returns values of the K windows, (K,), at all of their pixels, (P,)."""
@@ -83,8 +94,7 @@ class WindowPixels:
         Returns:
             (P,) int64.
         """
-        place = torch.arange(len(self.line), dtype=torch.int32, device=self.line.device)
-        return (first - self.line_start).index_select(0, self.line).add_(place)
+        return (first - self.line_start).index_select(0, self.line).add_(self.place)
 
     def line_addresses(self, size: tuple[int, int], image: Tensor | None = None) -> Tensor:
         """Returns the index of the first pixel of each line in flattened images of `size` (H, W), (L,) int64.
@@ -93,7 +103,7 @@ class WindowPixels:
             size: (height, width) of the images.
             image: (K,) int64, the image of each window. None: the first one.
         """
-        first = self.position.index_select(0, self.side_start.index_select(0, self.window))
+        first = self.position.index_select(0, self._first_side)
         first += self.position[self.num_cols :] * size[1]
         return first if image is None else first.add_((image * (size[0] * size[1])).index_select(0, self.window))
 
@@ -101,26 +111,30 @@ class WindowPixels:
         """Returns the values of images (N, H, W) at all pixels, (P,). `image` (K,) is the image of each window."""
         return images.flatten().index_select(0, self.addresses(self.line_addresses(images.shape[1:], image)))
 
-    def resize(self, maps: Tensor, rows: Tensor, taps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    def resize(self, maps: Tensor, rows: Tensor, first: Tensor, weight: Tensor) -> Tensor:
         """Interpolates one map per window at its pixels: columns first, then rows.
 
         Args:
             maps: (R, M, M) float.
             rows: (K,) int64, the map of each window.
-            taps: the two map elements between which each side lies, (S,) int64, and the weight of the second, (S,)
-                float in [0, 1].
+            first: (S,) int64 in [0, M - 2], the first of the two neighboring map elements that each side lies between.
+            weight: (S,) float in [0, 1], weight of the second one.
 
         Returns:
             (P,) float.
         """
-        (_, side, _), num_cols = maps.shape, self.num_cols
+        side, num_cols = maps.shape[-1], self.num_cols
         columns = maps.permute(1, 0, 2).reshape(side, -1)
-        start = (rows * side).index_select(0, self.side[:num_cols])
-        first, second = (columns.index_select(1, start + tap[:num_cols]) for tap in taps[:2])
-        widened = torch.lerp(first, second, taps[2][:num_cols]).flatten()
-        start = self.side_start.index_select(0, self.window)
-        first, second = (widened.index_select(0, self.addresses(tap[num_cols:] * num_cols + start)) for tap in taps[:2])
-        return torch.lerp(first, second, taps[2][num_cols:].index_select(0, self.line))
+        start = (rows * side).index_select(0, self.side[:num_cols]).add_(first[:num_cols])
+        widened = torch.lerp(
+            columns.index_select(1, start), columns[:, 1:].index_select(1, start), weight[:num_cols]
+        ).flatten()
+        address = self.addresses(torch.add(self._first_side, first[num_cols:], alpha=num_cols))
+        return torch.lerp(
+            widened.index_select(0, address),
+            widened[num_cols:].index_select(0, address),
+            weight[num_cols:].index_select(0, self.line),
+        )
 
 
 def count_pixels(windows: Sequence[Window]) -> int:

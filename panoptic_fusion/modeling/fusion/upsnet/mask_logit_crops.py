@@ -86,7 +86,7 @@ class ResizedLogitCrops(MaskLogitCrops):
 
     def __init__(self, mask_logits: Tensor, boxes: Tensor, size: tuple[int, int]):
         super().__init__(boxes, size)
-        self.maps = F.pad(mask_logits, (0, 1, 0, 1))
+        self.maps = F.pad(mask_logits, (0, 2, 0, 2))
         self._widened: dict[int, Tensor] = {}
 
     def rows(self, index: int, y0: int, y1: int) -> Tensor:
@@ -107,7 +107,9 @@ class ResizedLogitCrops(MaskLogitCrops):
             ends.index_select(0, index).t().flatten().index_select(0, pixels.side)
             for ends in (self.extents.start, self.extents.mask_size)
         )
-        return pixels.resize(self.maps, index, mask_taps(pixels.position - start, length, self.maps.shape[-1] - 1))
+        first, _, weight = mask_taps(pixels.position - start, length, self.maps.shape[-1] - 2)
+        # The second element is the next one, or its weight is 0, or both are zeros after the end of the map.
+        return pixels.resize(self.maps, index, first, weight)
 
     @cached_property
     def _window_taps(self) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -117,7 +119,7 @@ class ResizedLogitCrops(MaskLogitCrops):
         for axis, length in zip((1, 0), longest, strict=True):
             skipped = self.corners[:, axis] - self.extents.start[:, axis]
             offset = skipped[:, None] + torch.arange(length, device=self.device)
-            result.append(mask_taps(offset, self.extents.mask_size[:, axis, None], self.maps.shape[-1] - 1))
+            result.append(mask_taps(offset, self.extents.mask_size[:, axis, None], self.maps.shape[-1] - 2))
         return result
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from panoptic_fusion.decisions import fits
-from panoptic_fusion.modeling.fusion.flat_paint import Candidates, paint_flat
+from panoptic_fusion.modeling.fusion.flat_paint import FREE, Candidates, paint_flat
 from panoptic_fusion.modeling.fusion.loop_paint import Candidate, paint_loop
 from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops
 from panoptic_fusion.modeling.fusion.paint import elementwise, paints_flat
@@ -58,7 +58,7 @@ def prune_masks(crops: MaskCrops, classes: Sequence[int], thresh: float) -> list
         step = max(1, MAX_CANVAS_PIXELS // (crops.size[0] * crops.size[1]))
         for some in (rows[start : start + step] for start in range(0, len(rows), step)):
             layers = [layer for layer, own in enumerate(some) for _ in own]
-            kept.append(paint_flat(crops, [index for own in some for index in own], accept, layers)[1])
+            kept.append(paint_flat(crops, [index for own in some for index in own], accept, layers)[1] != FREE)
     else:
         for own in rows:
             canvas = torch.zeros(crops.size, dtype=torch.int32, device=crops.device)
