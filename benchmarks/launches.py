@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from unittest import mock
@@ -22,7 +21,7 @@ from unittest import mock
 import torch
 from arguments import parse_arguments
 from detectron2.structures import Boxes, Instances
-from fusion import MASK_SIDE, NUM_STUFF, NUM_THINGS, OVERLAP, SCORE, STUFF_AREA, street_scene
+from fusion import NUM_STUFF, NUM_THINGS, OVERLAP, SCORE, STUFF_AREA, street_scene
 from launch_counter import DEVICE, LaunchCounter, to_device
 
 from panoptic_fusion.data.label_space import LabelSpace

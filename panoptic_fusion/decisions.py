@@ -65,20 +65,36 @@ def is_agreed(
 ) -> Array:
     """Returns whether mask-guided fusion (TASCNet, section 3.3) accepts an instance; both thresholds are strict.
 
+    It is true if both `is_little_covered` and `is_confirmed` are; see their arguments.
+    """
+    is_free = is_little_covered(overlap, area, overlap_thresh, painted_area=painted_area)
+    return is_free & is_confirmed(area, agreed, agreement_thresh, things_area=things_area)
+
+
+def is_little_covered(overlap: Array, area: Array, thresh: float, *, painted_area: Array | None = None) -> Array:
+    """Returns whether less than the fraction `thresh` of a mask is covered.
+
     Args:
         overlap: number of pixels of the mask that earlier instances cover.
         area: number of pixels of the mask.
-        agreed: number of pixels of the mask that are things in the semantic labels.
-        overlap_thresh: number in [0, 1]; less than this fraction of the mask must be covered.
-        agreement_thresh: number in [0, 1]; the agreement must be above it.
-        things_area: number of pixels of the image that are things in the semantic labels, to use the IoU of the mask
-            and these pixels as agreement. None: the agreement is the fraction of the mask in these pixels.
+        thresh: overlap threshold in [0, 1].
         painted_area: number of pixels of the image that earlier instances cover, to apply the overlap threshold to the
             IoU of the mask and these pixels. None: it applies to the fraction of the mask that they cover.
     """
-    whole = area if things_area is None else area + things_area - agreed
-    painted = area if painted_area is None else area + painted_area - overlap
-    return (fraction(overlap, painted) < overlap_thresh) & (fraction(agreed, whole) > agreement_thresh)
+    return fraction(overlap, area if painted_area is None else area + painted_area - overlap) < thresh
+
+
+def is_confirmed(area: Array, agreed: Array, thresh: float, *, things_area: Array | None = None) -> Array:
+    """Returns whether the agreement of a mask with the semantic labels is above `thresh`.
+
+    Args:
+        area: number of pixels of the mask.
+        agreed: number of pixels of the mask that are things in the semantic labels.
+        thresh: agreement threshold in [0, 1].
+        things_area: number of pixels of the image that are things in the semantic labels, to use the IoU of the mask
+            and these pixels as agreement. None: the agreement is the fraction of the mask in these pixels.
+    """
+    return fraction(agreed, area if things_area is None else area + things_area - agreed) > thresh
 
 
 def is_large_stuff(area: Array, limit: int) -> Array:

@@ -16,7 +16,7 @@ windows of a chunk, H x W the image size, G the number of layers, each of which 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from panoptic_fusion.modeling.fusion.loop_paint import Candidate, paint_loop
 from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops
-from panoptic_fusion.modeling.fusion.window_pixels import Window, WindowPixels, count_pixels
+from panoptic_fusion.modeling.fusion.window_pixels import Window, WindowPixels, chunk_windows
 
 MAX_PIXELS = 2**24
 """Maximum number of pixels in the windows of a chunk, of about 40 bytes each."""
@@ -69,9 +69,9 @@ class ChunkPixels:
         return cls(index, numbers, addresses, positions, pixels.bounds, sums)
 
     def count(self, where: Tensor) -> Tensor:
-        """Returns the number of pixels of each instance that are set in `where`, (P,) bool: (K,) int32."""
+        """Returns the number of pixels of each instance that are set in `where`, (P,) bool: (K,) float64."""
         torch.cumsum(where, 0, dtype=torch.int32, out=self.sums[1:])
-        return self.sums.index_select(0, self.bounds).diff()
+        return self.sums.index_select(0, self.bounds).diff().double()
 
 
 class Candidates:
@@ -79,8 +79,8 @@ class Candidates:
 
     Attributes:
         index: (K,) int64, rows of the instances.
-        area: (K,) int32, number of pixels of each mask.
-        overlap: (K,) int32, number of pixels of each mask that earlier instances have painted.
+        area: (K,) float64, number of pixels of each mask.
+        overlap: (K,) float64, number of pixels of each mask that earlier instances have painted.
     """
 
     def __init__(self, pixels: ChunkPixels, canvas: Tensor):
@@ -95,7 +95,7 @@ class Candidates:
         self._inside = pixels.positions > 0
         self.area = self.overlap = pixels.count(self._inside)
         self._accepted: Tensor | bool = True
-        self._counts: list[tuple[Tensor, Tensor]] = []
+        self._constants: list[Tensor] = []
 
     def repaint(self, accepted: Tensor | bool, table: Tensor, canvas: Tensor) -> None:
         """Starts a round: paints the accepted instances and counts the overlaps.
@@ -114,7 +114,7 @@ class Candidates:
 
     @property
     def num_painted(self) -> Tensor:
-        """Number of pixels of the image that instances before each instance have painted, (K,) int64."""
+        """Number of pixels of the image that instances before each instance have painted, (K,) float64."""
         own = (self.area - self.overlap) * self._accepted
         return own.cumsum(0).sub_(own).add_(self._num_painted_before)
 
@@ -123,13 +123,14 @@ class Candidates:
         return (self._canvas != FREE).count_nonzero()
 
     def count(self, where: Tensor) -> Tensor:
-        """Returns the number of pixels of each mask in `where`, an (H, W) bool map of the image: (K,) int32."""
-        for known, result in self._counts:  # the same map in all rounds
-            if known is where:
-                return result
-        inside = where.flatten().index_select(0, self._pixels.addresses).logical_and_(self._inside)
-        self._counts.append((where, self._pixels.count(inside)))
-        return self._counts[-1][1]
+        """Returns the number of pixels of each mask in `where`, an (H, W) bool map of the image: (K,) float64."""
+        return self._pixels.count(where.flatten().index_select(0, self._pixels.addresses).logical_and_(self._inside))
+
+    def once(self, compute: Callable[[], Tensor]) -> Tensor:
+        """Returns the result of a function that does not depend on what is painted; it runs in the first round."""
+        if not self._constants:
+            self._constants.append(compute())
+        return self._constants[0]
 
 
 def paint_flat(
@@ -156,7 +157,7 @@ def paint_flat(
     shape = (1 + max(layers) if layers else 1, *crops.size)
     canvas = torch.full(shape, FREE, dtype=torch.int32, device=crops.device).flatten()
     table = torch.full((len(order) + 1,), FREE, dtype=torch.int32, device=crops.device)
-    for part in chunk_windows([crops.windows[row] for row in order]):
+    for part in chunk_windows([crops.windows[row] for row in order], MAX_PIXELS):
         if part.stop - part.start <= FEW:
             _paint_few(canvas.view(shape), table, part, crops, order, accept, layers)
         else:
@@ -220,16 +221,3 @@ def rounds_per_read(num: int) -> int:
     after 4 rounds, in those of 300 after 6.
     """
     return 4 + num // 128
-
-
-def chunk_windows(windows: Sequence[Window]) -> Iterator[slice]:
-    """Yields consecutive parts of a list of windows, each of one window or of at most `MAX_PIXELS` pixels."""
-    start = total = 0
-    for place, window in enumerate(windows):
-        pixels = count_pixels([window])
-        if place > start and total + pixels > MAX_PIXELS:
-            yield slice(start, place)
-            start, total = place, 0
-        total += pixels
-    if windows:
-        yield slice(start, len(windows))

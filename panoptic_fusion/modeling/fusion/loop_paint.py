@@ -15,7 +15,7 @@ from panoptic_fusion.modeling.fusion.window_pixels import Window
 class Candidate:
     """The next instance to paint, as input of a rule's accept decision.
 
-    A decision marked with `elementwise` uses only `index`, `area`, `overlap`, `num_painted` and `count`, which
+    A decision marked with `elementwise` uses only `index`, `area`, `overlap`, `num_painted`, `count` and `once`, which
     `flat_paint.Candidates` has for all instances at once.
 
     Attributes:
@@ -44,6 +44,10 @@ class Candidate:
     def count(self, where: Tensor) -> Tensor:
         """Returns the number of pixels of the mask in `where`, an (H, W) bool map of the image: 0-d int64."""
         return (self.mask & where[self.window]).count_nonzero()
+
+    def once(self, compute: Callable[[], Tensor]) -> Tensor:
+        """Returns the result of a function that does not depend on what is painted."""
+        return compute()
 
 
 def paint_loop(

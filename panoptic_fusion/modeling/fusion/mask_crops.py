@@ -48,7 +48,7 @@ class MaskCrops:
 
         Args:
             index: (K,) int64, the instance of each window of the list.
-            pixels: pixels of the K windows, or of parts of them.
+            pixels: pixels of K windows, each inside the window of its instance. Their positions need not be consecutive.
 
         Returns:
             (P,) bool.
@@ -110,6 +110,7 @@ class BitmaskCrops(MaskCrops):
         return self.masks[index, rows, cols]
 
     def at(self, index: torch.Tensor, pixels: WindowPixels) -> torch.Tensor:
+        """Returns the masks at a flat list of pixels; see `MaskCrops.at`."""
         return pixels.read(self.masks, index)
 
     def _sample(self, instances: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
@@ -146,6 +147,7 @@ class PastedCrops(MaskCrops):
         return mask >= 0.5
 
     def at(self, index: torch.Tensor, pixels: WindowPixels) -> torch.Tensor:
+        """Returns the masks at a flat list of pixels; see `MaskCrops.at`."""
         edges = self.boxes.index_select(0, index).t().contiguous()
         start, end = (edge.flatten().index_select(0, pixels.side) for edge in (edges[:2], edges[2:]))
         return pixels.resize(self.maps, index, *self._taps(pixels.position, start, end)) >= 0.5
@@ -153,7 +155,9 @@ class PastedCrops(MaskCrops):
     @cached_property
     def _window_taps(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Taps of the pixels of all windows, along rows and along columns: (R, length) tensors, padded at the end."""
-        longest = (max((part.stop - part.start for part in parts), default=0) for parts in zip(*self.windows))
+        longest = (
+            max((part.stop - part.start for part in parts), default=0) for parts in zip(*self.windows, strict=True)
+        )
         result = []
         for axis, length in zip((1, 0), longest, strict=True):
             pixels = self.corners[:, axis, None] + torch.arange(length, device=self.device)

@@ -6,12 +6,13 @@ rows, called lines, P the number of all their pixels, M the side of a map that i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Window = tuple[slice, slice]
 """Rows and columns of an image, as slices with Python ints."""
@@ -28,6 +29,7 @@ class WindowPixels:
     Attributes:
         num_cols: number of columns of all windows.
         side: (S,) int64, k for each column of window k, then K + k for each line of window k.
+        window: (L,) int64, window of each line.
         position: (S,) int64, the image column or image row of each side.
         side_start: (2 K,) int64, index in `side` of the first column, or of the first line, of each window.
         bounds: (K + 1,) int64, index in the list of the first pixel of each window, then P.
@@ -37,6 +39,7 @@ class WindowPixels:
 
     num_cols: int
     side: Tensor
+    window: Tensor
     position: Tensor
     side_start: Tensor
     bounds: Tensor
@@ -60,16 +63,12 @@ class WindowPixels:
         side_start = length.cumsum(0) - length
         side = torch.repeat_interleave(length, output_size=num_cols + num_lines)
         position = torch.arange(num_cols + num_lines, device=device) + (first - side_start).index_select(0, side)
-        line_length = length.index_select(0, side[num_cols:] - num)
+        window = side[num_cols:] - num
+        line_length = length.index_select(0, window)
         line = torch.repeat_interleave(line_length.int(), output_size=count_pixels(windows))
         bounds = torch.zeros(num + 1, dtype=torch.int64, device=device)
         torch.cumsum(length[:num] * length[num:], 0, out=bounds[1:])
-        return cls(num_cols, side, position, side_start, bounds, line, line_length.cumsum(0) - line_length)
-
-    @cached_property
-    def window(self) -> Tensor:
-        """Window of each line, (L,) int64."""
-        return self.side[self.num_cols :] - (len(self.bounds) - 1)
+        return cls(num_cols, side, window, position, side_start, bounds, line, line_length.cumsum(0) - line_length)
 
     @cached_property
     def place(self) -> Tensor:
@@ -109,7 +108,15 @@ class WindowPixels:
 
     def read(self, images: Tensor, image: Tensor) -> Tensor:
         """Returns the values of images (N, H, W) at all pixels, (P,). `image` (K,) is the image of each window."""
-        return images.flatten().index_select(0, self.addresses(self.line_addresses(images.shape[1:], image)))
+        _, height, width = images.shape
+        first = self.position[self.num_cols :] * width
+        first += (image * (height * width)).index_select(0, self.window)
+        cols = self.position.index_select(0, self.addresses(self._first_side))
+        return images.flatten().index_select(0, cols.add_(first.index_select(0, self.line)))
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Returns the sum of integers or bools (P,) over each window, (K,) int64. Each sum must be below 2^63."""
+        return F.pad(values.cumsum(0), (1, 0)).index_select(0, self.bounds).diff()
 
     def resize(self, maps: Tensor, rows: Tensor, first: Tensor, weight: Tensor) -> Tensor:
         """Interpolates one map per window at its pixels: columns first, then rows.
@@ -140,3 +147,16 @@ class WindowPixels:
 def count_pixels(windows: Sequence[Window]) -> int:
     """Returns the number of pixels of all windows."""
     return sum((rows.stop - rows.start) * (cols.stop - cols.start) for rows, cols in windows)
+
+
+def chunk_windows(windows: Sequence[Window], limit: int) -> Iterator[slice]:
+    """Yields consecutive parts of a list of windows, each of one window or of at most `limit` pixels."""
+    start = total = 0
+    for place, window in enumerate(windows):
+        pixels = count_pixels([window])
+        if place > start and total + pixels > limit:
+            yield slice(start, place)
+            start, total = place, 0
+        total += pixels
+    if windows:
+        yield slice(start, len(windows))

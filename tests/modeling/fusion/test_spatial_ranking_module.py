@@ -8,13 +8,14 @@ import torch
 
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.layers.chunks import MAX_CHUNK_ELEMENTS
+from panoptic_fusion.modeling.fusion.mask_crops import BitmaskCrops
+from panoptic_fusion.modeling.fusion.oanet.cell_masks import CellMasks
 from panoptic_fusion.modeling.fusion.oanet.spatial_ranking_module import (
     KERNELS,
     SpatialRankingModule,
     cell_pixels,
     class_channels,
     ranking_loss,
-    ranking_scores,
     ranking_targets,
 )
 
@@ -26,6 +27,17 @@ def random_masks(rng, size, num):
         y, x = rng.randint(0, size[0] // 2), rng.randint(0, size[1] // 2)
         mask[y : y + rng.randint(0, size[0]), x : x + rng.randint(0, size[1])] = True
     return masks
+
+
+def cell_masks(masks):
+    """Whole masks (R, h, w) bool as masks at cells of one pixel each."""
+    _, height, width = masks.shape
+    crops = BitmaskCrops(masks, torch.tensor([[0.0, 0, width, height]]).expand(len(masks), -1))
+    return CellMasks(crops, range(len(masks)), torch.arange(height), torch.arange(width))
+
+
+def ranking_scores(probabilities, masks, classes):
+    return cell_masks(masks).ranking_scores(probabilities, classes)
 
 
 def slow_channels(masks, classes, num_classes):
@@ -61,6 +73,7 @@ def test_equals_loops_over_pixels():
 
         claims = slow_channels(masks, classes, num_classes)
         channels = class_channels(masks, classes, num_classes)
+        assert torch.equal(cell_masks(masks).class_channels(classes, num_classes), channels)
         labels = ranking_targets(channels, seen)
         logits = module(channels[None].double())
         total, probabilities = [], {}
@@ -123,7 +136,8 @@ def test_results_do_not_depend_on_the_chunks(monkeypatch):
     for limit in (1, 99, 500):
         monkeypatch.setitem(MAX_CHUNK_ELEMENTS, "cpu", limit)
         assert torch.equal(class_channels(masks, classes, 5), channels)
-        torch.testing.assert_close(ranking_scores(probabilities, masks, classes), scores)
+        assert torch.equal(cell_masks(masks).class_channels(classes, 5), channels)
+        assert torch.equal(ranking_scores(probabilities, masks, classes), scores)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -14,13 +14,13 @@ from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.modeling.fusion.base import PANOPTIC_FUSION_REGISTRY, FusionTrainingInputs
 from panoptic_fusion.modeling.fusion.greedy import Scene
 from panoptic_fusion.modeling.fusion.heuristic import HeuristicFusion
+from panoptic_fusion.modeling.fusion.oanet.cell_masks import CellMasks
 from panoptic_fusion.modeling.fusion.oanet.overlapping_masks import overlapping_masks
 from panoptic_fusion.modeling.fusion.oanet.spatial_ranking_module import (
     SpatialRankingModule,
     cell_pixels,
     class_channels,
     ranking_loss,
-    ranking_scores,
     ranking_targets,
 )
 
@@ -52,19 +52,16 @@ def rank_by_module(
         contested_only: average over the cells of a mask that masks of several classes claim, on which the module was
             trained. A mask without such a cell has the score 1.
     """
-    device = scene.crops.device
-    kept = torch.tensor(scene.kept, dtype=torch.int64, device=device)
-    classes = scene.instances.pred_classes[kept]
     rows, cols = (
-        cell_pixels(length, stride, image_length, device)
+        cell_pixels(length, stride, image_length)
         for length, image_length in zip(scene.sem_seg.image_size, scene.crops.size, strict=True)
     )
-    masks = scene.crops.sample(kept, rows, cols)
-    channels = class_channels(masks, classes, num_things)
+    masks = CellMasks(scene.crops, scene.kept, rows, cols)
+    classes = scene.instances.pred_classes.index_select(0, masks.index)
+    channels = masks.class_channels(classes, num_things)
     logits = module(channels[None])[0]
-    if contested_only:
-        masks = masks & (channels.sum(0) > 1)
-    return ranking_scores(logits.float().softmax(0), masks, classes)
+    where = channels.sum(0) > 1 if contested_only else None
+    return masks.ranking_scores(logits.float().softmax(0), classes, where)
 
 
 @PANOPTIC_FUSION_REGISTRY.register()
@@ -89,7 +86,7 @@ class SpatialRankingFusion(HeuristicFusion):
     Deviations from the paper:
     - Cells of 4 x 4 pixels instead of pixels (the paper's is SRM.STRIDE 1), because 80 channels at 800 x 1333 would
       take 340 MB.
-    - The indicator of equation 4, see `ranking_scores`.
+    - The indicator of equation 4, see `CellMasks.ranking_scores`.
     - The contested pixels that are excluded from the loss, see `ranking_targets`.
     """
 

@@ -136,25 +136,3 @@ def ranking_loss(logits: Tensor, labels: Tensor) -> Tensor:
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     total = F.cross_entropy(logits, labels, ignore_index=IGNORE_LABEL, reduction="sum")
     return total / (labels != IGNORE_LABEL).sum().clamp(min=1)
-
-
-def ranking_scores(probabilities: Tensor, masks: Tensor, classes: Tensor) -> Tensor:
-    """Returns the mean probability of each instance's class over its mask (equation 3).
-
-    Equation 4 prints the mask indicator inverted (0 inside the instance, 1 outside). This function uses 1 inside.
-
-    Args:
-        probabilities: (T, h, w) float, softmax of the ranking score map.
-        masks: (R, h, w) bool.
-        classes: (R,) int64.
-
-    Returns:
-        (R,) float64 in [0, 1], and 1 for masks without a cell. Instances smaller than a cell are painted first, because
-        they cover little of other instances, while others could cover them completely.
-    """
-    scores = torch.ones(len(masks), dtype=torch.float64, device=masks.device)
-    for chunk in map_chunks(len(masks), tuple(masks.shape[1:]), masks.device):
-        total = (probabilities[classes[chunk]] * masks[chunk]).sum((1, 2), dtype=torch.float64)
-        count = masks[chunk].sum((1, 2))
-        scores[chunk] = torch.where(count > 0, total / count.clamp(min=1), 1.0)
-    return scores

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from detectron2.config import configurable
 
-from panoptic_fusion.decisions import is_agreed
+from panoptic_fusion.decisions import is_confirmed, is_little_covered
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.modeling.fusion.base import PANOPTIC_FUSION_REGISTRY, FusionTrainingInputs
 from panoptic_fusion.modeling.fusion.greedy import GreedyFusion, Scene
@@ -40,15 +40,15 @@ def accept_agreed(
         overlap_thresh, agreement_thresh: thresholds in [0, 1].
         agreement, overlap: each one of `AGREEMENTS`, see `MaskGuidedFusion`.
     """
-    return is_agreed(
-        candidate.overlap,
-        candidate.area,
-        candidate.count(scene.things_mask),
-        overlap_thresh=overlap_thresh,
-        agreement_thresh=agreement_thresh,
-        things_area=scene.things_area if agreement == "iou" else None,
-        painted_area=candidate.num_painted if overlap == "iou" else None,
-    )
+    painted_area = candidate.num_painted if overlap == "iou" else None
+    is_free = is_little_covered(candidate.overlap, candidate.area, overlap_thresh, painted_area=painted_area)
+
+    def confirmed() -> torch.Tensor:
+        agreed = candidate.count(scene.things_mask)
+        things_area = scene.things_area if agreement == "iou" else None
+        return is_confirmed(candidate.area, agreed, agreement_thresh, things_area=things_area)
+
+    return is_free & candidate.once(confirmed)
 
 
 @PANOPTIC_FUSION_REGISTRY.register()

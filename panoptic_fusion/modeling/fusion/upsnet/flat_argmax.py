@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from panoptic_fusion.modeling.fusion.flat_paint import FREE, chunk_windows
+from panoptic_fusion.modeling.fusion.flat_paint import FREE, MAX_PIXELS
 from panoptic_fusion.modeling.fusion.upsnet.mask_logit_crops import MaskLogitCrops
-from panoptic_fusion.modeling.fusion.window_pixels import Window, WindowPixels
+from panoptic_fusion.modeling.fusion.window_pixels import WindowPixels, chunk_windows
 
 
 class FlatInstances:
@@ -54,7 +54,7 @@ class FlatInstances:
         corners[:, 1::2].clamp_(y0, y0 + height)
         label = label.int()
         windows = [(_clipped(rows, y0, y0 + height), cols) for rows, cols in self.windows]
-        for part in chunk_windows(windows):
+        for part in chunk_windows(windows, MAX_PIXELS):
             pixels = WindowPixels.of(corners[part], windows[part])
             first = pixels.line_addresses((height, width)) - y0 * width
             addresses = pixels.addresses(first)

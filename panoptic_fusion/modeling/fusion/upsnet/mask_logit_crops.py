@@ -114,7 +114,9 @@ class ResizedLogitCrops(MaskLogitCrops):
     @cached_property
     def _window_taps(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """`mask_taps` of the pixels of all windows, along rows and along columns: three (R, length) tensors each."""
-        longest = (max((part.stop - part.start for part in parts), default=0) for parts in zip(*self.windows))
+        longest = (
+            max((part.stop - part.start for part in parts), default=0) for parts in zip(*self.windows, strict=True)
+        )
         result = []
         for axis, length in zip((1, 0), longest, strict=True):
             skipped = self.corners[:, axis] - self.extents.start[:, axis]
