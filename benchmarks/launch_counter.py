@@ -12,9 +12,9 @@ counted as for a GPU:
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 from typing import Any
 from unittest import mock
 
@@ -25,7 +25,16 @@ from torch.utils._pytree import tree_map
 DEVICE = "meta"
 """Name of the simulated device, a type that needs no driver. Real meta tensors cannot be used inside the counter."""
 
-NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_", "lift_fresh"}
+NO_KERNEL = {
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty",
+    "new_empty_strided",
+    "resize_",
+    "lift_fresh",
+    "_unsafe_view",
+}
 SIZE_FROM_VALUES = {"nonzero", "masked_select", "nms", "unique_consecutive", "_unique2", "equal", "is_nonzero"}
 
 
@@ -57,19 +66,34 @@ class DeviceTensor(torch.Tensor):
         return torch.tensor(data, dtype=dtype or self.dtype).to(DEVICE)
 
 
+@dataclass
+class Counts:
+    """Numbers of launches, reads and hidden reads; see the module."""
+
+    launches: int = 0
+    reads: int = 0
+    hidden_reads: int = 0
+
+    @property
+    def all_reads(self) -> int:
+        """Number of reads and hidden reads."""
+        return self.reads + self.hidden_reads
+
+    def __sub__(self, other: Counts) -> Counts:
+        return Counts(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
 class LaunchCounter(TorchDispatchMode):
     """Runs operators of the simulated device on the CPU and counts them.
 
     Attributes:
-        launches, reads, hidden_reads: counts, see the module.
-        operators: number of launches by operator.
+        counts: the counts so far.
         is_paused: whether operators run without being counted.
     """
 
     def __init__(self):
         super().__init__()
-        self.launches = self.reads = self.hidden_reads = 0
-        self.operators: Counter[str] = Counter()
+        self.counts = Counts()
         self.is_paused = False
 
     def __enter__(self):
@@ -128,23 +152,19 @@ class LaunchCounter(TorchDispatchMode):
         return tree_map(wrap, result)
 
     def _count(self, func, args: tuple, from_cpu: bool, to_cpu: bool) -> None:
-        name = func._schema.name.split("::")[1]
+        name, counts = func._schema.name.split("::")[1], self.counts
+        is_upload = name == "_to_copy" and from_cpu or name == "copy_" and not isinstance(args[1], DeviceTensor)
         if to_cpu or name == "_local_scalar_dense":
-            self.reads += 1
-            return
-        if name in ("_to_copy", "copy_") and from_cpu or name == "copy_" and not isinstance(args[1], DeviceTensor):
-            self.hidden_reads += 1
-            return
-        if func.is_view or name in NO_KERNEL:
-            return
-        self.launches += 1
-        self.operators[name] += 1
-        self.hidden_reads += name == "bincount"
-        self.reads += name in SIZE_FROM_VALUES
-        if name in ("index", "index_put", "index_put_"):
-            indices = [x for x in args[1] if x is not None]
-            self.reads += any(x.dtype in (torch.bool, torch.uint8) for x in indices)
-            self.hidden_reads += sum(not isinstance(x, DeviceTensor) for x in indices)
+            counts.reads += 1
+        elif is_upload:
+            counts.hidden_reads += 1
+        elif not func.is_view and name not in NO_KERNEL:
+            counts.launches += 1
+            counts.reads += name in SIZE_FROM_VALUES
+            counts.hidden_reads += name == "bincount"
+            for index in args[1] if name.startswith("index") and isinstance(args[1], list | tuple) else ():
+                counts.reads += index is not None and index.dtype in (torch.bool, torch.uint8)
+                counts.hidden_reads += index is not None and not isinstance(index, DeviceTensor)
 
 
 def to_device(x: torch.Tensor) -> torch.Tensor:

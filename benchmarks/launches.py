@@ -1,11 +1,11 @@
-"""Counts kernel launches and blocking reads of every fusion, as a GPU would see them, without one.
+"""Counts kernel launches and blocking reads of every fusion, as for a GPU, on a machine without one.
 
     python benchmarks/launches.py [--instances 10 100 300] [--size 1024 2048]
 
 "loop" processes one instance after another, as on a CPU. "flat" processes all instances at once, as on a GPU. Both run
-on the simulated device of `launch_counter.py`, on the street scene of `fusion.py`, in which things have semantic logits
-of their class. The counts include the check for non-finite numbers. The argmax of the semantic logits is apart, because
-it does not depend on the instances. "reads" are points where the CPU waits for values of the GPU; "all" also includes
+on the simulated device of `launch_counter.py`, on the street scene of `fusion.py` with semantic logits that show the
+things. The counts include the check for non-finite numbers. They exclude the argmax of the semantic logits, which does
+not depend on the instances. "reads" are points where the CPU waits for values of the GPU; "all" also includes
 `bincount` and copies from the CPU.
 """
 
@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from unittest import mock
 
 import torch
 from arguments import parse_arguments
 from detectron2.structures import Boxes, Instances
 from fusion import NUM_STUFF, NUM_THINGS, OVERLAP, SCORE, STUFF_AREA, street_scene
-from launch_counter import DEVICE, LaunchCounter, to_device
+from launch_counter import DEVICE, Counts, LaunchCounter, to_device
 
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.modeling.fusion import (
@@ -34,6 +34,7 @@ from panoptic_fusion.modeling.fusion import (
     SpatialRankingFusion,
     UPSNetFusion,
 )
+from panoptic_fusion.modeling.fusion.oanet import spatial_ranking
 from panoptic_fusion.modeling.fusion.paint import FLAT_DEVICES
 from panoptic_fusion.modeling.fusion.upsnet import fusion as upsnet_fusion
 
@@ -48,16 +49,8 @@ RULES: dict[str, tuple[type[PanopticFusion], dict]] = {
 }
 """{name: class and constructor arguments other than the common ones}."""
 
-UPSNET_ARGMAX = "upsnet, argmax alone"
-
-
-@dataclass(frozen=True)
-class Count:
-    """Counts of one fusion; see `launch_counter.py`. `all_reads` includes hidden reads."""
-
-    launches: int
-    reads: int
-    all_reads: int
+PARTS = {"spatial_ranking": (spatial_ranking, "rank_by_module"), "upsnet": (upsnet_fusion, "panoptic_argmax")}
+"""{name: module and name of a function that computes a part of the fusion, which is also counted alone}."""
 
 
 class ArgmaxApart(SemSegLogits):
@@ -71,11 +64,11 @@ class ArgmaxApart(SemSegLogits):
             return super().argmax()
 
 
-def build(name: str) -> PanopticFusion:
+def build(name: str, num_stuff: int = NUM_STUFF, num_things: int = NUM_THINGS) -> PanopticFusion:
     """Builds a fusion of `RULES`."""
     categories = [
-        {"id": i, "name": f"class {i}", "isthing": int(i >= NUM_STUFF), "color": [0, 0, i]}
-        for i in range(NUM_STUFF + NUM_THINGS)
+        {"id": i, "name": f"class {i}", "isthing": int(i >= num_stuff), "color": [0, 0, i % 256]}
+        for i in range(num_stuff + num_things)
     ]
     torch.manual_seed(0)  # the weights of the ranking module
     kind, arguments = RULES[name]
@@ -103,29 +96,50 @@ def flat_on(device: str) -> Iterator[None]:
 
 
 @torch.no_grad()
-def count(name: str, size: tuple[int, int], num_instances: int, *, flat: bool) -> dict[str, LaunchCounter]:
+def count(name: str, size: tuple[int, int], num_instances: int, *, flat: bool) -> tuple[Counts, Counts]:
     """Counts one fusion of `RULES`.
 
+    Args:
+        name: key of `RULES`.
+        size: height and width of the image, multiples of 128.
+        num_instances: number of instances.
+        flat: whether all instances are processed at once.
+
     Returns:
-        {name: counter}, for UPSNet also of its argmax alone.
+        the counts of the fusion, and of its part in `PARTS` alone.
     """
     fusion = build(name)
     sem_seg, instances = scene_with_things(size, num_instances)
     fields = {key: to_device(x.tensor if key == "pred_boxes" else x) for key, x in instances.get_fields().items()}
     fields["pred_boxes"] = Boxes(fields["pred_boxes"])
     ArgmaxApart.counter = counter = LaunchCounter()
-    argmax = LaunchCounter()
+    part = Counts()
 
-    def counted_argmax(*args, **kwargs):
-        with counter.paused(), argmax:
-            return panoptic_argmax(*args, **kwargs)
+    def counted(function: Callable) -> Callable:
+        def run(*args, **kwargs):
+            nonlocal part
+            before = replace(counter.counts)
+            result = function(*args, **kwargs)
+            part = counter.counts - before
+            return result
 
-    with flat_on(DEVICE) if flat else nullcontext(), counter:
+        return run
+
+    with ExitStack() as stack:
+        if flat:
+            stack.enter_context(flat_on(DEVICE))
+        if name in PARTS:
+            module, function = PARTS[name]
+            stack.enter_context(mock.patch.object(module, function, counted(getattr(module, function))))
+        stack.enter_context(counter)
         fusion(ArgmaxApart(to_device(sem_seg.logits), size, size, size), Instances(size, **fields))
-        if name == "upsnet":
-            with mock.patch.object(upsnet_fusion, "panoptic_argmax", counted_argmax):
-                pass
-    return {name: counter}
+    return counter.counts, part
+
+
+def row(name: str, num: int, *counts: Counts) -> str:
+    """Returns a line of the table."""
+    cells = [name, num, *(x for c in counts for x in (c.launches, c.reads, c.all_reads))]
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def main() -> int:
@@ -134,15 +148,16 @@ def main() -> int:
     parser.add_argument("--instances", type=int, nargs="+", default=(10, 100, 300))
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), help="height and width, multiples of 128")
     parser.add_argument("--rules", nargs="+", choices=RULES, default=tuple(RULES))
-    parser.add_argument("--operators", action="store_true", help="also print the number of launches by operator")
     args = parse_arguments(parser, instances=(5,), size=(128, 256))
-    for num in args.instances:
-        for name in args.rules:
-            for flat in (False, True):
-                c = count(name, tuple(args.size), num, flat=flat)[name]
-                print(num, name, flat, c.launches, c.reads, c.hidden_reads)
-                if args.operators and flat:
-                    print(c.operators)
+    print(f"{args.size[0]}x{args.size[1]}, torch {torch.__version__}\n")
+    print("| fusion | instances | launches, loop | reads | all | launches, flat | reads | all |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name in args.rules:
+        for num in args.instances:
+            whole, parts = zip(*(count(name, tuple(args.size), num, flat=flat) for flat in (False, True)), strict=True)
+            print(row(name, num, *whole), flush=True)
+            if name in PARTS:
+                print(row(f"{name}: {PARTS[name][1]} alone", num, *parts), flush=True)
     return 0
 
 

@@ -59,11 +59,11 @@ class CellMasks:
         self.crops, self.size = crops, (len(rows), len(cols))
         pixels = rows.tolist(), cols.tolist()
         self.windows = [_cell_window(crops.windows[index], *pixels) for index in instances]
-        corners = [[x.start, y.start, x.stop, y.stop] for y, x in self.windows]
-        table = [[index, *own] for index, own in zip(instances, corners, strict=True)]
-        table = torch.tensor(table, dtype=torch.int64, device=crops.device).view(-1, 5)
-        self.index, self.corners = table[:, 0], table[:, 1:]
-        self.rows, self.cols = rows.to(crops.device), cols.to(crops.device)
+        table = [[i, x.start, y.start, x.stop, y.stop] for i, (y, x) in zip(instances, self.windows, strict=True)]
+        sizes = [5 * len(table), len(cols), len(rows)]  # all values are copied to the device at once
+        values = torch.cat([torch.tensor(table, dtype=torch.int64).flatten(), cols, rows]).to(crops.device)
+        table, self.cols, self.rows = values.split(sizes)
+        self.index, self.corners = table.view(-1, 5)[:, 0], table.view(-1, 5)[:, 1:]
         self._chunks = list(chunk_windows(self.windows, max_chunk_elements(crops.device)))
         self._single = [self._part(part) for part in self._chunks] if len(self._chunks) == 1 else None
 
