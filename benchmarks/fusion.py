@@ -112,6 +112,17 @@ def to_detectron2_labels(labels: torch.Tensor) -> torch.Tensor:
     return torch.where(labels < NUM_STUFF, labels + 1, torch.zeros_like(labels))
 
 
+def detectron2_fusion(sem_seg: SemSegLogits, instances: Instances):
+    """Fuses the outputs of a network in the same way as detectron2's Panoptic FPN."""
+    size = sem_seg.output_size
+    pasted = Instances(size, **instances.get_fields())
+    pasted.remove("pred_mask_logits")
+    pasted.pred_masks = paste_masks_in_image(instances.pred_mask_logits.sigmoid(), instances.pred_boxes, size)
+    enlarged = F.interpolate(sem_seg.logits[None], scale_factor=STRIDE, mode="bilinear", align_corners=False)
+    semantic = to_detectron2_labels(sem_seg_postprocess(enlarged[0], size, *size).argmax(dim=0))
+    return combine_semantic_and_instance_outputs(pasted, semantic, OVERLAP, STUFF_AREA, SCORE)
+
+
 def identical(ours, theirs) -> bool:
     """Returns whether two results agree, except for `area`, which only our things have, and the shifted stuff ids."""
     ours_map, ours_info = ours
@@ -176,20 +187,12 @@ def main() -> int:
         stuff_area_limit=STUFF_AREA,
     )
 
-    def their_model_path():
-        pasted = Instances(size, **with_masks.get_fields())
-        pasted.pred_masks = paste_masks_in_image(with_logits.pred_mask_logits.sigmoid(), with_logits.pred_boxes, size)
-        enlarged = F.interpolate(sem_seg.logits[None], scale_factor=STRIDE, mode="bilinear", align_corners=False)
-        semantic = sem_seg_postprocess(enlarged[0], size, *size).argmax(dim=0)
-        semantic = to_detectron2_labels(semantic)
-        return combine_semantic_and_instance_outputs(pasted, semantic, OVERLAP, STUFF_AREA, SCORE)
-
     pairs = {
         "masks": (
             lambda: fusion.combine(label_map, with_masks, None),
             lambda: combine_semantic_and_instance_outputs(with_masks, their_labels, OVERLAP, STUFF_AREA, SCORE),
         ),
-        "model": (lambda: fusion(sem_seg, with_logits), their_model_path),
+        "model": (lambda: fusion(sem_seg, with_logits), lambda: detectron2_fusion(sem_seg, with_logits)),
     }
     print(f"{size[0]}x{size[1]}, {len(with_logits)} instances, {args.device}, {args.threads} threads")
     print(f"torch {torch.__version__}, median of {args.repeats} alternating runs\n")

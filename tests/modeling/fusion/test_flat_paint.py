@@ -6,10 +6,11 @@ from functools import partial
 import pytest
 import torch
 from dispatch_counts import LargestTensor
+from launches import RULES, build, scene_with_things
 from test_mask_crops import random_boxes, smooth_maps
 
 from panoptic_fusion.decisions import fits, is_confirmed, is_little_covered
-from panoptic_fusion.modeling.fusion import flat_paint
+from panoptic_fusion.modeling.fusion import SemSegLogits, flat_paint
 from panoptic_fusion.modeling.fusion.loop_paint import paint_loop
 from panoptic_fusion.modeling.fusion.mask_crops import BitmaskCrops, PastedCrops
 from panoptic_fusion.modeling.fusion.paint import FLAT_DEVICES, elementwise, paint, paints_flat
@@ -195,3 +196,23 @@ def test_random_panoptic_heads(monkeypatch):
 @pytest.mark.slow
 def test_more_random_panoptic_heads(monkeypatch):
     assert check_panoptic_heads(range(200, 2000), monkeypatch) > 3000
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("num", [5, 100, 300])
+@pytest.mark.parametrize("name", RULES)
+def test_on_cuda_the_map_is_that_of_the_loop(name, num):
+    size = (512, 1024)
+    sem_seg, instances = scene_with_things(size, num)
+    sem_seg, instances = SemSegLogits(sem_seg.logits.to("cuda"), size, size, size), instances.to("cuda")
+    fusion = build(name).to("cuda")
+    with torch.no_grad():
+        flat_map, flat_segments = fusion(sem_seg, instances)
+        FLAT_DEVICES.discard("cuda")
+        try:
+            loop_map, loop_segments = fusion(sem_seg, instances)
+        finally:
+            FLAT_DEVICES.add("cuda")
+    assert torch.equal(flat_map, loop_map) and flat_segments == loop_segments
+    assert any(s["isthing"] for s in flat_segments)

@@ -294,6 +294,7 @@ def test_half_precision_is_computed_in_float32(dtype):
         assert torch.equal(panoptic, expected[0]) and segments == expected[1]
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_cuda_equals_cpu():
     """But for a pixel here and there whose two best logits are equal up to rounding."""
