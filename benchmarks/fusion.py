@@ -57,8 +57,14 @@ class HostReads(TorchDispatchMode):
         return super().__exit__(*args)
 
 
-def street_scene(size: tuple[int, int], num_instances: int, device: str, seed: int = 0):
-    """Returns random semantic logits and instances with mask logits, of realistic sizes."""
+def street_scene(
+    size: tuple[int, int],
+    num_instances: int,
+    device: str,
+    seed: int = 0,
+    num_classes: tuple[int, int] = (NUM_STUFF, NUM_THINGS),
+):
+    """Returns random semantic logits and instances with mask logits, of realistic sizes; `num_classes` are (S, T)."""
     height, width = size
     rng = torch.Generator().manual_seed(seed)
 
@@ -77,7 +83,7 @@ def street_scene(size: tuple[int, int], num_instances: int, device: str, seed: i
     radius = (axis[:, None] ** 2 + axis[None] ** 2).sqrt()
     mask_logits = 8 * (0.95 - radius) + uniform(num_instances, MASK_SIDE, MASK_SIDE, low=-1.5, high=1.5)
 
-    channels = NUM_STUFF + NUM_THINGS
+    channels = sum(num_classes)
     coarse = 6 * uniform(1, channels, height // 128, width // 128, low=-1, high=1)
     logits = F.interpolate(coarse, size=(height // STRIDE, width // STRIDE), mode="bicubic")[0]
     logits = logits + 0.2 * uniform(*logits.shape, low=-1, high=1)
@@ -85,7 +91,7 @@ def street_scene(size: tuple[int, int], num_instances: int, device: str, seed: i
     instances = Instances(size)
     instances.pred_boxes = boxes
     instances.scores = uniform(num_instances, low=0.5, high=1.0)
-    instances.pred_classes = torch.randint(NUM_THINGS, (num_instances,), generator=rng)
+    instances.pred_classes = torch.randint(num_classes[1], (num_instances,), generator=rng)
     instances.pred_mask_logits = mask_logits
     instances = instances[boxes.nonempty()].to(device)
     return SemSegLogits(logits.to(device), size, size, size), instances
