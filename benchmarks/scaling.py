@@ -32,7 +32,7 @@ AXES = {
     "classes": [(INSTANCES, classes, SIZE) for classes in (CLASSES, (53, 80), (120, 180))],
     "million pixels": [(INSTANCES, CLASSES, size) for size in SIZES],
 }
-QUICK_AXES = {"instances": [(num, CLASSES, (128, 256)) for num in (2, 4)]}
+QUICK_INSTANCES = [(num, CLASSES, (128, 256)) for num in (2, 4)]
 MAX_EXPONENT = 1.1
 QUADRATIC = ("spatial_ranking", "classes")  # the convolutions of the ranking module have T x T weights
 
@@ -58,13 +58,15 @@ def main() -> int:
     """Entry point of the command-line tool."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rules", nargs="+", choices=RULES, default=tuple(RULES))
+    parser.add_argument("--grows", nargs="+", choices=AXES, default=tuple(AXES))
     parser.add_argument("--repeats", type=int, default=3)
-    args = parse_arguments(parser, repeats=1)
+    args = parse_arguments(parser, grows=("instances",), repeats=1)
     torch.set_num_threads(1)
     print(f"CPU, one thread, torch {torch.__version__}, median of {args.repeats}\n")
     print("| fusion | grows | values | ms | peak MiB | exponent |\n|---|---|---|---|---|---|")
     steepest = 0.0
-    for axis, settings in (QUICK_AXES if args.quick else AXES).items():
+    for axis in args.grows:
+        settings = QUICK_INSTANCES if args.quick else AXES[axis]
         for name in args.rules:
             values, times, peaks = [], [], []
             for num, classes, size in settings:
