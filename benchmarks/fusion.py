@@ -57,8 +57,14 @@ class HostReads(TorchDispatchMode):
         return super().__exit__(*args)
 
 
-def street_scene(size: tuple[int, int], num_instances: int, device: str, seed: int = 0):
-    """Returns random semantic logits and instances with mask logits, of realistic sizes."""
+def street_scene(
+    size: tuple[int, int],
+    num_instances: int,
+    device: str,
+    seed: int = 0,
+    num_classes: tuple[int, int] = (NUM_STUFF, NUM_THINGS),
+):
+    """Returns random semantic logits and instances with mask logits, of realistic sizes; `num_classes` are (S, T)."""
     height, width = size
     rng = torch.Generator().manual_seed(seed)
 
@@ -77,7 +83,7 @@ def street_scene(size: tuple[int, int], num_instances: int, device: str, seed: i
     radius = (axis[:, None] ** 2 + axis[None] ** 2).sqrt()
     mask_logits = 8 * (0.95 - radius) + uniform(num_instances, MASK_SIDE, MASK_SIDE, low=-1.5, high=1.5)
 
-    channels = NUM_STUFF + NUM_THINGS
+    channels = sum(num_classes)
     coarse = 6 * uniform(1, channels, height // 128, width // 128, low=-1, high=1)
     logits = F.interpolate(coarse, size=(height // STRIDE, width // STRIDE), mode="bicubic")[0]
     logits = logits + 0.2 * uniform(*logits.shape, low=-1, high=1)
@@ -85,7 +91,7 @@ def street_scene(size: tuple[int, int], num_instances: int, device: str, seed: i
     instances = Instances(size)
     instances.pred_boxes = boxes
     instances.scores = uniform(num_instances, low=0.5, high=1.0)
-    instances.pred_classes = torch.randint(NUM_THINGS, (num_instances,), generator=rng)
+    instances.pred_classes = torch.randint(num_classes[1], (num_instances,), generator=rng)
     instances.pred_mask_logits = mask_logits
     instances = instances[boxes.nonempty()].to(device)
     return SemSegLogits(logits.to(device), size, size, size), instances
@@ -110,6 +116,17 @@ class LabelMap:
 def to_detectron2_labels(labels: torch.Tensor) -> torch.Tensor:
     """Converts our channels (stuff first, then things) to detectron2's convention: 0 = things, 1 + s = stuff s."""
     return torch.where(labels < NUM_STUFF, labels + 1, torch.zeros_like(labels))
+
+
+def detectron2_fusion(sem_seg: SemSegLogits, instances: Instances):
+    """Fuses the outputs of a network in the same way as detectron2's Panoptic FPN."""
+    size = sem_seg.output_size
+    pasted = Instances(size, **instances.get_fields())
+    pasted.remove("pred_mask_logits")
+    pasted.pred_masks = paste_masks_in_image(instances.pred_mask_logits.sigmoid(), instances.pred_boxes, size)
+    enlarged = F.interpolate(sem_seg.logits[None], scale_factor=STRIDE, mode="bilinear", align_corners=False)
+    semantic = to_detectron2_labels(sem_seg_postprocess(enlarged[0], size, *size).argmax(dim=0))
+    return combine_semantic_and_instance_outputs(pasted, semantic, OVERLAP, STUFF_AREA, SCORE)
 
 
 def identical(ours, theirs) -> bool:
@@ -176,20 +193,12 @@ def main() -> int:
         stuff_area_limit=STUFF_AREA,
     )
 
-    def their_model_path():
-        pasted = Instances(size, **with_masks.get_fields())
-        pasted.pred_masks = paste_masks_in_image(with_logits.pred_mask_logits.sigmoid(), with_logits.pred_boxes, size)
-        enlarged = F.interpolate(sem_seg.logits[None], scale_factor=STRIDE, mode="bilinear", align_corners=False)
-        semantic = sem_seg_postprocess(enlarged[0], size, *size).argmax(dim=0)
-        semantic = to_detectron2_labels(semantic)
-        return combine_semantic_and_instance_outputs(pasted, semantic, OVERLAP, STUFF_AREA, SCORE)
-
     pairs = {
         "masks": (
             lambda: fusion.combine(label_map, with_masks, None),
             lambda: combine_semantic_and_instance_outputs(with_masks, their_labels, OVERLAP, STUFF_AREA, SCORE),
         ),
-        "model": (lambda: fusion(sem_seg, with_logits), their_model_path),
+        "model": (lambda: fusion(sem_seg, with_logits), lambda: detectron2_fusion(sem_seg, with_logits)),
     }
     print(f"{size[0]}x{size[1]}, {len(with_logits)} instances, {args.device}, {args.threads} threads")
     print(f"torch {torch.__version__}, median of {args.repeats} alternating runs\n")

@@ -265,6 +265,7 @@ def test_keeps_only_its_output():
     assert 21 * map_bytes <= counts["BN"] < 21.1 * map_bytes
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_on_cuda_equals_cpu(shape):

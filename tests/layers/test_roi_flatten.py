@@ -199,6 +199,7 @@ def test_shapes_are_checked():
         roi_flatten(torch.rand(2, 28, 28), torch.rand(3, 4), (5, 5))
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_cuda_it_reads_nothing_on_the_host():
     masks = torch.rand(50, 28, 28, device="cuda", requires_grad=True)

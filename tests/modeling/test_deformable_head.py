@@ -169,6 +169,7 @@ def loss_and_gradients(head, maps, labels, boxes, device, dtype=None):
     return losses, logits.detach().float().cpu(), {name: x.grad.float().cpu() for name, x in leaves.items()}
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])
 def test_on_cuda_equals_cpu(dtype):

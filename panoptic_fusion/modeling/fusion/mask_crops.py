@@ -48,7 +48,7 @@ class MaskCrops:
 
         Args:
             index: (K,) int64, the instance of each window of the list.
-            pixels: pixels of K windows, each inside the window of its instance. Their positions need not be consecutive.
+            pixels: pixels of K windows, each inside the window of its instance. Positions need not be consecutive.
 
         Returns:
             (P,) bool.

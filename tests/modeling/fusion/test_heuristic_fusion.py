@@ -73,6 +73,7 @@ def detectron2_result(fusion, instances, labels):
     return panoptic_map, segments_info
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("ontology", ["full", "collapsed", "stuff"])
 def test_equals_detectron2(ontology):
     rng = random.Random(ontology)
@@ -122,6 +123,7 @@ def slow_heuristic(instances, labels, num_stuff, confidence, overlap, limit):
     return canvas, segments
 
 
+@pytest.mark.usefixtures("implementation")
 def test_equals_loops_over_pixels():
     rng = random.Random(5)
     torch.manual_seed(5)
@@ -141,6 +143,7 @@ def test_equals_loops_over_pixels():
             assert all(type(value) in (int, float, bool) for value in s.values())
 
 
+@pytest.mark.usefixtures("implementation")
 def test_mask_logits_equal_pasted_masks():
     """The model's path (mask logits on boxes) gives what detectron2 gives from the masks that it pastes."""
     rng = random.Random(7)
@@ -167,6 +170,7 @@ def test_mask_logits_equal_pasted_masks():
         assert segments_info == expected_info
 
 
+@pytest.mark.usefixtures("implementation")
 def test_by_hand():
     """A large thing of high score under a small one: covered by exactly half it stays, by more it goes."""
     size = (4, 8)
@@ -192,6 +196,7 @@ def test_by_hand():
     ]
 
 
+@pytest.mark.usefixtures("implementation")
 def test_threshold_that_float32_cannot_hold():
     """float32(0.7) is below 0.7: as in detectron2, an instance of that score is not used."""
     size = (8, 8)
@@ -205,6 +210,7 @@ def test_threshold_that_float32_cannot_hold():
     assert fusion(sem_seg, instances)[1] == detectron2_result(fusion, instances, labels)[1]
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("num_things, num_stuff", [(0, 3), (2, 0)])
 @pytest.mark.parametrize("ontology", ["full", "collapsed"])
 def test_no_thing_or_no_stuff_class(num_things, num_stuff, ontology):
@@ -217,6 +223,7 @@ def test_no_thing_or_no_stuff_class(num_things, num_stuff, ontology):
     assert sorted(panoptic_map[panoptic_map > 0].unique().tolist()) == [s["id"] for s in segments_info]
 
 
+@pytest.mark.usefixtures("implementation")
 def test_complete_overlap_allowed_gives_no_empty_segment():
     size = (8, 8)
     instances = random_instances(random.Random(2), size, 3)
@@ -239,6 +246,7 @@ class LowestScoreFirst(GreedyFusion):
         return (on_things & candidate.mask).logical_not().all()
 
 
+@pytest.mark.usefixtures("implementation")
 def test_a_rule_states_its_order_and_its_accept_decision():
     rng = random.Random(4)
     torch.manual_seed(4)

@@ -79,6 +79,7 @@ def test_small_regions_equal_a_flood_fill():
     assert dropped > 200
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("name", ["HeuristicFusion", "SeamlessFusion", "MaskGuidedFusion", "SpatialRankingFusion"])
 @pytest.mark.parametrize("area_of", ["class", "region"])
 def test_area_limit_of_connected_regions(name, area_of):
@@ -146,6 +147,7 @@ def test_ranking_score_of_contested_cells():
 # -- TASCNet ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("overlap", ["coverage", "iou"])
 def test_overlap_with_what_is_painted(overlap):
     """Exact fractions; every instance agrees with the things mask."""
@@ -168,6 +170,7 @@ def test_overlap_with_what_is_painted(overlap):
     assert rejected > 5
 
 
+@pytest.mark.usefixtures("implementation")
 def test_the_iou_accepts_what_coverage_rejects():
     """A small instance half inside a large one: coverage 1/2, IoU 2/34."""
     masks = torch.zeros(2, 6, 10, dtype=torch.bool)
@@ -196,6 +199,7 @@ def test_probability_of_the_things_mask(of, expected):
 # -- UPSNet ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("assignment", [True, False])
 def test_class_assignment(assignment):
     """The semantic side sees stuff 1 in the whole instance; its mask logits win the pixels all the same."""

@@ -61,6 +61,7 @@ def slow_rule(fusion, labels, instances):
     return canvas
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("agreement", ["coverage", "iou"])
 @pytest.mark.parametrize("ontology", ["full", "collapsed"])
 def test_equals_the_slow_rule(agreement, ontology):
@@ -101,6 +102,7 @@ def test_equals_the_slow_rule(agreement, ontology):
     assert accepted > 30 and rejected > 100
 
 
+@pytest.mark.usefixtures("implementation")
 def test_thresholds_are_strict():
     # One instance of 10 pixels, of which 7 are things: not more than 0.7.
     labels = torch.zeros(4, 10, dtype=torch.int64)
@@ -124,6 +126,7 @@ def _things(fusion, labels, masks, scores):
     return [s["instance_id"] for s in fusion(sem_seg, instances_of(masks, scores))[1] if s["isthing"]]
 
 
+@pytest.mark.usefixtures("implementation")
 def test_iou_with_the_whole_image_rejects_two_perfect_instances():
     labels = torch.zeros(8, 8, dtype=torch.int64)
     masks = torch.zeros(2, 8, 8, dtype=torch.bool)
@@ -144,6 +147,7 @@ def test_what_semantics_does_not_confirm_goes_to_stuff():
     assert [s["isthing"] for s in segments] == [True]
 
 
+@pytest.mark.usefixtures("implementation")
 def test_no_instance():
     sem_seg = sem_seg_of(torch.zeros(SIZE, dtype=torch.int64), 5)
     panoptic, segments = build()(sem_seg, instances_of(torch.zeros(0, *SIZE) > 0, []))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from panoptic_fusion.modeling.fusion import flat_paint
 from panoptic_fusion.modeling.fusion.mask_crops import BitmaskCrops
 from panoptic_fusion.modeling.fusion.paint import Painted, assemble, paint
 
@@ -71,8 +72,10 @@ RULES = {
 }
 
 
+@pytest.mark.parametrize("flat", [False, True], ids=["loop", "flat"])
 @pytest.mark.parametrize("rule", RULES)
-def test_equals_loops_over_pixels(rule):
+def test_equals_loops_over_pixels(rule, flat, monkeypatch):
+    monkeypatch.setattr(flat_paint, "FEW", 0)
     fast, slow = RULES[rule]
     rng = random.Random(rule)
     for _ in range(80):
@@ -83,7 +86,7 @@ def test_equals_loops_over_pixels(rule):
         labels = torch.tensor([[rng.choice([0, 1, 2, 3, 5, 255]) for _ in range(size[1])] for _ in range(size[0])])
         scores, classes = [rng.random() for _ in range(num)], [rng.randrange(7) for _ in range(num)]
 
-        painted = paint(crops_of(masks), order, fast)
+        painted = paint(crops_of(masks), order, fast, flat=flat)
         panoptic_map, segments_info = assemble(
             painted, labels, scores=scores, classes=classes, num_stuff=num_stuff, stuff_area_limit=limit
         )

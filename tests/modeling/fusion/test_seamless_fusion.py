@@ -62,6 +62,7 @@ def slow_fusion(masks, scores, classes, labels, num_stuff, confidence, overlap, 
     return segments
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("ontology", ["full", "collapsed"])
 def test_equals_slow_loops(ontology):
     rng = random.Random(ontology)
@@ -101,6 +102,7 @@ def test_equals_slow_loops(ontology):
     assert min(kinds.values()) > 150 and dropped > 100
 
 
+@pytest.mark.usefixtures("implementation")
 def test_by_hand():
     """4 x 8: the second instance keeps exactly half of its pixels, the third less; the score .5 is not above .5."""
     masks = torch.zeros(4, 4, 8, dtype=torch.bool)

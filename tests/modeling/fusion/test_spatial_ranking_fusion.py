@@ -184,6 +184,7 @@ def slow_rule(fusion, instances, ranking):
     return canvas
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("order_by", ["ranking", "product"])
 def test_order_and_map_equal_the_slow_ones(order_by):
     rng, moved = random.Random(3), 0
@@ -275,6 +276,7 @@ def test_numbers_of_instances(num):
     assert sum(s["area"] for s in segments) == 20 * 28
 
 
+@pytest.mark.usefixtures("implementation")
 def test_all_dropped_empty_masks_and_masks_smaller_than_a_cell():
     fusion, sem_seg = build(2, stride=8), flat_sem_seg((16, 16), 4)
     masks = torch.zeros(3, 16, 16, dtype=torch.bool)
@@ -290,6 +292,7 @@ def test_all_dropped_empty_masks_and_masks_smaller_than_a_cell():
         assert [s["isthing"] for s in fusion(sem_seg, instances)[1]] == [False]
 
 
+@pytest.mark.usefixtures("implementation")
 def test_boxes_on_and_over_the_border():
     """Masks of a mask head, painted where they are."""
     torch.manual_seed(0)

@@ -85,6 +85,7 @@ def slow(fusion, sem_seg, instances):
     )
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("counts", [CITYSCAPES, COCO, TINY])
 def test_equals_slow_loops(counts, monkeypatch):
     seen = {"void": 0, "thing": 0, "empty": 0, "no thing": 0}
@@ -106,6 +107,7 @@ def test_equals_slow_loops(counts, monkeypatch):
     assert seen["void"] > 20 and seen["thing"] > 20 and seen["empty"] > 5 and seen["no thing"] > 5, seen
 
 
+@pytest.mark.usefixtures("implementation")
 def test_hundreds_of_instances():
     """Only the best 100 take part; the others' places go to stuff."""
     generator = torch.Generator().manual_seed(0)
@@ -138,6 +140,7 @@ def fuse(logits, boxes=(), scores=(), classes=(), masks=(), **kwargs):
     return [names.get(int(i), "-") for i in panoptic[0]]
 
 
+@pytest.mark.usefixtures("implementation")
 def test_a_missed_thing_is_unknown():
     logits = [[1, 3, 1], [0, 0, 2], [2, 2, 0], [0, 0, 0]]
     assert fuse(logits) == ["-", "s0", "s1"]
@@ -150,6 +153,7 @@ def test_a_missed_thing_is_unknown():
     assert fuse(logits, [(0, 1)], [0.9], [0], [-1]) == ["-", "s0", "s1"]
 
 
+@pytest.mark.usefixtures("implementation")
 def test_outside_of_its_box_an_instance_has_the_logit_zero():
     logits = [[-3, 3, -3], [-4, -2, -4], [-1, -3, -1], [-2, -4, -2]]
     # The third pixel: stuff has -3, the instance 0, unknown -1 - 0.
@@ -161,6 +165,7 @@ def test_outside_of_its_box_an_instance_has_the_logit_zero():
     assert fuse(logits, [(0, 3)], [0.9], [0], [0.5]) == ["-", "s0", "-"]
 
 
+@pytest.mark.usefixtures("implementation")
 def test_ties_go_to_stuff_then_to_the_higher_score():
     # Stuff 0, stuff 1 and both instances have 2, 2, 2, 0; 0, 0, 2, 2; 0, 0, 0, 1.5.
     logits = [[2, 0, 0], [2, 0, 0], [1, 1, 0.5], [1, 1, 0.5]]
@@ -199,6 +204,7 @@ def test_the_stuff_majority_counts_resized_labels(label):
     assert panoptic.tolist() == ([[1, 1]] if label else [[0, 0]]) and len(segments) == (label == 2)
 
 
+@pytest.mark.usefixtures("implementation")
 def test_thresholds():
     logits = [[0] * 6, [0] * 6, [2] * 6, [2] * 6]
     # The score must be above the threshold.
@@ -211,6 +217,7 @@ def test_thresholds():
     assert result == ["i1"] * 5 + ["s0"]
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize(("covered", "kept"), [(3, True), (4, False)])
 def test_pruning_is_by_class_and_drops_above_the_threshold(covered, kept):
     logits = [[0] * 20, [0] * 20, [2] * 20, [2] * 20]
@@ -222,6 +229,7 @@ def test_pruning_is_by_class_and_drops_above_the_threshold(covered, kept):
     assert fuse(logits, boxes, [0.9, 0.8], [0, 0], [5, 4], unknown=False) == expected
 
 
+@pytest.mark.usefixtures("implementation")
 def test_bit_masks_are_logits_of_ten():
     masks = torch.zeros(2, 4, 6, dtype=torch.bool)
     masks[0, 1:3, 1:4] = True
@@ -253,6 +261,7 @@ def test_masks_are_needed_and_must_fit():
         build()(at_stride_1(torch.zeros(4, 4, 6)), instances)
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("unknown", [True, False])
 @pytest.mark.parametrize("num_stuff", [0, 2])
 def test_no_stuff_class_and_no_instance(unknown, num_stuff):
@@ -270,6 +279,7 @@ def test_no_stuff_class_and_no_instance(unknown, num_stuff):
     assert checked > 30
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(dtype):
     for seed in range(20):
@@ -284,6 +294,7 @@ def test_half_precision_is_computed_in_float32(dtype):
         assert torch.equal(panoptic, expected[0]) and segments == expected[1]
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_cuda_equals_cpu():
     """But for a pixel here and there whose two best logits are equal up to rounding."""

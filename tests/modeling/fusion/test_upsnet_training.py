@@ -328,6 +328,7 @@ def test_no_maps_of_all_instances(monkeypatch):
     assert torch.equal(found[0], (3 + place).repeat_interleave(3).expand(32, 48))
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("unknown", [True, False])
 def test_on_cuda_equals_cpu(unknown):

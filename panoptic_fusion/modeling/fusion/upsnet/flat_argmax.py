@@ -1,7 +1,7 @@
 """Instance part of UPSNet's panoptic argmax without a loop over instances, for GPUs.
 
 All pixels of all windows take part in two reductions per pixel of the map: the highest logit, and then the lowest label
-that reaches it. The result matches `panoptic_argmax._update_in_a_loop`.
+that reaches it. The result matches `panoptic_argmax.LoopInstances`.
 
 Shapes: N is the number of instances of the head, K the number of instances in a chunk, P the number of pixels in the
 windows of a chunk, h x W the size of a strip.
