@@ -6,7 +6,7 @@ from typing import Any
 
 from panoptic_fusion.cli import main
 
-__all__ = ["main", "read_frames"]  # `import demo` also provides the images exactly as the command reads them
+__all__ = ["main"]  # also `read_frames`: the images exactly as the command reads them
 
 
 def __getattr__(name: str) -> Any:
