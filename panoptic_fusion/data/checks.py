@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from pycocotools import mask as mask_api
 
 from ..errors import UserError
@@ -257,7 +258,7 @@ def _check_instance(task: Mapping[str, Any], instance: Mapping[str, Any], report
     if not mask.any():
         report(DatasetError(f"{name} has no pixel", task["files"].instances_json, "instance without pixel"))
     elif isinstance(instance["segmentation"], dict) and "bbox" in instance:  # boxes of polygons are not pixel boxes
-        box = mask_api.toBbox(mask_api.encode(mask)).tolist()
+        box = mask_api.toBbox(mask_api.encode(np.asfortranarray(mask))).tolist()
         if not _boxes_agree(instance["bbox"], box):
             text = f"{name} has bbox {[int(v) for v in box]}; according to the JSON, {instance['bbox']}"
             report(DatasetError(text, task["files"].instances_json, "bbox mismatch"))

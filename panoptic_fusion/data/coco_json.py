@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import math
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +33,19 @@ class PanopticJson:
     annotations: dict[Any, dict[str, Any]]
 
 
+@contextlib.contextmanager
+def paused_gc() -> Iterator[None]:
+    """Pauses Python's search for reference cycles, which takes half of the time that creates millions of objects."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@paused_gc()
 def read_json(path: str, lists: tuple[str, ...], report: Report = raise_error) -> dict[str, list]:
     """Reads a JSON whose top level is an object with the given lists; reports each missing list."""
     try:
@@ -71,6 +86,7 @@ def lists_of(data: Any, path: str, lists: tuple[str, ...], report: Report = rais
     return found
 
 
+@paused_gc()
 def read_panoptic_json(path: str, report: Report = raise_error) -> PanopticJson:
     """Reads and checks a COCO panoptic JSON; raises (or reports) DatasetError.
 
@@ -141,6 +157,7 @@ def read_predictions_json(path: str, category_ids: set[int], report: Report = ra
     return found
 
 
+@paused_gc()
 def read_instances_json(
     path: str, images: Mapping[Any, Mapping[str, Any]], label_space: LabelSpace, report: Report = raise_error
 ) -> dict[Any, list[dict[str, Any]]]:
@@ -321,21 +338,24 @@ def _check_segments(
     """Returns the valid segments of one annotation; reports all others."""
     segments: list[dict[str, Any]] = []
     seen: set[int] = set()
+
+    def name(index: int) -> str:
+        return f"{entry['file_name']!r}, segments_info[{index}]"
+
     for index, segment in enumerate(entry["segments_info"]):
-        name = f"{entry['file_name']!r}, segments_info[{index}]"
         fault = _segment_fault(segment)
         if fault:
-            report(DatasetError(f"{name} {fault}", path, "bad segment entry"))
+            report(DatasetError(f"{name(index)} {fault}", path, "bad segment entry"))
             continue
         if segment["id"] == 0:
-            report(DatasetError(f"{name} has id 0, which means void", path, "segment id 0"))
+            report(DatasetError(f"{name(index)} has id 0, which means void", path, "segment id 0"))
             continue
         if segment["id"] in seen:
-            report(DatasetError(f"{name}: id {segment['id']} occurs twice", path, "duplicate segment id"))
+            report(DatasetError(f"{name(index)}: id {segment['id']} occurs twice", path, "duplicate segment id"))
             continue
         seen.add(segment["id"])
         if category_ids is not None and segment["category_id"] not in category_ids:
-            text = f"{name} (id {segment['id']}): category {segment['category_id']} is not among the categories"
+            text = f"{name(index)} (id {segment['id']}): category {segment['category_id']} is not among the categories"
             report(DatasetError(text, path, "unknown category"))
         segments.append(segment)
     return segments

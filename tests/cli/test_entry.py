@@ -45,6 +45,21 @@ def test_help_and_version():
     assert (code, heavy, out.strip()) == (0, "", f"panoptic-fusion {panoptic_fusion.__version__}")
 
 
+@pytest.mark.parametrize("script", ["demo.py", "train_net.py"])
+def test_help_of_the_scripts_imports_nothing_heavy(script):
+    """They load torch after `main` has set up what torch reads when it is loaded."""
+    code = f"""
+import runpy, sys
+sys.argv = [{script!r}, "--help"]
+try:
+    runpy.run_path({script!r}, run_name="__main__")
+finally:
+    print("LOADED", *sorted(set(sys.modules) & {HEAVY!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("LOADED\n"), done.stdout + done.stderr
+
+
 def test_help_of_each_command_imports_nothing_heavy():
     """All in one process: each would take as long as the interpreter needs."""
     code = "\n".join(

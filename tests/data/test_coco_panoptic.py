@@ -1,6 +1,7 @@
 """Registering, reading and deriving: lazy, by hand-known numbers, with errors that name the file or key."""
 
 import copy
+import gc
 import json
 import os
 import uuid
@@ -61,6 +62,53 @@ def test_dicts_are_the_json(tmp_path):
         expected = [a for a in instances["annotations"] if a["image_id"] == image["id"]]
         assert [a["bbox"] for a in record["annotations"]] == [a["bbox"] for a in expected]
         assert [a["category_id"] for a in record["annotations"]] == [THINGS[a["category_id"]] for a in expected]
+
+
+def test_each_json_is_read_once_until_it_changes(tmp_path, name, monkeypatch):
+    files = make_tiny(tmp_path, seed=3)
+    read, load = [], json.load
+    monkeypatch.setattr(json, "load", lambda file: [read.append(file.name), load(file)][1])
+    register_panoptic(name, **arguments(files))
+    get_label_space(name)
+    first, second = DatasetCatalog.get(name), DatasetCatalog.get(name)
+    assert sorted(read) == sorted([files.panoptic_json, files.instances_json])
+    assert first == second == load_panoptic(files, [].append)[1]
+    first[0]["segments_info"][0]["id"] = -1  # each caller has lists of its own
+    assert DatasetCatalog.get(name) == second
+    for path in (files.instances_json, files.panoptic_json):
+        read.clear()
+        content = json.loads(Path(path).read_text())
+        content["annotations"].pop()
+        Path(path).write_text(json.dumps(content))
+        assert DatasetCatalog.get(name) != second
+        assert path in read
+        second = DatasetCatalog.get(name)
+
+
+def test_a_label_space_needs_only_the_panoptic_json(tmp_path, name):
+    files = make_tiny(tmp_path, seed=4)
+    os.remove(files.instances_json)
+    register_panoptic(name, **arguments(files))
+    assert get_label_space(name).thing_classes == ("car", "person")
+    with pytest.raises(DatasetError, match="missing"):
+        DatasetCatalog.get(name)
+
+
+def test_the_collector_of_cycles_is_paused_and_comes_back(tmp_path, monkeypatch):
+    files, seen, load = make_tiny(tmp_path, seed=5), [], json.load
+    monkeypatch.setattr(json, "load", lambda file: [seen.append(gc.isenabled()), load(file)][1])
+    load_panoptic(files)
+    assert seen == [False, False] and gc.isenabled()
+    Path(files.panoptic_json).write_text("{")
+    with pytest.raises(DatasetError):
+        load_panoptic(files)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        load_panoptic(files, [].append)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_registration_is_lazy(tmp_path, name):
