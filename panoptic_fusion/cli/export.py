@@ -96,10 +96,10 @@ def export(
         raise UserError(f"--output {os.fspath(output)} is a folder: name the file, such as model.onnx")
 
     from panoptic_fusion.engine.preflight import check_writable
-    from panoptic_fusion.export.description import check_exportable
-    from panoptic_fusion.export.onnx_model import export_network, import_onnx
     from panoptic_fusion.networks import load_zoo
     from panoptic_fusion.networks.trained import build_predictor, load_config
+    from panoptic_fusion.onnx_export.description import check_exportable
+    from panoptic_fusion.onnx_export.onnx_model import export_network, import_onnx
 
     import_onnx()
     folder = Path(output).parent

@@ -15,7 +15,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from detectron2.data.catalog import Metadata
 from hostile_images import write_video
 from pycocotools.coco import COCO
 
@@ -33,7 +32,7 @@ CATEGORIES = [
     {"id": 3, "name": "sky/haze", "isthing": 0, "color": [0, 0, 200]},
     {"id": 11, "name": "person", "isthing": 1, "color": [0, 200, 0]},
 ]
-METADATA = LabelSpace.from_categories(CATEGORIES).apply_to_metadata(Metadata())
+LABEL_SPACE = LabelSpace.from_categories(CATEGORIES)
 CLASSES = {"car": (True, 0), "person": (True, 1), "sky/haze": (False, 0)}  # isthing and contiguous class
 
 
@@ -47,7 +46,7 @@ def segmented(name: str, ids: np.ndarray, classes: dict[int, str], file: Path | 
             info[-1] |= {"score": 0.5 + number / 16, "instance_id": number}
     image = np.random.default_rng(len(name)).integers(0, 256, (*ids.shape, 3), np.uint8)
     file = file or Path(f"{name}.png")
-    return SegmentedImage(name, file, str(file), image, ids.astype(np.int32), info, METADATA)
+    return SegmentedImage(name, file, str(file), image, ids.astype(np.int32), info, LABEL_SPACE)
 
 
 def random_scenes(number: int, size: tuple[int, int] = (30, 41)) -> list[SegmentedImage]:
@@ -96,12 +95,12 @@ def test_cutouts_make_up_the_image(tmp_path: Path):
 
 
 def test_cutouts_do_not_overwrite_each_other(tmp_path: Path):
-    metadata = LabelSpace.from_categories(
+    label_space = LabelSpace.from_categories(
         [category | {"name": name} for category, name in zip(CATEGORIES, ("b_c", "x", "c"), strict=True)]
-    ).apply_to_metadata(Metadata())
+    )
     cutouts = Cutouts(str(tmp_path))
     for image, category in (("a", "car"), ("a_b", "person")):
-        cutouts.write(replace(segmented(image, np.ones((3, 3)), {1: category}), metadata=metadata))
+        cutouts.write(replace(segmented(image, np.ones((3, 3)), {1: category}), label_space=label_space))
     assert sorted(p.name for p in (tmp_path / "cutouts").iterdir()) == ["a_b_c_1.png", "a_b_c_1_2.png"]
 
 
@@ -109,9 +108,9 @@ def test_the_longest_names(tmp_path: Path):
     """An image and a class of 80 Chinese characters each, 240 bytes: cut off, and different ones stay different."""
     ids = np.ones((3, 3))
     for last in "甲乙":
-        metadata = LabelSpace.from_categories([{"id": 1, "name": "字" * 79 + last, "isthing": 1}])
+        label_space = LabelSpace.from_categories([{"id": 1, "name": "字" * 79 + last, "isthing": 1}])
         scene = replace(segmented("a", ids, {1: "car"}), name=safe_name("漢" * 79 + last))
-        Cutouts(str(tmp_path)).write(replace(scene, metadata=metadata.apply_to_metadata(Metadata())))
+        Cutouts(str(tmp_path)).write(replace(scene, label_space=label_space))
     names = [p.name for p in (tmp_path / "cutouts").iterdir()]
     assert len(names) == 2 and all(len(name.encode()) <= 230 and "字" in name for name in names)
 
@@ -255,7 +254,7 @@ def test_all_outputs(run_script, trained, drive: Path, tmp_path: Path):
         f"30 images: pictures, panoptic PNGs, videos, cut-outs, instances.json and panoptic.json in {output}"
     )
     assert len(play(output / "drive.webm")) == 30 and frame_rate(output / "drive.webm") == 12.5
-    assert {p.suffix for p in output.iterdir()} == {".jpg", ".png", ".json", ".webm", ""}
+    assert {p.suffix for p in output.iterdir()} == {".jpg", ".png", ".json", ".webm", ".html", ""}
     content = json.loads((output / "panoptic.json").read_text())
     segments = [(a, s) for a in content["annotations"] for s in a["segments_info"]]
     assert all(("track_id" in s) == s["isthing"] for _, s in segments)
@@ -272,7 +271,7 @@ def test_all_outputs(run_script, trained, drive: Path, tmp_path: Path):
 def test_none_of_them_unless_asked_for(run_script, trained, drive: Path, tmp_path: Path):
     code, _, err = run_script("demo", "--model", trained, "--input", drive, "--output", tmp_path / "out")
     assert code == 0, err
-    assert {p.suffix for p in (tmp_path / "out").iterdir()} == {".jpg", ".png", ".json"}
+    assert {p.suffix for p in (tmp_path / "out").iterdir()} == {".jpg", ".png", ".json", ".html", ""}
     assert [p.name for p in (tmp_path / "out").glob("*.json")] == ["panoptic.json"]
 
 

@@ -85,7 +85,7 @@ def network(one_thread):
 def test_an_export_that_disagrees_is_not_written(part, problem, network, monkeypatch, tmp_path):
     """The weights of one part change by a tenth after they were recorded."""
     from panoptic_fusion.errors import UserError
-    from panoptic_fusion.export import onnx_model
+    from panoptic_fusion.onnx_export import onnx_model
 
     cfg, net = network
     trace = onnx_model.trace
@@ -109,8 +109,8 @@ def test_an_export_that_disagrees_is_not_written(part, problem, network, monkeyp
 
 def test_a_fusion_of_a_plugin_is_refused(network, tmp_path):
     from panoptic_fusion.errors import UserError
-    from panoptic_fusion.export.onnx_model import export_network
     from panoptic_fusion.modeling.fusion import HeuristicFusion
+    from panoptic_fusion.onnx_export.onnx_model import export_network
 
     class SmallFirst(HeuristicFusion):
         pass

@@ -59,7 +59,7 @@ def test_from_a_folder_to_pictures(tiny_data, tmp_path, run_script, toy_config, 
     assert "== 4/4 results" in out and "| all " in out and "6 images" in out
     assert "median image: 128 x 96; short side in training (INPUT.MIN_SIZE_TRAIN): (64,)" in out
     assert "in evaluation (INPUT.MIN_SIZE_TEST): 64" in out
-    assert len(list((output / "pictures").glob("*.png"))) == 3 + 1
+    assert len(list((output / "pictures").glob("*.jpg"))) == 3 + 1
     assert (output / "overview/train/overview.md").is_file() and list(output.glob("overview/train/pictures/*.jpg"))
     assert json.loads((output / "results.json").read_text())["panoptic_seg"]["images"] == 3
     cfg = read_config(output / "config.yaml")

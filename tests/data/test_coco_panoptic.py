@@ -15,6 +15,7 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from tiny_panoptic import CATEGORIES, STUFF, THINGS, make_tiny
 
+from panoptic_fusion.data import coco_json
 from panoptic_fusion.data.coco_json import rle_pixels
 from panoptic_fusion.data.coco_panoptic import (
     PanopticFiles,
@@ -66,8 +67,8 @@ def test_dicts_are_the_json(tmp_path):
 
 def test_each_json_is_read_once_until_it_changes(tmp_path, name, monkeypatch):
     files = make_tiny(tmp_path, seed=3)
-    read, load = [], json.load
-    monkeypatch.setattr(json, "load", lambda file: [read.append(file.name), load(file)][1])
+    read, check = [], coco_json.check_regular_file
+    monkeypatch.setattr(coco_json, "check_regular_file", lambda path, kind: [read.append(path), check(path, kind)][1])
     register_panoptic(name, **arguments(files))
     get_label_space(name)
     first, second = DatasetCatalog.get(name), DatasetCatalog.get(name)
@@ -95,8 +96,8 @@ def test_a_label_space_needs_only_the_panoptic_json(tmp_path, name):
 
 
 def test_the_collector_of_cycles_is_paused_and_comes_back(tmp_path, monkeypatch):
-    files, seen, load = make_tiny(tmp_path, seed=5), [], json.load
-    monkeypatch.setattr(json, "load", lambda file: [seen.append(gc.isenabled()), load(file)][1])
+    files, seen, loads = make_tiny(tmp_path, seed=5), [], json.loads
+    monkeypatch.setattr(json, "loads", lambda text: [seen.append(gc.isenabled()), loads(text)][1])
     load_panoptic(files)
     assert seen == [False, False] and gc.isenabled()
     Path(files.panoptic_json).write_text("{")

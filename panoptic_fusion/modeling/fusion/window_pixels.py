@@ -107,7 +107,14 @@ class WindowPixels:
         return first if image is None else first.add_((image * (size[0] * size[1])).index_select(0, self.window))
 
     def read(self, images: Tensor, image: Tensor) -> Tensor:
-        """Returns the values of images (N, H, W) at all pixels, (P,). `image` (K,) is the image of each window."""
+        """Returns the values of images (N, H, W) at all pixels, (P,). `image` (K,) is the image of each window.
+
+        The images are a tensor, or `CroppedMasks`, which have an index per pixel instead of addresses.
+        """
+        if not isinstance(images, Tensor):
+            cols = self.position.index_select(0, self.addresses(self._first_side))
+            rows = self.position[self.num_cols :].index_select(0, self.line)
+            return images[self.of_windows(image), rows, cols]
         _, height, width = images.shape
         first = self.position[self.num_cols :] * width
         first += (image * (height * width)).index_select(0, self.window)

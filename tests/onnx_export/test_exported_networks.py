@@ -13,9 +13,9 @@ from detectron2.engine import DefaultPredictor
 from spread_networks import SYSTEMS, TINY, smooth_image, spread_cfg, spread_network
 
 from panoptic_fusion.errors import UserError
-from panoptic_fusion.export.agreement import FLOAT32, compare
-from panoptic_fusion.export.heads_graph import HeadsOutputs
-from panoptic_fusion.export.onnx_model import export_network, set_score_thresh, torch_outputs
+from panoptic_fusion.onnx_export.agreement import FLOAT32, compare
+from panoptic_fusion.onnx_export.heads_graph import HeadsOutputs
+from panoptic_fusion.onnx_export.onnx_model import export_network, set_score_thresh, torch_outputs
 from panoptic_fusion.runtime import OnnxPredictor
 
 SIZES = [(96, 128), (37, 50), (64, 64), (131, 77), (200, 260)]

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from panoptic_fusion.export.operators import OPSET, exporting, separate_half_norms
-from panoptic_fusion.export.plain_norms import PlainABN, plain_norms
 from panoptic_fusion.layers import InPlaceABN, box_average, deform_conv2d
 from panoptic_fusion.modeling.things.box_convention import clip_to_pixels
 from panoptic_fusion.modeling.things.roi_heads import select_class
+from panoptic_fusion.onnx_export.operators import OPSET, exporting, separate_half_norms
+from panoptic_fusion.onnx_export.plain_norms import PlainABN, plain_norms
 
 
 class Calls(nn.Module):

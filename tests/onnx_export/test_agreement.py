@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from panoptic_fusion.export.agreement import FLOAT32, box_iou, compare
-from panoptic_fusion.export.heads_graph import HeadsOutputs
+from panoptic_fusion.onnx_export.agreement import FLOAT32, box_iou, compare
+from panoptic_fusion.onnx_export.heads_graph import HeadsOutputs
 
 
 def outputs(boxes, scores, classes, *, masks=None, logits=None, index=None) -> HeadsOutputs:
