@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
     from panoptic_fusion.data.checks import check_dataset, format_result
 
     if args.output is not None:
-        from panoptic_fusion.engine.preflight import check_writable
         from panoptic_fusion.evaluation.report.one_side import write_dataset_report
+        from panoptic_fusion.files import check_writable
         from panoptic_fusion.visualization.overview import write_overview
 
         check_writable(args.output, "--output")

@@ -73,8 +73,7 @@ def compare(
     from tqdm import tqdm
 
     from panoptic_fusion.data.mapper import read_image
-    from panoptic_fusion.engine.preflight import check_writable
-    from panoptic_fusion.files import remove_partial_files, unused_name
+    from panoptic_fusion.files import check_writable, remove_partial_files, unused_name
     from panoptic_fusion.networks.trained import build_predictor, evenly_spread, load_eval_dicts, load_trained
     from panoptic_fusion.visualization import draw_comparison, ground_truth_panoptic, write_picture
 

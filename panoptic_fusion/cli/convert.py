@@ -70,8 +70,7 @@ def convert(
     from panoptic_fusion.checkpoint.loaded_weights import MARK, mark
     from panoptic_fusion.config.defaults import config_root
     from panoptic_fusion.data.datasets import BUILTIN
-    from panoptic_fusion.engine.preflight import check_writable
-    from panoptic_fusion.files import write_atomically
+    from panoptic_fusion.files import check_writable, write_atomically
 
     for path in (output, *([Path(config)] if config else [])):
         check_writable(str(path.resolve().parent), f"{path}")

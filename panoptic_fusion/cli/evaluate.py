@@ -81,10 +81,10 @@ def _run_on_files(args: argparse.Namespace) -> None:
     check_at_least_one(args.workers, "--workers")
     images = None if args.images is None else listed_images(args.images)
 
-    from panoptic_fusion.engine.preflight import check_writable
     from panoptic_fusion.evaluation.files import evaluate_files
     from panoptic_fusion.evaluation.report.write import write_report
     from panoptic_fusion.evaluation.scores import groups_table, problem_lines, sizes_table, status_line, write_scores
+    from panoptic_fusion.files import check_writable
 
     check_writable(args.output, "--output")
     choice = {"images": images, "processes": args.workers, "boundary": not args.no_boundary}

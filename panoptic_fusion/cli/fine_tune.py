@@ -107,8 +107,8 @@ def fine_tune(
     from panoptic_fusion.config import read_config, resolve_config
     from panoptic_fusion.data.custom_dataset import registration, split_data
     from panoptic_fusion.engine.initial_weights import name_match_of
-    from panoptic_fusion.engine.preflight import check_writable
     from panoptic_fusion.engine.run_compatibility import check_same_data, check_same_network
+    from panoptic_fusion.files import check_writable
     from panoptic_fusion.networks.downloads import check_downloads
 
     from .compare import compare

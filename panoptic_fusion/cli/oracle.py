@@ -73,9 +73,8 @@ def oracle(
     check_model(model, config_file)
     check_at_least_one(num_images, "--num-images")
 
-    from panoptic_fusion.engine.preflight import check_writable
     from panoptic_fusion.evaluation.oracle_study import check_has_parts, evaluate_rows
-    from panoptic_fusion.files import without_nan, write_json
+    from panoptic_fusion.files import check_writable, without_nan, write_json
     from panoptic_fusion.networks.trained import evenly_spread, load_config, load_eval_dicts
 
     words = [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]

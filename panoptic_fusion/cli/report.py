@@ -146,8 +146,8 @@ def report(
     Raises:
         UserError: nothing was written; the message names the file and says what to do.
     """
-    from panoptic_fusion.engine.preflight import check_writable
     from panoptic_fusion.evaluation.report.write import write_report
+    from panoptic_fusion.files import check_writable
 
     check_writable(os.fspath(output), "--output")
     return write_report(
@@ -184,8 +184,7 @@ def report_models(
         UserError, FileNotFoundError: the message names the problem. Predictions made before are kept.
     """
     from panoptic_fusion.data.coco_panoptic import panoptic_files
-    from panoptic_fusion.engine.preflight import check_writable
-    from panoptic_fusion.files import safe_name
+    from panoptic_fusion.files import check_writable, safe_name
     from panoptic_fusion.networks.trained import load_config
 
     check_writable(os.fspath(output), "--output")

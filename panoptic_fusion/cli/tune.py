@@ -107,11 +107,11 @@ def tune(
     check_model(model, config_file)
     check_search(folds, num_images, workers)
 
-    from panoptic_fusion.engine.preflight import check_writable
     from panoptic_fusion.evaluation.oracle_study import check_has_parts
     from panoptic_fusion.evaluation.tuning.report import write_study
     from panoptic_fusion.evaluation.tuning.rules import check_names
     from panoptic_fusion.evaluation.tuning.study import tune_model
+    from panoptic_fusion.files import check_writable
     from panoptic_fusion.locks import locked_folder
     from panoptic_fusion.networks.trained import evenly_spread, load_config, load_eval_dicts
 
@@ -175,8 +175,8 @@ def tune_files(
     """
     check_search(folds, num_images, workers)
 
-    from panoptic_fusion.engine.preflight import check_writable
     from panoptic_fusion.evaluation.tuning.file_study import tune_on_files
+    from panoptic_fusion.files import check_writable
 
     check_writable(os.fspath(output), "--output")
     return tune_on_files(

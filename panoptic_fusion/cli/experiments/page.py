@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from panoptic_fusion.cli.report import report_models
-from panoptic_fusion.engine.preflight import check_writable
 from panoptic_fusion.errors import ConfigError, UserError
-from panoptic_fusion.files import write_atomically, write_json
+from panoptic_fusion.files import check_writable, write_atomically, write_json
 from panoptic_fusion.markdown import markdown_table
 
 from .check import check_runs

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from panoptic_fusion.cli import child
 from panoptic_fusion.config import read_config
-from panoptic_fusion.engine.preflight import check_writable
-from panoptic_fusion.files import write_atomically, write_json
+from panoptic_fusion.files import check_writable, write_atomically, write_json
 from panoptic_fusion.locks import locked_folder
 
 from .check import check_runs
