@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from panoptic_fusion.errors import UserError
 
-from .arguments import add_model, add_opts, add_zoo, check_model
+from .arguments import add_model, add_opts, add_zoo
+from .source import check_source, load_source_config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,22 +176,6 @@ def demo(
     }
 
 
-def check_source(
-    model: str | None, config_file: str | None, zoo: str | None, weights: str | os.PathLike | None
-) -> None:
-    """Checks that exactly one source of the network is specified; see `demo` for the arguments.
-
-    Raises:
-        UserError: no source is specified, or the arguments exclude each other.
-    """
-    if zoo and (model or config_file):
-        raise UserError("--zoo is a model of its own: leave out --model and --config-file")
-    if weights and not zoo:
-        raise UserError("--weights needs --zoo NAME; with --config-file, pass the file as --opts MODEL.WEIGHTS FILE")
-    if not zoo:
-        check_model(model, config_file)
-
-
 def check_apart(files: Iterable[Path], output: str) -> None:
     """Checks that no input lies in the output folder, where an output could replace it.
 
@@ -216,16 +201,12 @@ def load_source(
         UserError, FileNotFoundError: it cannot be loaded, or has no panoptic output.
     """
     from panoptic_fusion.data.label_space import LabelSpace
-    from panoptic_fusion.networks import load_zoo
-    from panoptic_fusion.networks.trained import build_predictor, load_config
+    from panoptic_fusion.networks.trained import build_predictor
 
     from .demo_images import Source
 
     words = [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
-    if zoo:
-        cfg = load_zoo(zoo, words, weights)
-    else:
-        cfg = load_config(model, config_file, words, allow_download=allow_download)
+    cfg = load_source_config(model, config_file, zoo, weights, words, allow_download=allow_download)
     if not cfg.MODEL.PANOPTIC_FUSION.OUTPUTS:
         raise UserError(
             f"{zoo or model or config_file} is a {cfg.MODEL.META_ARCHITECTURE}, which has no panoptic output: choose a "

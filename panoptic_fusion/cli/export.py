@@ -18,7 +18,7 @@ from typing import Any
 from panoptic_fusion.errors import UserError
 
 from .arguments import add_model, add_opts, add_zoo, check_at_least_one
-from .demo import check_source
+from .source import check_source, load_source_config
 
 HELP = "export a trained model to ONNX, to run it without torch"
 
@@ -95,9 +95,8 @@ def export(
     if Path(output).is_dir():
         raise UserError(f"--output {os.fspath(output)} is a folder: name the file, such as model.onnx")
 
-    from panoptic_fusion.engine.preflight import check_writable
-    from panoptic_fusion.networks import load_zoo
-    from panoptic_fusion.networks.trained import build_predictor, load_config
+    from panoptic_fusion.files import check_writable
+    from panoptic_fusion.networks.trained import build_predictor
     from panoptic_fusion.onnx_export.description import check_exportable
     from panoptic_fusion.onnx_export.onnx_model import export_network, import_onnx
 
@@ -105,10 +104,7 @@ def export(
     folder = Path(output).parent
     check_writable(str(folder), "--output")
     words = [*opts, "MODEL.DEVICE", "cpu"]
-    if zoo:
-        cfg = load_zoo(zoo, words, weights)
-    else:
-        cfg = load_config(model, config_file, words, allow_download=allow_download)
+    cfg = load_source_config(model, config_file, zoo, weights, words, allow_download=allow_download)
     check_exportable(cfg)
     network = build_predictor(cfg).model
     folder.mkdir(parents=True, exist_ok=True)
