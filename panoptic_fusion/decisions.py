@@ -14,6 +14,13 @@ from typing import Any
 
 import numpy as np
 
+FINITE_LIMIT = 2.0**60
+"""Magnitude from which a number counts as infinite. Below it, sums of logits and whole pixels of boxes are finite."""
+NMS_THRESH = 0.5
+"""UPSNet (section 3.2): IoU of two boxes above which the one with the lower score is dropped."""
+MAX_INSTANCES = 100
+"""Maximum number of instances of UPSNet's panoptic head."""
+
 Array = Any
 """A torch tensor, a numpy array or a Python number."""
 

@@ -11,13 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from panoptic_fusion.decisions import FINITE_LIMIT
+
 from .instances import Instances
 from .labels import recount, resize_labels
 from .painting import PanopticSeg
 from .sem_seg_logits import SemSegLogits, Size
-
-LIMIT = 2.0**60
-"""Magnitude from which a number counts as infinite."""
 
 
 def fuse_finite(
@@ -35,7 +34,7 @@ def fuse_finite(
         num_stuff: S, the number of stuff classes.
     """
     rows = np.flatnonzero(_usable(instances))
-    is_broken = ~(np.abs(sem_seg.logits) < LIMIT).all(axis=0)
+    is_broken = ~(np.abs(sem_seg.logits) < FINITE_LIMIT).all(axis=0)
     some_broken = bool(is_broken.any())
     if some_broken:
         # The thing channels are just above the stuff, so that the semantic logits do not reject any instance.
@@ -56,5 +55,5 @@ def _usable(instances: Instances) -> np.ndarray:
     """Returns which of R instances have a finite box, score and mask, (R,) bool."""
     is_usable = np.ones(len(instances), bool)
     for field in (instances.boxes, instances.scores, instances.mask_logits):
-        is_usable &= (np.abs(field) < LIMIT).all(axis=tuple(range(1, field.ndim)))
+        is_usable &= (np.abs(field) < FINITE_LIMIT).all(axis=tuple(range(1, field.ndim)))
     return is_usable

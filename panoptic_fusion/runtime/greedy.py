@@ -7,7 +7,9 @@ from functools import partial
 
 import numpy as np
 
+from panoptic_fusion.data.label_space import IGNORE_LABEL
 from panoptic_fusion.decisions import exceeds_score, fits, is_agreed, reaches_score
+from panoptic_fusion.segments import small_regions
 
 from .instances import Instances
 from .labels import recount, resize_labels
@@ -16,7 +18,6 @@ from .painting import Candidate, PanopticSeg, assemble, paint
 from .ranking import RankingModule, ranking_scores
 from .sem_seg_logits import SemSegLogits, Size
 from .settings import FusionSettings
-from .stuff_regions import IGNORE_LABEL, small_regions
 
 
 def fuse_greedily(

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from panoptic_fusion.segments import most_id, with_areas
+
 from .sem_seg_logits import Size
-
-
-def shortest_edge_scale(size: Size, min_size: int, max_size: int) -> float:
-    """Returns the factor by which an image is resized to a short side of `min_size`, or else a long side of `max_size`.
-
-    The factor is rounded to float32, as in UPSNet's published code.
-    """
-    scale = min_size / min(size)
-    if round(scale * max(size)) > max_size:
-        scale = max_size / max(size)
-    return float(np.float32(scale))
 
 
 def resize_labels(labels: np.ndarray, size: Size, scale: float | None = None) -> np.ndarray:
@@ -50,5 +41,5 @@ def _nearest(old: int, new: int) -> np.ndarray:
 
 def recount(panoptic_seg: np.ndarray, segments_info: list[dict]) -> list[dict]:
     """Returns segments with their areas in a map (H, W) int32; those without a pixel are dropped, and ids are kept."""
-    areas = np.bincount(panoptic_seg.ravel(), minlength=1 + max((s["id"] for s in segments_info), default=0)).tolist()
-    return [{**s, "area": areas[s["id"]]} for s in segments_info if areas[s["id"]] > 0]
+    areas = np.bincount(panoptic_seg.ravel(), minlength=1 + most_id(segments_info)).tolist()
+    return with_areas(segments_info, areas)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from panoptic_fusion.decisions import is_large_stuff
+from panoptic_fusion.segments import list_segments
 
 from .instances import Instances
 from .mask_crops import Window
@@ -89,19 +89,11 @@ def assemble(
     """
     first_stuff = len(order) + 1
     codes = np.where(canvas > 0, canvas, sem_labels.astype(np.int32) + first_stuff)
-    ids, segments_info = [], []
-    for code, area in enumerate(np.bincount(codes.ravel()).tolist()):
-        ids.append(0)
-        if area == 0:
-            continue
-        if code < first_stuff:
-            row = order[code - 1]
-            segment = {"isthing": True, "category_id": int(instances.classes[row])}
-            segment |= {"score": float(instances.scores[row]), "instance_id": row}
-        elif code < first_stuff + num_stuff and is_large_stuff(area, stuff_area_limit):
-            segment = {"isthing": False, "category_id": code - first_stuff}
-        else:
-            continue
-        ids[code] = len(segments_info) + 1
-        segments_info.append({"id": ids[code], **segment, "area": area})
-    return np.array(ids, np.int32)[codes], segments_info
+    areas = np.bincount(codes.ravel(), minlength=first_stuff + num_stuff).tolist()
+    things, stuff, segments_info = list_segments(
+        areas[1:first_stuff], areas[first_stuff : first_stuff + num_stuff],
+        rows=order, classes=instances.classes[order].tolist(), scores=instances.scores[order].tolist(),
+        stuff_area_limit=stuff_area_limit,
+    )  # fmt: skip
+    ids = [0, *things, *stuff]
+    return np.array(ids + [0] * (len(areas) - len(ids)), np.int32)[codes], segments_info

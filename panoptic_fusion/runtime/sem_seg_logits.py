@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from panoptic_fusion.resampling import bilinear_sums, source_positions
+
 from .interpolation import AxisTaps, lerp
 
 MAX_STRIP_ELEMENTS = 2**16
@@ -60,7 +62,7 @@ class SemSegLogits:
     def argmax(self) -> np.ndarray:
         """Returns the channel of the highest logit of every pixel, (H, W) int16, the lowest channel in a tie.
 
-        The sums are those of `interpolated_argmax` in `modeling`. Each row of logits is widened once.
+        The sums have the order of `interpolated_argmax` in `modeling`. Each row of logits is widened once.
         """
         sizes = zip(self.output_size, self.image_size, self.logits.shape[1:], strict=True)
         (row_first, row_weight), (first, weight) = (bilinear_sums(*size, self.stride) for size in sizes)
@@ -97,14 +99,14 @@ class SemSegLogits:
         rows = np.arange(y0, y1, dtype=np.float32)
         if self.image_size[0] == self.output_size[0]:
             return self._input_rows(rows)
-        source = _source(rows, self.image_size[0] / self.output_size[0])
+        source = source_positions(rows, self.image_size[0] / self.output_size[0])
         upper = np.floor(source)
         first, second = (self._input_rows(np.minimum(r, self.image_size[0] - 1)) for r in (upper, upper + 1))
         return lerp(first, second, (source - upper)[:, None])
 
     def _input_rows(self, rows: np.ndarray) -> np.ndarray:
         """Returns the given rows (K,) float32 of the input before widening, (C, K, w) float32."""
-        source = _source(rows, 1 / self.stride)
+        source = source_positions(rows, 1 / self.stride)
         upper = np.floor(source)
         last = self.logits.shape[1] - 1
         first, second = (self.logits[:, np.minimum(r.astype(np.int64), last)] for r in (upper, upper + 1))
@@ -119,37 +121,6 @@ class SemSegLogits:
         taps = [(AxisTaps.of_resize(length, length * self.stride, 1 / self.stride), length)]
         old, new = self.image_size[axis], self.output_size[axis]
         return taps if old == new else [*taps, (AxisTaps.of_resize(old, new), old)]
-
-
-def bilinear_sums(output: int, image: int, length: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the weights of upsampling by the stride, cropping, and resizing (bilinear, align_corners=False).
-
-    Output i is the sum over k of weight[k, i] * input[min(first[i] + k, length - 1)].
-
-    Args:
-        output: number of pixels of the output.
-        image: number of pixels of the input that are kept after upsampling.
-        length: number of logits.
-        stride: factor of the upsampling, in pixels.
-
-    Returns:
-        first (output,) int64 and weight (3, output) float32.
-    """
-    pixels = np.arange(output, dtype=np.float32)
-    parts = [(pixels, np.ones_like(pixels))]
-    if image != output:
-        source = _source(pixels, image / output)
-        upper = np.floor(source)
-        parts = [(upper, 1 - (source - upper)), (np.minimum(upper + 1, image - 1), source - upper)]
-    weight = np.zeros((3, output), np.float32)
-    first = _source(parts[0][0], 1 / stride).astype(np.int64)
-    for pixel, share in parts:
-        source = _source(pixel, 1 / stride)
-        second = source - np.floor(source)
-        for step, value in (0, share * (1 - second)), (1, share * second):
-            tap = np.minimum(source.astype(np.int64) + step, length - 1) - first
-            weight[tap, np.arange(output)] += value
-    return first, weight
 
 
 def _weighted_sum(parts: list[np.ndarray], weight: np.ndarray) -> np.ndarray:
@@ -172,8 +143,3 @@ def max_over_channels(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     highest = logits.max(axis=0)
     marked = (logits == highest) * marks.reshape(-1, *[1] * (logits.ndim - 1))
     return highest, channels - marked.max(axis=0).astype(np.int16)
-
-
-def _source(positions: np.ndarray, scale: float) -> np.ndarray:
-    """Returns the source positions of bilinear resizing (align_corners=False), not clamped at the far end."""
-    return np.maximum((positions + np.float32(0.5)) * np.float32(scale) - np.float32(0.5), 0)

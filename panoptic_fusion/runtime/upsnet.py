@@ -9,18 +9,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from panoptic_fusion.decisions import exceeds_score, fits, is_large_stuff, is_mostly_stuff
+from panoptic_fusion.decisions import MAX_INSTANCES, NMS_THRESH, exceeds_score, fits
+from panoptic_fusion.resampling import shortest_edge_scale
+from panoptic_fusion.segments import segments_of_head
 
 from .instances import Instances
-from .labels import resize_labels, shortest_edge_scale
+from .labels import resize_labels
 from .mask_crops import Window
 from .mask_logits import MaskLogitCrops
 from .painting import Candidate, PanopticSeg, paint
 from .sem_seg_logits import SemSegLogits, Size, max_over_channels
 from .settings import FusionSettings
-
-NMS_THRESH = 0.5
-MAX_INSTANCES = 100
 
 
 def fuse_panoptic_head(
@@ -198,24 +197,8 @@ def assign_segments(
     shape = (num_stuff + len(rows) + 1, num_stuff + 1)
     pairs = labels.astype(np.int32) * shape[1] + stuff
     counts = np.bincount(pairs.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
-    target = np.arange(shape[0])  # the label that each label becomes
-    if num_stuff and not settings.keep_instance_classes:
-        own = counts[num_stuff:-1]
-        most, channel = own[:, :-1].max(axis=1), own[:, :-1].argmax(axis=1)
-        target[num_stuff:-1] = np.where(is_mostly_stuff(most, own.sum(axis=1)), channel, target[num_stuff:-1])
-    areas = np.bincount(target, counts.sum(axis=1), minlength=shape[0]).astype(np.int64).tolist()
-
-    ids = np.zeros(shape[0], np.int32)
-    segments_info: list[dict] = []
-    for i, row in enumerate(rows):
-        area = areas[num_stuff + i]
-        if area > 0:
-            ids[num_stuff + i] = len(segments_info) + 1
-            segment = {"id": len(segments_info) + 1, "isthing": True, "category_id": int(instances.classes[i])}
-            segments_info.append({**segment, "score": float(instances.scores[i]), "instance_id": row, "area": area})
-    for channel in range(num_stuff):
-        if is_large_stuff(areas[channel], settings.stuff_area_limit):
-            ids[channel] = len(segments_info) + 1
-            segment = {"id": len(segments_info) + 1, "isthing": False, "category_id": channel}
-            segments_info.append({**segment, "area": areas[channel]})
-    return ids[target][labels], segments_info
+    ids, segments_info = segments_of_head(
+        counts, rows=rows, classes=instances.classes.tolist(), scores=instances.scores.tolist(), num_stuff=num_stuff,
+        stuff_area_limit=settings.stuff_area_limit, keep_instance_classes=settings.keep_instance_classes,
+    )  # fmt: skip
+    return ids[labels], segments_info

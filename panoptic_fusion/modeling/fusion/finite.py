@@ -17,12 +17,10 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
+from panoptic_fusion.decisions import FINITE_LIMIT
 from panoptic_fusion.modeling.fusion.label_map import LabelMap
-from panoptic_fusion.modeling.fusion.resize import resize_labels
+from panoptic_fusion.modeling.fusion.resize import recount, resize_labels
 from panoptic_fusion.modeling.fusion.sem_seg_logits import SemSegLogits
-
-LIMIT = 2.0**60
-"""Magnitude from which a number counts as infinite. Below it, sums of logits and whole pixels of boxes are finite."""
 
 PanopticSeg = tuple[Tensor, list[dict]]
 """A panoptic segmentation: map (H, W) int32, 0 = void, and its segments_info (see `PanopticFusion.forward`)."""
@@ -72,7 +70,7 @@ def usable_instances(instances: Instances) -> Tensor:
     fields = [instances.pred_boxes.tensor, instances.scores[:, None]]
     if instances.has("pred_mask_logits") and num:
         fields.append(instances.pred_mask_logits.reshape(num, -1))
-    return torch.cat(fields, dim=1).abs().amax(dim=1) < LIMIT
+    return torch.cat(fields, dim=1).abs().amax(dim=1) < FINITE_LIMIT
 
 
 def broken_cells(logits: Tensor) -> Tensor:
@@ -80,7 +78,7 @@ def broken_cells(logits: Tensor) -> Tensor:
     if len(logits) == 0:
         return logits.new_zeros(logits.shape[1:], dtype=torch.bool)
     lowest, highest = logits.aminmax(dim=0)  # NaN where a channel is NaN
-    return ~((lowest > -LIMIT) & (highest < LIMIT))
+    return ~((lowest > -FINITE_LIMIT) & (highest < FINITE_LIMIT))
 
 
 def without_broken_cells(sem_seg: SemSegLogits, is_broken: Tensor, num_stuff: int) -> tuple[SemSegLogits, Tensor]:
@@ -112,6 +110,4 @@ def void_pixels(panoptic_seg: Tensor, segments_info: list[dict], where: Tensor) 
         where: (H, W) bool, the pixels that become void.
     """
     panoptic_seg = panoptic_seg.masked_fill(where, 0)
-    areas = torch.bincount(panoptic_seg.flatten(), minlength=1 + max((s["id"] for s in segments_info), default=0))
-    areas = areas.tolist()
-    return panoptic_seg, [{**s, "area": areas[s["id"]]} for s in segments_info if areas[s["id"]] > 0]
+    return panoptic_seg, recount(panoptic_seg, segments_info)

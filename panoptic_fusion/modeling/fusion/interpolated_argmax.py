@@ -17,6 +17,7 @@ from torch import Tensor
 
 from panoptic_fusion.compiled import compiled
 from panoptic_fusion.modeling.fusion.argmax_kernel import SIGNATURE, argmax_rows
+from panoptic_fusion.resampling import bilinear_sums
 
 CHUNK_ELEMENTS = 2**16
 """Number of float elements that the plain implementation interpolates at once, so that they stay in the cache."""
@@ -47,39 +48,10 @@ class Taps:
 
 @functools.lru_cache(maxsize=32)  # the images of a dataset have few sizes
 def bilinear_taps(output: int, image: int, length: int, stride: int) -> Taps:
-    """Returns the weights of upsampling by the stride, cropping, and resizing (both bilinear, align_corners=False).
-
-    The two neighboring pixels of the input that a pixel of the output lies between depend on three logits at most.
-
-    Args:
-        output: number of pixels of the output.
-        image: number of pixels of the input that are kept after upsampling.
-        length: number of logits.
-        stride: factor of the upsampling, in pixels.
-    """
-    pixels = torch.arange(output, dtype=torch.float32)
-    if image == output:
-        parts = [(pixels, torch.ones(output))]
-    else:
-        source = source_positions(pixels, image / output)
-        upper = source.floor()
-        second = source - upper
-        parts = [(upper, 1 - second), ((upper + 1).clamp(max=image - 1), second)]
-    weight = torch.zeros(3, output)
-    first = source_positions(parts[0][0], 1 / stride).long()
-    for pixel, share in parts:
-        source = source_positions(pixel, 1 / stride)
-        second = source - source.floor()
-        for step, value in (0, share * (1 - second)), (1, share * second):
-            tap = (source.long() + step).clamp(max=length - 1) - first
-            weight.scatter_add_(0, tap[None], value[None])
+    """Returns the sums of `bilinear_sums` along one axis; for the arguments see there."""
+    first, weight = map(torch.from_numpy, bilinear_sums(output, image, length, stride))
     is_periodic = image == output and stride & (stride - 1) == 0  # otherwise the rounding of the weights differs
     return Taps(first, weight, stride if is_periodic else 1)
-
-
-def source_positions(positions: Tensor, scale: float) -> Tensor:
-    """Returns the source positions of bilinear resizing (align_corners=False), not clamped at the far end."""
-    return ((positions + 0.5) * scale - 0.5).clamp(min=0)
 
 
 def interpolated_argmax(logits: Tensor, rows: Taps, columns: Taps) -> Tensor | None:

@@ -8,10 +8,10 @@ from functools import partial
 
 import torch
 
-from panoptic_fusion.decisions import is_large_stuff
 from panoptic_fusion.modeling.fusion.flat_paint import FREE, Candidates, paint_flat
 from panoptic_fusion.modeling.fusion.loop_paint import Candidate, paint_loop
 from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops
+from panoptic_fusion.segments import list_segments
 
 FLAT_DEVICES = {"cuda"}
 """Types of devices on which all instances are processed at once. On a CPU, loops are several times faster."""
@@ -101,21 +101,12 @@ def assemble(
     canvas, order = painted.canvas, painted.order
     first_stuff = len(order) + 1
     codes = torch.where(canvas > 0, canvas, sem_labels.int() + first_stuff).flatten()
-    areas = torch.bincount(codes).tolist()
-
-    ids = [0] * len(areas)
-    segments_info: list[dict] = []
-    for code, area in enumerate(areas):
-        if area == 0:
-            continue
-        if code < first_stuff:
-            row = order[code - 1]
-            segment = {"isthing": True, "category_id": classes[row], "score": scores[row], "instance_id": row}
-        elif code < first_stuff + num_stuff and is_large_stuff(area, stuff_area_limit):
-            segment = {"isthing": False, "category_id": code - first_stuff}
-        else:
-            continue
-        ids[code] = len(segments_info) + 1
-        segments_info.append({"id": ids[code], **segment, "area": area})
-    table = torch.tensor(ids, dtype=torch.int32, device=codes.device)
+    areas = torch.bincount(codes, minlength=first_stuff + num_stuff).tolist()
+    things, stuff, segments_info = list_segments(
+        areas[1:first_stuff], areas[first_stuff : first_stuff + num_stuff],
+        rows=order, classes=[classes[row] for row in order], scores=[scores[row] for row in order],
+        stuff_area_limit=stuff_area_limit,
+    )  # fmt: skip
+    ids = [0, *things, *stuff]
+    table = torch.tensor(ids + [0] * (len(areas) - len(ids)), dtype=torch.int32, device=codes.device)
     return table.index_select(0, codes).view_as(canvas), segments_info

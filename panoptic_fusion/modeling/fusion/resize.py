@@ -6,21 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
-def shortest_edge_scale(size: tuple[int, int], min_size: int, max_size: int) -> float:
-    """Returns the factor by which an image is resized to a short side of `min_size`, or else a long side of `max_size`.
-
-    This is the factor of UPSNet's published code: the long side decides if it would exceed `max_size` after rounding,
-    and the factor is stored as float32.
-
-    Args:
-        size: (height, width) of the image.
-        min_size, max_size: target of the short side and limit of the long side, in pixels.
-    """
-    scale = min_size / min(size)
-    if round(scale * max(size)) > max_size:
-        scale = max_size / max(size)
-    return float(torch.tensor(scale, dtype=torch.float32))
+from panoptic_fusion.segments import most_id, with_areas
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int] | None, scale: float | None = None) -> Tensor:
@@ -58,6 +44,10 @@ def resize_panoptic(
     resized = resize_labels(panoptic_seg, size)
     if resized is panoptic_seg:
         return panoptic_seg, segments_info
-    most = max((x["id"] for x in segments_info), default=0)
-    areas = torch.bincount(resized.flatten(), minlength=most + 1).tolist()
-    return resized, [{**x, "area": areas[x["id"]]} for x in segments_info if areas[x["id"]]]
+    return resized, recount(resized, segments_info)
+
+
+def recount(panoptic_seg: Tensor, segments_info: list[dict]) -> list[dict]:
+    """Returns segments with their areas in a map (H, W) int32; those without a pixel are dropped, and ids are kept."""
+    areas = torch.bincount(panoptic_seg.flatten(), minlength=1 + most_id(segments_info)).tolist()
+    return with_areas(segments_info, areas)

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from panoptic_fusion.modeling.fusion.interpolated_argmax import (
     bilinear_taps,
     interpolated_argmax,
-    source_positions,
 )
 
 MAX_STRIP_ELEMENTS = {"cpu": 2**20, "cuda": 2**24}
@@ -103,14 +102,14 @@ class SemSegLogits:
         rows = torch.arange(y0, y1, device=self.logits.device, dtype=torch.float32)
         if self.image_size[0] == self.output_size[0]:
             return self._input_rows(rows)
-        source = source_positions(rows, self.image_size[0] / self.output_size[0])
+        source = _source_positions(rows, self.image_size[0] / self.output_size[0])
         upper = source.floor()
         first, second = (self._input_rows(r.clamp(max=self.image_size[0] - 1)) for r in (upper, upper + 1))
         return torch.lerp(first, second, (source - upper)[:, None])
 
     def _input_rows(self, rows: torch.Tensor) -> torch.Tensor:
         """Returns the given rows (K,) of the input before widening, (C, K, w) float32."""
-        source = source_positions(rows, 1 / self.stride)
+        source = _source_positions(rows, 1 / self.stride)
         upper = source.floor()
         last = self.logits.shape[1] - 1
         first, second = (self.logits.index_select(1, r.long().clamp(max=last)).float() for r in (upper, upper + 1))
@@ -136,3 +135,8 @@ def max_over_channels(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
     highest = logits.amax(dim=0)
     marked = (logits == highest) * marks[:, None, None]
     return highest, channels - marked.amax(dim=0).clamp(min=1).short()
+
+
+def _source_positions(positions: torch.Tensor, scale: float) -> torch.Tensor:
+    """Returns the source positions of bilinear resizing (align_corners=False), not clamped at the far end."""
+    return ((positions + 0.5) * scale - 0.5).clamp(min=0)

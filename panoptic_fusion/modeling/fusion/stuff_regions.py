@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
 
 from panoptic_fusion.data.label_space import IGNORE_LABEL
+from panoptic_fusion.segments import small_regions
 
 STUFF_AREAS = ("class", "region")
 
@@ -24,9 +23,4 @@ def drop_small_regions(labels: Tensor, free: Tensor, *, num_stuff: int, limit: i
         limit: number of pixels; smaller regions become 255.
     """
     stuff = torch.where(free & (labels < num_stuff), labels, num_stuff).cpu().numpy()
-    small = np.zeros(stuff.shape, bool)
-    for channel in np.unique(stuff[stuff < num_stuff]):
-        _, regions = cv2.connectedComponents((stuff == channel).astype(np.uint8), connectivity=8)
-        areas = np.bincount(regions.ravel())
-        small |= (regions > 0) & (areas < limit)[regions]
-    return labels.masked_fill(torch.from_numpy(small).to(labels.device), IGNORE_LABEL)
+    return labels.masked_fill(torch.from_numpy(small_regions(stuff, num_stuff, limit)).to(labels.device), IGNORE_LABEL)

@@ -6,7 +6,8 @@ from fractions import Fraction
 import pytest
 import torch
 
-from panoptic_fusion.modeling.fusion.upsnet.class_assignment import assign_segments, majority_stuff_class
+from panoptic_fusion.modeling.fusion.upsnet.class_assignment import assign_segments
+from panoptic_fusion.segments import majority_stuff_class
 
 
 @pytest.mark.parametrize(

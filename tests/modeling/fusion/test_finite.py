@@ -8,8 +8,9 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from panoptic_fusion.data.label_space import LabelSpace
+from panoptic_fusion.decisions import FINITE_LIMIT
 from panoptic_fusion.modeling.fusion import PANOPTIC_FUSION_REGISTRY, SemSegLogits
-from panoptic_fusion.modeling.fusion.finite import LIMIT, broken_cells, usable_instances
+from panoptic_fusion.modeling.fusion.finite import broken_cells, usable_instances
 from panoptic_fusion.networks.single_task import SemanticNetwork
 
 NOT_FINITE = [math.nan, math.inf, -math.inf, 3e38, -3e38]
@@ -164,13 +165,13 @@ def test_a_large_instance_is_not_taken_for_stuff_where_logits_are_broken():
 
 def test_which_instances_and_cells_count_as_finite():
     instances = Instances((8, 8), pred_boxes=Boxes(torch.zeros(4, 4)), scores=torch.tensor([0.5, 0.5, 0.5, math.nan]))
-    instances.pred_boxes.tensor[1, 2] = LIMIT
+    instances.pred_boxes.tensor[1, 2] = FINITE_LIMIT
     instances.pred_mask_logits = torch.zeros(4, 2, 2)
     instances.pred_mask_logits[2, 1, 1] = -math.inf
     assert usable_instances(instances).tolist() == [True, False, False, False]
     assert usable_instances(instances[:0]).tolist() == []
     logits = torch.zeros(3, 1, 5)
-    logits[0, 0, 1], logits[2, 0, 2], logits[1, 0, 3], logits[1, 0, 4] = math.nan, math.inf, -math.inf, LIMIT / 2
+    logits[0, 0, 1], logits[2, 0, 2], logits[1, 0, 3], logits[1, 0, 4] = math.nan, math.inf, -math.inf, FINITE_LIMIT / 2
     assert broken_cells(logits).tolist() == [[False, True, True, True, False]]
     assert broken_cells(logits.half())[0, :4].tolist() == [False, True, True, True]
 

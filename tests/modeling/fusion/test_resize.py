@@ -10,7 +10,8 @@ from detectron2.structures import Boxes, Instances
 
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.modeling.fusion import PANOPTIC_FUSION_REGISTRY, SemSegLogits
-from panoptic_fusion.modeling.fusion.resize import resize_labels, resize_panoptic, shortest_edge_scale
+from panoptic_fusion.modeling.fusion.resize import resize_labels, resize_panoptic
+from panoptic_fusion.resampling import shortest_edge_scale
 from tests.helpers.fusions import upsnet_fusion
 
 

@@ -18,7 +18,7 @@ from panoptic_fusion.modeling.fusion.base import (
     PanopticSeg,
 )
 from panoptic_fusion.modeling.fusion.mask_crops import to_windows
-from panoptic_fusion.modeling.fusion.resize import resize_labels, shortest_edge_scale
+from panoptic_fusion.modeling.fusion.resize import resize_labels
 from panoptic_fusion.modeling.fusion.sem_seg_logits import SemSegLogits
 from panoptic_fusion.modeling.fusion.upsnet.class_assignment import assign_segments
 from panoptic_fusion.modeling.fusion.upsnet.mask_logit_crops import MaskLogitCrops
@@ -26,6 +26,7 @@ from panoptic_fusion.modeling.fusion.upsnet.mask_pruning import prune_masks, sup
 from panoptic_fusion.modeling.fusion.upsnet.panoptic_argmax import panoptic_argmax
 from panoptic_fusion.modeling.fusion.upsnet.training import KnownInstances, panoptic_loss, panoptic_targets
 from panoptic_fusion.modeling.fusion.upsnet.unknown_channel import sample_known_instances
+from panoptic_fusion.resampling import shortest_edge_scale
 
 
 def fuse_panoptic_head(

@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from panoptic_fusion.decisions import fits
+from panoptic_fusion.decisions import MAX_INSTANCES, NMS_THRESH, fits
 from panoptic_fusion.modeling.fusion.flat_paint import FREE, Candidates, paint_flat
 from panoptic_fusion.modeling.fusion.loop_paint import Candidate, paint_loop
 from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops
 from panoptic_fusion.modeling.fusion.paint import elementwise, paints_flat
 
-NMS_THRESH = 0.5
-MAX_INSTANCES = 100
 MAX_CANVAS_PIXELS = 2**25
 """Maximum number of pixels of all canvases that exist at once on a GPU."""
 
