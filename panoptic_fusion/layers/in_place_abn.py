@@ -62,18 +62,10 @@ def in_place_abn(
             x, weight, bias, running_mean, running_var, training=training, momentum=momentum, eps=eps, slope=1.0
         )
         return _activate_(y + residual, slope)
-    if training:
-        with torch.no_grad():
-            mean, var, count = batch_statistics(x)
-            rate = momentum * count.clamp(max=1)  # without elements, the running statistics do not change
-            running_mean.lerp_(mean.to(running_mean.dtype), rate.to(running_mean.dtype))
-            unbiased = var * (count / (count - 1).clamp(min=1))
-            running_var.lerp_(unbiased.to(running_var.dtype), rate.to(running_var.dtype))
-    else:
-        mean, var, count = running_mean, running_var, None
+    settings = training, momentum, eps
     if not torch.is_grad_enabled():
-        return _forward(x, residual, weight, bias, mean, var, eps, slope)
-    return _InPlaceABN.apply(x, residual, weight, bias, mean, var, count, eps, slope)
+        return _forward(x, residual, weight, bias, running_mean, running_var, settings, slope)[0]
+    return _InPlaceABN.apply(x, residual, weight, bias, running_mean, running_var, settings, slope)
 
 
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,56 +102,120 @@ def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def _per_channel(x: Tensor) -> list[int]:
+    """Returns the shape of a tensor (C,) that is broadcast over `x`."""
+    return [1, -1] + [1] * (x.dim() - 2)
+
+
 def _activate_(x: Tensor, slope: float) -> Tensor:
     return x if slope == 1 else F.leaky_relu_(x, slope)
 
 
-def _forward(x, residual, weight, bias, mean, var, eps: float, slope: float) -> Tensor:
-    y = F.batch_norm(x, mean, var, weight.abs() + eps, bias, False, 0.0, eps)
-    return _activate_(y if residual is None else y.add_(residual), slope)
+def _forward(x, residual, weight, bias, running_mean, running_var, settings, slope: float):
+    """Returns the layer's output, and for the backward pass what `_normalize` returns."""
+    y, inv_std, count = _normalize(x, weight.abs() + settings[-1], bias, running_mean, running_var, *settings)
+    return _activate_(y if residual is None else y.add_(residual), slope), inv_std, count
+
+
+def _normalize(
+    x: Tensor, scale: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor, training, momentum, eps
+) -> tuple[Tensor, Tensor, Tensor | int | None]:
+    """Applies batch norm, and updates the running statistics during training.
+
+    Returns:
+        The result, 1 / sqrt(var + eps) (C,), and the number of elements per channel, over all processes. The number is
+        None if mean and variance do not depend on `x` (evaluation).
+    """
+    num = x.numel() // x.shape[1]
+    if training and num > 1 and not _is_distributed():
+        y, _, inv_std = torch.native_batch_norm(x, scale, bias, running_mean, running_var, True, momentum, eps)
+        return y, inv_std, num
+    mean, var, count = running_mean, running_var, None
+    if training:
+        mean, var, count = batch_statistics(x)
+        rate = momentum * count.clamp(max=1)  # without elements, the running statistics do not change
+        running_mean.lerp_(mean.to(running_mean.dtype), rate.to(running_mean.dtype))
+        unbiased = var * (count / (count - 1).clamp(min=1))
+        running_var.lerp_(unbiased.to(running_var.dtype), rate.to(running_var.dtype))
+        if num == 1:  # the kernel would subtract two products of size 1 / sqrt(eps), and leave their rounding
+            x, mean = (x - mean.view(_per_channel(x))).to(x.dtype), torch.zeros_like(mean)
+    return F.batch_norm(x, mean, var, scale, bias, False, 0.0, eps), torch.rsqrt(var + eps), count
 
 
 class _InPlaceABN(torch.autograd.Function):
-    """The layer with given statistics. `count` is None if they do not depend on `x` (evaluation)."""
+    """Layer with its own backward pass. `settings` is (training, momentum, eps)."""
 
     @staticmethod
-    def forward(ctx, x, residual, weight, bias, mean, var, count, eps, slope):
-        y = _forward(x, residual, weight, bias, mean, var, eps, slope)
-        ctx.save_for_backward(y, residual, weight, bias, torch.rsqrt(var + eps), count)
-        ctx.eps, ctx.slope = eps, slope
+    def forward(ctx, x, residual, weight, bias, running_mean, running_var, settings, slope):
+        y, inv_std, ctx.count = _forward(x, residual, weight, bias, running_mean, running_var, settings, slope)
+        ctx.save_for_backward(y, residual, weight, bias, inv_std)
+        ctx.eps, ctx.slope = settings[-1], slope
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y):
-        y, residual, weight, bias, inv_std, count = ctx.saved_tensors
-        per_channel = [1, -1] + [1] * (y.dim() - 2)
-        over = [d for d in range(y.dim()) if d != 1]
-        scale = weight.abs() + ctx.eps
-        # The normalized input times `scale`, from the output by inverting activation, sum and affine transform.
-        centred = (y.clone() if ctx.slope == 1 else F.leaky_relu(y, 1 / ctx.slope)).to(inv_std.dtype)
-        if residual is not None:
-            centred.sub_(residual)
-        centred.sub_(bias.view(per_channel))
-        grad_z = grad_y
+        y, residual, weight, bias, inv_std = ctx.saved_tensors
+        z, grad_z = y, grad_y
         if ctx.slope != 1:
+            z = F.leaky_relu(y, 1 / ctx.slope)
             grad_z = torch.ops.aten.leaky_relu_backward(grad_y, y, ctx.slope, True)
+        if residual is not None:
+            z = z - residual if z is y else z.sub_(residual)
+        scale, bias = (weight.abs() + ctx.eps).to(inv_std.dtype), bias.to(inv_std.dtype)
+        grad_x, grad_scale, grad_bias = _backward(
+            grad_z, z, scale, bias, inv_std, ctx.count, needs_x=ctx.needs_input_grad[0]
+        )
+        grad_residual = None if residual is None else grad_z
+        return grad_x, grad_residual, grad_scale * weight.sign(), grad_bias, None, None, None, None
 
-        sums = torch.stack([grad_z.sum(over, dtype=inv_std.dtype), (grad_z * centred).sum(over)])
-        grad_bias, grad_weight = sums[0], sums[1] * weight.sign() / scale  # of this process, as for all parameters
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            factor = scale * inv_std
-            grad_x = grad_z * factor.view(per_channel)
-            if count is not None:
-                if _is_distributed():
-                    sums = sums.clone()
-                    dist.all_reduce(sums)
-                mean_grad, mean_product = sums / count.clamp(min=1)
-                centred.mul_((inv_std * mean_product / scale).view(per_channel))
-                grad_x = grad_x.sub_(centred).sub_((factor * mean_grad).view(per_channel))
-            grad_x = grad_x.to(y.dtype)
-        return grad_x, grad_z if residual is not None else None, grad_weight, grad_bias, None, None, None, None, None
+
+def _backward(
+    grad_z: Tensor,
+    z: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    inv_std: Tensor,
+    count: Tensor | int | None,
+    *,
+    needs_x: bool,
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Computes the gradients of z = (x - mean) * inv_std * scale + bias without x.
+
+    The normalized input is (z - bias) / scale. torch's kernel for the backward pass of batch norm computes it if it
+    receives `z` as input, `bias` as mean and `scale` as standard deviation. Its weight makes up for the different
+    standard deviation.
+
+    Args:
+        count: see `_normalize`.
+        needs_x: whether the gradient of x is needed.
+
+    Returns:
+        Gradients of x (or None), of the scale, and of the bias. The last two are of this process, as for all
+        parameters.
+    """
+    is_local = count is not None and not _is_distributed()
+    grad_x, grad_scale, grad_bias = None, torch.zeros_like(scale), torch.zeros_like(scale)
+    if z.numel():  # the kernel divides by the number of elements, as integers
+        needed = [needs_x and is_local, True, True]
+        grad_x, grad_scale, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            grad_z, z, scale.square() * inv_std, None, None, bias, 1 / scale, True, 0.0, needed
+        )
+    if is_local and z.numel() == len(scale):
+        grad_x = torch.zeros_like(z)  # a single element does not change the result, whatever rounding makes of it
+    if not needs_x or grad_x is not None:
+        return grad_x, grad_scale, grad_bias
+    per_channel = _per_channel(z)
+    factor = scale * inv_std
+    grad_x = grad_z * factor.view(per_channel)
+    if count is not None:
+        sums = torch.stack([grad_scale, grad_bias])
+        if _is_distributed():
+            dist.all_reduce(sums)
+        mean_scale, mean_bias = sums / count.clamp(min=1)
+        grad_x.sub_((z - bias.view(per_channel)).mul_((inv_std * mean_scale).view(per_channel)))
+        grad_x.sub_((factor * mean_bias).view(per_channel))
+    return grad_x.to(z.dtype), grad_scale, grad_bias
 
 
 class InPlaceABN(nn.BatchNorm1d):

@@ -14,6 +14,18 @@ class CountReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class CountKernels(TorchDispatchMode):
+    """Operators that compute or copy something: no views, no empty tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.number += not func.is_view and "empty" not in func._schema.name
+        return func(*args, **(kwargs or {}))
+
+
 class CountWholeMaps(TorchDispatchMode):
     """Operations that compute something from a whole map."""
 

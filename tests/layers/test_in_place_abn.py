@@ -6,6 +6,7 @@ import torch.multiprocessing as mp
 from detectron2.config import get_cfg
 from detectron2.layers import Conv2d, get_norm
 from detectron2.solver import build_optimizer
+from dispatch_counts import CountKernels
 from torch import nn
 from torch.nn import functional as F
 from two_processes import run_in_two_processes
@@ -122,6 +123,59 @@ def test_changing_the_result_in_place_is_an_error_not_a_wrong_gradient():
     y.add_(1)
     with pytest.raises(RuntimeError, match="inplace operation"):
         y.sum().backward()
+
+
+def exact_gradients(x, residual, weight, bias, grad, slope):
+    """Gradients by autograd of the formula written out, in float64: of x, of the residual, the weight and the bias."""
+    leaves = [t.detach().double().requires_grad_() for t in (x, residual, weight, bias)]
+    x, residual, weight, bias = leaves
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    over = [d for d in range(x.dim()) if d != 1]
+    mean = x.mean(over, keepdim=True)
+    normalized = (x - mean) / ((x - mean).square().mean(over, keepdim=True) + EPS).sqrt()
+    z = normalized * (weight.abs() + EPS).view(shape) + bias.view(shape) + residual
+    torch.where(z > 0, z, slope * z).backward(grad.double())
+    return [leaf.grad for leaf in leaves]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "expanded gradient"])
+@pytest.mark.parametrize("slope", [0.01, 1.0])
+def test_gradients_equal_autograd_in_float64(slope, layout):
+    """Scales from 1e-3 to 2 of both signs, means far from 0, 40 random sizes."""
+    generator = torch.Generator().manual_seed(7)
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    for _ in range(40):
+        channels = int(torch.randint(1, 9, (), generator=generator))
+        shape = [int(torch.randint(low, 9, (), generator=generator)) for low in (1, 2, 2)]
+        shape.insert(1, channels)
+        weight = randn(channels).sign() * 10 ** (torch.rand(channels, generator=generator).double() * 3.3 - 3)
+        bias, x, residual = randn(channels), randn(*shape) + 3 * randn(channels).view(1, -1, 1, 1), randn(*shape)
+        grad = randn(*shape)
+        if layout == "expanded gradient":
+            grad = randn(1, channels, 1, 1).expand(*shape)
+        if layout == "channels last":
+            x, residual, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, residual, grad))
+        expected = exact_gradients(x, residual, weight, bias, grad, slope)
+        leaves = [t.detach().clone().requires_grad_() for t in (x, residual, weight, bias)]
+        mean, var = torch.zeros(channels).double(), torch.ones(channels).double()
+        x, residual, weight, bias = leaves
+        in_place_abn(x, weight, bias, mean, var, residual, training=True, slope=slope).backward(grad)
+        for leaf, gradient in zip(leaves, expected, strict=True):
+            torch.testing.assert_close(leaf.grad, gradient, atol=1e-9, rtol=1e-7)
+
+
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_number_of_kernels(with_residual):
+    """A layer and its backward pass: 40 and 42 with the formula in single operators; torch's BN has 6 and 8."""
+    layer, x = make_layer(), torch.randn(2, 6, 4, 4, requires_grad=True)
+    residual = torch.randn(2, 6, 4, 4, requires_grad=True) if with_residual else None
+    with CountKernels() as counter:
+        y = layer(x, residual)
+        y.backward(torch.ones_like(y))
+    assert 4 < counter.number <= 20
 
 
 def test_single_and_no_element():

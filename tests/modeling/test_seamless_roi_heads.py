@@ -18,8 +18,10 @@ from panoptic_fusion.config.defaults import config_root, get_cfg
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.layers import InPlaceABN
 from panoptic_fusion.modeling.things import SeamlessBoxHead, SeamlessMaskHead
+from panoptic_fusion.modeling.things.roi_heads import PanopticROIHeads
 from panoptic_fusion.modeling.things.seamless_box_head import SeamlessBoxPredictor
 from panoptic_fusion.modeling.things.seamless_pooler import SeamlessROIPooler
+from panoptic_fusion.modeling.things.seamless_roi_heads import SeamlessROIHeads
 
 STRIDES = [4, 8, 16, 32]
 
@@ -229,6 +231,31 @@ def norm_in_training(y, params, prefix):
     scaled = (y - mean.view(shape)) / (var.view(shape) + 1e-5).sqrt()
     scaled = scaled * (params[f"{prefix}.weight"].abs() + 1e-5).view(shape) + params[f"{prefix}.bias"].view(shape)
     return torch.where(scaled > 0, scaled, 0.01 * scaled), 0.1 * mean, 0.9 + 0.1 * y.var(dims, correction=1)
+
+
+@pytest.mark.parametrize("change", [{}, {"MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 7}])
+@pytest.mark.parametrize("on_pred_boxes", [False, True])
+def test_shared_pooling_equals_pooling_twice(change, on_pred_boxes, monkeypatch):
+    """Losses and gradients of parameters and features; poolers that differ and predicted boxes pool twice."""
+    on_all = {"MODEL.ROI_MASK_HEAD.RUN_ON_ALL_REGIONS": True, "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": on_pred_boxes}
+    calls = []
+    pool = SeamlessROIPooler.forward
+    monkeypatch.setattr(SeamlessROIPooler, "forward", lambda *args: calls.append(1) or pool(*args))
+    results = []
+    for function in (SeamlessROIHeads.train_on_all_regions, PanopticROIHeads.train_on_all_regions):
+        heads = build(**on_all, **change).double().train()
+        monkeypatch.setattr(SeamlessROIHeads, "train_on_all_regions", function)
+        images, features, proposals, targets = batch((2, 1))
+        features = {name: x.double().requires_grad_() for name, x in features.items()}
+        torch.manual_seed(0)
+        with EventStorage():
+            _, losses = heads(images, features, proposals, targets)
+        sum(losses.values()).backward()
+        gradients = [x.grad for x in (*heads.parameters(), *features.values())]
+        results.append([*losses.values(), *gradients])
+    assert len(calls) == (4 if on_pred_boxes or change else 3)
+    for shared, twice in zip(*results, strict=True):
+        torch.testing.assert_close(shared, twice, atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize("on_all", [True, False])

@@ -11,12 +11,13 @@ from detectron2.modeling.proposal_generator import build_proposal_generator
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch.nn import functional as F
+from torchvision.ops import nms
 
 from panoptic_fusion.config.defaults import get_cfg
 from panoptic_fusion.errors import ConfigError
-from panoptic_fusion.modeling.things import seamless_anchors
+from panoptic_fusion.modeling.things import seamless_anchors, seamless_proposals
 from panoptic_fusion.modeling.things.seamless_anchors import match_anchors
-from panoptic_fusion.modeling.things.seamless_proposals import nms_threshold, select_proposals
+from panoptic_fusion.modeling.things.seamless_proposals import first_of_nms, nms_threshold, select_proposals
 
 
 def slow_iou(a, b):
@@ -94,6 +95,30 @@ def test_selection_by_hand():
     assert scores.tolist() == [4.0, 0.0]
     for threshold in (0.5, 0.7, 0.3):
         assert nms_threshold(threshold) < torch.tensor(threshold).item()
+
+
+def test_the_first_boxes_of_nms(monkeypatch):
+    """Equal scores, copies, boxes without an area, few and many overlaps; NMS is never applied to more than needed."""
+    sizes = []
+    monkeypatch.setattr(seamless_proposals, "nms", lambda boxes, *args: sizes.append(len(boxes)) or nms(boxes, *args))
+    generator = torch.Generator().manual_seed(0)
+    for trial in range(300):
+        num = [0, 1, 7, 60, 400][trial % 5]
+        spread = [5.0, 40.0, 1000.0][trial % 3]
+        corner = torch.rand(num, 2, generator=generator).mul(spread).round()
+        boxes = torch.cat([corner, corner + torch.randint(0, 20, (num, 2), generator=generator)], 1)
+        scores = torch.randint(0, num + 1, (num,), generator=generator).float().sort(descending=True).values
+        number = [1, 2, 10, 50, 1000][trial // 5 % 5]
+        found = first_of_nms(boxes, scores, number, 0.5)
+        assert torch.equal(found, nms(boxes, scores, 0.5)[:number]), trial
+    sizes.clear()
+    places, scores, box = torch.arange(1000)[:, None], torch.arange(1000.0, 0, -1), torch.tensor([0.0, 0, 5, 5])
+    assert first_of_nms(places * 10 + box, scores, 50, 0.5).tolist() == list(range(50))
+    assert sizes == [100]
+    sizes.clear()
+    copies = places // 50 * 10 + box  # 20 boxes, 50 times each
+    assert first_of_nms(copies, scores, 50, 0.5).tolist() == [*range(0, 1000, 50)]
+    assert sizes == [100, 2 + 100, 4 + 200, 8 + 400, 16 + 200]
 
 
 def slow_matching(anchors, gt_boxes, image_size, low, high):

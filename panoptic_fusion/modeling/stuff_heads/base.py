@@ -4,6 +4,7 @@ Shapes: N is the batch size, C the number of semantic channels of the ontology, 
 stride of the head's logits (4).
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import fvcore.nn.weight_init as weight_init
@@ -179,7 +180,7 @@ def predict_from_levels(levels: Iterable[Tensor], predictor: nn.Conv2d) -> Tenso
     logits, start = None, 0
     for x in levels:
         end = start + x.shape[1]
-        with torch.autocast(x.device.type, enabled=False):
+        with _full_precision(x.device.type):
             part = F.conv2d(x.to(dtype), predictor.weight[:, start:end].to(dtype))
         if logits is None:
             logits = part + predictor.bias[:, None, None]
@@ -187,6 +188,13 @@ def predict_from_levels(levels: Iterable[Tensor], predictor: nn.Conv2d) -> Tenso
             logits = logits + F.interpolate(part, size=logits.shape[-2:], mode="bilinear", align_corners=False)
         start = end
     return logits
+
+
+def _full_precision(device_type: str) -> contextlib.AbstractContextManager:
+    """Returns a context without autocast; meta tensors have no autocast."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return contextlib.nullcontext()
 
 
 def semantic_loss(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from panoptic_fusion.layers import box_average, get_activated_norm
 from panoptic_fusion.layers.activated_norm import ACTIVATED_NAMES
 
-from .base import StuffHead, level_settings, levels_from_finest, stack_levels
+from .base import StuffHead, level_settings, levels_from_finest, predict_from_levels
 
 LEAKY_GAIN = nn.init.calculate_gain("leaky_relu", 0.01)
 
@@ -70,7 +70,8 @@ class MiniDL(nn.Module):
 class MiniDLSemSegHead(StuffHead):
     """MiniDL on every level (not shared), bilinear upsampling to the finest, concatenation, 1x1 convolution.
 
-    The loss is the cross entropy over the hardest pixels of each image without padding (section 3.4).
+    See `predict_from_levels` for the order of the last steps. The loss is the cross entropy over the hardest pixels of
+    each image without padding (section 3.4).
     """
 
     @configurable
@@ -124,4 +125,4 @@ class MiniDLSemSegHead(StuffHead):
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Returns the logits (N, C, H/4, W/4)."""
-        return self.predictor(stack_levels(self.heads[name](features[name]) for name in self.in_features))
+        return predict_from_levels((self.heads[name](features[name]) for name in self.in_features), self.predictor)

@@ -78,12 +78,14 @@ class PanopticROIHeads(StandardROIHeads):
         if not self.training:
             return super().forward(images, features, proposals, targets)
         proposals = self.label_and_sample_proposals(proposals, targets)
-        losses = self._forward_box(features, proposals)
-        foreground, positive = select_foreground_proposals(proposals, self.num_classes)
-        regions = proposals if self.mask_head_on_all_regions else foreground
-        logits = self.mask_logits(features, [x.proposal_boxes for x in regions])
         if self.mask_head_on_all_regions:
+            losses, logits = self.train_on_all_regions(features, proposals)
+            foreground, positive = select_foreground_proposals(proposals, self.num_classes)
             logits = logits[torch.cat(positive)]
+        else:
+            losses = self._forward_box(features, proposals)
+            foreground, _ = select_foreground_proposals(proposals, self.num_classes)
+            logits = self.mask_logits(features, [x.proposal_boxes for x in foreground])
         losses["loss_mask"] = self.mask_head.loss_weight * mask_rcnn_loss(logits, foreground, self.mask_head.vis_period)
         classes = [x.gt_classes for x in foreground]
         for instances, class_logits in zip(foreground, select_class(logits, classes), strict=True):
@@ -97,6 +99,17 @@ class PanopticROIHeads(StandardROIHeads):
             if target.has("gt_masks"):
                 target.gt_masks = IndexedMasks(target.gt_masks.tensor)
         return super().label_and_sample_proposals(proposals, indexed)
+
+    def train_on_all_regions(
+        self, features: dict[str, Tensor], proposals: list[Instances]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Runs the box head and the mask head on all sampled proposals.
+
+        Returns:
+            The losses of the box head, and the mask logits (R, T, M, M).
+        """
+        losses = self._forward_box(features, proposals)
+        return losses, self.mask_logits(features, [x.proposal_boxes for x in proposals])
 
     def mask_logits(self, features: dict[str, Tensor], boxes: list[Boxes]) -> Tensor:
         """Runs the mask head on given boxes.

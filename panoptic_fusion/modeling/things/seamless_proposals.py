@@ -45,5 +45,29 @@ def select_proposals(
     boxes, logits = boxes[finite], logits[finite]
     clipped = Boxes(boxes)
     clipped.clip(image_size)
-    keep = nms(clipped.tensor, logits, nms_threshold(nms_thresh))[:post_nms_topk]
+    keep = first_of_nms(clipped.tensor, logits, post_nms_topk, nms_threshold(nms_thresh))
     return clipped.tensor[keep], logits[keep]
+
+
+def first_of_nms(boxes: Tensor, scores: Tensor, number: int, threshold: float) -> Tensor:
+    """Returns `nms(boxes, scores, threshold)[:number]` for boxes by descending score.
+
+    Suppression only depends on boxes with higher scores, so the first boxes are processed until enough are kept. The
+    time of NMS is the product of the numbers of kept and of all boxes.
+
+    Args:
+        boxes: (K, 4) float, XYXY, by descending score.
+        scores: (K,) float.
+        number: number of boxes to keep.
+        threshold: boxes are dropped if their IoU with a kept box is above it.
+
+    Returns:
+        (P,) int64 indices, P <= number.
+    """
+    kept = torch.zeros(0, dtype=torch.int64, device=boxes.device)
+    end = 0
+    while end < len(boxes) and len(kept) < number:
+        start, end = end, min(max(2 * end, 2 * number), len(boxes))
+        candidates = torch.cat([kept, torch.arange(start, end, device=boxes.device)])
+        kept = candidates[nms(boxes[candidates], scores[candidates], threshold)]
+    return kept[:number]

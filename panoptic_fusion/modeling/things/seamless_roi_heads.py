@@ -4,6 +4,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.structures import Instances
+from torch import Tensor
 
 from .roi_heads import PanopticROIHeads
 from .seamless_box_head import SeamlessBoxPredictor
@@ -40,6 +41,17 @@ class SeamlessROIHeads(PanopticROIHeads):
     @staticmethod
     def _make_pooler(cfg: CfgNode, input_shape: dict[str, ShapeSpec], resolution: int) -> SeamlessROIPooler:
         return SeamlessROIPooler(resolution, [input_shape[name].stride for name in cfg.MODEL.ROI_HEADS.IN_FEATURES])
+
+    def train_on_all_regions(
+        self, features: dict[str, Tensor], proposals: list[Instances]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Runs both heads, see `PanopticROIHeads`. Both read the same pooled features if their poolers are alike."""
+        alike = self.box_pooler.output_size == self.mask_pooler.output_size
+        if self.train_on_pred_boxes or not alike or self.box_in_features != self.mask_in_features:
+            return super().train_on_all_regions(features, proposals)
+        pooled = self.box_pooler([features[f] for f in self.box_in_features], [x.proposal_boxes for x in proposals])
+        losses = self.box_predictor.losses(self.box_predictor(self.box_head(pooled)), proposals)
+        return losses, self.mask_head.layers(pooled)
 
     def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
         """Labels and samples proposals as detectron2's ROIHeads, but keeps none for an image without ground truth."""
