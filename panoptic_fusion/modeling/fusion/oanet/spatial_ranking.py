@@ -56,12 +56,11 @@ def rank_by_module(
         cell_pixels(length, stride, image_length)
         for length, image_length in zip(scene.sem_seg.image_size, scene.crops.size, strict=True)
     )
-    masks = CellMasks(scene.crops, scene.kept, rows, cols)
-    classes = scene.instances.pred_classes.index_select(0, masks.index)
-    channels = masks.class_channels(classes, num_things)
+    masks = CellMasks(scene.crops, scene.kept, [scene.classes[row] for row in scene.kept], rows, cols)
+    channels = masks.class_channels(num_things)
     logits = module(channels[None])[0]
     where = channels.sum(0) > 1 if contested_only else None
-    return masks.ranking_scores(logits.float().softmax(0), classes, where)
+    return masks.ranking_scores(logits.float().softmax(0), where)
 
 
 @PANOPTIC_FUSION_REGISTRY.register()
