@@ -65,7 +65,7 @@ def fuse_finite(
 
 def are_finite(*tensors: Tensor) -> list[bool]:
     """Returns whether all numbers of each tensor are finite, with one copy to the CPU."""
-    ranges = [end for x in tensors if x.numel() for end in x.aminmax()]  # both ends are NaN if a number is NaN
+    ranges = [end.float() for x in tensors if x.numel() for end in x.aminmax()]  # both ends are NaN if a number is NaN
     ends = iter(torch.stack(ranges).tolist() if ranges else ())
     return [not x.numel() or all([abs(next(ends)) < FINITE_LIMIT for _ in range(2)]) for x in tensors]
 

@@ -113,9 +113,8 @@ def panoptic_loss(
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     num_images, num_channels, height, width = logits.shape
     device, area = logits.device, height * width
-    image = [i for i, x in enumerate(instances) for _ in x.classes]
-    first_channel = torch.tensor([i * (num_channels - 1) + num_stuff for i in image], device=device)
-    skipped = (first_channel + torch.cat([x.classes for x in instances])) * area  # image * area is in `pixel`
+    per_image = torch.tensor([len(x.classes) for x in instances], device=device)
+    image = [i for i, x in enumerate(instances) for _ in range(len(x.classes))]
     own_target = num_stuff + 1 + torch.cat([torch.arange(len(x.classes), device=device) for x in instances])
 
     # X_mask, X_mask + Y_mask and the pixel of the batch, for all pixels of all boxes: (P,).
@@ -123,11 +122,12 @@ def panoptic_loss(
     masks = ResizedLogitCrops(mask_logits, torch.cat([x.boxes for x in instances]), (height, width), stride)
     (pixels,) = WindowPixels.each([WindowTable.of(masks.windows, range(len(image)), image)], device)
     pixel = pixels.layered_addresses(masks.size)
-    x_mask = logits.flatten().index_select(0, pixel + pixels.of_windows(skipped))
+    # From (image, pixel) to (image, channel, pixel).
+    shift = torch.cat([i * (num_channels - 1) + num_stuff + x.classes for i, x in enumerate(instances)]) * area
+    x_mask = logits.flatten().index_select(0, pixel + pixels.of_windows(shift))
     z_mask = x_mask + masks.logits_at(pixels)
 
     # For each pixel, the number of instances of its image whose box does not contain it. Their logits are 0.
-    per_image = torch.tensor([len(x.classes) for x in instances], device=device)
     per_pixel = per_image.repeat_interleave(area)
     num_outside = (per_pixel - torch.bincount(pixel, minlength=len(per_pixel))).to(logits.dtype)
 
