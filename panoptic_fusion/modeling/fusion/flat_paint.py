@@ -128,7 +128,8 @@ class Candidates:
 
     def count(self, where: Tensor) -> Tensor:
         """Returns the number of pixels of each mask in `where`, an (H, W) bool map of the image: (K,) float64."""
-        return self._pixels.count(where.flatten().index_select(0, self._pixels.addresses).logical_and_(self._pixels.inside))
+        inside = where.flatten().index_select(0, self._pixels.addresses).logical_and_(self._pixels.inside)
+        return self._pixels.count(inside)
 
     def once(self, compute: Callable[[], Tensor]) -> Tensor:
         """Returns the result of a function that does not depend on what is painted; it runs in the first round."""

@@ -42,9 +42,7 @@ class CellMasks:
     The number of operations and the memory grow with the area of the windows, not with K x h x w.
     """
 
-    def __init__(
-        self, crops: MaskCrops, instances: Sequence[int], channels: Sequence[int], rows: Tensor, cols: Tensor
-    ):
+    def __init__(self, crops: MaskCrops, instances: Sequence[int], channels: Sequence[int], rows: Tensor, cols: Tensor):
         """Prepares the windows.
 
         Args:
