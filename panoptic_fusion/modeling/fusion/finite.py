@@ -42,15 +42,14 @@ def fuse_finite(
         sem_seg, instances, size: arguments of the rule, see `PanopticFusion.forward`.
         num_stuff: S, the number of stuff classes.
     """
-    is_usable = usable_instances(instances)
-    logits = is_usable.new_zeros(0, 0, 0) if isinstance(sem_seg, LabelMap) else sem_seg.logits
-    is_broken = broken_cells(logits)
-    all_usable, some_broken = torch.stack([is_usable.all(), is_broken.any()]).tolist()  # the only copy to the CPU
-    rows = None if all_usable else is_usable.nonzero()[:, 0]
+    logits = torch.empty(0) if isinstance(sem_seg, LabelMap) else sem_seg.logits
+    all_usable, none_broken = are_finite(instance_numbers(instances), logits)
+    rows = None if all_usable else usable_instances(instances).nonzero()[:, 0]
+    some_broken = not none_broken
     if rows is not None:
         instances = instances[rows]
     if some_broken:
-        sem_seg, where = without_broken_cells(sem_seg, is_broken, num_stuff)
+        sem_seg, where = without_broken_cells(sem_seg, broken_cells(sem_seg.logits), num_stuff)
     panoptic_seg, segments_info = combine(sem_seg, instances, size)
     if some_broken:
         stuff = torch.tensor([s["id"] for s in segments_info if not s["isthing"]], dtype=torch.int32)
@@ -64,13 +63,25 @@ def fuse_finite(
     return panoptic_seg, segments_info
 
 
-def usable_instances(instances: Instances) -> Tensor:
-    """Returns which of R instances have a finite box, score and mask, as (R,) bool."""
+def are_finite(*tensors: Tensor) -> list[bool]:
+    """Returns whether all numbers of each tensor are finite, with one copy to the CPU."""
+    ranges = [end.float() for x in tensors if x.numel() for end in x.aminmax()]  # both ends are NaN if a number is NaN
+    ends = iter(torch.stack(ranges).tolist() if ranges else ())
+    return [not x.numel() or all([abs(next(ends)) < FINITE_LIMIT for _ in range(2)]) for x in tensors]
+
+
+def instance_numbers(instances: Instances) -> Tensor:
+    """Returns the numbers of the boxes, scores and masks of R instances, as (R, N) float."""
     num = len(instances)
     fields = [instances.pred_boxes.tensor, instances.scores[:, None]]
     if instances.has("pred_mask_logits") and num:
         fields.append(instances.pred_mask_logits.reshape(num, -1))
-    return torch.cat(fields, dim=1).abs().amax(dim=1) < FINITE_LIMIT
+    return torch.cat(fields, dim=1)
+
+
+def usable_instances(instances: Instances) -> Tensor:
+    """Returns which of R instances have a finite box, score and mask, as (R,) bool."""
+    return instance_numbers(instances).abs().amax(dim=1) < FINITE_LIMIT
 
 
 def broken_cells(logits: Tensor) -> Tensor:

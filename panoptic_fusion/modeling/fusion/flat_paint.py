@@ -25,7 +25,7 @@ from torch import Tensor
 
 from panoptic_fusion.modeling.fusion.loop_paint import Candidate, paint_loop
 from panoptic_fusion.modeling.fusion.mask_crops import MaskCrops
-from panoptic_fusion.modeling.fusion.window_pixels import Window, WindowPixels, chunk_windows
+from panoptic_fusion.modeling.fusion.window_pixels import WindowPixels, WindowTable, chunk_windows
 
 MAX_PIXELS = 2**24
 """Maximum number of pixels in the windows of a chunk, of about 40 bytes each."""
@@ -44,6 +44,7 @@ class ChunkPixels:
         index: (K,) int64, rows of the instances.
         numbers: (K,) int32, consecutive positions of the instances in the paint order, counted from 1.
         addresses: (P,) int64, index of each pixel in the flattened canvas (G, H, W).
+        inside: (P,) bool, whether each pixel is in the mask of its instance.
         positions: (P,) int32, `numbers` of the instance of each pixel; 0 outside its mask.
         bounds: (K + 1,) int64, index in the list of the first pixel of each instance, then P.
         sums: (P + 1,) int32, memory for the running sums of `count`, with a 0 in front.
@@ -52,26 +53,27 @@ class ChunkPixels:
     index: Tensor
     numbers: Tensor
     addresses: Tensor
+    inside: Tensor
     positions: Tensor
     bounds: Tensor
     sums: Tensor
 
     @classmethod
-    def of(
-        cls, crops: MaskCrops, index: Tensor, windows: Sequence[Window], first: int, layers: Tensor | None
-    ) -> ChunkPixels:
-        """Lists the pixels of the instances at the positions from `first` on; see `paint_flat`."""
-        pixels = WindowPixels.of(crops.corners.index_select(0, index), windows)
-        numbers = torch.arange(first, first + len(windows), dtype=torch.int32, device=index.device)
-        positions = pixels.of_windows(numbers).mul_(crops.at(index, pixels))
-        addresses = pixels.addresses(pixels.line_addresses(crops.size, layers))
-        sums = torch.zeros(len(positions) + 1, dtype=torch.int32, device=index.device)
-        return cls(index, numbers, addresses, positions, pixels.bounds, sums)
+    def of(cls, crops: MaskCrops, pixels: WindowPixels, first: int) -> ChunkPixels:
+        """Lists the pixels of the instances at the positions from `first` on."""
+        num, device = len(pixels.bounds) - 1, crops.device
+        numbers = torch.arange(first, first + num, dtype=torch.int32, device=device)
+        inside = crops.at(pixels)
+        positions = pixels.of_windows(numbers).mul_(inside)
+        sums = torch.zeros(len(positions) + 1, dtype=torch.int32, device=device)
+        addresses = pixels.layered_addresses(crops.size)
+        return cls(pixels.rows, numbers, addresses, inside, positions, pixels.bounds, sums)
 
     def count(self, where: Tensor) -> Tensor:
         """Returns the number of pixels of each instance that are set in `where`, (P,) bool: (K,) float64."""
         torch.cumsum(where, 0, dtype=torch.int32, out=self.sums[1:])
-        return self.sums.index_select(0, self.bounds).diff().double()
+        sums = self.sums.index_select(0, self.bounds)
+        return torch.sub(sums[1:], sums[:-1], out=torch.empty(len(sums) - 1, dtype=torch.float64, device=sums.device))
 
 
 class Candidates:
@@ -81,6 +83,7 @@ class Candidates:
         index: (K,) int64, rows of the instances.
         area: (K,) float64, number of pixels of each mask.
         overlap: (K,) float64, number of pixels of each mask that earlier instances have painted.
+        canvas: (G * H * W,) int32, positions painted by earlier chunks and in this round, `FREE` elsewhere.
     """
 
     def __init__(self, pixels: ChunkPixels, canvas: Tensor):
@@ -91,40 +94,42 @@ class Candidates:
             canvas: (G * H * W,) int32, positions painted by earlier chunks, `FREE` elsewhere.
         """
         self.index = pixels.index
-        self._pixels, self._canvas = pixels, canvas
-        self._inside = pixels.positions > 0
-        self.area = self.overlap = pixels.count(self._inside)
+        self.canvas = self._canvas = canvas
+        self._pixels = pixels
+        self.area = self.overlap = pixels.count(pixels.inside)
         self._accepted: Tensor | bool = True
         self._constants: list[Tensor] = []
 
-    def repaint(self, accepted: Tensor | bool, table: Tensor, canvas: Tensor) -> None:
+    def repaint(self, accepted: Tensor | bool, table: Tensor) -> None:
         """Starts a round: paints the accepted instances and counts the overlaps.
 
         Args:
             accepted: (K,) bool, the instances to paint, or one bool for all.
             table: (R + 1,) int32, at each position of the paint order the position if the instance is accepted, else
                 `FREE`, and `FREE` at 0.
-            canvas: (G * H * W,) int32 to paint on. Its content is replaced.
         """
         addresses, positions = self._pixels.addresses, self._pixels.positions
-        canvas.copy_(self._canvas)
-        canvas.scatter_reduce_(0, addresses, table.index_select(0, positions), "amin")
-        self.overlap = self._pixels.count(canvas.index_select(0, addresses) < positions)
+        self.canvas = self._canvas.scatter_reduce(0, addresses, table.index_select(0, positions), "amin")
+        self.overlap = self._pixels.count(self.canvas.index_select(0, addresses) < positions)
         self._accepted = accepted
 
     @property
     def num_painted(self) -> Tensor:
         """Number of pixels of the image that instances before each instance have painted, (K,) float64."""
-        own = (self.area - self.overlap) * self._accepted
-        return own.cumsum(0).sub_(own).add_(self._num_painted_before)
+        torch.mul(self.area - self.overlap, self._accepted, out=self._own[1:])
+        return self._own.cumsum(0)[:-1]
 
     @cached_property
-    def _num_painted_before(self) -> Tensor:
-        return (self._canvas != FREE).count_nonzero()
+    def _own(self) -> Tensor:
+        """Memory for the number of pixels of each instance, with that of earlier chunks in front."""
+        counts = self.area.new_zeros(len(self.area) + 1)
+        counts[0] = (self._canvas != FREE).count_nonzero()
+        return counts
 
     def count(self, where: Tensor) -> Tensor:
         """Returns the number of pixels of each mask in `where`, an (H, W) bool map of the image: (K,) float64."""
-        return self._pixels.count(where.flatten().index_select(0, self._pixels.addresses).logical_and_(self._inside))
+        inside = where.flatten().index_select(0, self._pixels.addresses).logical_and_(self._pixels.inside)
+        return self._pixels.count(inside)
 
     def once(self, compute: Callable[[], Tensor]) -> Tensor:
         """Returns the result of a function that does not depend on what is painted; it runs in the first round."""
@@ -153,17 +158,20 @@ def paint_flat(
         canvas (G, H, W) int32, in each layer `FREE` or 1 + position in `order`.
         accepted (R,) int32, `FREE` for the rejected instances.
     """
-    rows = torch.tensor([order, layers or order], dtype=torch.int64, device=crops.device)
     shape = (1 + max(layers) if layers else 1, *crops.size)
     canvas = torch.full(shape, FREE, dtype=torch.int32, device=crops.device).flatten()
     table = torch.full((len(order) + 1,), FREE, dtype=torch.int32, device=crops.device)
-    for part in chunk_windows([crops.windows[row] for row in order], MAX_PIXELS):
-        if part.stop - part.start <= FEW:
+    windows = [crops.windows[row] for row in order]
+    parts = [(part, part.stop - part.start <= FEW) for part in chunk_windows(windows, MAX_PIXELS)]
+    tables = [
+        WindowTable.of(windows[part], order[part], layers and layers[part]) for part, is_few in parts if not is_few
+    ]
+    lists = WindowPixels.each(tables, crops.device)
+    for part, is_few in parts:
+        if is_few:
             _paint_few(canvas.view(shape), table, part, crops, order, accept, layers)
         else:
-            windows = [crops.windows[row] for row in order[part]]
-            on_layers = rows[1, part] if layers else None
-            pixels = ChunkPixels.of(crops, rows[0, part], windows, part.start + 1, on_layers)
+            pixels = ChunkPixels.of(crops, next(lists), part.start + 1)
             canvas = _settle(pixels, accept, canvas, table, table[1:][part])
     return canvas.view(shape), table[1:]
 
@@ -201,17 +209,17 @@ def _settle(
     Returns:
         the canvas with the accepted instances, as `painted`.
     """
-    candidates, canvas, num = Candidates(pixels, painted), torch.empty_like(painted), len(own)
+    candidates, num = Candidates(pixels, painted), len(own)
     decided: Tensor | bool = True
     own.copy_(pixels.numbers)
     for number in range(1, num + 2):
         previous = decided
-        candidates.repaint(previous, table, canvas)
+        candidates.repaint(previous, table)
         decided = accept(candidates)
         torch.where(decided, pixels.numbers, table[0], out=own)
         if number % rounds_per_read(num) == 0 and torch.equal(decided, previous):
             break
-    return canvas
+    return candidates.canvas
 
 
 def rounds_per_read(num: int) -> int:

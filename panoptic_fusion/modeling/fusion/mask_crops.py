@@ -43,11 +43,10 @@ class MaskCrops:
     def __getitem__(self, index: int) -> torch.Tensor:
         raise NotImplementedError
 
-    def at(self, index: torch.Tensor, pixels: WindowPixels) -> torch.Tensor:
-        """Returns the masks of K instances at a flat list of pixels, with the same values as the crops.
+    def at(self, pixels: WindowPixels) -> torch.Tensor:
+        """Returns the masks at a flat list of pixels, with the same values as the crops.
 
         Args:
-            index: (K,) int64, the instance of each window of the list.
             pixels: pixels of K windows, each inside the window of its instance. Positions need not be consecutive.
 
         Returns:
@@ -111,9 +110,9 @@ class BitmaskCrops(MaskCrops):
         rows, cols = self.windows[index]
         return self.masks[index, rows, cols]
 
-    def at(self, index: torch.Tensor, pixels: WindowPixels) -> torch.Tensor:
+    def at(self, pixels: WindowPixels) -> torch.Tensor:
         """Returns the masks at a flat list of pixels; see `MaskCrops.at`."""
-        return pixels.read(self.masks, index)
+        return pixels.read(self.masks)
 
     def _sample(self, instances: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
         return self.masks[instances[:, None, None], rows[:, None], cols]
@@ -148,11 +147,21 @@ class PastedCrops(MaskCrops):
         mask = torch.lerp(mask.index_select(0, first), mask[1:].index_select(0, first), weight[:, None])
         return mask >= 0.5
 
-    def at(self, index: torch.Tensor, pixels: WindowPixels) -> torch.Tensor:
+    def at(self, pixels: WindowPixels) -> torch.Tensor:
         """Returns the masks at a flat list of pixels; see `MaskCrops.at`."""
-        edges = self.boxes.index_select(0, index).t().contiguous()
-        start, end = (edge.flatten().index_select(0, pixels.side) for edge in (edges[:2], edges[2:]))
-        return pixels.resize(self.maps, index, *self._taps(pixels.position, start, end)) >= 0.5
+        start, length = pixels.of_sides(self._spans)
+        return pixels.resize(self._map_rows, *self._taps(pixels.position, start, length)) >= 0.5
+
+    @cached_property
+    def _spans(self) -> torch.Tensor:
+        """Start and length of the boxes along x and y, (R, 2, 2) float."""
+        start, end = self.boxes.split(2, dim=1)
+        return torch.stack([start, end - start], dim=2)
+
+    @cached_property
+    def _map_rows(self) -> torch.Tensor:
+        """The maps as `WindowPixels.resize` reads them."""
+        return self.maps.transpose(0, 1).contiguous()
 
     @cached_property
     def _window_taps(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -163,43 +172,48 @@ class PastedCrops(MaskCrops):
         result = []
         for axis, length in zip((1, 0), longest, strict=True):
             pixels = self.corners[:, axis, None] + torch.arange(length, device=self.device)
-            result.append(self._taps(pixels, self.boxes[:, axis, None], self.boxes[:, axis + 2, None]))
+            start, end = self.boxes[:, axis, None], self.boxes[:, axis + 2, None]
+            result.append(self._taps(pixels, start, end - start))
         return result
 
     def _sample(self, instances: torch.Tensor, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
         x0, y0, x1, y1 = self.boxes[instances, :, None].unbind(1)
         maps, side = self.maps[instances], self.maps.shape[-1]
-        first, weight = (tap[:, None].expand(-1, side, -1) for tap in self._taps(cols[None], x0, x1))
+        first, weight = (tap[:, None].expand(-1, side, -1) for tap in self._taps(cols[None], x0, x1 - x0))
         maps = torch.lerp(maps.gather(2, first), maps[:, :, 1:].gather(2, first), weight)
-        first, weight = (tap[:, :, None].expand(-1, -1, len(cols)) for tap in self._taps(rows[None], y0, y1))
+        first, weight = (tap[:, :, None].expand(-1, -1, len(cols)) for tap in self._taps(rows[None], y0, y1 - y0))
         return torch.lerp(maps.gather(1, first), maps[:, 1:].gather(1, first), weight) >= 0.5
 
-    def _taps(self, pixels: torch.Tensor, start: torch.Tensor, end: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _taps(
+        self, pixels: torch.Tensor, start: torch.Tensor, length: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns where pixels lie along one axis of the maps, which are padded with zeros: one before, two after.
 
         Args:
             pixels: int64 columns or rows of the image.
-            start, end: float, the box along this axis. All shapes broadcast.
+            start, length: float, the box along this axis. All shapes broadcast.
 
         Returns:
             The first of the two neighboring map elements that a pixel lies between (int64), and the weight of the
             second (float in [0, 1)).
         """
         side = self.maps.shape[-1] - 3
-        position = (pixels + 0.5 - start) / (end - start) * side - 0.5
+        position = (pixels + 0.5 - start) / length * side - 0.5
         position = position.nan_to_num(nan=-1.0).clamp(-1, side) + 1
-        first = position.floor()
-        return first.long(), position - first
+        return position.long(), position.frac()
 
 
 def _window_corners(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Returns boxes (R, 4) XYXY in whole pixels, enlarged by one pixel and clipped: (R, 4) int64, exclusive ends."""
-    height, width = size
     start, end = boxes[:, :2].floor() - 1, boxes[:, 2:].ceil() + 1
-    corners = torch.cat([start, torch.maximum(start, end)], dim=1)
-    corners[:, ::2].clamp_(0, width)
-    corners[:, 1::2].clamp_(0, height)
-    return corners.long()
+    return clip_corners(torch.cat([start, torch.maximum(start, end)], dim=1), size).long()
+
+
+def clip_corners(corners: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Clips corners (R, 4) XYXY to an image of `size` (height, width), in place, and returns them."""
+    corners[:, ::2].clamp_(0, size[1])
+    corners[:, 1::2].clamp_(0, size[0])
+    return corners
 
 
 def to_windows(corners: Sequence[Sequence[float]]) -> list[Window]:

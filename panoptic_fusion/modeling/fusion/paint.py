@@ -64,7 +64,7 @@ def paint(crops: MaskCrops, order: Sequence[int], accept: Accept, *, flat: bool 
     """
     if paints_flat(accept, crops.device) if flat is None else flat:
         (canvas,), _ = paint_flat(crops, order, accept)
-        canvas = canvas.masked_fill_(canvas == FREE, 0)
+        canvas.remainder_(FREE)  # FREE becomes 0, the positions are lower
     else:
         canvas = torch.zeros(crops.size, dtype=torch.int32, device=crops.device)
         paint_loop(canvas, crops, order, accept)

@@ -73,13 +73,16 @@ class SemSegLogits:
             x = F.interpolate(x, size=self.output_size, mode="bilinear")
         return x[0]
 
-    def strips(self) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """Yields (y0, y1, logits (C, y1 - y0, W) float32) for consecutive strips of output rows, from the top."""
+    def strip_rows(self) -> list[tuple[int, int]]:
+        """Returns the rows (y0, y1) of the strips: consecutive rows of the output, from the top."""
         height, width = self.output_size
         widest = max(width, self.logits.shape[2] * self.stride)
         rows = max(1, self._max_elements() // (self.num_channels * widest))
-        for y0 in range(0, height, rows):
-            y1 = min(y0 + rows, height)
+        return [(y0, min(y0 + rows, height)) for y0 in range(0, height, rows)]
+
+    def strips(self) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """Yields (y0, y1, logits (C, y1 - y0, W) float32) for the strips in `strip_rows`."""
+        for y0, y1 in self.strip_rows():
             yield y0, y1, self._widen(self._rows(y0, y1))
 
     def argmax(self) -> torch.Tensor:

@@ -16,7 +16,7 @@ from panoptic_fusion.modeling.fusion.mask_crops import BitmaskCrops, PastedCrops
 from panoptic_fusion.modeling.fusion.paint import FLAT_DEVICES, elementwise, paint, paints_flat
 from panoptic_fusion.modeling.fusion.upsnet import flat_argmax, mask_pruning
 from panoptic_fusion.modeling.fusion.upsnet.mask_logit_crops import BitMaskLogitCrops, ResizedLogitCrops
-from panoptic_fusion.modeling.fusion.window_pixels import WindowPixels, chunk_windows, count_pixels
+from panoptic_fusion.modeling.fusion.window_pixels import WindowPixels, WindowTable, chunk_windows, count_pixels
 
 
 def random_scene(rng, generator):
@@ -98,7 +98,8 @@ def test_a_chain_takes_as_many_rounds_as_it_has_instances(num):
         return fits(candidate.overlap, candidate.area, 0.5)
 
     crops = BitmaskCrops(masks, boxes)
-    pixels = flat_paint.ChunkPixels.of(crops, torch.arange(num), crops.windows, 1, None)
+    (pixels,) = WindowPixels.each([WindowTable.of(crops.windows, range(num))], crops.device)
+    pixels = flat_paint.ChunkPixels.of(crops, pixels, 1)
     table = torch.full((num + 1,), flat_paint.FREE, dtype=torch.int32)
     free = torch.full((masks[0].numel(),), flat_paint.FREE, dtype=torch.int32)
     canvas = flat_paint._settle(pixels, accept, free, table, table[1:])
@@ -150,17 +151,16 @@ def test_values_of_a_flat_list_are_those_of_the_crops(kind):
         }[kind]()
         index = torch.randperm(12)[:9]
         windows = [crops.windows[i] for i in index.tolist()]
-        pixels = WindowPixels.of(crops.corners[index], windows)
+        (pixels,) = WindowPixels.each([WindowTable.of(windows, index.tolist())], crops.device)
         expected = [crops[i].flatten() for i in index.tolist()]
-        assert torch.equal(crops.at(index, pixels), torch.cat(expected))
+        assert torch.equal(crops.at(pixels), torch.cat(expected))
         if kind.endswith("logits"):
             rows = [
                 crops.rows(i, w[0].start, w[0].stop).flatten() for i, w in zip(index.tolist(), windows, strict=True)
             ]
-            assert torch.equal(crops.logits_at(index, pixels), torch.cat(rows))
+            assert torch.equal(crops.logits_at(pixels), torch.cat(rows))
         addresses = torch.arange(size[0] * size[1]).view(size)
-        found = pixels.addresses(pixels.line_addresses(size))
-        assert torch.equal(found, torch.cat([addresses[window].flatten() for window in windows]))
+        assert torch.equal(pixels.addresses(size[1]), torch.cat([addresses[window].flatten() for window in windows]))
         counts = torch.tensor([x.sum() if kind in ("pasted", "bitmask") else (x > 0).sum() for x in expected])
         assert torch.equal(pixels.sums(torch.cat(expected) > 0), counts)
 

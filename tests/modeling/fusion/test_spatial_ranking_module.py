@@ -29,15 +29,15 @@ def random_masks(rng, size, num):
     return masks
 
 
-def cell_masks(masks):
+def cell_masks(masks, classes):
     """Whole masks (R, h, w) bool as masks at cells of one pixel each."""
     _, height, width = masks.shape
     crops = BitmaskCrops(masks, torch.tensor([[0.0, 0, width, height]]).expand(len(masks), -1))
-    return CellMasks(crops, range(len(masks)), torch.arange(height), torch.arange(width))
+    return CellMasks(crops, range(len(masks)), classes.tolist(), torch.arange(height), torch.arange(width))
 
 
 def ranking_scores(probabilities, masks, classes):
-    return cell_masks(masks).ranking_scores(probabilities, classes)
+    return cell_masks(masks, classes).ranking_scores(probabilities)
 
 
 def slow_channels(masks, classes, num_classes):
@@ -73,7 +73,7 @@ def test_equals_loops_over_pixels():
 
         claims = slow_channels(masks, classes, num_classes)
         channels = class_channels(masks, classes, num_classes)
-        assert torch.equal(cell_masks(masks).class_channels(classes, num_classes), channels)
+        assert torch.equal(cell_masks(masks, classes).class_channels(num_classes), channels)
         labels = ranking_targets(channels, seen)
         logits = module(channels[None].double())
         total, probabilities = [], {}
@@ -136,7 +136,7 @@ def test_results_do_not_depend_on_the_chunks(monkeypatch):
     for limit in (1, 99, 500):
         monkeypatch.setitem(MAX_CHUNK_ELEMENTS, "cpu", limit)
         assert torch.equal(class_channels(masks, classes, 5), channels)
-        assert torch.equal(cell_masks(masks).class_channels(classes, 5), channels)
+        assert torch.equal(cell_masks(masks, classes).class_channels(5), channels)
         assert torch.equal(ranking_scores(probabilities, masks, classes), scores)
 
 

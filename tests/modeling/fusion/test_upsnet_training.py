@@ -315,7 +315,7 @@ def test_no_maps_of_all_instances(monkeypatch):
     targets = torch.randint(-1, 200, (1, 32, 48), generator=generator)
     with LargestTensor() as largest:
         panoptic_loss(logits, [instances], targets, num_stuff=2, stride=4, unknown=True).backward()
-    assert largest.numel <= num * 29 * 29 < num * size[0] * size[1] // 16
+    assert largest.numel <= num * 30 * 30 < num * size[0] * size[1] // 16
     # The targets: of the masks there are no more than 8 maps at a time either, at no size.
     monkeypatch.setitem(MAX_CHUNK_ELEMENTS, "cpu", 8 * 32 * 48)
     masks = (torch.arange(size[1]) // 12 == torch.arange(num)[:, None])[:, None].expand(num, *size)

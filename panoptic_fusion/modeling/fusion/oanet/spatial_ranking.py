@@ -23,6 +23,7 @@ from panoptic_fusion.modeling.fusion.oanet.spatial_ranking_module import (
     ranking_loss,
     ranking_targets,
 )
+from panoptic_fusion.modeling.fusion.oanet.tiled_ranking import prefers_tiles, tiled_probabilities
 
 STRIDES = (1, 2, 4, 8)
 ORDERS = ("ranking", "product")
@@ -56,12 +57,16 @@ def rank_by_module(
         cell_pixels(length, stride, image_length)
         for length, image_length in zip(scene.sem_seg.image_size, scene.crops.size, strict=True)
     )
-    masks = CellMasks(scene.crops, scene.kept, rows, cols)
-    classes = scene.instances.pred_classes.index_select(0, masks.index)
-    channels = masks.class_channels(classes, num_things)
-    logits = module(channels[None])[0]
-    where = channels.sum(0) > 1 if contested_only else None
-    return masks.ranking_scores(logits.float().softmax(0), classes, where)
+    classes = [scene.classes[row] for row in scene.kept]
+    tiled = prefers_tiles(module, scene.crops.device)
+    used = sorted(set(classes)) if tiled else range(num_things)
+    masks = CellMasks(scene.crops, scene.kept, [used.index(c) for c in classes], rows, cols)
+    channels = masks.class_channels(len(used))
+    if tiled:
+        probabilities = tiled_probabilities(module, channels, used)
+    else:
+        probabilities = module(channels[None])[0].float().softmax(0)
+    return masks.ranking_scores(probabilities, channels.sum(0) > 1 if contested_only else None)
 
 
 @PANOPTIC_FUSION_REGISTRY.register()

@@ -4,6 +4,8 @@ Shapes: N is the batch size, T the number of thing classes, R the number of inst
 of the network's input, h x w the number of cells, each of stride x stride input pixels.
 """
 
+from functools import reduce
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,7 +56,7 @@ class SpatialRankingModule(nn.Module):
         Returns:
             The ranking score map as logits, (N, T, h, w). Instances are ranked by its softmax.
         """
-        return sum(branch(channels) for branch in self.branches)
+        return reduce(torch.add, (branch(channels) for branch in self.branches))
 
 
 def _chain(num_classes: int, *kernels: tuple[int, int]) -> nn.Sequential:

@@ -11,8 +11,7 @@ stride of the map, called (u0, v0, u1, v1) below. Along x (and likewise along y)
 - X_mask is taken from the pixels trunc(u0) .. round(u1), rounded half to even. This is up to one pixel more than
   Y_mask, in which Y_mask is 0. If this range is empty for a box narrower than a pixel, X_mask has the pixel of Y_mask.
 
-Shapes: R is the number of instances, P the number of pixels in the windows of all R instances, M the side of a mask
-head's output.
+Shapes: R is the number of instances, M the side of a mask head's output.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from panoptic_fusion.modeling.fusion.mask_crops import clip_corners
 
 
 @dataclass(frozen=True)
@@ -56,77 +56,20 @@ class BoxExtents:
 
         The result is (R, 4) int64, XYXY with exclusive ends. A window may be empty.
         """
-        limit = self.start.new_tensor([size[1], size[0]])
-        start = torch.minimum(self.start.clamp(min=0), limit)
-        return torch.cat([start, torch.maximum(torch.minimum(self.end, limit), start)], dim=1)
+        return clip_corners(torch.cat([self.start, self.end], dim=1), size)
 
 
-def mask_taps(offset: Tensor, length: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
+def mask_taps(offset: Tensor, length: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Returns where bilinear resizing (align_corners=False) of `side` elements to `length` pixels reads, on one axis.
 
     Args:
         offset: int64, pixel position relative to the first pixel.
         length: int64, of a shape that broadcasts with `offset`.
-        side: M, the side of the mask. Element M is a zero at the end of the map, which pixels from `length` on read.
+        side: M, the side of the mask. Pixels from `length` on read the elements M and M + 1, which are zeros.
 
     Returns:
-        The two mask elements to read (int64, in 0..M) and the weight of the second one (float32, in [0, 1)).
+        The first of the two neighboring mask elements to read (int64, in 0..M) and the weight of the second one
+        (float32, in [0, 1)).
     """
     position = ((offset + 0.5) * (side / length) - 0.5).clamp(0, side - 1)
-    first = position.floor()
-    outside = offset >= length
-    weight = position - first
-    first = first.long()
-    second = (first + 1).clamp(max=side - 1)
-    return first.masked_fill(outside, side), second.masked_fill(outside, side), weight
-
-
-@dataclass(frozen=True)
-class BoxPixels:
-    """Pixels of R windows as one flat list, window by window, row by row.
-
-    Attributes:
-        instance, row, col: (P,) int64, the instance of each pixel and its position in the map.
-        extents: extents of the R instances.
-    """
-
-    instance: Tensor
-    row: Tensor
-    col: Tensor
-    extents: BoxExtents
-
-    @classmethod
-    def of_boxes(cls, boxes: Tensor, size: tuple[int, int], stride: int) -> BoxPixels:
-        """Returns the pixels of X_mask inside a map of `size` (h, w). The other arguments are as in `BoxExtents`."""
-        extents = BoxExtents.of_boxes(boxes, stride)
-        left, top, right, bottom = extents.clipped(size).unbind(1)
-        width = right - left
-        counts = width * (bottom - top)
-        instance = torch.repeat_interleave(counts)
-        place = torch.arange(len(instance), device=boxes.device) - (counts.cumsum(0) - counts)[instance]
-        width = width[instance]
-        row = torch.div(place, width, rounding_mode="floor")
-        return cls(instance, top[instance] + row, left[instance] + place - row * width, extents)
-
-    def resized(self, masks: Tensor) -> Tensor:
-        """Returns the masks, resized bilinearly to Y_mask, at these pixels. It is differentiable.
-
-        Args:
-            masks: (R, M, M) float.
-
-        Returns:
-            (P,) float.
-        """
-        side = masks.shape[-1]
-        place = torch.stack([self.col, self.row], dim=1) - self.extents.start[self.instance]
-        first, second, weight = mask_taps(place, self.extents.mask_size[self.instance], side)
-        weight = weight.to(masks.dtype)
-        texels = F.pad(masks, (0, 1, 0, 1)).flatten()
-        start = self.instance * (side + 1) ** 2
-
-        def row(index: Tensor) -> Tensor:
-            index = start + index * (side + 1)
-            values = (texels.index_select(0, index + column[:, 0]) for column in (first, second))
-            return torch.lerp(*values, weight[:, 0])
-
-        return torch.lerp(row(first[:, 1]), row(second[:, 1]), weight[:, 1])
+    return position.long().masked_fill(offset >= length, side), position.frac()

@@ -23,16 +23,17 @@ class MaskLogitCrops(MaskCrops):
     The windows are the extents of X_mask (see `boxes.py`), clipped to the image.
     """
 
-    def __init__(self, boxes: Tensor, size: tuple[int, int]):
+    def __init__(self, boxes: Tensor, size: tuple[int, int], stride: int = 1):
         """Prepares the crops of R boxes.
 
         Args:
-            boxes: (R, 4) float, XYXY in pixels of the image.
-            size: (height, width) of the image.
+            boxes: (R, 4) float, XYXY in pixels of an image.
+            size: (height, width) of the map, which is the image at a stride.
+            stride: stride of the map in pixels of the image.
         """
         self.size = (int(size[0]), int(size[1]))
         self.device = boxes.device
-        self.extents = BoxExtents.of_boxes(boxes.float())
+        self.extents = BoxExtents.of_boxes(boxes.float(), stride)
         self.corners = self.extents.clipped(self.size)
 
     def rows(self, index: int, y0: int, y1: int) -> Tensor:
@@ -42,20 +43,17 @@ class MaskLogitCrops(MaskCrops):
         """
         raise NotImplementedError
 
-    def logits_at(self, index: Tensor, pixels: WindowPixels) -> Tensor:
-        """Returns Y_mask of K instances at a flat list of pixels, (P,) float32, the same values as `rows`.
-
-        The arguments are as in `MaskCrops.at`.
-        """
+    def logits_at(self, pixels: WindowPixels) -> Tensor:
+        """Returns Y_mask at a flat list of pixels, (P,) float32, the same values as `rows`; see `MaskCrops.at`."""
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> Tensor:
         rows, _ = self.windows[index]
         return self.rows(index, rows.start, rows.stop) > 0
 
-    def at(self, index: Tensor, pixels: WindowPixels) -> Tensor:
+    def at(self, pixels: WindowPixels) -> Tensor:
         """Returns where the mask logits are positive; see `MaskCrops.at`."""
-        return self.logits_at(index, pixels) > 0
+        return self.logits_at(pixels) > 0
 
     @staticmethod
     def from_instances(instances: Instances, index: Tensor) -> MaskLogitCrops:
@@ -79,13 +77,13 @@ class MaskLogitCrops(MaskCrops):
 
 
 class ResizedLogitCrops(MaskLogitCrops):
-    """Y_mask from the output of a mask head: (R, M, M) float32 raw logits, resized bilinearly to the boxes.
+    """Y_mask from the output of a mask head: (R, M, M) float raw logits, resized bilinearly to the boxes.
 
-    Columns are resized once, for all M rows. Rows are resized on demand.
+    Columns are resized once, for all M rows. Rows are resized on demand. `logits_at` is differentiable.
     """
 
-    def __init__(self, mask_logits: Tensor, boxes: Tensor, size: tuple[int, int]):
-        super().__init__(boxes, size)
+    def __init__(self, mask_logits: Tensor, boxes: Tensor, size: tuple[int, int], stride: int = 1):
+        super().__init__(boxes, size, stride)
         self.maps = F.pad(mask_logits, (0, 2, 0, 2))
         self._widened: dict[int, Tensor] = {}
 
@@ -94,26 +92,32 @@ class ResizedLogitCrops(MaskLogitCrops):
         rows, cols = self.windows[index]
         all_rows, all_cols = self._window_taps
         if index not in self._widened:
-            first, second, weight = (tap[index, : cols.stop - cols.start] for tap in all_cols)
+            first, weight = (tap[index, : cols.stop - cols.start] for tap in all_cols)
             mask = self.maps[index]
-            self._widened[index] = torch.lerp(mask.index_select(1, first), mask.index_select(1, second), weight)
+            self._widened[index] = torch.lerp(mask.index_select(1, first), mask[:, 1:].index_select(1, first), weight)
         mask = self._widened[index]
-        first, second, weight = (tap[index, y0 - rows.start : y1 - rows.start] for tap in all_rows)
-        return torch.lerp(mask.index_select(0, first), mask.index_select(0, second), weight[:, None])
+        first, weight = (tap[index, y0 - rows.start : y1 - rows.start] for tap in all_rows)
+        return torch.lerp(mask.index_select(0, first), mask[1:].index_select(0, first), weight[:, None])
 
-    def logits_at(self, index: Tensor, pixels: WindowPixels) -> Tensor:
-        """Returns Y_mask at a flat list of pixels; see `MaskLogitCrops.logits_at`."""
-        start, length = (
-            ends.index_select(0, index).t().flatten().index_select(0, pixels.side)
-            for ends in (self.extents.start, self.extents.mask_size)
-        )
-        first, _, weight = mask_taps(pixels.position - start, length, self.maps.shape[-1] - 2)
-        # The second element is the next one, or its weight is 0, or both are zeros after the end of the map.
-        return pixels.resize(self.maps, index, first, weight)
+    def logits_at(self, pixels: WindowPixels) -> Tensor:
+        """Returns Y_mask at a flat list of pixels, (P,) of the dtype of the logits; see `MaskLogitCrops.logits_at`."""
+        start, length = pixels.of_sides(self._spans)
+        first, weight = mask_taps(pixels.position - start, length, self.maps.shape[-1] - 2)
+        return pixels.resize(self._map_rows, first, weight.to(self.maps.dtype))
 
     @cached_property
-    def _window_taps(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """`mask_taps` of the pixels of all windows, along rows and along columns: three (R, length) tensors each."""
+    def _spans(self) -> Tensor:
+        """Start and length of Y_mask along x and y, (R, 2, 2) int64."""
+        return torch.stack([self.extents.start, self.extents.mask_size], dim=2)
+
+    @cached_property
+    def _map_rows(self) -> Tensor:
+        """The maps as `WindowPixels.resize` reads them."""
+        return self.maps.transpose(0, 1).contiguous()
+
+    @cached_property
+    def _window_taps(self) -> list[tuple[Tensor, Tensor]]:
+        """`mask_taps` of the pixels of all windows, along rows and along columns: two (R, length) tensors each."""
         longest = (
             max((part.stop - part.start for part in parts), default=0) for parts in zip(*self.windows, strict=True)
         )
@@ -146,9 +150,9 @@ class BitMaskLogitCrops(MaskLogitCrops):
         """Returns Y_mask in the given rows; see `MaskLogitCrops.rows`."""
         return _bit_logits(self.masks[self._selected[index], y0:y1, self.windows[index][1]])
 
-    def logits_at(self, index: Tensor, pixels: WindowPixels) -> Tensor:
+    def logits_at(self, pixels: WindowPixels) -> Tensor:
         """Returns Y_mask at a flat list of pixels; see `MaskLogitCrops.logits_at`."""
-        return _bit_logits(pixels.read(self.masks, self.index.index_select(0, index)))
+        return _bit_logits(pixels.read(self.masks, self.index))
 
 
 def _bit_logits(mask: Tensor) -> Tensor:

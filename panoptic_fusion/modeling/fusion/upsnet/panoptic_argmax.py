@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from panoptic_fusion.modeling.fusion.sem_seg_logits import SemSegLogits, max_ove
 from panoptic_fusion.modeling.fusion.upsnet.flat_argmax import FlatInstances
 from panoptic_fusion.modeling.fusion.upsnet.mask_logit_crops import MaskLogitCrops
 from panoptic_fusion.modeling.fusion.upsnet.unknown_channel import unknown_logits, x_mask_fill_value
+from panoptic_fusion.modeling.fusion.window_pixels import Window, upload
 
 
 def panoptic_argmax(
@@ -50,9 +52,9 @@ def panoptic_argmax(
     num_instances, device = len(order), sem_seg.logits.device
     labels = torch.empty(sem_seg.output_size, dtype=torch.int16, device=device)
     stuff = torch.empty_like(labels)
-    flat = device.type in FLAT_DEVICES and num_instances > 0
-    instances = (FlatInstances if flat else LoopInstances)(masks, order, channels, num_stuff)
-    first_outside = _first_outside(instances.corners, sem_seg.output_size)
+    kind = FlatInstances if device.type in FLAT_DEVICES and num_instances else LoopInstances
+    instances = kind(masks, order, channels, num_stuff, sem_seg.strip_rows())
+    first_outside = _first_outside([masks.windows[i] for i in order], sem_seg.output_size, device)
     for y0, y1, logits in sem_seg.strips():
         highest_thing = logits[num_stuff:].amax(0)
         if num_stuff:
@@ -83,11 +85,17 @@ class LoopInstances:
     The arguments and methods are as for `FlatInstances`.
     """
 
-    def __init__(self, masks: MaskLogitCrops, order: Sequence[int], channels: Sequence[int], num_stuff: int):
+    def __init__(
+        self,
+        masks: MaskLogitCrops,
+        order: Sequence[int],
+        channels: Sequence[int],
+        num_stuff: int,
+        strips: Sequence[tuple[int, int]],
+    ):
         self.masks, self.order, self.channels = masks, order, channels
         codes = torch.arange(num_stuff, num_stuff + len(order), dtype=torch.int16, device=masks.device)
         self.codes = codes.unbind()
-        self.corners = masks.corners[torch.tensor(order, dtype=torch.int64, device=masks.device)]
 
     def update(self, y0: int, logits: Tensor, highest: Tensor, label: Tensor, highest_x: Tensor) -> Tensor:
         """Updates the running results of a strip in place; see `FlatInstances.update`.
@@ -109,19 +117,15 @@ class LoopInstances:
         return label
 
 
-def _first_outside(corners: Tensor, size: tuple[int, int]) -> Tensor:
-    """Returns for each pixel the first of N windows that does not contain it, N if all do, as (H, W) int16.
-
-    Args:
-        corners: (N, 4) int64, the windows as XYXY with exclusive ends.
-        size: (H, W).
-    """
-    num = len(corners)
-    numbers = torch.arange(num + 1, dtype=torch.int16, device=corners.device)
-    per_axis = []
-    for axis in (1, 0):
-        pixels = torch.arange(size[1 - axis], device=corners.device)
-        inside = (pixels >= corners[:, axis, None]) & (pixels < corners[:, axis + 2, None])
-        first = torch.where(inside, num, numbers[:num, None])
-        per_axis.append(torch.cat([first, numbers[num:, None].expand(1, len(pixels))]).amin(0))
-    return torch.minimum(per_axis[0][:, None], per_axis[1])
+def _first_outside(windows: Sequence[Window], size: tuple[int, int], device: torch.device) -> Tensor:
+    """Returns for each pixel the first of N windows that does not contain it, N if all do, as (H, W) int16."""
+    per_axis = [np.zeros(side, np.int64) for side in size]
+    for first, own in zip(per_axis, zip(*windows, strict=True), strict=False):
+        start, stop = 0, len(first)
+        for side in own:
+            start, stop = max(start, side.start), min(stop, side.stop)
+            if start >= stop:
+                break
+            first[start:stop] += 1
+    rows, cols = upload(per_axis, device)
+    return torch.minimum(rows[:, None], cols).short()

@@ -28,8 +28,9 @@ from torch import Tensor
 
 from panoptic_fusion.data.label_space import IGNORE_LABEL
 from panoptic_fusion.layers.chunks import map_chunks
-from panoptic_fusion.modeling.fusion.upsnet.boxes import BoxPixels
+from panoptic_fusion.modeling.fusion.upsnet.mask_logit_crops import ResizedLogitCrops
 from panoptic_fusion.modeling.fusion.upsnet.unknown_channel import unknown_logits, x_mask_fill_value
+from panoptic_fusion.modeling.fusion.window_pixels import WindowPixels, WindowTable
 
 IGNORED = -1
 
@@ -113,16 +114,18 @@ def panoptic_loss(
     num_images, num_channels, height, width = logits.shape
     device, area = logits.device, height * width
     per_image = torch.tensor([len(x.classes) for x in instances], device=device)
-    image = torch.repeat_interleave(per_image)
-    channel = num_stuff + torch.cat([x.classes for x in instances])
+    image = [i for i, x in enumerate(instances) for _ in range(len(x.classes))]
     own_target = num_stuff + 1 + torch.cat([torch.arange(len(x.classes), device=device) for x in instances])
 
     # X_mask, X_mask + Y_mask and the pixel of the batch, for all pixels of all boxes: (P,).
-    boxes = BoxPixels.of_boxes(torch.cat([x.boxes for x in instances]), (height, width), stride)
-    place = boxes.row * width + boxes.col
-    pixel = (image * area)[boxes.instance] + place
-    x_mask = logits.flatten().index_select(0, ((image * num_channels + channel) * area)[boxes.instance] + place)
-    z_mask = x_mask + boxes.resized(torch.cat([x.mask_logits.to(logits.dtype) for x in instances]))
+    mask_logits = torch.cat([x.mask_logits.to(logits.dtype) for x in instances])
+    masks = ResizedLogitCrops(mask_logits, torch.cat([x.boxes for x in instances]), (height, width), stride)
+    (pixels,) = WindowPixels.each([WindowTable.of(masks.windows, range(len(image)), image)], device)
+    pixel = pixels.layered_addresses(masks.size)
+    # From (image, pixel) to (image, channel, pixel).
+    shift = torch.cat([i * (num_channels - 1) + num_stuff + x.classes for i, x in enumerate(instances)]) * area
+    x_mask = logits.flatten().index_select(0, pixel + pixels.of_windows(shift))
+    z_mask = x_mask + masks.logits_at(pixels)
 
     # For each pixel, the number of instances of its image whose box does not contain it. Their logits are 0.
     per_pixel = per_image.repeat_interleave(area)
@@ -147,6 +150,6 @@ def panoptic_loss(
     target = targets.flatten()
     z_target = dense.gather(1, targets.clamp(0, num_stuff)[:, None]).flatten()
     z_target = torch.where(target <= num_stuff, z_target, 0)
-    z_target = z_target.index_add(0, pixel, z_mask * (target[pixel] == own_target[boxes.instance]))
+    z_target = z_target.index_add(0, pixel, z_mask * (target[pixel] == pixels.of_windows(own_target)))
     loss = torch.where(target == IGNORED, 0, highest + total.log() - z_target)
     return loss.sum() / loss.numel()
