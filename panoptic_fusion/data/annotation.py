@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,15 +18,18 @@ import numpy as np
 from .dataset_errors import DatasetError, Report, raise_error
 from .image_header import MAX_PIXELS, check_pixels, check_regular_file
 from .label_space import IGNORE_LABEL, LabelSpace
+from .png_decoder import decode_ids, read_chunks
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_COLORS = {0: "grayscale", 2: "RGB", 3: "palette", 4: "grayscale with alpha", 6: "RGB with alpha"}
 
 
-def read_id_map(path: str, report: Report = raise_error, max_pixels: int = MAX_PIXELS) -> np.ndarray | None:
+def read_id_map(
+    path: str, report: Report = raise_error, max_pixels: int = MAX_PIXELS, into: np.ndarray | None = None
+) -> np.ndarray | None:
     """Reads a panoptic PNG of at most `max_pixels` pixels (INPUT.MAX_PIXELS).
 
-    Returns the segment ids (H, W) int32, R + 256 G + 65536 B, 0 = void; None after an error was reported.
+    Returns the segment ids (H, W) int32, R + 256 G + 65536 B, 0 = void; None after an error was reported. A map `into`
+    that is no longer needed may be overwritten and returned: new memory takes as long as decoding.
     Only RGB PNGs with 8 bits per channel are accepted. The checksums of the file are verified, so a damaged file is
     a DatasetError and never a wrong label.
     """
@@ -44,48 +46,33 @@ def read_id_map(path: str, report: Report = raise_error, max_pixels: int = MAX_P
     except OSError as error:
         report(DatasetError(f"the PNG cannot be read ({error.strerror})", path, "missing PNG"))
         return None
-    fault = _png_fault(data)
-    if fault is None:
-        bits, color = data[24], data[25]
-        if color != 2 or bits != 8:
-            text = f"the PNG is {_PNG_COLORS.get(color, f'of color type {color}')} with {bits} bits per channel"
-            report(DatasetError(f"{text}, not RGB with 8 bits (id = R + 256 G + 65536 B)", path, "PNG not RGB"))
-            return None
-        try:
-            check_pixels(*struct.unpack_from(">II", data, 16), path, max_pixels)
-        except DatasetError as error:
-            report(error)
-            return None
-        try:
-            bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        except cv2.error:
-            bgr = None
-        fault = "its pixels cannot be decoded" if bgr is None else None
-    if fault is not None:
-        report(DatasetError(f"the PNG is corrupt: {fault}", path, "corrupt PNG"))
+    try:
+        chunks = read_chunks(data)
+    except ValueError as error:
+        report(DatasetError(f"the PNG is corrupt: {error}", path, "corrupt PNG"))
+        return None
+    bits, color = data[24], data[25]
+    if color != 2 or bits != 8:
+        text = f"the PNG is {_PNG_COLORS.get(color, f'of color type {color}')} with {bits} bits per channel"
+        report(DatasetError(f"{text}, not RGB with 8 bits (id = R + 256 G + 65536 B)", path, "PNG not RGB"))
+        return None
+    try:
+        check_pixels(*struct.unpack_from(">II", data, 16), path, max_pixels)
+    except DatasetError as error:
+        report(error)
+        return None
+    ids = decode_ids(chunks, into)
+    if ids is not None:
+        return ids
+    try:
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        bgr = None
+    if bgr is None:
+        report(DatasetError("the PNG is corrupt: its pixels cannot be decoded", path, "corrupt PNG"))
         return None
     # Read as little-endian integers, the bytes R, G, B, 255 are the id with the alpha byte on top.
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA).view("<i4")[..., 0] & 0xFFFFFF
-
-
-def _png_fault(data: bytes) -> str | None:
-    """Returns what is wrong with the chunks of a PNG (truncated, bad checksum ...), or None."""
-    if data[:8] != _PNG_SIGNATURE:
-        return "it is not a PNG" if data else "it is empty"
-    position, kind = 8, b""
-    while kind != b"IEND":
-        if position + 8 > len(data):
-            return "it is cut off"
-        length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + 12 + length
-        if position == 8 and (kind != b"IHDR" or length != 13):
-            return "it does not start with a header"
-        if end > len(data):
-            return "it is cut off"
-        if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
-            return f"wrong checksum in chunk {kind.decode('latin-1')}"
-        position = end
-    return None
 
 
 def check_map_size(id_map: np.ndarray, height: int, width: int, file: str, report: Report = raise_error) -> bool:
