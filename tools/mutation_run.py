@@ -24,7 +24,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,10 +35,13 @@ from tabulate import tabulate
 
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = ["modeling/fusion", "evaluation", "layers", "data/label_space.py", "data/mapper.py", "checkpoint"]
-TESTS = ["modeling/fusion", "evaluation", "layers", "data/test_label_space.py", "data/test_mapper.py", "checkpoint"]
+TESTS = """modeling/fusion modeling/test_abn_backbone.py evaluation layers checkpoint data/test_label_space.py
+    data/test_mapper.py data/test_training_data.py config/test_thresholds.py engine/test_checkpointer.py
+    engine/test_divergence.py cli/test_oracle.py cli/test_check_command.py cli/test_evaluate_files.py""".split()
 PRELOAD = ["torch", "torchvision", "cv2", "matplotlib.pyplot", "pycocotools.mask", "detectron2.engine"]
 MAX_TESTS = 300  # per mutant
 MEMORY = 12 << 30  # bytes of address space per run of tests, of which torch reserves 5 GB
+SURVIVED = "survived"  # other outcomes: "noticed", or "ended" after a crash or the time limit
 PYTEST = ["-q", "--durations=0", "-p", "no:cacheprovider", "-m", "not slow and not gpu"]
 
 
@@ -92,10 +95,15 @@ class Run:
         return chosen
 
     def choose_tests(self, mutant: Mutant, seconds: float) -> list[str]:
-        """Returns the fastest tests that execute the mutant's lines; of a file's constants, any line of the file."""
+        """Returns the fastest tests that execute the mutant's lines.
+
+        Of what is executed on import, and of lines that no test executes (or only in another process), they are the
+        tests that execute any line of the file.
+        """
         lines = self.tests[mutant.file]
-        changed = list(lines) if mutant.at_import else range(mutant.lines[0], mutant.lines[1] + 1)
-        executing = {test for line in changed for test in lines.get(line, [])}
+        changed = range(mutant.lines[0], mutant.lines[1] + 1)
+        executing = {test for line in changed for test in lines.get(line, []) if not mutant.at_import}
+        executing = executing or {test for tests in lines.values() for test in tests}
         chosen, total = [], 0.0
         for test in sorted(executing, key=lambda test: (self.seconds[test], test))[:MAX_TESTS]:
             total += self.seconds[test]
@@ -115,7 +123,7 @@ class Run:
         """Runs the tests on one mutant and appends its result to the results."""
         file, tests = self.copy / mutant.file, self.choose_tests(mutant, seconds)
         source, times = file.read_bytes(), (file.stat().st_mtime, file.stat().st_mtime)
-        begin, outcome = time.monotonic(), "not executed"
+        begin, outcome = time.monotonic(), SURVIVED
         if tests:
             file.write_bytes(mutant.apply(source))
             os.utime(file, (10**9 + number,) * 2)  # Python and numba recompile a file of another time
@@ -126,7 +134,7 @@ class Run:
             finally:
                 file.write_bytes(source)
                 os.utime(file, times)
-            outcome = "killed" if code is None else "noticed" if code else "survived"
+            outcome = "ended" if code is None else "noticed" if code else SURVIVED
         result = {"key": mutant.key, "outcome": outcome, "tests": len(tests), "seconds": time.monotonic() - begin}
         with self.results_file.open("a") as stream:
             stream.write(json.dumps({**mutant._asdict(), **result}) + "\n")
@@ -185,22 +193,19 @@ def run_forked(work: Callable[[], int], copy: Path, log: Path, limit: int) -> in
 
 
 def summarize(mutants: list[Mutant], results: dict[str, dict], paths: list[Path]) -> str:
-    """Returns a table, one row per path, and the list of the mutants that no test noticed."""
-    rows, survivors = [], []
+    """Returns a table with one row per path, and the list of the mutants that no test noticed."""
+    rows = []
     for path in paths:
-        counts = Counter(
-            results[m.key]["outcome"] for m in mutants if m.key in results and Path(m.file).is_relative_to(path)
-        )
-        rows.append(
-            [path, counts.total(), counts["noticed"] + counts["killed"], counts["survived"], counts["not executed"]]
-        )
-    rows.append(["all", *(sum(row[i] for row in rows) for i in range(1, 5))])
+        outcomes = [results[m.key]["outcome"] for m in mutants if Path(m.file).is_relative_to(path)]
+        survived = outcomes.count(SURVIVED)
+        rows.append([path, len(outcomes), len(outcomes) - survived, survived])
+    rows.append(["all", *(sum(row[i] for row in rows) for i in (1, 2, 3))])
+    lines = [tabulate(rows, ["part", "mutants", "noticed", "survived"], tablefmt="github"), ""]
     for mutant in sorted(mutants):
-        outcome = results.get(mutant.key, {}).get("outcome")
-        if outcome in ("survived", "not executed"):
-            survivors.append(f"{mutant.file}:{mutant.lines[0]} {outcome}: {mutant.old} -> {mutant.new}")
-    headers = ["part", "mutants", "noticed", "survived", "not executed by these tests"]
-    return tabulate(rows, headers, tablefmt="github") + "\n\n" + "\n".join(survivors)
+        if results[mutant.key]["outcome"] == SURVIVED:
+            tests = results[mutant.key]["tests"]
+            lines.append(f"{mutant.file}:{mutant.lines[0]} {mutant.old} -> {mutant.new} ({tests} tests)")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -224,7 +229,7 @@ def main() -> None:
     mutants, results = run.sample(args.mutants, args.seed), run.results()
     for number, mutant in enumerate(mutants):
         outcome = results.get(mutant.key, {}).get("outcome")
-        if outcome is None or (args.retry and outcome in ("survived", "not executed")):
+        if outcome is None or (args.retry and outcome == SURVIVED):
             results[mutant.key] = run.try_mutant(number, mutant, args.seconds)
             print(f"{number + 1}/{len(mutants)} {results[mutant.key]['outcome']} {mutant.key}", flush=True)
     print(summarize(mutants, results, args.paths))
