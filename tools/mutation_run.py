@@ -97,13 +97,15 @@ class Run:
     def choose_tests(self, mutant: Mutant, seconds: float) -> list[str]:
         """Returns the fastest tests that execute the mutant's lines.
 
-        Of what is executed on import, and of lines that no test executes (or only in another process), they are the
-        tests that execute any line of the file.
+        Of what is executed on import, and of lines that no test executes (or only in another process), they are all
+        tests in the files of those that execute any line of the mutant's file.
         """
         lines = self.tests[mutant.file]
         changed = range(mutant.lines[0], mutant.lines[1] + 1)
         executing = {test for line in changed for test in lines.get(line, []) if not mutant.at_import}
-        executing = executing or {test for tests in lines.values() for test in tests}
+        if not executing:
+            test_files = {test.split("::")[0] for tests in lines.values() for test in tests}
+            executing = {test for test in self.seconds if test.split("::")[0] in test_files}
         chosen, total = [], 0.0
         for test in sorted(executing, key=lambda test: (self.seconds[test], test))[:MAX_TESTS]:
             total += self.seconds[test]
@@ -182,11 +184,13 @@ def run_forked(work: Callable[[], int], copy: Path, log: Path, limit: int) -> in
         finally:
             os._exit(code)
     end, done, status = time.monotonic() + 10 * limit, 0, 0
-    while not done and time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        time.sleep(0 if done else 0.02)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)
+    try:
+        while not done and time.monotonic() < end:
+            done, status = os.waitpid(child, os.WNOHANG)
+            time.sleep(0 if done else 0.02)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
     if not done:
         os.waitpid(child, 0)
     return os.WEXITSTATUS(status) if done and os.WIFEXITED(status) else None
