@@ -163,7 +163,7 @@ def test_a_file_is_checked_by_its_model_only(tmp_path):
     torch.save({"model": {"w": torch.ones(2)}, "optimizer": [bad]}, path)
     check_finite_weights(path)
     torch.save({"model": {"v": torch.ones(2), "w": bad}}, path)
-    with pytest.raises(UserError, match=r"model\.pth: the checkpoint holds NaN or infinity in 1 tensors, the first is w:"):
+    with pytest.raises(UserError, match=r"model\.pth: the checkpoint holds NaN .* in 1 tensors, the first is w:"):
         check_finite_weights(path)
 
 
