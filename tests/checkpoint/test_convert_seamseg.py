@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from panoptic_fusion import config_file, get_cfg
 from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.checkpoint.convert_seamseg import convert_seamseg, describe
+from panoptic_fusion.checkpoint.published import DEPTHS
 from panoptic_fusion.data.datasets import BUILTIN
 from panoptic_fusion.errors import UserError
 
@@ -351,6 +352,12 @@ def test_errors_name_the_tensor(tmp_path):
         converted(lambda s: s["rpn_head"].update({"conv_obj.bias": [1.0]}))
     with pytest.raises(UserError, match=r"rpn_head::bn1\.running_mean is missing"):
         converted(lambda s: s["rpn_head"].pop("bn1.running_mean"))
+
+
+@pytest.mark.parametrize("blocks, depth", DEPTHS.items())
+def test_a_resnet_is_named_after_its_layers(blocks, depth):
+    """The first convolution, three per block, and the classifier of the original networks."""
+    assert 1 + 3 * sum(blocks) + 1 == depth
 
 
 def test_numbers_that_no_network_can_have(tmp_path):

@@ -109,6 +109,16 @@ def test_overlapping_instances(tmp_path, seed):
         assert torch.equal(out["sem_seg"], without["sem_seg"])
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_an_unknown_ontology_is_rejected_at_once(train):
+    space = LabelSpace.from_categories([{"id": 1, "name": "a", "isthing": 1, "color": [1, 2, 3]}])
+    for label_space in (space,) if train else (space, None):
+        with pytest.raises(ConfigError, match="unknown ontology 'everything'"):
+            PanopticDatasetMapper(
+                train, augmentations=[], image_format="RGB", label_space=label_space, ontology="everything"
+            )
+
+
 def one_image(tmp_path: Path, id_map: np.ndarray, segments: list[dict]) -> dict:
     save_id_map(id_map, tmp_path / "map.png")
     height, width = id_map.shape

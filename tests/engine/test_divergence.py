@@ -158,6 +158,15 @@ def test_such_a_checkpoint_is_not_saved(tmp_path):
     assert last_checkpoint(tmp_path) == ("good.pth", 0) and not (tmp_path / "bad.pth").exists()
 
 
+def test_a_file_is_checked_by_its_model_only(tmp_path):
+    path, bad = tmp_path / "model.pth", torch.tensor([1.0, math.inf])
+    torch.save({"model": {"w": torch.ones(2)}, "optimizer": [bad]}, path)
+    check_finite_weights(path)
+    torch.save({"model": {"v": torch.ones(2), "w": bad}}, path)
+    with pytest.raises(UserError, match=r"model\.pth: the checkpoint holds NaN .* in 1 tensors, the first is w:"):
+        check_finite_weights(path)
+
+
 @pytest.fixture
 def broken(trained, tmp_path):
     """A trained folder whose last checkpoint has NaN in two tensors."""

@@ -93,13 +93,14 @@ def test_a_subset_of_images_by_id_and_by_name(tmp_path, pairs):
 def test_the_files_of_the_results(tmp_path, pairs):
     categories = coco_categories()
     categories[0]["name"] = "a|b <img src=x onerror=alert(1)>"
+    output = tmp_path / "new" / "out"
     arguments = write_prediction_files(tmp_path, pairs, categories)
-    result = evaluate_files(**arguments, processes=1, output=tmp_path / "out")
-    content = json.loads((tmp_path / "out/results.json").read_text())
+    result = evaluate_files(**arguments, processes=1, output=output)
+    content = json.loads((output / "results.json").read_text())
     assert content["all"]["PQ"] == pytest.approx(result["all"]["PQ"]) and content["images"] == 20
-    rows = (tmp_path / "out/images.csv").read_text().splitlines()
+    rows = (output / "images.csv").read_text().splitlines()
     assert len(rows) == 21 and rows[0].startswith("image_id,file_name,PQ,SQ,RQ,PQ_dagger,mIoU,boundary_PQ,TP,FP,FN")
-    table = (tmp_path / "out/results.md").read_text()
+    table = (output / "results.md").read_text()
     assert "<img" not in table.replace(r"\<img", "") and "a|b" not in table
 
 

@@ -176,6 +176,21 @@ def test_an_image_counts_once(make, tmp_path, caplog):
     assert measured([1, 1])["images"] == 1 and "1 of the 2 images" in caplog.text
 
 
+def test_the_first_answer_for_an_image_counts(make, tmp_path):
+    name = make()
+    wrong = (np.ones((64, 96), np.int32), [{"id": 1, "isthing": False, "category_id": 1}])
+
+    def measured(*answers):
+        evaluator = PanopticQualityEvaluator(name, distributed=False)
+        for answer in answers:
+            evaluator.process([{"image_id": 1}], [{"panoptic_seg": answer}])
+        return evaluator.evaluate()["panoptic_seg"]["PQ"]
+
+    right = IDS, RIGHT
+    assert measured(right, wrong) == measured(right) == pytest.approx(100)
+    assert measured(wrong, right) == measured(wrong) < 50
+
+
 def test_an_image_counts_once_in_box_and_mask_ap(make, tmp_path):
     """Image 1 is right, image 2 is not: a second right answer for image 1 is no false positive, nor a second chance."""
     name = make()

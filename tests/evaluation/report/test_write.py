@@ -283,6 +283,18 @@ def test_a_killed_report_resumes(files, tmp_path, monkeypatch):
     assert [file.name for file in (out / "report_files/images").iterdir()] == ["000001.js"]
 
 
+def test_a_photo_that_is_gone_leaves_the_report(files, tmp_path):
+    out, pictures = tmp_path / "out", {}
+    write(files, out)
+    (tmp_path / "photos/001.jpg").unlink()
+    for folder in (out, tmp_path / "new"):
+        page = write(files, folder)["page"]
+        data = folder / "report_files"
+        pictures[folder] = {p.relative_to(data): p.read_bytes() for p in data.glob("*s/*.jpg")}
+        assert not read_report(page)["images"][1]["photo"]
+    assert pictures[out] == pictures[tmp_path / "new"] and Path("photos/000002.jpg") not in pictures[out]
+
+
 def test_predictions_are_compared(files, tmp_path):
     """The second one is perfect: each difference is 100 less the first one's PQ."""
     written = write(files, tmp_path / "out", twice=True)

@@ -132,6 +132,7 @@ def test_chunks():
     windows = [(slice(0, h), slice(2, 2 + w)) for h, w in ((2, 3), (1, 1), (0, 9), (4, 4), (1, 5), (1, 1))]
     assert list(chunk_windows(windows, 7)) == [slice(0, 3), slice(3, 4), slice(4, 6)]
     assert list(chunk_windows(windows, 10**6)) == [slice(0, 6)] and list(chunk_windows([], 7)) == []
+    assert list(chunk_windows(windows[3:], 7)) == [slice(0, 1), slice(1, 3)]  # the first alone is too large
 
 
 @pytest.mark.parametrize("kind", ["pasted", "bitmask", "logits", "bit logits"])

@@ -14,6 +14,7 @@ from panoptic_fusion import fuse
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.modeling.fusion import SemSegLogits
+from panoptic_fusion.modeling.fusion.any_arrays import to_tensor
 from panoptic_fusion.modeling.fusion.rules import RULES
 
 LIMIT = 30  # pixels of stuff; the scenes are small
@@ -257,6 +258,13 @@ def test_without_instances(rule, masks):
     panoptic, info = fuse(logits, masks, [], [], boxes=torch.zeros(0, 4), **ranking, **arguments)
     assert panoptic.unique().tolist() == [1]
     assert info == [{"id": 1, "isthing": False, "category_id": 1, "area": 64}]
+
+
+def test_empty_values_keep_their_dtype():
+    """Only [], which has none, is float32 as in torch; NumPy makes it float64."""
+    assert to_tensor([], "scores").dtype == torch.float32
+    assert to_tensor(np.zeros(0, np.int64), "classes").dtype == torch.int64
+    assert to_tensor(np.zeros(1), "scores").dtype == torch.float64
 
 
 def test_arguments_are_not_changed_and_numbers_that_are_not_finite_are_left_out():

@@ -34,6 +34,14 @@ def published_scale(height, width, short, longest):
     return np.float32(scale)
 
 
+def test_the_scale_factor_never_reads_past_the_end():
+    """11 pixels at 0.4 are 4.4, so 4 labels; the last of the 11 would be read from 4.0, the fifth."""
+    labels = torch.arange(4).view(4, 1).expand(4, 4)
+    resized = resize_labels(labels, (11, 11), 0.4)
+    assert resized[:, 0].tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert torch.equal(resize_labels(labels.T, (11, 11), 0.4), resized.T)
+
+
 def test_the_source_pixel_by_the_scale_factor():
     """src = floor(dst * float32(scale)); it is another pixel than by the ratio of the sizes."""
     rng, different, capped = random.Random(0), 0, 0
