@@ -95,7 +95,7 @@ def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str) -> Datase
                 dataset_name, output_dir, cfg.TEST.WRITE_PREDICTIONS, instances=instances
             )
         elif name == "residual":
-            evaluators.append(ResidualEvaluator())
+            evaluators.append(ResidualEvaluator(dataset_name, max_pixels=cfg.INPUT.MAX_PIXELS))
         elif name == "semantic":
             ontology = cfg.MODEL.SEM_SEG_HEAD.ONTOLOGY
             evaluators.append(SemanticEvaluator(dataset_name, ontology, max_pixels=cfg.INPUT.MAX_PIXELS))

@@ -2,35 +2,18 @@
 
 import json
 import math
-import uuid
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from panoptic_cases import NUM_STUFF, NUM_THINGS, Pair, random_pair, write_data_set
 from two_processes import run_in_two_processes
 
 from panoptic_fusion.data import register_panoptic
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.evaluation import SemanticEvaluator
-
-
-@pytest.fixture
-def registered(tmp_path):
-    """A function that registers the ground truth of pairs and returns the name of the dataset."""
-    names = []
-
-    def register(pairs, num_things=NUM_THINGS, num_stuff=NUM_STUFF):
-        names.append(f"semantic {uuid.uuid4().hex}")
-        register_panoptic(names[-1], **write_data_set(tmp_path / names[-1], pairs, num_things, num_stuff))
-        return names[-1]
-
-    yield register
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 def one_hot(labels, num_channels: int) -> torch.Tensor:

@@ -24,7 +24,7 @@ TASKS = {  # as in results.json
     "cityscapes_instance": {"AP", "AP50"},
     "cityscapes_instance_panoptic": {"AP", "AP50"},
     "cityscapes_sem_seg": {"IoU", "iIoU", "IoU_sup", "iIoU_sup"},
-    "residual": {"mean"},
+    "residual": {"mean", "recall_semantic", "recall_instances", "both_miss"},
 }
 OF_CLASSES = {"panoptic_seg": "PQ-", "segm": "AP-", "bbox": "AP-", "sem_seg": "IoU-"}
 
