@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import hashlib
 import io
@@ -38,6 +39,8 @@ class _Raw(io.FileIO):
 def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:
     """Writes a file atomically: `path` is either the old or the complete new file.
 
+    What killed processes of this machine left of the same file is removed.
+
     Args:
         path: path to the file; its folder must exist.
         write: function that is called with a file object opened for writing bytes.
@@ -56,6 +59,9 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
+            for left in _left_in(path.parent).pop(path.name, ()):
+                with contextlib.suppress(OSError):
+                    left.unlink()
         except Exception as error:
             cause = getattr(raw, "error", None) or error
             if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
@@ -68,11 +74,30 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
 
 def remove_partial_files(folder: str | os.PathLike) -> None:
     """Removes partial files that killed processes of this machine left in a folder during `write_atomically`."""
-    for file in Path(folder).glob(".*.partial"):
-        number = re.fullmatch(r"\..+\.(\d+)\.partial", file.name)
-        if number and not _is_running(int(number[1])):
-            with contextlib.suppress(OSError):
-                file.unlink()
+    for _, file in _partial_files(Path(folder)):
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
+def _partial_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yields the partial files of killed processes in a folder, each with the name of the file that it was to become."""
+    for file in folder.glob(".*.partial"):
+        found = re.fullmatch(r"\.(.+)\.(\d+)\.partial", file.name, re.DOTALL)
+        if found and not _is_running(int(found[2])):
+            yield found[1], file
+
+
+@functools.cache
+def _left_in(folder: Path) -> dict[str, list[Path]]:
+    """Returns the partial files of killed processes when this process first writes to a folder, which is listed once.
+
+    `write_atomically` removes those of its own file only. Other processes, possibly of another machine, may be writing
+    the others.
+    """
+    found: dict[str, list[Path]] = {}
+    for name, file in _partial_files(folder):
+        found.setdefault(name, []).append(file)
+    return found
 
 
 @contextlib.contextmanager

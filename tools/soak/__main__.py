@@ -8,7 +8,6 @@ left and those that failed. At the end, OUTPUT/table.md has a table of all attem
 
 import argparse
 import importlib
-import json
 import shutil
 import subprocess
 import time
@@ -18,7 +17,8 @@ from typing import Any
 from tabulate import tabulate
 from tiny_training import ROOT
 
-from panoptic_fusion.errors import UserError, run_cli
+from panoptic_fusion.data.journal import append_record, read_records
+from panoptic_fusion.errors import run_cli
 from panoptic_fusion.files import check_writable, write_text
 from panoptic_fusion.locks import locked_folder
 
@@ -68,8 +68,7 @@ def run_all(attempts: list[Attempt], output: Path, seed: int) -> dict[tuple[str,
         seconds = round(time.monotonic() - start, 1)
         result = {"row": attempt.row, "case": attempt.case, "times": times, "figure": figure, "fault": fault}
         results[attempt.row, attempt.case] = result
-        with open(output / "results.jsonl", "a") as file:
-            file.write(json.dumps({**result, "seconds": seconds, "commit": commit, "seed": seed}) + "\n")
+        append_record(output / "results.jsonl", {**result, "seconds": seconds, "commit": commit, "seed": seed})
         rest = (time.monotonic() - began) / (number + 1) * (len(left) - number - 1)
         says = f"FAILED: {fault}" if fault else figure or "held"
         print(f"[{number + 1}/{len(left)}, about {rest / 60:.0f} min left] {attempt.row}: {attempt.case}: {says}", flush=True)
@@ -77,12 +76,9 @@ def run_all(attempts: list[Attempt], output: Path, seed: int) -> dict[tuple[str,
 
 
 def read_results(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """Returns the last result of each attempt by row and case; a line that a kill cut off does not count."""
-    lines = path.read_text().split("\n")[:-1] if path.is_file() else []
-    try:
-        return {(result["row"], result["case"]): result for result in map(json.loads, lines)}
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it, or choose another --output") from None
+    """Returns the last result of each attempt by row and case."""
+    records = read_records(path) if path.is_file() else ()
+    return {(result["row"], result["case"]): result for result in records}
 
 
 def table(results: list[dict[str, Any]]) -> str:

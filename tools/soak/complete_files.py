@@ -14,19 +14,13 @@ from PIL import Image
 
 from .processes import AttackFailed
 
-LINES = ("metrics.json", ".jsonl")  # a line per record; a kill may cut the last one, which readers skip
-# Written by libraries or by copying, and replaced by the next run.
-GROWING = ("log.txt", "ablation.log", "events.out", ".err", ".log")
+# Grow line by line; their readers skip a line that a kill has cut off.
+GROWING = ("log.txt", "ablation.log", "events.out", ".err", ".log", "metrics.json", ".jsonl")
 
 
 def _image(path: Path) -> None:
     with Image.open(path) as image:
         image.load()
-
-
-def _lines(path: Path) -> None:
-    for line in path.read_text().split("\n")[:-1]:
-        json.loads(line)
 
 
 def _script(path: Path) -> None:
@@ -70,7 +64,7 @@ def check_complete(folder: Path) -> int:
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.name.startswith(".") or any(part in path.name for part in GROWING):
             continue
-        check = _lines if path.name.endswith(LINES) else CHECKS.get(path.suffix)
+        check = CHECKS.get(path.suffix)
         if check is None:
             continue
         try:

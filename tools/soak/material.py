@@ -76,6 +76,12 @@ class Material:
             "leaderboard": ["leaderboard", root / "ablation.yaml", "--output", out, "--docs", out / "docs", *SIZES],
         }  # fmt: skip
 
+    def write_spec(self, path: Path) -> None:
+        """Writes the YAML file of an ablation of two short runs."""
+        common = [*self.network, *self.datasets, "SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 2]
+        runs = {"baseline": [], "slower": ["SOLVER.BASE_LR", 0.005]}
+        path.write_text(yaml.safe_dump({"base": CONFIG, "seeds": [1], "common": common, "runs": runs}))
+
     def prepare_output(self, name: str, out: Path) -> None:
         """Creates what a command needs in its output folder: `prepare idd` writes beside its inputs."""
         if name == "prepare idd":
@@ -112,10 +118,7 @@ def make_material(root: Path) -> Material:
     seamseg = import_script("tests/checkpoint/test_convert_seamseg")
     seamseg.save(root / "seamseg.tar", seamseg.cheap_states())
     tiny_onnx.write_model(root / "model.onnx")
-    common = [*material.network, *material.datasets, "SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 2]
-    runs = {"baseline": [], "slower": ["SOLVER.BASE_LR", 0.005]}
-    spec = {"base": CONFIG, "seeds": [1], "common": common, "runs": runs}
-    (root / "ablation.yaml").write_text(yaml.safe_dump(spec))
+    material.write_spec(root / "ablation.yaml")
     long = [*material.network, *material.datasets, "SEED", 3, "SOLVER.MAX_ITER", 40]
     for words in (
         ["train", "--config-file", CONFIG, *long, "OUTPUT_DIR", material.model],
