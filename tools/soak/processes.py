@@ -15,6 +15,8 @@ from pathlib import Path
 
 from tiny_training import ROOT
 
+from panoptic_fusion.children import start_child
+
 TIMEOUT = 300  # seconds after which a command hangs
 
 
@@ -70,7 +72,7 @@ class Started:
                 file = stack.enter_context(path.open("wb"))
                 pipes.append(subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file))
             self.readers = pipes
-            self.process = subprocess.Popen(
+            self.process = start_child(
                 command_line(words), env=environment(log.parent), cwd=log.parent, start_new_session=True, preexec_fn=limit,
                 stdin=subprocess.DEVNULL, stdout=pipes[0].stdin, stderr=pipes[1].stdin,
             )  # fmt: skip
