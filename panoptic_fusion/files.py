@@ -49,7 +49,8 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
         DiskError: if the disk is full, over quota or read-only; `path` does not change.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    name = _short(path.name)
+    partial = path.with_name(f".{name}.{os.getpid()}.partial")
     raw = None
     try:
         try:
@@ -59,7 +60,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
-            for left in _left_in(path.parent).pop(path.name, ()):
+            for left in _left_in(path.parent).pop(name, ()):
                 with contextlib.suppress(OSError):
                     left.unlink()
         except Exception as error:
@@ -72,6 +73,12 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
             partial.unlink(missing_ok=True)
 
 
+def _short(name: str) -> str:
+    """Returns the name of a file, or its hash if a partial file with this name would exceed 255 bytes."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= 220 else hashlib.sha1(encoded).hexdigest()
+
+
 def remove_partial_files(folder: str | os.PathLike) -> None:
     """Removes partial files that killed processes of this machine left in a folder during `write_atomically`."""
     for _, file in _partial_files(Path(folder)):
@@ -80,7 +87,7 @@ def remove_partial_files(folder: str | os.PathLike) -> None:
 
 
 def _partial_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yields the partial files of killed processes in a folder, each with the name of the file that it was to become."""
+    """Yields the partial files of killed processes in a folder, each with `_short` of the name that it was to get."""
     for file in folder.glob(".*.partial"):
         found = re.fullmatch(r"\.(.+)\.(\d+)\.partial", file.name, re.DOTALL)
         if found and not _is_running(int(found[2])):

@@ -24,6 +24,8 @@ def _image(path: Path) -> None:
 
 
 def _script(path: Path) -> None:
+    if "static" in path.parts:  # the program of the page, a copy
+        return
     text = path.read_text(encoding="ascii")
     json.loads(f"[{text.removeprefix('panopticReport(').removesuffix(');' + chr(10))}]")
 

@@ -25,7 +25,7 @@ from .processes import AttackFailed, environment
 SUITE = "The seeded fuzzes of the test suite at 10 times their length"
 READERS = "A damaged file: bytes cut off, changed or repeated; JSON values changed or removed"
 FACTOR = 10
-BATCH = 20
+BATCH = 10
 VALUES = [None, True, -1, 0, 10**12, 10**30, 0.5, 1e300, float("nan"), float("inf"), "", "x", "7", "x" * 5000, [], [[]], {},
           {"a": 1}, [1, "2"], [-1, 2.5], "\ud800", "../../x", "/dev/zero"]  # fmt: skip
 # Tests whose length FUZZ_FACTOR multiplies.
@@ -100,7 +100,7 @@ def _damage_annotations(place: Place, name: str) -> tuple[int, str]:
     writer.write(whole, scenes)
     says = writer.says_things or writer.semantic or not writer.classes
     things = [] if says else ["--things", *things_of(scenes)]
-    for number in range(BATCH // 4):
+    for number in range(BATCH // 3):
         source, out = place.folder / "source", place.folder / "out"
         for folder in (source, out):
             shutil.rmtree(folder, ignore_errors=True)
@@ -108,7 +108,7 @@ def _damage_annotations(place: Place, name: str) -> tuple[int, str]:
         what = damage(source, rng)
         _check(["import", source, "--format", writer.format, *things, "--output", out, "--workers", 1], place,
                f"{number}: {what}")  # fmt: skip
-    return BATCH // 4, ""
+    return BATCH // 3, ""
 
 
 def _check(words: list, place: Place, what: str) -> None:

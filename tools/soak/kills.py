@@ -31,7 +31,6 @@ EQUAL = {
     "import": ("train/panoptic.json",),
     "convert": ("out.pth",),
     "fuse": ("panoptic.json",),
-    "tune files": ("best.yaml",),
 }
 
 

@@ -33,7 +33,7 @@ def attempts(quick: bool) -> list[Attempt]:
     return [*found, *(Attempt(TWICE, name, partial(_twice, name=name)) for name in names)]
 
 
-SPLIT_COMMANDS = ("fuse", "report", "evaluate files", "import", "tune files")
+SPLIT_COMMANDS = ("fuse", "report", "evaluate files", "import")
 
 
 def _twice(place: Place, name: str) -> tuple[int, str]:
