@@ -1,6 +1,7 @@
 """Errors that a user can fix; the command line shows them in one line, without a traceback."""
 
 import errno
+import reprlib
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -26,6 +27,10 @@ class ConfigError(UserError):
 
 # Errors of the operating system if a disk cannot store more: full, over quota, read-only, file too large, failing.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
+
+
+# Errors of the operating system about a path that cannot exist as it is written.
+PATH_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 
 
 class DiskError(UserError):
@@ -63,9 +68,11 @@ def run_cli(main: Callable[[], int | None], prog: str | None = None) -> NoReturn
         print(f"{prog or sys.argv[0]}: error: {message}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if error.errno not in (*DISK_ERRORS, *PATH_ERRORS):
             raise
-        print(f"{prog or sys.argv[0]}: error: {DiskError.of(error)}", file=sys.stderr)
+        is_disk = error.errno in DISK_ERRORS
+        message = str(DiskError.of(error)) if is_disk else f"{error.strerror}: {reprlib.repr(error.filename)}"
+        print(f"{prog or sys.argv[0]}: error: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

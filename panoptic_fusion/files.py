@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import hashlib
 import io
@@ -38,6 +39,8 @@ class _Raw(io.FileIO):
 def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:
     """Writes a file atomically: `path` is either the old or the complete new file.
 
+    What killed processes of this machine left of the same file is removed.
+
     Args:
         path: path to the file; its folder must exist.
         write: function that is called with a file object opened for writing bytes.
@@ -46,7 +49,8 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
         DiskError: if the disk is full, over quota or read-only; `path` does not change.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    name = _short(path.name)
+    partial = path.with_name(f".{name}.{os.getpid()}.partial")
     raw = None
     try:
         try:
@@ -56,6 +60,9 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
+            for left in _left_in(path.parent).pop(name, ()):
+                with contextlib.suppress(OSError):
+                    left.unlink()
         except Exception as error:
             cause = getattr(raw, "error", None) or error
             if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
@@ -66,13 +73,38 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
             partial.unlink(missing_ok=True)
 
 
+def _short(name: str) -> str:
+    """Returns the name of a file, or its hash if a partial file with this name would exceed 255 bytes."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= 220 else hashlib.sha1(encoded).hexdigest()
+
+
 def remove_partial_files(folder: str | os.PathLike) -> None:
     """Removes partial files that killed processes of this machine left in a folder during `write_atomically`."""
-    for file in Path(folder).glob(".*.partial"):
-        number = re.fullmatch(r"\..+\.(\d+)\.partial", file.name)
-        if number and not _is_running(int(number[1])):
-            with contextlib.suppress(OSError):
-                file.unlink()
+    for _, file in _partial_files(Path(folder)):
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
+def _partial_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yields the partial files of killed processes in a folder, each with `_short` of the name that it was to get."""
+    for file in folder.glob(".*.partial"):
+        found = re.fullmatch(r"\.(.+)\.(\d+)\.partial", file.name, re.DOTALL)
+        if found and not _is_running(int(found[2])):
+            yield found[1], file
+
+
+@functools.cache
+def _left_in(folder: Path) -> dict[str, list[Path]]:
+    """Returns the partial files of killed processes when this process first writes to a folder, which is listed once.
+
+    `write_atomically` removes those of its own file only. Other processes, possibly of another machine, may be writing
+    the others.
+    """
+    found: dict[str, list[Path]] = {}
+    for name, file in _partial_files(folder):
+        found.setdefault(name, []).append(file)
+    return found
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_fusion.files import remove_partial_files, temporary_folder
+from panoptic_fusion.files import remove_partial_files, temporary_folder, write_text
 from panoptic_fusion.locks import locked_folder
 
 KILLED_WRITE = """
@@ -74,3 +74,14 @@ def test_temporary_folders(tmp_path: Path, child_env):
             assert folder.is_dir() and second != folder
         assert not second.exists()
     assert {p.name for p in tmp_path.iterdir()} == {"work[1].mine", "work1.1.x", "other"}
+
+
+def test_the_next_write_of_the_same_file_removes_what_a_killed_one_left(tmp_path: Path, child_env):
+    """Of other files it does not: a process of another machine may be writing them to a shared folder."""
+    run_killed(KILLED_WRITE, tmp_path, child_env)
+    (partial,) = tmp_path.iterdir()
+    other, own = tmp_path / partial.name.replace("a [1]", "b"), tmp_path / f".a [1]*.json.{os.getppid()}.partial"
+    other.touch()
+    own.touch()
+    write_text(tmp_path / "a [1]*.json", "whole")
+    assert {p.name for p in tmp_path.iterdir()} == {"a [1]*.json", other.name, own.name}

@@ -73,10 +73,10 @@ def convert(
     from panoptic_fusion.files import check_writable, write_atomically
 
     for path in (output, *([Path(config)] if config else [])):
-        check_writable(str(path.resolve().parent), f"{path}")
+        check_writable(str(path.absolute().parent), f"{path}")
     tensors, text, dataset = _read(format, Path(input))
     text = text.replace('_BASE_: "configs/', f'_BASE_: "{config_root()}/')
-    text = text.replace("MODEL:\n", f'MODEL:\n  WEIGHTS: "{output.resolve()}"\n', 1)
+    text = text.replace("MODEL:\n", f'MODEL:\n  WEIGHTS: "{output.absolute()}"\n', 1)
     rows = ClassRows(PANOPTIC_FUSION, BUILTIN[dataset].label_space() if dataset else None, "full")
     write_atomically(output, lambda file: torch.save({"model": tensors, MARK: mark(rows)}, file))
     if config:

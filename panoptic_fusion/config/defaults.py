@@ -291,7 +291,7 @@ def default_output_dir(config_file: str | os.PathLike) -> str:
     For example "output/toy_panoptic_fpn_r18" for this project's toy/panoptic_fpn_r18.yaml, and "output/mine" for any
     other file mine.yaml.
     """
-    path = Path(find_config(config_file)).resolve()
+    path = Path(os.path.realpath(find_config(config_file)))
     for root in CONFIG_ROOTS:
         if path.is_relative_to(root.resolve()):
             path = path.relative_to(root.resolve())

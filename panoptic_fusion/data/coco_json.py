@@ -7,6 +7,7 @@ import gc
 import json
 import math
 import os
+import reprlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from .image_header import check_regular_file
 from .label_space import LabelSpace
 
 MAX_SEGMENT_ID = 256**3 - 1
+MAX_PATH = 2000  # bytes of a file name with its folders; a system allows 4096 with the folder that it is in
 MAX_COORDINATE = 2**20  # pixels; pycocotools uses fixed-size integers and crashes on much larger values
 
 
@@ -244,10 +246,12 @@ def _is_id(value: Any) -> bool:
 
 
 def _is_file_name(value: Any) -> bool:
+    """Returns whether a JSON value is text that a file system can store, in parts of up to 255 bytes."""
     try:
-        return isinstance(value, str) and value != "" and b"\0" not in os.fsencode(value)
+        name = os.fsencode(value) if isinstance(value, str) else b""
     except UnicodeEncodeError:
         return False
+    return 0 < len(name) <= MAX_PATH and b"\0" not in name and max(map(len, name.split(b"/"))) <= 255
 
 
 def _check_images(entries: list, path: str, report: Report) -> dict[Any, dict[str, Any]]:
@@ -287,7 +291,7 @@ def _image_fault(entry: Any) -> str | None:
     if not _is_id(entry.get("id")):
         return f"needs an id (integer or text), not {entry.get('id')!r}"
     if not _is_file_name(entry.get("file_name")):
-        return f"(id {entry['id']!r}) needs a file_name, not {entry.get('file_name')!r}"
+        return f"(id {entry['id']!r}) needs a file_name, not {reprlib.repr(entry.get('file_name'))}"
     for key in ("height", "width"):
         if not is_integer(entry.get(key)) or not 0 < entry[key] <= MAX_COORDINATE:
             return f"({entry['file_name']!r}) needs {key} as an integer in 1..{MAX_COORDINATE}, not {entry.get(key)!r}"
@@ -300,7 +304,7 @@ def _annotation_fault(entry: Any) -> str | None:
     if not _is_id(entry.get("image_id")):
         return f"needs an image_id (integer or text), not {entry.get('image_id')!r}"
     if not _is_file_name(entry.get("file_name")):
-        return f"(image id {entry['image_id']!r}) needs the file_name of a PNG, not {entry.get('file_name')!r}"
+        return f"(image id {entry['image_id']!r}) needs the file_name of a PNG, not {reprlib.repr(entry.get('file_name'))}"
     if not isinstance(entry.get("segments_info"), list):
         return f"({entry['file_name']!r}) needs a list segments_info, not {type(entry.get('segments_info')).__name__}"
     return None

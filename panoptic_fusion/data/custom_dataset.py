@@ -29,7 +29,7 @@ UNDIVIDED = ("images", "panoptic", "panoptic.json", "instances.json")
 def holds_data(folder: str | os.PathLike) -> bool:
     """Returns whether a folder holds a panoptic JSON under one of the names in `LAYOUTS` or `UNDIVIDED`."""
     names = [name.format(split=split) for _, _, name, _ in LAYOUTS for split in ("train", "val")]
-    return any((Path(folder).expanduser() / name).is_file() for name in (*names, UNDIVIDED[2]))
+    return any(Path(os.path.expanduser(folder), name).is_file() for name in (*names, UNDIVIDED[2]))
 
 
 def find_dataset(folder: str | os.PathLike) -> dict[str, PanopticFiles]:
@@ -42,7 +42,7 @@ def find_dataset(folder: str | os.PathLike) -> dict[str, PanopticFiles]:
         UserError: if the folder matches none of the layouts (the message lists them), or there are validation images
             without their JSON.
     """
-    folder = Path(folder).expanduser().resolve()
+    folder = Path(os.path.realpath(os.path.expanduser(folder)))
     for layout in LAYOUTS:
         found = {split: _files(folder, [name.format(split=split) for name in layout]) for split in ("train", "val")}
         if found["train"] is not None:

@@ -193,8 +193,7 @@ def fuse_image(
 
 def state_of(path: str | os.PathLike) -> list:
     """Returns values that identify an input: its path and, for a file, its size and modification time."""
-    path = Path(path)
-    return [str(path.resolve()), *((path.is_file() and file_state(path)) or [])]
+    return [os.path.realpath(path), *((Path(path).is_file() and file_state(path)) or [])]
 
 
 def _finished_before(output: Path, settings: dict[str, Any]) -> dict[Any, dict[str, Any]]:

@@ -70,7 +70,7 @@ def import_annotations(
     for option, value, known in (("--overlaps", order, ORDERS), ("--boxes", boxes, ("mask", "skip"))):
         if value is not None and value not in known:
             raise UserError(f"{option} is {value!r}; available: {', '.join(known)}")
-    output = Path(output).expanduser().absolute()
+    output = Path(os.path.expanduser(output)).absolute()
     tree, index, dataset = _open(path, output, format, images_root)
     marker = {"source": str(tree.root / (tree.single or "")), "format": dataset.format}
     _claim(output, marker)
@@ -122,10 +122,10 @@ def import_annotations(
 def _open(
     path: str | os.PathLike, output: Path, format: str | None, images_root: str | os.PathLike | None
 ) -> tuple[Tree, ImageIndex, Dataset]:
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if not path.exists():
         raise UserError(f"{path} does not exist; name the folder or file of the annotations")
-    if images_root is not None and not Path(images_root).expanduser().is_dir():
+    if images_root is not None and not os.path.isdir(os.path.expanduser(images_root)):
         raise UserError(f"--images-root {images_root} is not a folder")
     if path.is_dir() and output == path.absolute():
         raise UserError(f"--output {output} is the folder of the annotations; choose a different one")

@@ -40,7 +40,7 @@ class Tree:
     """
 
     def __init__(self, path: str | os.PathLike, leave_out: str | os.PathLike | None = None) -> None:
-        path = Path(path).expanduser().absolute()
+        path = Path(os.path.expanduser(path)).absolute()
         self.single = path.name if path.is_file() else None
         self.root = path.parent if self.single else path
         left_out = os.path.abspath(leave_out) if leave_out is not None else None

@@ -1,0 +1,178 @@
+"""Commands as processes of their own: started, killed, and followed to their last child."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tiny_training import ROOT
+
+from panoptic_fusion.children import start_child
+
+TIMEOUT = 300  # seconds after which a command hangs
+
+
+class AttackFailed(Exception):
+    """Error of a command that lost something, left something or did not end as promised."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did: its exit code (negative: the signal that ended it), its output and its time in seconds."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+    def one_line(self) -> str:
+        """Returns the error, which must be the last line of stderr and the only one.
+
+        Raises:
+            AttackFailed: the command ended in another way.
+        """
+        lines = [line for line in self.err.splitlines() if "error: " in line]
+        if self.code != 2 or "Traceback" in self.err or not lines or lines[-1] != self.err.rstrip("\n").split("\n")[-1]:
+            raise AttackFailed(f"no single line of error, exit code {self.code}: {self.end()}")
+        return lines[-1]
+
+    def end(self) -> str:
+        """Returns the end of the output, for a message."""
+        return " | ".join((self.out[-300:] + self.err[-900:]).split("\n")[-12:])
+
+
+class Started:
+    """A command that runs in a session of its own, so that all of its processes can be found."""
+
+    def __init__(self, words: Sequence[object], log: Path, *, file_bytes: int | None = None):
+        """Starts the command.
+
+        Args:
+            words: command and arguments of `panoptic-fusion`.
+            log: path to the output; `.err` is appended for stderr.
+            file_bytes: size above which no file of the command can grow.
+        """
+        self.began = time.monotonic()
+        self.paths = log, log.with_name(log.name + ".err")
+        limit = None
+        if file_bytes is not None:
+            limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))  # noqa: E731
+        with contextlib.ExitStack() as stack:
+            # Pipes have no size limit, files have: cat writes what the command says.
+            pipes = []
+            for path in self.paths:
+                file = stack.enter_context(path.open("wb"))
+                pipes.append(subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file))
+            self.readers = pipes
+            self.process = start_child(
+                command_line(words), env=environment(log.parent), cwd=log.parent, start_new_session=True, preexec_fn=limit,
+                stdin=subprocess.DEVNULL, stdout=pipes[0].stdin, stderr=pipes[1].stdin,
+            )  # fmt: skip
+            for pipe in pipes:
+                pipe.stdin.close()
+
+    def wait(self, timeout: float = TIMEOUT) -> Outcome:
+        """Waits for the end.
+
+        Raises:
+            AttackFailed: the command hangs, or one of its processes outlives it.
+        """
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.end_all()
+            raise AttackFailed(f"no end after {timeout} s: {self._outcome(0).end()}") from None
+        seconds = time.monotonic() - self.began
+        orphans = self.orphans()
+        self.end_all()
+        outcome = self._outcome(seconds, code)
+        if orphans:
+            raise AttackFailed(f"processes outlive the command: {orphans}: {outcome.end()}")
+        return outcome
+
+    def kill(self, kind: signal.Signals) -> Outcome:
+        """Sends a signal to the command alone, not to its processes; see `wait`."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(kind)
+        return self.wait(30)
+
+    def is_running(self) -> bool:
+        """Returns whether the command has not ended."""
+        return self.process.poll() is None
+
+    def children(self) -> list[int]:
+        """Returns the ids of all processes of the command but the first."""
+        return [pid for pid in _session(self.process.pid) if pid != self.process.pid]
+
+    def orphans(self, patience: float = 5) -> list[str]:
+        """Returns the command lines of processes that outlive the command by `patience` seconds."""
+        end = time.monotonic() + patience
+        while (left := self.children()) and time.monotonic() < end:
+            time.sleep(0.05)
+        return [_name(pid) for pid in left]
+
+    def end_all(self) -> None:
+        """Kills the command and everything that it started."""
+        for pid in _session(self.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+    def _outcome(self, seconds: float, code: int = -1) -> Outcome:
+        for reader in self.readers:
+            reader.wait()
+        out, err = (path.read_text(errors="replace") for path in self.paths)
+        return Outcome(code, out, err, seconds)
+
+
+def run(words: Sequence[object], folder: Path, **options: int) -> Outcome:
+    """Runs a command to its end; its output is kept in `folder`."""
+    log = folder / f"{words[0]}.{time.monotonic_ns()}.log"
+    return Started(words, log, **options).wait()
+
+
+def wait_until(happened: Callable[[], bool], command: Started, pause: float = 0.01, timeout: float = TIMEOUT) -> bool:
+    """Waits for an event while a command runs; returns whether it happened."""
+    end = time.monotonic() + timeout
+    while not happened():
+        if not command.is_running() or time.monotonic() > end:
+            return False
+        time.sleep(pause)
+    return True
+
+
+def command_line(words: Sequence[object]) -> list[str]:
+    """Returns the command that runs `panoptic-fusion WORDS` with this interpreter."""
+    return [sys.executable, "-W", "ignore", "-m", "panoptic_fusion", *map(str, words)]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Returns the environment of commands: this working tree, one thread, no GPU, temporary files in `folder`/tmp."""
+    (folder / "tmp").mkdir(exist_ok=True)
+    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TMPDIR": str(folder / "tmp")}
+    return {**os.environ, **own}
+
+
+def _session(leader: int) -> list[int]:
+    """Returns the ids of the running processes of a session, zombies left out."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, *numbers = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(numbers[2]) == leader and state not in "ZX":
+                found.append(int(stat.parent.name))
+    return found
+
+
+def _name(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200]
+    return str(pid)
