@@ -15,6 +15,7 @@ from panoptic_fusion.config import with_values
 from panoptic_fusion.data import DatasetError, register_panoptic
 from panoptic_fusion.evaluation import PanopticQualityEvaluator
 from panoptic_fusion.evaluation.tuning import heads as heads_module
+from panoptic_fusion.evaluation.tuning import scoring
 from panoptic_fusion.evaluation.tuning.heads import (
     CachedImage,
     cache_folder,
@@ -208,6 +209,15 @@ def test_logits_that_are_remembered_are_the_same():
                 assert (a0, a1) == (b0, b1) and torch.equal(a, b)
         assert remembered.argmax() is remembered.argmax()
         assert remembered.select(slice(2)) is remembered.select(slice(2)) is not remembered.select(slice(3))
+
+
+@pytest.mark.parametrize("most, is_remembered", [(48, True), (47, False)])
+def test_only_small_logits_are_remembered(most, is_remembered, monkeypatch):
+    monkeypatch.setattr(scoring, "MOST_REMEMBERED", most)
+    logits = RememberedLogits(torch.randn(2, 2, 3), *[(4, 6)] * 3)  # 2 x 4 x 6 at full size
+    first, second = (torch.cat([strip for *_, strip in logits.strips()], dim=1) for _ in range(2))
+    assert torch.equal(first, second)
+    assert ("strips" in logits.remembered) == is_remembered
 
 
 def test_ground_truth_is_renumbered(tmp_path):
