@@ -15,7 +15,7 @@ from panoptic_fusion.cli import main
 from .processes import AttackFailed, Outcome, session
 
 
-def call(words: Sequence[object], folder: Path, timeout: float = 60) -> Outcome:
+def call(words: Sequence[object], folder: Path, timeout: float = 180) -> Outcome:
     """Runs `panoptic-fusion WORDS` in a fork.
 
     Raises:
