@@ -39,13 +39,13 @@ TESTS = (
 # Command, and the file of the material or the folder of files that is damaged.
 DAMAGED = {
     "fuse": ("outputs/instances.json", "outputs/images.json", "outputs/labels"),
-    "tune files": ("outputs/instances.json", "outputs/gt.json", "outputs/gt"),
     "evaluate files": ("evaluated/inference/soak_val/panoptic_predictions.json", "scenes/val/panoptic.json",
                        "evaluated/inference/soak_val/panoptic_predictions", "scenes/val/panoptic"),
     "report": ("evaluated/inference/soak_val/panoptic_predictions.json", "scenes/val/images",
                "evaluated/inference/soak_val/panoptic_predictions"),
     "check": ("scenes/val/panoptic.json", "scenes/val/panoptic"),
     "demo onnx": ("model.onnx", "photos"),
+    "tune files": ("outputs/instances.json", "outputs/gt.json", "outputs/gt"),
 }  # fmt: skip
 
 
@@ -54,10 +54,12 @@ def attempts(quick: bool) -> list[Attempt]:
     damaged = [(name, file) for name, files in DAMAGED.items() for file in files]
     if quick:
         return [Attempt(READERS, "fuse", partial(_damage, name="fuse", file="outputs/images.json", count=3))]
-    found = [Attempt(READERS, f"{name}: {file}", partial(_damage, name=name, file=file, count=BATCH))
-             for name, file in damaged]  # fmt: skip
-    found += [Attempt(READERS, "demo onnx: metadata", _damage_metadata)]
+    found = [Attempt(READERS, "demo onnx: metadata", _damage_metadata)]
     found += [Attempt(READERS, f"import: {name}", partial(_damage_annotations, name=name)) for name in WRITERS]
+    found += [
+        Attempt(READERS, f"{name}: {file}", partial(_damage, name=name, file=file, count=BATCH))
+        for name, file in damaged
+    ]
     return [*found, *(Attempt(SUITE, test.rpartition(":")[2], partial(_suite, test=test)) for test in TESTS)]
 
 
