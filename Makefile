@@ -1,4 +1,4 @@
-# make setup | demo | demo-real | test | lint | docs     (each can be run again at any time; nothing is done twice)
+# make setup | demo | demo-real | test | soak | lint | docs     (each can be run again at any time; nothing is done twice)
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -13,7 +13,7 @@ OPTS_QUOTED = $(foreach word,$(OPTS),'$(subst ','\'',$(word))')
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-real test test-slow lint docs
+.PHONY: help setup demo demo-real test test-slow soak lint docs
 
 help:
 	@echo "make setup   create $(VENV) and install the pinned requirements and detectron2 (about 6 GB, no compiler)"
@@ -23,6 +23,7 @@ help:
 	@echo "             fine-tune a pretrained light model on your own images (docs/your_own_data.md), or with"
 	@echo "             CONFIG=own/panoptic_fpn_r50_coco.yaml a network trained on COCO (docs/fine_tuning.md)"
 	@echo "make test    run the tests; make test-slow runs those that take longer"
+	@echo "make soak    kill, starve and attack every command for about an hour; an interrupted soak resumes (output/soak)"
 	@echo "make lint    check the style and the layers (which part of the package imports which)"
 	@echo "make docs    build the documentation as a website in site/"
 
@@ -65,6 +66,9 @@ test: setup
 
 test-slow: setup
 	@$(PY) -m pytest -m slow
+
+soak: setup
+	@PYTHONPATH=tools:tests/helpers:. OMP_NUM_THREADS=1 $(PY) -W ignore -m soak $(SOAK)
 
 lint: setup
 	@$(PY) -m ruff check .

@@ -64,5 +64,6 @@ def test_a_long_name_in_a_json(tmp_path: Path, name: str):
 
 def test_a_long_name_on_the_command_line(run_script, tmp_path: Path):
     for name in ("x" * 5000, "a/" * 3000):
-        code, _, err = run_script("fuse", "--instances", name, "--semantic", name, "--images", name, "--output", tmp_path)
+        words = ["--instances", name, "--semantic", name, "--images", name, "--output", tmp_path]
+        code, _, err = run_script("fuse", *words)
         assert code == 2 and err.count("\n") == 1, err[-500:]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Kills a small training run with `kill -9` at random times; checks that --resume continues from the last checkpoint.
+"""Kills a small training run with -9 or -15 at random times; checks that --resume continues from the last checkpoint.
 
     python tools/kill_and_resume.py [--kills 10] [--seed 0] [--quick]
 
@@ -85,11 +85,11 @@ class Attempt:
         match = re.search(rf"{TRAINING} (\d+)", self.said())
         return int(match[1]) if match else None
 
-    def kill(self) -> bool:
-        """Kills the process with SIGKILL; returns whether it was still running."""
+    def kill(self, kind: signal.Signals) -> bool:
+        """Kills the process with a signal; returns whether it was still running."""
         alive = self.process.poll() is None
         if alive:
-            os.kill(self.process.pid, signal.SIGKILL)
+            os.kill(self.process.pid, kind)
         self.process.wait()
         return alive
 
@@ -185,7 +185,7 @@ def run(kills: int, seed: int, max_iter: int, folder: Path) -> None:
             attempt = Attempt(opts, output, folder / f"start{number}.log")
             wait_for_moment(attempt, moment, output, rng, max_iter)
             seconds = time.monotonic() - attempt.began
-            killed = attempt.kill()
+            killed = attempt.kill(rng.choice((signal.SIGKILL, signal.SIGTERM)))
             if not killed:
                 raise CheckFailed(
                     f"start {number} ended by itself with exit code {attempt.process.returncode} before it was killed, "

@@ -304,7 +304,8 @@ def _annotation_fault(entry: Any) -> str | None:
     if not _is_id(entry.get("image_id")):
         return f"needs an image_id (integer or text), not {entry.get('image_id')!r}"
     if not _is_file_name(entry.get("file_name")):
-        return f"(image id {entry['image_id']!r}) needs the file_name of a PNG, not {reprlib.repr(entry.get('file_name'))}"
+        name = reprlib.repr(entry.get("file_name"))
+        return f"(image id {entry['image_id']!r}) needs the file_name of a PNG, not {name}"
     if not isinstance(entry.get("segments_info"), list):
         return f"({entry['file_name']!r}) needs a list segments_info, not {type(entry.get('segments_info')).__name__}"
     return None

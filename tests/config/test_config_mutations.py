@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
+from fuzz_length import fuzz_length
 from tiny_training import remove_log_handlers
 
 from panoptic_fusion import resolve_config
@@ -17,7 +18,7 @@ from panoptic_fusion.engine.trainer import PanopticTrainer
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.networks.downloads import check_downloads
 
-MUTATIONS = 300
+MUTATIONS = fuzz_length(300)
 HOSTILE = [
     "-1", "0", "1", "7", "1000000000", "-0.5", "0.0", "0.5", "1e30", "-1e30", "float", ".nan", ".inf", "True", "False",
     "None", "''", "'Foo'", "Foo", "[]", "()", "[[]]", "[1]", "[-1]", "[0.5]", "[[1]]", "[[[32]]]", "['Foo']", "[None]",

@@ -33,7 +33,7 @@ def main() -> int:
     """Runs the tool; returns 1 if an attempt failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("output/soak"), help="folder of the results")
-    parser.add_argument("--only", nargs="+", choices=ATTACKS, default=ATTACKS, metavar="ATTACK", help=", ".join(ATTACKS))
+    parser.add_argument("--only", nargs="+", choices=ATTACKS, default=ATTACKS, help="default: all")
     parser.add_argument("--seed", type=int, default=0, help="of all choices")
     parser.add_argument("--quick", action="store_true", help="a few attempts: shows that it runs")
     args = parser.parse_args()
@@ -71,7 +71,8 @@ def run_all(attempts: list[Attempt], output: Path, seed: int) -> dict[tuple[str,
         append_record(output / "results.jsonl", {**result, "seconds": seconds, "commit": commit, "seed": seed})
         rest = (time.monotonic() - began) / (number + 1) * (len(left) - number - 1)
         says = f"FAILED: {fault}" if fault else figure or "held"
-        print(f"[{number + 1}/{len(left)}, about {rest / 60:.0f} min left] {attempt.row}: {attempt.case}: {says}", flush=True)
+        progress = f"{number + 1}/{len(left)}, about {rest / 60:.0f} min left"
+        print(f"[{progress}] {attempt.row}: {attempt.case}: {says}", flush=True)
     return results
 
 

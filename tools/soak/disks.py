@@ -74,6 +74,9 @@ def _mount(folder: Path, kib: int) -> None:
 
 
 def _may_mount() -> bool:
-    return bool(shutil.which("unshare")) and not subprocess.run(
-        ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True
-    ).returncode
+    return (
+        bool(shutil.which("unshare"))
+        and not subprocess.run(
+            ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True
+        ).returncode
+    )

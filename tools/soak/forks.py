@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,10 +12,10 @@ from pathlib import Path
 
 from panoptic_fusion.cli import main
 
-from .processes import AttackFailed, Outcome, _session
+from .processes import AttackFailed, Outcome, session
 
 
-def call(words: Sequence[object], folder: Path, timeout: float = 60) -> Outcome:
+def call(words: Sequence[object], folder: Path, timeout: float = 180) -> Outcome:
     """Runs `panoptic-fusion WORDS` in a fork.
 
     Raises:
@@ -33,6 +34,7 @@ def fork(function: Callable[[], object], folder: Path, timeout: float, what: str
         for number, path in enumerate(paths, start=1):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
         os.chdir(folder)
         try:
             function()
@@ -41,6 +43,7 @@ def fork(function: Callable[[], object], folder: Path, timeout: float, what: str
         except BaseException:
             traceback.print_exc()
             code = 70
+        sys.stdout.flush()
         os._exit(code)
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -48,7 +51,7 @@ def fork(function: Callable[[], object], folder: Path, timeout: float, what: str
         if ended or seconds > timeout:
             break
         time.sleep(0.01)
-    for other in _session(pid):
+    for other in session(pid):
         os.kill(other, signal.SIGKILL)
     if not ended:
         os.waitpid(pid, 0)

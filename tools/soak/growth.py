@@ -49,7 +49,8 @@ def _report(place: Place) -> tuple[int, str]:
     out = place.folder / "out"
     words = ["report", *_many_predictions(place, 2000), "--output", out, "--workers", 1]
     words += ["--photos", place.folder / "many" / "images"]
-    return 1, "a report of 2,000: " + _measure(place, words, lambda: _count(out / "report_files" / "images", "js") / 2000)
+    images = out / "report_files" / "images"
+    return 1, "a report of 2,000: " + _measure(place, words, lambda: _count(images, "js") / 2000)
 
 
 def _measure(place: Place, words: list, progress: Callable[[], float] | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -35,10 +36,12 @@ def attempts(quick: bool) -> list[Attempt]:
     material = Material(Path("/material"))
     if quick:
         return [Attempt(FILES, "fuse --images: pipe", partial(_special_file, name="fuse", at=6, kind="pipe"))]
-    found = [Attempt(FILES, f"{name} {at}: {kind}", partial(_special_file, name=name, at=at, kind=kind))
-             for name, words in material.commands(Path("/out")).items() for at in _inputs(words) for kind in KINDS]  # fmt: skip
-    found += [Attempt(READ_ONLY, name, partial(_read_only, name=name)) for name in material.commands(Path("/out"))]
-    return [*found, *(Attempt(NAMES, name, partial(_names, name=name)) for name in material.commands(Path("/out")))]
+    commands, found = material.commands(Path("/out")), []
+    for name, words in commands.items():
+        for at, kind in itertools.product(_inputs(words), KINDS):
+            found.append(Attempt(FILES, f"{name} {at}: {kind}", partial(_special_file, name=name, at=at, kind=kind)))
+    found += [Attempt(READ_ONLY, name, partial(_read_only, name=name)) for name in commands]
+    return [*found, *(Attempt(NAMES, name, partial(_names, name=name)) for name in commands)]
 
 
 def _inputs(words: list) -> list[int]:

@@ -33,7 +33,8 @@ class Material:
         entries = [{"name": f"soak_{split}", **files} for split, files in self.splits.items()]
         names = {"DATASETS.TRAIN": "('soak_train',)", "DATASETS.TEST": "('soak_val',)"}
         self.datasets = as_opts({"DATASETS.REGISTER": str(entries), **names})
-        self.network = as_opts({key: TINY_NETWORK[key] for key in TINY_NETWORK if key not in ("SOLVER.MAX_ITER", "SEED")})
+        own = {"SOLVER.MAX_ITER", "SEED"}  # each command gives its own
+        self.network = as_opts({key: value for key, value in TINY_NETWORK.items() if key not in own})
         self.model = root / "model"
         val = self.splits["val"]
         self.truth = ["--gt-json", val["panoptic_json"], "--gt-root", val["panoptic_root"]]
@@ -50,11 +51,12 @@ class Material:
         own = [*self.network, *short, "SEED", 1]
         check = ["--images", val["images"], "--panoptic-root", val["panoptic_root"]]
         check += ["--panoptic-json", val["panoptic_json"]]
+        files = [*self.truth, *self.predictions, "--photos", val["images"], "--output", out, *split]
         return {
             "train": ["train", "--config-file", CONFIG, "--resume", *own, *self.datasets, "OUTPUT_DIR", out],
             "evaluate": ["evaluate", "--model", self.model, *self.datasets, "OUTPUT_DIR", out],
-            "evaluate files": ["evaluate", *self.truth, *self.predictions, "--photos", val["images"], "--output", out, *split],
-            "report": ["report", *self.truth, *self.predictions, "--photos", val["images"], "--output", out, *split],
+            "evaluate files": ["evaluate", *files],
+            "report": ["report", *files],
             "report models": ["report", "--model", self.model, "--output", out, *split, *self.datasets],
             "demo": ["demo", "--model", self.model, "--input", root / "photos", "--output", out, "--video", "--cutouts",
                      "--instances-json"],

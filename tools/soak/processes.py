@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -52,32 +51,20 @@ class Outcome:
 class Started:
     """A command that runs in a session of its own, so that all of its processes can be found."""
 
-    def __init__(self, words: Sequence[object], log: Path, *, file_bytes: int | None = None):
+    def __init__(self, words: Sequence[object], log: Path):
         """Starts the command.
 
         Args:
             words: command and arguments of `panoptic-fusion`.
             log: path to the output; `.err` is appended for stderr.
-            file_bytes: size above which no file of the command can grow.
         """
         self.began = time.monotonic()
         self.paths = log, log.with_name(log.name + ".err")
-        limit = None
-        if file_bytes is not None:
-            limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))  # noqa: E731
-        with contextlib.ExitStack() as stack:
-            # Pipes have no size limit, files have: cat writes what the command says.
-            pipes = []
-            for path in self.paths:
-                file = stack.enter_context(path.open("wb"))
-                pipes.append(subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file))
-            self.readers = pipes
+        with self.paths[0].open("wb") as out, self.paths[1].open("wb") as err:
             self.process = start_child(
-                command_line(words), env=environment(log.parent), cwd=log.parent, start_new_session=True, preexec_fn=limit,
-                stdin=subprocess.DEVNULL, stdout=pipes[0].stdin, stderr=pipes[1].stdin,
+                command_line(words), env=environment(log.parent), cwd=log.parent, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=out, stderr=err,
             )  # fmt: skip
-            for pipe in pipes:
-                pipe.stdin.close()
 
     def wait(self, timeout: float = TIMEOUT) -> Outcome:
         """Waits for the end.
@@ -110,7 +97,7 @@ class Started:
 
     def children(self) -> list[int]:
         """Returns the ids of all processes of the command but the first."""
-        return [pid for pid in _session(self.process.pid) if pid != self.process.pid]
+        return [pid for pid in session(self.process.pid) if pid != self.process.pid]
 
     def orphans(self, patience: float = 5) -> list[str]:
         """Returns the command lines of processes that outlive the command by `patience` seconds."""
@@ -121,22 +108,20 @@ class Started:
 
     def end_all(self) -> None:
         """Kills the command and everything that it started."""
-        for pid in _session(self.process.pid):
+        for pid in session(self.process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
 
     def _outcome(self, seconds: float, code: int = -1) -> Outcome:
-        for reader in self.readers:
-            reader.wait()
         out, err = (path.read_text(errors="replace") for path in self.paths)
         return Outcome(code, out, err, seconds)
 
 
-def run(words: Sequence[object], folder: Path, **options: int) -> Outcome:
+def run(words: Sequence[object], folder: Path) -> Outcome:
     """Runs a command to its end; its output is kept in `folder`."""
     log = folder / f"{words[0]}.{time.monotonic_ns()}.log"
-    return Started(words, log, **options).wait()
+    return Started(words, log).wait()
 
 
 def wait_until(happened: Callable[[], bool], command: Started, pause: float = 0.01, timeout: float = TIMEOUT) -> bool:
@@ -161,7 +146,7 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, **own}
 
 
-def _session(leader: int) -> list[int]:
+def session(leader: int) -> list[int]:
     """Returns the ids of the running processes of a session, zombies left out."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):

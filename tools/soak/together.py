@@ -103,7 +103,7 @@ def _kill_one(place: Place, name: str) -> tuple[int, str]:
     words = place.material.commands(out)[name]
     words = [words[0], "--num-gpus", 2, *words[1:]] if name == "train" else words
     command = Started(words, place.folder / "killed.log")
-    first = {"train": "*.pth", "fuse": "panoptic/*.png", "import": "train/panoptic/*.png", "report": "report_files/*/*"}
+    first = {"train": "*.pth", "fuse": "panoptic/*.png", "import": "*", "report": "report_files/*/*"}
     started = wait_until(lambda: len(command.children()) >= 2 and any(out.glob(first[name])), command, 0.002)
     if not started:
         raise AttackFailed(f"it ended before a process could be killed: {command.wait().end()}")

@@ -137,6 +137,11 @@ def _open(
     return tree, ImageIndex(tree, images_root), dataset
 
 
+def _is_half_marker(path: Path) -> bool:
+    """Returns whether an import was killed while it wrote this file, its first one."""
+    return path.name.startswith(f".{MARKER}.") and path.suffix == ".partial"
+
+
 def _claim(output: Path, marker: Mapping[str, Any]) -> None:
     """Creates the output folder, or checks that it belongs to an earlier import of the same files."""
     if output.exists() and not output.is_dir():
@@ -150,7 +155,7 @@ def _claim(output: Path, marker: Mapping[str, Any]) -> None:
             raise UserError(f"{path} is damaged; remove {output} or choose a different --output") from None
         if not same:
             raise UserError(f"{output} holds an import of {before['source']}; choose a different --output")
-    elif output.is_dir() and any(found.name != ".import" for found in output.iterdir()):
+    elif output.is_dir() and any(found.name != ".import" and not _is_half_marker(found) for found in output.iterdir()):
         raise UserError(f"{output} is not empty and holds no import; choose a new folder")
     (output / ".import").mkdir(parents=True, exist_ok=True)
     write_json(path, {**marker, "complete": False})

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from annotation_corruptions import NotApplicable, all_corruptions, nodes
 from annotation_writers import WRITERS, labels_of, things_of
+from fuzz_length import fuzz_length
 from polygon_scenes import make_scene
 
 from panoptic_fusion.data.checks import check_dataset
@@ -15,7 +16,7 @@ from panoptic_fusion.data.custom_dataset import find_dataset
 from panoptic_fusion.data.importers import import_annotations
 from panoptic_fusion.errors import UserError
 
-NUM_CORRUPTIONS = 200
+NUM_CORRUPTIONS = fuzz_length(200)
 REMEDY = re.compile(
     r"\b(fix|remove|correct|export|put|use|add|replace|move|merge|download|renumber|save|pass|choose|leave)\b", re.I
 )
@@ -88,7 +89,7 @@ def test_any_value_anywhere_ends_without_a_traceback(written, scenes, tmp_path):
     """Random values in random places of the jsons: a report or a result, and nothing else."""
     values = [None, True, -1, 10**12, 0.5, "", "x", [], [[]], {}, {"a": 1}, float("nan"), [1, "2"]]
     names = [name for name in WRITERS if list((written / name).rglob("*.json"))]
-    for seed in range(60):
+    for seed in range(fuzz_length(60)):
         rng = np.random.default_rng([1, seed])
         name = names[int(rng.integers(len(names)))]
         source, output = tmp_path / f"{seed}", tmp_path / f"{seed}_output"

@@ -239,6 +239,15 @@ def test_things_of_a_semantic_map_are_its_components(scenes, tmp_path):
 # -- resuming --------------------------------------------------------------------------------------------------------
 
 
+def test_killed_while_it_wrote_its_first_file(scenes, tmp_path):
+    labelme("polygon")(tmp_path / "in", scenes)
+    (tmp_path / "out").mkdir()
+    partial = tmp_path / "out" / ".import.json.999999999.partial"
+    partial.write_text('{"sou')
+    result = import_annotations(tmp_path / "in", tmp_path / "out", things=things_of(scenes), workers=1)
+    assert not result.faults and not partial.exists()
+
+
 def test_killed_again_and_again(scenes, tmp_path):
     """The same bytes as of a calm run; nothing that was finished is painted again."""
     labelme("polygon")(tmp_path / "in", [scenes[k % 4] for k in range(60)])
