@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.decisions import FINITE_LIMIT
 from panoptic_fusion.modeling.fusion import PANOPTIC_FUSION_REGISTRY, SemSegLogits
-from panoptic_fusion.modeling.fusion.finite import broken_cells, usable_instances
+from panoptic_fusion.modeling.fusion.finite import are_finite, broken_cells, usable_instances
 from panoptic_fusion.networks.single_task import SemanticNetwork
 
 NOT_FINITE = [math.nan, math.inf, -math.inf, 3e38, -3e38]
@@ -174,6 +174,18 @@ def test_which_instances_and_cells_count_as_finite():
     logits[0, 0, 1], logits[2, 0, 2], logits[1, 0, 3], logits[1, 0, 4] = math.nan, math.inf, -math.inf, FINITE_LIMIT / 2
     assert broken_cells(logits).tolist() == [[False, True, True, True, False]]
     assert broken_cells(logits.half())[0, :4].tolist() == [False, True, True, True]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("value", "finite"), [(1e4, True), (torch.nan, False), (torch.inf, False), (-torch.inf, False)]
+)
+def test_one_number_of_one_tensor(dtype, value, finite):
+    x, empty = torch.zeros(3, 4, dtype=dtype), torch.empty(0, 2)
+    x[1, 2] = value
+    assert are_finite(torch.ones(2), x, empty) == [True, finite, True]
+    assert are_finite(x.float(), torch.ones(2, dtype=dtype)) == [finite, True]
+    assert are_finite(empty) == [True] and are_finite(torch.tensor([-(2.0**60)])) == [False]
 
 
 def test_a_semantic_network_makes_such_pixels_void():

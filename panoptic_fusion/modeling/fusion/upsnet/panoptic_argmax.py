@@ -82,7 +82,7 @@ def panoptic_argmax(
 class LoopInstances:
     """The instances of the head, which update the running argmax of a strip one after another.
 
-    The arguments and methods are as for `FlatInstances`.
+    The arguments and methods are as for `FlatInstances`. The strips are not used.
     """
 
     def __init__(
