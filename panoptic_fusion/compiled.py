@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable
 
 OPTIONS = {"nogil": True, "error_model": "numpy"}  # threads run side by side; a division by zero does not raise
+MIN_PIXELS = 2**16
+"""Smaller images take less time than the 0.3 s in which a process imports numba and loads the code."""
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..compiled import compiled
+from ..compiled import MIN_PIXELS, compiled
 from .png_kernel import SIGNATURE, unfilter_rows
 
 try:
@@ -19,8 +19,6 @@ try:
 except ImportError:
     import zlib
 
-MIN_PIXELS = 2**16
-"""Smaller images are left to OpenCV, so that a process that reads only these does not import numba."""
 MAX_SIDE, MAX_PIXELS = 1_000_000, 2**30
 """Limits of libpng and OpenCV."""
 _STRIP_BYTES, _PIECE_BYTES = 2**18, 2**16

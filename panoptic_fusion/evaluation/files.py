@@ -234,9 +234,10 @@ def score_chunk(
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Scores a chunk of images; returns the sums of `Scores` and one row per image."""
     total, rows = empty_scores(), []
+    scored = None
     for task in tasks:
         scores = empty_scores()
-        scored = score_image(task, scores)
+        scored = score_image(task, scores, discarded=scored)
         total.merge(scores.state())
         rows.append(row_of(task, scores, scored))
     return total.state(), rows
@@ -249,7 +250,11 @@ def row_of(task: ImageTask, scores: Scores, scored: ScoredImage) -> dict[str, An
 
 
 def score_image(
-    task: ImageTask, scores: Scores, gt_map: np.ndarray | None = None, max_pixels: int = MAX_PIXELS
+    task: ImageTask,
+    scores: Scores,
+    gt_map: np.ndarray | None = None,
+    max_pixels: int = MAX_PIXELS,
+    discarded: ScoredImage | None = None,
 ) -> ScoredImage:
     """Scores one image and adds it to `scores`.
 
@@ -258,16 +263,18 @@ def score_image(
         scores: sums over images.
         gt_map: content of its `gt_png`, if the caller has read it.
         max_pixels: larger PNGs are invalid.
+        discarded: an image that is no longer needed, whose maps may be overwritten.
     """
+    free_gt, free_pred = (None, None) if discarded is None else (discarded.gt_map, discarded.pred_map)
     count = partial(count_image, num_classes=scores.quality["mask"].num_classes, boundary=scores.boundary)
     try:
-        gt_map = read_id_map(task.gt_png, max_pixels=max_pixels) if gt_map is None else gt_map
+        gt_map = read_id_map(task.gt_png, max_pixels=max_pixels, into=free_gt) if gt_map is None else gt_map
     except DatasetError as error:
         return ScoredImage(LEFT_OUT, f"left out, the ground truth is invalid: {error}")
     status, problem = MISSING, "no prediction"
     if task.pred_png is not None:
         try:
-            pred_map = read_id_map(task.pred_png, max_pixels=max_pixels)
+            pred_map = read_id_map(task.pred_png, max_pixels=max_pixels, into=free_pred)
             counts = count(pred_map, task.pred_segments, gt_map, task.gt_segments, name=task.pred_png)
             scores.add(counts)
             return ScoredImage(SCORED, "", gt_map, pred_map, counts)

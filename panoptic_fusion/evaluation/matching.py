@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..compiled import MIN_PIXELS, compiled
 from .boundary import boundary_width, is_boundary
+from .matching_kernel import SIGNATURE, count_pairs
 
 MAX_SEGMENT_ID = 256**3 - 1  # the largest id that the PNG format can hold
 _STRIP = 1 << 18  # pixels counted at a time, so that the temporaries stay in the CPU cache
@@ -40,6 +42,28 @@ def confusion_matrix(
     """
     shape = (len(gt_ids) + 2, len(pred_ids) + 2, 1 if kinds is None else 4)
     maps = [m.reshape(-1) for m in (gt_map, pred_map, kinds) if m is not None]
+    table = _counted_by_numba(maps, gt_ids, pred_ids, shape)
+    if table is None:
+        table = _counted_by_numpy(maps, gt_ids, pred_ids, shape)
+    return table[..., 0] if kinds is None else table
+
+
+def _counted_by_numba(maps: list[np.ndarray], gt_ids: np.ndarray, pred_ids: np.ndarray, shape: tuple[int, int, int]):
+    """Returns the table of `confusion_matrix`; None without numba, for small maps or other types, or with a bad id."""
+    if maps[0].size < MIN_PIXELS or maps[0].dtype != np.int32 or maps[1].dtype != np.int32:
+        return None
+    kernel = compiled(count_pairs, SIGNATURE.format(kinds="uint8[::1]" if len(maps) == 3 else "none"))
+    if kernel is None:
+        return None
+    table = np.zeros(shape, np.int64)
+    gt, pred, kinds, gt_ids, pred_ids = (
+        None if array is None else np.ascontiguousarray(array) for array in (*maps, None)[:3] + (gt_ids, pred_ids)
+    )
+    return table if kernel(gt, pred, kinds, gt_ids, pred_ids, table) else None
+
+
+def _counted_by_numpy(maps: list[np.ndarray], gt_ids: np.ndarray, pred_ids: np.ndarray, shape: tuple[int, int, int]):
+    """Returns the table of `confusion_matrix`. Raises ValueError for a negative id."""
     counts = np.zeros(shape).reshape(-1)
     for start in range(0, maps[0].size, _STRIP):
         gt, pred, *kind = (m[start : start + _STRIP] for m in maps)
@@ -52,8 +76,7 @@ def confusion_matrix(
         if kind:
             cell = cell * shape[2] + kind[0][first]
         counts += np.bincount(cell, weights=np.diff(first, append=gt.size), minlength=counts.size)
-    table = counts.astype(np.int64).reshape(shape)
-    return table[..., 0] if kinds is None else table
+    return counts.astype(np.int64).reshape(shape)
 
 
 def _rows_of(found: np.ndarray, ids: np.ndarray) -> np.ndarray:
