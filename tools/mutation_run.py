@@ -37,7 +37,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PATHS = ["modeling/fusion", "evaluation", "layers", "data/label_space.py", "data/mapper.py", "checkpoint"]
 TESTS = """modeling/fusion modeling/test_abn_backbone.py evaluation layers checkpoint data/test_label_space.py
     data/test_mapper.py data/test_training_data.py config/test_thresholds.py engine/test_checkpointer.py
-    engine/test_divergence.py cli/test_oracle.py cli/test_check_command.py cli/test_evaluate_files.py""".split()
+    engine/test_divergence.py cli/test_oracle.py cli/test_check_command.py
+    cli/test_evaluate_files.py cli/test_report.py""".split()
 PRELOAD = ["torch", "torchvision", "cv2", "matplotlib.pyplot", "pycocotools.mask", "detectron2.engine"]
 MAX_TESTS = 300  # per mutant
 MEMORY = 12 << 30  # bytes of address space per run of tests, of which torch reserves 5 GB
