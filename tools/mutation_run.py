@@ -172,6 +172,7 @@ def run_forked(work: Callable[[], int], copy: Path, log: Path, limit: int) -> in
         code = 255
         try:
             os.setsid()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
             with log.open("w") as file:
@@ -226,6 +227,7 @@ def main() -> None:
     parser.add_argument("--tests", type=Path, nargs="+", default=[Path("tests", path) for path in TESTS])
     parser.add_argument("--preload", nargs="*", default=PRELOAD, help="modules that the tests import")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the running tests, too
     for name in args.preload:
         importlib.import_module(name)
     args.output.mkdir(parents=True, exist_ok=True)
