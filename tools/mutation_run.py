@@ -37,7 +37,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PATHS = ["modeling/fusion", "evaluation", "layers", "data/label_space.py", "data/mapper.py", "checkpoint"]
 TESTS = """modeling/fusion modeling/test_abn_backbone.py evaluation layers checkpoint data/test_label_space.py
     data/test_mapper.py data/test_training_data.py config/test_thresholds.py engine/test_checkpointer.py
-    engine/test_divergence.py cli/test_oracle.py cli/test_check_command.py cli/test_evaluate_files.py""".split()
+    engine/test_divergence.py cli/test_oracle.py cli/test_check_command.py
+    cli/test_evaluate_files.py cli/test_report.py""".split()
 PRELOAD = ["torch", "torchvision", "cv2", "matplotlib.pyplot", "pycocotools.mask", "detectron2.engine"]
 MAX_TESTS = 300  # per mutant
 MEMORY = 12 << 30  # bytes of address space per run of tests, of which torch reserves 5 GB
@@ -171,6 +172,7 @@ def run_forked(work: Callable[[], int], copy: Path, log: Path, limit: int) -> in
         code = 255
         try:
             os.setsid()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
             with log.open("w") as file:
@@ -225,6 +227,7 @@ def main() -> None:
     parser.add_argument("--tests", type=Path, nargs="+", default=[Path("tests", path) for path in TESTS])
     parser.add_argument("--preload", nargs="*", default=PRELOAD, help="modules that the tests import")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the running tests, too
     for name in args.preload:
         importlib.import_module(name)
     args.output.mkdir(parents=True, exist_ok=True)

@@ -95,7 +95,8 @@ def test_the_files_of_the_results(tmp_path, pairs):
     categories[0]["name"] = "a|b <img src=x onerror=alert(1)>"
     output = tmp_path / "new" / "out"
     arguments = write_prediction_files(tmp_path, pairs, categories)
-    result = evaluate_files(**arguments, processes=1, output=output)
+    for _ in range(2):  # into a new folder, and over its own results
+        result = evaluate_files(**arguments, processes=1, output=output)
     content = json.loads((output / "results.json").read_text())
     assert content["all"]["PQ"] == pytest.approx(result["all"]["PQ"]) and content["images"] == 20
     rows = (output / "images.csv").read_text().splitlines()
