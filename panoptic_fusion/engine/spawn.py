@@ -10,6 +10,9 @@ from typing import Any
 import torch.distributed as dist
 from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
+from torch.multiprocessing import ProcessExitedException
+
+from ..errors import UserError
 
 
 def launch(main_func: Callable[..., object], num_processes: int, *, args: tuple = (), **options: Any) -> None:
@@ -32,8 +35,16 @@ def launch(main_func: Callable[..., object], num_processes: int, *, args: tuple 
 
     Raises:
         ProcessRaisedException: if `main_func` raised an error in one of several processes.
+        UserError: if one of several processes was killed; the others are ended.
     """
-    detectron2_launch(partial(_run, main_func, os.getpid()), num_processes, args=args, **options)
+    try:
+        detectron2_launch(partial(_run, main_func, os.getpid()), num_processes, args=args, **options)
+    except ProcessExitedException as error:
+        how = f"was killed by {error.signal_name}" if error.signal_name else f"ended with exit code {error.exit_code}"
+        raise UserError(
+            f"process {error.error_index + 1} of {num_processes} {how}, possibly because memory ran out: "
+            "start again with fewer processes or images per batch (training runs: with --resume)"
+        ) from error
 
 
 def _run(main_func: Callable[..., object], parent: int, *args: Any) -> None:

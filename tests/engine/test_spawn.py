@@ -4,7 +4,9 @@ import atexit
 import logging
 import logging.handlers
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from detectron2.engine import launch as detectron2_launch
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from panoptic_fusion.engine.spawn import launch
+from panoptic_fusion.errors import UserError
 
 
 class AbortsAtShutdown:
@@ -34,6 +37,12 @@ def work(folder: str, fail: bool) -> None:
     logging.getLogger("launch_test").addHandler(handler)
     logging.getLogger("launch_test").error("last words")
     atexit.register(Path(folder, f"exit{rank}").write_text, "handlers ran")
+
+
+def killed() -> None:
+    if torch.distributed.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
 
 
 @pytest.fixture
@@ -64,3 +73,9 @@ def test_one_process_is_this_one(tmp_path):
     seen = []
     launch(seen.append, 1, args=(7,))
     assert seen == [7]
+
+
+def test_a_process_that_is_killed_is_one_line(on_cpu):
+    with pytest.raises(UserError, match="process 2 of 2 was killed by SIGKILL.*--resume") as error:
+        launch(killed, 2, dist_url="auto")
+    assert "\n" not in str(error.value)
