@@ -43,6 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     toy.add_argument(
         "--size", type=int, nargs=2, default=(128, 192), metavar=("HEIGHT", "WIDTH"), help="in pixels, default: 128 192"
     )
+    toy.add_argument(
+        "--depth", default="by-class", metavar="by-class|class-free",
+        help="whether the classes of overlapping things tell which one is in front, default: %(default)s",
+    )  # fmt: skip
     for key, name in PUBLIC.items():
         public = data_sets.add_parser(key, help=f"{name}, from its download")
         public.add_argument("root", nargs="?", help=f"the dataset's folder (default: $DETECTRON2_DATASETS/{key})")
@@ -55,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     if args.dataset == "toy":
         numbers = {"num_train": args.num_train, "num_val": args.num_val, "seed": args.seed}
-        for name, paths in prepare_toy(args.output, **numbers, size=tuple(args.size)).items():
+        for name, paths in prepare_toy(args.output, **numbers, size=tuple(args.size), depth=args.depth).items():
             print(f"{name}: {paths['panoptic_json']}, images in {paths['images']}")
         return
     for summary in prepare(args.dataset, args.root, splits=args.splits, workers=args.workers, force=args.force):
@@ -94,8 +98,9 @@ def prepare_toy(
     num_val: int = 100,
     seed: int = 0,
     size: tuple[int, int] = (128, 192),
+    depth: str = "by-class",
 ) -> dict[str, dict[str, str]]:
     """Draws toy scenes, or reuses those in `output`; see `panoptic_fusion.data.toy.scenes.generate_toy_scenes`."""
     from panoptic_fusion.data.toy.scenes import generate_toy_scenes
 
-    return generate_toy_scenes(output, num_train=num_train, num_val=num_val, seed=seed, size=size)
+    return generate_toy_scenes(output, num_train=num_train, num_val=num_val, seed=seed, size=size, depth=depth)

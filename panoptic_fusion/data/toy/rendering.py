@@ -388,6 +388,44 @@ class _Cast:
         brush.ellipse(stage.width / 2, stage.height + 1.3 * high, 0.45 * stage.width, 1.8 * high, color)
 
 
+class _ClassFreeCast(_Cast):
+    """Adds things whose depth does not depend on their class, mostly in pairs that overlap in either order."""
+
+    recipes = (("overlapping", 0.8, 2), ("single", 0.2, 1))
+    by_width = ("sign", "person", "bicycle", "car", "bus")  # narrow to wide
+
+    def overlapping(self) -> None:
+        """Adds two things of different classes, the narrower one at an end of the other; either may be in front.
+
+        About half of the narrower one overlaps the other in both orders, so that none is too hidden to be drawn.
+        """
+        narrow, wide = sorted(self.rng.choice(len(self.by_width), 2, replace=False).tolist())
+        back = self._depth(14, 22)
+        depths = [back, back * self.rng.uniform(1.1, 1.4)]
+        if self.rng.random() < 0.5:
+            depths.reverse()
+        large = self._thing(self.by_width[wide], self.somewhere(depths[1]), depths[1])
+        x, _, width, _ = cv2.boundingRect(large.brush.mask)
+        ends = [end for end in (x, x + width) if 0.05 < end / self.stage.width < 0.95] or [x + width / 2]
+        self._thing(self.by_width[narrow], float(self.rng.choice(ends)), depths[0])
+
+    def single(self) -> None:
+        depth = self._depth(14, 28)
+        self._thing(str(self.rng.choice(self.by_width)), self.somewhere(depth), depth)
+
+    def _thing(self, name: str, x: float, depth: float) -> _Sprite:
+        if name in ("car", "bus"):
+            return self._vehicle(name, x, depth, bool(self.rng.random() < 0.6))
+        function, half = {
+            "sign": (draw.draw_sign, 0.2), "person": (draw.draw_person, 0.4), "bicycle": (draw.draw_bicycle, 0.8)
+        }[name]  # fmt: skip
+        return self.stage.put(name, function, x, depth, half=half)
+
+
+CASTS = {"by-class": _Cast, "class-free": _ClassFreeCast}
+"""Things of a scene, by the name of how their depth is decided: the argument `depth` of `render_scene`."""
+
+
 # ---- one scene ------------------------------------------------------------------------------------------------------
 
 
@@ -426,15 +464,19 @@ def _photograph(rng: np.random.Generator, canvas: np.ndarray, size: tuple[int, i
     return np.clip(image + 0.5, 0, 255).astype(np.uint8)
 
 
-def render_scene(rng: np.random.Generator, size: tuple[int, int] = (128, 192)) -> Scene:
+def render_scene(rng: np.random.Generator, size: tuple[int, int] = (128, 192), depth: str = "by-class") -> Scene:
     """Renders one scene of ``size`` = (H, W). The same state of ``rng`` gives the same scene.
+
+    With ``depth`` "by-class", the classes of two overlapping things mostly tell which one is in front: a tie is in
+    front of its person, a sign in front of a bus. With "class-free", the depth is drawn independently of the class. The
+    thing in front still stands lower in the image. Ties are left out, because a tie is in front of its person.
 
     An image holds either no thing (a fraction `SHARE_WITHOUT_THINGS` of the images) or up to `MAX_THINGS`, not counting
     crowds. A thing is drawn only if at least `MIN_VISIBLE_AREA` pixels and `MIN_VISIBLE_SHARE` of its mask are visible.
     """
     stage = _Stage(rng, size)
     somewhere = (_street_across if rng.random() < 0.5 else _street_along)(stage)
-    cast = _Cast(stage, somewhere)
+    cast = CASTS[depth](stage, somewhere)
     if rng.random() >= SHARE_WITHOUT_THINGS:
         cast.fill(int(rng.integers(4, MAX_THINGS + 1)))
         if rng.random() < 0.12:

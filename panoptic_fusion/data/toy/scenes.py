@@ -13,6 +13,7 @@ import numpy as np
 from pycocotools import mask as mask_util
 
 from panoptic_fusion.data.toy.rendering import (
+    CASTS,
     CATEGORIES,
     CATEGORY_OF_NAME,
     MIN_VISIBLE_AREA,
@@ -79,14 +80,14 @@ def _write_image(path: Path, rgb: np.ndarray) -> None:
     path.write_bytes(cv2.imencode(path.suffix, np.ascontiguousarray(rgb[..., ::-1]), options)[1].tobytes())
 
 
-def _write_split(root: Path, count: int, seed: int, split: int, size: tuple[int, int]) -> None:
-    """Writes a split; image i depends only on (seed, split, i, size), not on the number of images."""
+def _write_split(root: Path, count: int, seed: int, split: int, size: tuple[int, int], depth: str) -> None:
+    """Writes a split; image i depends only on (seed, split, i, size, depth), not on the number of images."""
     (root / "images").mkdir(parents=True)
     (root / "panoptic").mkdir()
     images, panoptic, instances = [], [], []
     for index in range(count):
         rng = np.random.default_rng([seed, split, index])
-        scene = render_scene(rng, size)
+        scene = render_scene(rng, size, depth)
         id_map, segments_info, objects = scene_to_coco(scene, rng)
         name, image_id = f"{index:06d}", index + 1
         _write_image(root / "images" / f"{name}.jpg", scene.image)
@@ -125,6 +126,7 @@ def generate_toy_scenes(
     num_val: int = 100,
     seed: int = 0,
     size: tuple[int, int] = (128, 192),
+    depth: str = "by-class",
 ) -> dict[str, dict[str, str]]:
     """Writes toy scenes to ``root``; a call with the parameters of existing scenes returns immediately.
 
@@ -136,6 +138,7 @@ def generate_toy_scenes(
         num_train, num_val: number of images per split, at least 1.
         seed: at least 0.
         size: (H, W), at least 96 x 96.
+        depth: "by-class" or "class-free", see `render_scene`.
 
     Returns:
         For "train" and "val": images, panoptic_root, panoptic_json, instances_json, the arguments of
@@ -151,15 +154,19 @@ def generate_toy_scenes(
         raise UserError(
             f"size={tuple(size)} must be (height, width), both at least 96: smaller things cannot be told apart."
         )
+    if depth not in CASTS:
+        raise UserError(f"depth={depth!r} must be one of {', '.join(CASTS)}.")
     height, width = (int(n) for n in size)
     parameters = {"version": FORMAT_VERSION, "num_train": num_train, "num_val": num_val, "seed": seed}
     parameters["size"] = [height, width]
+    if depth != "by-class":  # markers of scenes that older versions wrote stay valid
+        parameters["depth"] = depth
     if not _is_current(root, parameters):
         root.parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(f".{root.name}.", root.parent) as work:
             fresh = work / "new"
             for split, (name, count) in enumerate((("train", num_train), ("val", num_val))):
-                _write_split(fresh / name, count, seed, split, (height, width))
+                _write_split(fresh / name, count, seed, split, (height, width), depth)
             (fresh / MARKER).write_text(json.dumps(parameters))
             if not _is_current(root, parameters):  # another process may have been faster
                 if root.exists():
