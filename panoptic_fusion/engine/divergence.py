@@ -5,11 +5,8 @@ each checkpoint. Before a checkpoint, the weights and the state of the optimizer
 """
 
 import os
-import re
-from functools import cached_property
 from pathlib import Path
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import EvalHook
@@ -19,63 +16,11 @@ from panoptic_fusion.checkpoint import AtomicCheckpointer, last_checkpoint
 from panoptic_fusion.checkpoint.finite import non_finite_tensors
 from panoptic_fusion.errors import UserError
 
-LOG_PERIOD = 20  # number of iterations between two lines of detectron2's log
-EXPLODED = 1000  # the weights are useless if the sum of losses exceeds this multiple of the first iteration's
+from .loss_metrics import LOG_PERIOD, LossRecord, NonFiniteLoss
 
 
 class DivergenceError(UserError):
     """Error of a training run that diverged. The message says when, how, and what to do."""
-
-
-class LossRecord:
-    """Record of the first iteration in which each loss was not finite. `add` does not synchronize with the CPU."""
-
-    def __init__(self):
-        self._first: dict[tuple[str, ...], torch.Tensor] = {}  # names of losses -> iterations (L,) int64, -1 for none
-        self._start: torch.Tensor | None = None  # sum of the losses in the first iteration
-        self._exploded: torch.Tensor | None = None  # first iteration with a far larger sum, or -1
-
-    def add(self, iteration: int, losses: dict[str, torch.Tensor]) -> None:
-        """Adds the losses (scalar tensors) of an iteration."""
-        if not losses:
-            return
-        values = torch.stack([loss.detach().float() for loss in losses.values()])
-        first = self._first.get(tuple(losses))
-        if first is None:
-            first = torch.full_like(values, -1, dtype=torch.int64)
-        self._first[tuple(losses)] = torch.where((first < 0) & ~values.isfinite(), iteration, first)
-        total = values.sum()
-        if self._start is None:
-            self._start, self._exploded = total, torch.full_like(total, -1, dtype=torch.int64)
-        is_exploded = ~(total <= EXPLODED * self._start)  # also true for NaN
-        self._exploded = torch.where((self._exploded < 0) & is_exploded, iteration, self._exploded)
-
-    def first_broken(self) -> tuple[int, list[str]] | None:
-        """Returns the first iteration in which a loss was not finite, and the losses that broke in it; or None."""
-        found: dict[int, list[str]] = {}
-        for names, iterations in self._first.items():
-            for name, iteration in zip(names, iterations.tolist(), strict=True):
-                found.setdefault(iteration, []).append(name)
-        found.pop(-1, None)
-        return (min(found), found[min(found)]) if found else None
-
-    def first_exploded(self) -> int | None:
-        """Returns the first iteration whose sum of losses is more than `EXPLODED` times the first one, or None."""
-        iteration = -1 if self._exploded is None else int(self._exploded)
-        return None if iteration < 0 else iteration
-
-
-class RecordLosses:
-    """Mixin for detectron2's trainers that records the losses of each iteration; it must be the first base class."""
-
-    @cached_property
-    def record(self) -> LossRecord:
-        """Record of the losses of this trainer."""
-        return LossRecord()
-
-    def _write_metrics(self, loss_dict, *args, **kwargs) -> None:
-        self.record.add(self.iter, loss_dict)
-        super()._write_metrics(loss_dict, *args, **kwargs)
 
 
 class StopOnDivergence(HookBase):
@@ -116,10 +61,10 @@ class StopOnDivergence(HookBase):
         if isinstance(error, UserError):
             return
         found = self._find(look_at_weights=True)
+        if found is None and isinstance(error, NonFiniteLoss):
+            found = error.iteration, f"{error.name} of another process is not finite"
         if found is None and isinstance(error, FloatingPointError):
-            losses = re.findall(r"'(\w+)': (?:np\.float64\()?-?(?:nan|inf)", str(error))  # losses of another process
-            what = f"{losses[0]} of another process is" if losses else "boxes or scores of proposals are"
-            found = self.trainer.iter, f"{what} not finite"
+            found = self.trainer.iter, "boxes or scores of proposals are not finite"
         if found is not None:
             self._stop(*found)
 

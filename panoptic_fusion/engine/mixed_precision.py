@@ -5,12 +5,12 @@ import time
 import torch
 from detectron2.engine import AMPTrainer, SimpleTrainer
 
-from .divergence import RecordLosses
+from .loss_metrics import LossMetrics
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}  # values of SOLVER.AMP.DTYPE
 
 
-class MixedPrecisionTrainer(RecordLosses, AMPTrainer):
+class MixedPrecisionTrainer(LossMetrics, AMPTrainer):
     """Variant of detectron2's AMPTrainer, which requires CUDA, for any device.
 
     The losses are scaled for float16 only, because bfloat16 has the range of float32. A checkpoint of a run without

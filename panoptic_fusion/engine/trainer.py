@@ -26,16 +26,17 @@ from panoptic_fusion.locks import locked_folder
 from panoptic_fusion.networks.freeze import freeze_parts
 
 from .best_checkpoint import BestCheckpoint
-from .divergence import RecordLosses, StopOnDivergence
+from .divergence import StopOnDivergence
 from .gradient_balance import GradientBalance
 from .hooks import Progress, VisualizePredictions
 from .initial_weights import training_checkpointer
+from .loss_metrics import LOG_PERIOD, LossMetrics
 from .mixed_precision import DTYPES, MixedPrecisionTrainer
 from .schedule import build_scheduler, warn_of_low_rate
 
 
-class FullPrecisionTrainer(RecordLosses, SimpleTrainer):
-    """Variant of detectron2's SimpleTrainer that records the losses."""
+class FullPrecisionTrainer(LossMetrics, SimpleTrainer):
+    """Variant of detectron2's SimpleTrainer that records the losses, see `LossMetrics`."""
 
 
 class PanopticTrainer(DefaultTrainer):
@@ -59,6 +60,7 @@ class PanopticTrainer(DefaultTrainer):
             self._trainer = MixedPrecisionTrainer(model, data_loader, optimizer, DTYPES[cfg.SOLVER.AMP.DTYPE])
         else:
             self._trainer = FullPrecisionTrainer(model, data_loader, optimizer)
+        self._trainer.gather_metric_period = 1 if on_cpu else LOG_PERIOD  # reading a loss on a CPU costs nothing
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         warn_of_low_rate(cfg)
         self.checkpointer = training_checkpointer(cfg, model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
@@ -128,6 +130,8 @@ class PanopticTrainer(DefaultTrainer):
         """
         try:
             super().run_step()
+            if self.iter + 1 == self.max_iter:
+                self._trainer.write_pending_metrics()
         except Exception as error:
             self._stop_on_divergence.explain(error)
             raise

@@ -11,7 +11,7 @@ from tiny_training import ROOT, as_opts
 from panoptic_fusion import load_trained
 from panoptic_fusion.checkpoint import AtomicCheckpointer, check_finite_weights, last_checkpoint
 from panoptic_fusion.checkpoint.finite import non_finite_tensors
-from panoptic_fusion.engine.divergence import LossRecord
+from panoptic_fusion.engine.loss_metrics import LossRecord
 from panoptic_fusion.errors import UserError
 
 SYSTEMS = ["panoptic_fpn", "tascnet", "seamless", "upsnet", "oanet"]
