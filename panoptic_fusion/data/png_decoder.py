@@ -55,14 +55,14 @@ def read_chunks(data: bytes) -> list[Chunk]:
 
 
 def decode_ids(
-    chunks: Sequence[Chunk], into: np.ndarray | None = None, min_pixels: int = MIN_PIXELS
+    chunks: Sequence[Chunk], into: np.ndarray | None = None, min_pixels: int | None = None
 ) -> np.ndarray | None:
     """Decodes an 8-bit RGB PNG without interlacing and with no chunks except header, pixels and end.
 
     Args:
         chunks: chunks of the PNG, from `read_chunks`.
         into: array that is overwritten and returned if it has the size of the image and is C-contiguous int32.
-        min_pixels: minimum number of pixels.
+        min_pixels: smaller images are left to OpenCV; None means `MIN_PIXELS`.
 
     Returns:
         (H, W) int32, R + 256 G + 65536 B. None if the PNG is of another kind, if anything about it is unusual or
@@ -75,7 +75,7 @@ def decode_ids(
         or kinds != [b"IHDR", *[b"IDAT"] * (len(kinds) - 2), b"IEND"]
         or len(chunks[-1][1])
         or not 0 < max(height, width) <= MAX_SIDE
-        or not min_pixels <= height * width <= MAX_PIXELS
+        or not (MIN_PIXELS if min_pixels is None else min_pixels) <= height * width <= MAX_PIXELS
     ):
         return None
     stream = _Stream(b"".join(content for _, content in chunks[1:-1]))
