@@ -51,7 +51,7 @@ def count_pairs(gt_map, pred_map, kinds, gt_ids, pred_ids, counts):
                 break
             end += STEP
         while end < total and gt_map[end] == gt and pred_map[end] == pred:
-            if kinds is not None:
+            if kinds is not None:  # noqa: SIM102  (numba removes this branch only as a test of its own)
                 if kinds[end] != kind:
                     break
             end += 1
