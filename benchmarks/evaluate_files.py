@@ -1,4 +1,4 @@
-"""Compares evaluation from files with panopticapi (the reference code) and hotcoco, on the same files in one process each.
+"""Compares evaluation from files with panopticapi (the reference code) and hotcoco, in one process each.
 
     python benchmarks/evaluate_files.py [--images 16] [--repeat 3] [--png opencv|pillow]
 
