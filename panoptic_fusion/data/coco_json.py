@@ -238,7 +238,7 @@ def _ids(entries: list, key: str = "id") -> set:
 
 def is_integer(value: Any) -> bool:
     """Returns whether a JSON value is an integer; 3.0 and true are not."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    return type(value) is int  # a parser returns no subclasses except bool
 
 
 def _is_id(value: Any) -> bool:
@@ -330,7 +330,7 @@ def _segment_fault(segment: Any) -> str | None:
 
 def is_number(value: Any) -> bool:
     """Returns whether a JSON value is a number that fits into 64 bits; true, NaN, and infinity do not count."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and -1e15 <= value <= 1e15
+    return type(value) in (int, float) and -1e15 <= value <= 1e15
 
 
 def _is_box(value: Any) -> bool:

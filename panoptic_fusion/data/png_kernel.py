@@ -1,8 +1,8 @@
 """The loop of `png_decoder`, written for numba: reverses the filters of the rows of an RGB PNG.
 
 The filters are in the PNG specification (third edition), section 9. A pixel is one integer, R + 256 G + 65536 B. The
-three bytes of two such pixels are added modulo 256 at once: the low seven bits of each byte as integers, without a carry
-to the next byte, and the highest bit by exclusive or.
+three bytes of two such pixels are added modulo 256 at once: the low seven bits of each byte as integers, without a
+carry to the next byte, and the highest bit by exclusive or.
 """
 
 import numpy as np

@@ -26,7 +26,7 @@ def count_pairs(gt_map, pred_map, kinds, gt_ids, pred_ids, counts):
         rows[side] = len(ids) + 1
         for row in range(len(ids) + 1):
             key = ids[row - 1] if row > 0 else 0
-            slot = (key * FACTOR >> 16) & (size - 1)
+            slot = (np.int64(key) * FACTOR >> 16) & (size - 1)
             while keys[side, slot] != -1:
                 slot = (slot + 1) & (size - 1)
             keys[side, slot], rows[side, slot] = key, row
@@ -51,14 +51,14 @@ def count_pairs(gt_map, pred_map, kinds, gt_ids, pred_ids, counts):
                 break
             end += STEP
         while end < total and gt_map[end] == gt and pred_map[end] == pred:
-            if kinds is not None:
+            if kinds is not None:  # noqa: SIM102  (numba removes this branch only as a test of its own)
                 if kinds[end] != kind:
                     break
             end += 1
-        row = (gt * FACTOR >> 16) & (size - 1)
+        row = (np.int64(gt) * FACTOR >> 16) & (size - 1)
         while keys[0, row] != gt and keys[0, row] != -1:
             row = (row + 1) & (size - 1)
-        column = (pred * FACTOR >> 16) & (size - 1)
+        column = (np.int64(pred) * FACTOR >> 16) & (size - 1)
         while keys[1, column] != pred and keys[1, column] != -1:
             column = (column + 1) & (size - 1)
         counts[rows[0, row], rows[1, column], kind] += end - start

@@ -1,4 +1,4 @@
-"""Panoptic PNGs: the compiled decoder against hand-computed rows, a plain encoder, OpenCV, and every kind of other PNG."""
+"""Panoptic PNGs: the compiled decoder against hand-computed rows, a plain encoder, OpenCV, and all other PNGs."""
 
 import struct
 import tracemalloc
