@@ -8,6 +8,7 @@ Prints the same figures as a Markdown table. Several models get one line style e
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -38,7 +39,13 @@ def read_curve(model: Path, metrics: tuple[str, ...]) -> dict[int, list[float]]:
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     keys = [f"panoptic_seg/{metric}" for metric in metrics]
-    curve = {row["iteration"] + 1: [row[key] for key in keys] for row in rows if all(key in row for key in keys)}
+    # the evaluation after the last iteration has the number of the next one
+    trained = max((row["iteration"] + 1 for row in rows if "total_loss" in row), default=math.inf)
+    curve = {
+        min(row["iteration"] + 1, trained): [row[key] for key in keys]
+        for row in rows
+        if all(key in row for key in keys)
+    }
     if not curve:
         raise UserError(f"{path} has no evaluation with {', '.join(metrics)}: train with TEST.EVAL_PERIOD")
     return dict(sorted(curve.items()))

@@ -16,7 +16,8 @@ def test_table_and_picture(run_script, tmp_path):
     rows = [
         {"iteration": 19, "total_loss": 2.0},
         {"iteration": 99, "panoptic_seg/PQ": 7.0, "panoptic_seg/mIoU": 9.0},
-        {"iteration": 199, "panoptic_seg/PQ": 11.0, "panoptic_seg/mIoU": 12.0},
+        {"iteration": 199, "total_loss": 1.0},
+        {"iteration": 200, "panoptic_seg/PQ": 11.0, "panoptic_seg/mIoU": 12.0},  # after the last iteration
         {"iteration": 99, "panoptic_seg/PQ": 8.0, "panoptic_seg/mIoU": 9.5},  # resumed from an earlier checkpoint
     ]
     first, second = write(tmp_path / "a", rows), write(tmp_path / "b", rows[:2])
