@@ -8,12 +8,12 @@ Prints the same figures as a Markdown table. Several models get one line style e
 
 import argparse
 import json
-import math
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from panoptic_fusion.config import read_config
 from panoptic_fusion.errors import UserError, run_cli
 from panoptic_fusion.files import check_writable, write_atomically
 from panoptic_fusion.markdown import markdown_table
@@ -28,7 +28,8 @@ def read_curve(model: Path, metrics: tuple[str, ...]) -> dict[int, list[float]]:
     A resumed run repeats iterations; the last line of an iteration counts.
 
     Raises:
-        UserError: metrics.json is missing, has a line that is not JSON, or has no evaluation with these metrics.
+        UserError: config.yaml is missing, or metrics.json is missing, has a line that is not JSON, or has no evaluation
+            with these metrics.
     """
     path = model / "metrics.json"
     try:
@@ -39,13 +40,10 @@ def read_curve(model: Path, metrics: tuple[str, ...]) -> dict[int, list[float]]:
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     keys = [f"panoptic_seg/{metric}" for metric in metrics]
-    # the evaluation after the last iteration has the number of the next one
-    trained = max((row["iteration"] + 1 for row in rows if "total_loss" in row), default=math.inf)
-    curve = {
-        min(row["iteration"] + 1, trained): [row[key] for key in keys]
-        for row in rows
-        if all(key in row for key in keys)
-    }
+    most = read_config(
+        model / "config.yaml"
+    ).SOLVER.MAX_ITER  # the last evaluation is one later
+    curve = {min(row["iteration"] + 1, most): [row[k] for k in keys] for row in rows if all(k in row for k in keys)}
     if not curve:
         raise UserError(f"{path} has no evaluation with {', '.join(metrics)}: train with TEST.EVAL_PERIOD")
     return dict(sorted(curve.items()))

@@ -8,6 +8,7 @@ import pytest
 
 def write(folder, rows):
     folder.mkdir()
+    (folder / "config.yaml").write_text("SOLVER: {MAX_ITER: 200}\n")
     (folder / "metrics.json").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return folder
 
@@ -16,7 +17,6 @@ def test_table_and_picture(run_script, tmp_path):
     rows = [
         {"iteration": 19, "total_loss": 2.0},
         {"iteration": 99, "panoptic_seg/PQ": 7.0, "panoptic_seg/mIoU": 9.0},
-        {"iteration": 199, "total_loss": 1.0},
         {"iteration": 200, "panoptic_seg/PQ": 11.0, "panoptic_seg/mIoU": 12.0},  # after the last iteration
         {"iteration": 99, "panoptic_seg/PQ": 8.0, "panoptic_seg/mIoU": 9.5},  # resumed from an earlier checkpoint
     ]
@@ -44,5 +44,6 @@ def test_table_and_picture(run_script, tmp_path):
 def test_wrong_files(run_script, tmp_path, content, expected):
     if content is not None:
         (tmp_path / "metrics.json").write_text(content)
+        (tmp_path / "config.yaml").write_text("SOLVER: {MAX_ITER: 2}\n")
     code, _, err = run_script("tools/learning_curve", "--model", tmp_path, "--output", tmp_path / "curve.png")
     assert code == 2 and expected in err and not (tmp_path / "curve.png").exists()
