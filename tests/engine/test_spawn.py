@@ -42,7 +42,7 @@ def work(folder: str, fail: bool) -> None:
 def killed() -> None:
     if torch.distributed.get_rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(60)
+    time.sleep(5)
 
 
 @pytest.fixture

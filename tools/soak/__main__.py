@@ -65,6 +65,8 @@ def run_all(attempts: list[Attempt], output: Path, seed: int) -> dict[tuple[str,
             times, figure = attempt.run(Place(material, folder, seed))
         except AttackFailed as error:
             fault = str(error)
+        except Exception as error:  # an output that is not as expected: a fault of this attempt only
+            fault = f"{type(error).__name__}: {error}"
         seconds = round(time.monotonic() - start, 1)
         result = {"row": attempt.row, "case": attempt.case, "times": times, "figure": figure, "fault": fault}
         results[attempt.row, attempt.case] = result

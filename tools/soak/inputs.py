@@ -1,4 +1,4 @@
-"""Gives every command names and files that break programs: line breaks, emoji, pipes, devices, loops of links."""
+"""Gives every command names and files that break programs: quotes, emoji, pipes, devices, loops of links."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .forks import call
 from .material import Material
 from .processes import AttackFailed, run
 
-NAME = "a b#c%d 'q' жук 汉字 \U0001f600\nx"
-NAMES = "Every command with spaces, `#`, `%`, quotes, a line break, Cyrillic, CJK and emoji in all paths"
+NAME = "a b#c%d 'q' жук 汉字 \U0001f600"  # configs refuse line breaks in paths, with one line
+NAMES = "Every command with spaces, `#`, `%`, quotes, Cyrillic, CJK and emoji in all paths"
 FILES = "Pipes, devices, folders and loops of links in place of an input file"
 READ_ONLY = "Every command with a read-only output folder"
 KINDS: dict[str, Callable[[Path], object]] = {

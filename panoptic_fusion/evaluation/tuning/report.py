@@ -105,7 +105,8 @@ def best_yaml(study: Study, command: list[str]) -> str:
             node = node.setdefault(parent, {})
         node[name] = value
     comments = [verdict(study), rule.usage, f"  {shlex.join(best_command(study, command))}", rule.note]
-    return "".join(f"# {line}\n" for line in comments) + yaml.safe_dump(nested, sort_keys=False)
+    lines = [line for text in comments for line in text.splitlines()]  # a path may contain a line break
+    return "".join(f"# {line}\n" for line in lines) + yaml.safe_dump(nested, sort_keys=False)
 
 
 def best_command(study: Study, command: list[str]) -> list[str]:

@@ -178,6 +178,8 @@ def test_verdict(gain, words):
 
 
 def test_best_yaml_and_its_command_set_the_same_keys(tmp_path):
+    broken = best_yaml(a_study(), ["panoptic-fusion", "fuse", "--output", "two\nlines"])
+    assert set(yaml.safe_load(broken)) == {"MODEL"}
     text = best_yaml(a_study(), ["panoptic-fusion", "evaluate", "--model", "my runs/a"])
     (tmp_path / "best.yaml").write_text(text)
     command = next(line for line in text.splitlines() if line.startswith("#   ")).removeprefix("#").strip()
