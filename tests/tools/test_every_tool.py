@@ -2,7 +2,7 @@
 
 from tiny_training import ROOT
 
-SHARED = {"headless_browser", "ranking_pairs"}  # what tools import
+SHARED = {"headless_browser", "ranking_pairs", "ranking_truth"}  # what tools import
 
 
 def test_every_tool_has_a_test():
