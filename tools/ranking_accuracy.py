@@ -6,8 +6,8 @@
     python tools/ranking_accuracy.py datasets/toy datasets/toy_class_free
 
 The module is trained on ground truth alone, for each kernel and each training signal: the overlapping masks of the
-instances JSON ("amodal"), or masks generated from the panoptic PNGs ("PNG"). It is evaluated on the overlapping masks of
-the validation instances JSON. No network runs. Prints a Markdown table: the mean and the range over the seeds.
+instances JSON ("amodal"), or masks generated from the panoptic PNGs ("PNG"). It is evaluated on the overlapping masks
+of the validation instances JSON. No network runs. Prints a Markdown table: the mean and the range over the seeds.
 """
 
 import argparse
@@ -147,7 +147,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.1, help="learning rate, default: %(default)s")
     parser.add_argument("--clip", type=float, default=0.0, help="largest gradient norm of a parameter, default: none")
     args = parser.parse_args()
-    print("| scenes | order | pairs right, score over mask | pairs right, score over contested cells |\n|---|---|---|---|")
+    print("| scenes | order | pairs right, score over mask | pairs right, score over contested cells |")
+    print("|---|---|---|---|")
     for folder in args.datasets:
         for row in rows(folder, args):
             print("| " + " | ".join(row) + " |", flush=True)

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 LEAST_OVERLAP = 16  # pixels: one cell of the module
@@ -23,8 +22,8 @@ def overlapping_pairs(masks: Tensor, classes: Sequence[int], labels: Tensor) -> 
     """Returns the pairs of different classes that share at least `LEAST_OVERLAP` pixels, and whose order is known.
 
     The front one is the one whose class more of the shared pixels show. Pairs of equal counts are left out, such as
-    pairs that a third object hides where they overlap. Instances of one class are left out, because they share a channel
-    of the module, which cannot order them.
+    pairs that a third object hides where they overlap. Instances of one class are left out, because they share a
+    channel of the module, which cannot order them.
 
     Args:
         masks: (R, H, W) bool.

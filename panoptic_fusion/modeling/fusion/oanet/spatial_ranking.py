@@ -80,8 +80,8 @@ class SpatialRankingFusion(HeuristicFusion):
 
     In training, it adds `loss_srm`. The inputs of the module are the ground-truth masks of the dataset, which overlap
     in an instances JSON. If no masks of an image overlap, as with masks from a panoptic PNG, the inputs are generated
-    by `overlapping_masks` and `one_in_front`. The label is the thing class of the semantic ground truth. The module therefore trains in
-    the same way with any network, and the loss has no gradient in the network.
+    by `overlapping_masks` and `one_in_front`. The label is the thing class of the semantic ground truth. The module
+    therefore trains in the same way with any network, and the loss has no gradient in the network.
 
     Deviations from the paper:
     - Cells of 4 x 4 pixels instead of pixels (the paper's is SRM.STRIDE 1), because 80 channels at 800 x 1333 would
