@@ -40,9 +40,7 @@ def read_curve(model: Path, metrics: tuple[str, ...]) -> dict[int, list[float]]:
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     keys = [f"panoptic_seg/{metric}" for metric in metrics]
-    most = read_config(
-        model / "config.yaml"
-    ).SOLVER.MAX_ITER  # the last evaluation is one later
+    most = read_config(model / "config.yaml").SOLVER.MAX_ITER  # the last evaluation is one later
     curve = {min(row["iteration"] + 1, most): [row[k] for k in keys] for row in rows if all(k in row for k in keys)}
     if not curve:
         raise UserError(f"{path} has no evaluation with {', '.join(metrics)}: train with TEST.EVAL_PERIOD")

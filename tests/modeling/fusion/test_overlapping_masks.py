@@ -8,7 +8,7 @@ from detectron2.structures import BitMasks
 
 from panoptic_fusion.layers import chunks
 from panoptic_fusion.modeling.fusion.oanet import overlapping_masks as module
-from panoptic_fusion.modeling.fusion.oanet.overlapping_masks import overlapping_masks
+from panoptic_fusion.modeling.fusion.oanet.overlapping_masks import one_in_front, overlapping_masks
 
 SIZE = (60, 80)
 ROWS, COLS = torch.arange(SIZE[0]), torch.arange(SIZE[1])
@@ -141,3 +141,40 @@ def test_masks_are_cut_out_a_few_at_a_time(monkeypatch, limit):
     torch.manual_seed(3)
     assert torch.equal(overlapping_masks(masks, boxes, ROWS, COLS), expected)
     assert sum(seen) == len(masks) > 8 and max(seen) == min(max(1, limit // (SIZE[0] * SIZE[1])), len(masks))
+
+
+def test_the_front_one_gives_up_the_rim_by_hand():
+    """One row of cells: the person shows in a, b and f, the tie in c and d; the tie's mask also claims b."""
+    visible = torch.tensor([[1, 1, 0, 0, 0, 1], [0, 0, 1, 1, 0, 0]], dtype=torch.bool)[:, None]
+    made = torch.tensor([[1, 1, 1, 1, 0, 1], [0, 1, 1, 1, 1, 0]], dtype=torch.bool)[:, None]
+    expected = torch.tensor([[1, 1, 1, 1, 0, 1], [0, 0, 1, 1, 1, 0]], dtype=torch.bool)[:, None]
+    assert torch.equal(one_in_front(made, visible), expected)
+    even = torch.tensor([[1, 1, 1, 0, 0, 1], [0, 1, 1, 1, 1, 0]], dtype=torch.bool)[:, None]
+    assert torch.equal(one_in_front(even, visible), even), "one common cell shows each of them"
+
+
+def slow_one_in_front(made, visible):
+    result = made.clone()
+    cells = [(y, x) for y in range(made.shape[1]) for x in range(made.shape[2])]
+    for i in range(len(made)):
+        for j in range(len(made)):
+            common = [c for c in cells if made[i][c] and made[j][c]]
+            shows_i, shows_j = ([c for c in common if visible[k][c]] for k in (i, j))
+            if len(shows_i) > len(shows_j):
+                for c in shows_j:
+                    result[i][c] = False
+    return result
+
+
+def test_one_in_front_equals_loops():
+    rng, changed = random.Random(1), 0
+    for seed in range(60):
+        torch.manual_seed(seed)
+        num = rng.randint(0, 5)
+        made = torch.rand(num, 5, 6) < rng.random()
+        owner = torch.randint(-1, num, (5, 6))
+        visible = owner == torch.arange(num)[:, None, None]
+        found = one_in_front(made, visible)
+        assert torch.equal(found, slow_one_in_front(made, visible)) and found.dtype == torch.bool
+        changed += not torch.equal(found, made)
+    assert changed > 20

@@ -15,7 +15,7 @@ from panoptic_fusion.modeling.fusion.base import PANOPTIC_FUSION_REGISTRY, Fusio
 from panoptic_fusion.modeling.fusion.greedy import Scene
 from panoptic_fusion.modeling.fusion.heuristic import HeuristicFusion
 from panoptic_fusion.modeling.fusion.oanet.cell_masks import CellMasks
-from panoptic_fusion.modeling.fusion.oanet.overlapping_masks import overlapping_masks
+from panoptic_fusion.modeling.fusion.oanet.overlapping_masks import one_in_front, overlapping_masks
 from panoptic_fusion.modeling.fusion.oanet.spatial_ranking_module import (
     SpatialRankingModule,
     cell_pixels,
@@ -85,8 +85,8 @@ class SpatialRankingFusion(HeuristicFusion):
 
     In training, it adds `loss_srm`. The inputs of the module are the ground-truth masks of the dataset, which overlap
     in an instances JSON. If no masks of an image overlap, as with masks from a panoptic PNG, the inputs are generated
-    by `overlapping_masks`. The label is the thing class of the semantic ground truth. The module therefore trains in
-    the same way with any network, and the loss has no gradient in the network.
+    by `overlapping_masks` and `one_in_front`. The label is the thing class of the semantic ground truth. The module
+    therefore trains in the same way with any network, and the loss has no gradient in the network.
 
     Deviations from the paper:
     - Cells of 4 x 4 pixels instead of pixels (the paper's is SRM.STRIDE 1), because 80 channels at 800 x 1333 would
@@ -209,4 +209,5 @@ class SpatialRankingFusion(HeuristicFusion):
         masks = instances.gt_masks.tensor[:, rows[:, None], cols]
         if not self.generate_overlaps or len(masks) < 2 or (masks.sum(0) > 1).any():
             return masks
-        return overlapping_masks(instances.gt_masks.tensor, instances.gt_boxes.tensor, rows, cols)
+        made = overlapping_masks(instances.gt_masks.tensor, instances.gt_boxes.tensor, rows, cols)
+        return one_in_front(made, masks)
