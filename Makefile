@@ -23,7 +23,7 @@ help:
 	@echo "             fine-tune a pretrained light model on your own images (docs/your_own_data.md), or with"
 	@echo "             CONFIG=own/panoptic_fpn_r50_coco.yaml a network trained on COCO (docs/fine_tuning.md)"
 	@echo "make test    run the tests; make test-slow runs those that take longer"
-	@echo "make soak    kill, starve and attack every command for about an hour; an interrupted soak resumes (output/soak)"
+	@echo "make soak    kill, starve and attack every command; takes long, and resumes (output/soak)"
 	@echo "make lint    check the style and the layers (which part of the package imports which)"
 	@echo "make docs    build the documentation as a website in site/"
 
