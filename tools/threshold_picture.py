@@ -72,6 +72,11 @@ def curves_of_model(model: str, rules: list[str], key: str, values: list[float],
     return dict(zip(rules, quality.tolist(), strict=True))
 
 
+def deviation(curves: np.ndarray) -> np.ndarray:
+    """Returns the standard deviation of a sample of curves (K, V), as in the tables of ablations; 0 for one curve."""
+    return curves.std(axis=0, ddof=min(1, len(curves) - 1))
+
+
 def draw(groups: dict[str, list[Curves]], key: str, values: list[float]) -> Figure:
     """Draws one line per group and rule: the mean over the models of the group, in a band of the standard deviation."""
     figure = Figure(figsize=(7, 4.2), dpi=110)
@@ -80,7 +85,7 @@ def draw(groups: dict[str, list[Curves]], key: str, values: list[float]) -> Figu
     for number, (label, models) in enumerate(groups.items()):
         for rule, style in zip(models[0], STYLES, strict=False):
             curves = np.array([curves[rule] for curves in models])
-            mean, spread = curves.mean(axis=0), curves.std(axis=0)
+            mean, spread = curves.mean(axis=0), deviation(curves)
             axes.plot(values, mean, style, marker=".", color=f"C{number}", label=f"{label}, {rule}")
             axes.fill_between(values, mean - spread, mean + spread, color=f"C{number}", alpha=0.15, linewidth=0)
     axes.set_xlabel(f"MODEL.PANOPTIC_FUSION.{key}")
