@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
@@ -20,7 +21,7 @@ from pycocotools.cocoeval import COCOeval
 from ..data import coco_panoptic
 from ..data.image_header import MAX_PIXELS
 from ..data.rle import encode_crop
-from ..files import safe_name, write_atomically
+from ..files import safe_name, write_atomically, write_json
 from ..markdown import markdown_table
 from ..modeling.fusion.mask_crops import MaskCrops
 from ..other_packages import prints_to
@@ -58,9 +59,10 @@ class InstancesEvaluator(COCOEvaluator):
         shadow.set(json_file=str(json_file), **classes)
         try:
             # The fast implementation requires detectron2's compiled extension.
-            super().__init__(shadow.name, distributed=distributed, output_dir=output_dir, use_fast_impl=False)
+            super().__init__(shadow.name, distributed=distributed, use_fast_impl=False)
         finally:
             MetadataCatalog.remove(shadow.name)
+        self._folder = Path(output_dir)  # detectron2 would leave half a file on a full disk
 
     def evaluate(self, img_ids: Sequence | None = None) -> dict[str, Any]:
         """Returns the metrics of COCOEvaluator. Tables that COCO's tools print go to the log, not to the console."""
@@ -95,7 +97,16 @@ class InstancesEvaluator(COCOEvaluator):
         first: dict[Any, dict[str, Any]] = {}  # first prediction per image, over all processes
         for prediction in predictions:
             first.setdefault(prediction["image_id"], prediction)
+        self._write_predictions(list(first.values()))
         super()._eval_predictions(list(first.values()), img_ids)
+
+    def _write_predictions(self, predictions: Sequence[dict[str, Any]]) -> None:
+        """Writes the two files of COCOEvaluator, before a failure of the evaluation can lose the predictions."""
+        ids = {number: i for i, number in self._metadata.thing_dataset_id_to_contiguous_id.items()}
+        results = [{**x, "category_id": ids[x["category_id"]]} for image in predictions for x in image["instances"]]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._folder / "instances_predictions.pth", lambda file: torch.save(list(predictions), file))
+        write_json(self._folder / "coco_instances_results.json", results)
 
     def _derive_coco_results(
         self, coco_eval: COCOeval | None, iou_type: str, class_names: Sequence[str] | None = None

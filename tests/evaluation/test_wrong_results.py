@@ -1,5 +1,6 @@
 """Wrong results that users of such projects have reported: stale caches, repeated images, AP of nothing, odd names."""
 
+import errno
 import json
 import logging
 import math
@@ -16,6 +17,7 @@ from PIL import Image
 from test_evaluator import forget
 
 from panoptic_fusion.data import register_panoptic
+from panoptic_fusion.errors import DiskError
 from panoptic_fusion.evaluation import InstancesEvaluator, PanopticQualityEvaluator
 from panoptic_fusion.files import safe_name
 
@@ -208,6 +210,23 @@ def test_an_image_counts_once_in_box_and_mask_ap(make, tmp_path):
         parts += evaluator._predictions
     evaluator._predictions = parts
     assert evaluator.evaluate()["segm"] == pytest.approx(once["segm"], nan_ok=True)
+
+
+def test_predictions_are_written_whole_or_not_at_all(make, tmp_path, monkeypatch):
+    name = make()
+    instance_results(name, tmp_path, [(1, found(IDS)), (2, found())])
+    paths = [tmp_path / file for file in ("coco_instances_results.json", "instances_predictions.pth")]
+    before = [path.read_bytes() for path in paths]
+    assert [x["category_id"] for x in json.loads(before[0])] == [1]
+    assert len(torch.load(paths[1], weights_only=True)) == 2
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(DiskError):
+        instance_results(name, tmp_path, [(1, found()), (2, found(IDS))])
+    assert [path.read_bytes() for path in paths] == before
 
 
 # -- outputs and names -----------------------------------------------------------------------------------------------
