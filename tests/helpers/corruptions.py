@@ -82,6 +82,8 @@ def missing_png(tree: Tree) -> Expected:
 def renamed_png(tree: Tree) -> Expected:
     annotation = tree.annotation()
     annotation["file_name"] = tree.pick(["nowhere.png", "a/b.png", ".", "x" * 300])
+    if len(annotation["file_name"]) > 255:  # no file system can have it
+        return Expected("bad annotation entry", "needs the file_name of a PNG, not 'xxx")
     return Expected("missing PNG", annotation["file_name"] if annotation["file_name"] != "." else "png")
 
 
