@@ -20,6 +20,7 @@ from ..files import safe_name, unused_name, without_nan, write_json, write_text
 from .matching import count_image
 from .panoptic_quality import check_pq_dagger, class_index
 from .prediction import panoptic_prediction
+from .records import record_of
 from .repeated_images import first_of_each
 from .results import flat_results
 from .scores import (
@@ -111,9 +112,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         """
         num_things = self._label_space.num_things
         for image, output in zip(inputs, outputs, strict=True):
-            record = self._images.get(image["image_id"])
-            if record is None:
-                raise UserError(f"image id {image['image_id']!r} is not in dataset {self._dataset_name!r}")
+            record = record_of(image, self._images, self._dataset_name)
             name = record["file_name"]
             if record["image_id"] in self._images_seen:
                 logger.warning("%s was evaluated before: an image counts once", name)

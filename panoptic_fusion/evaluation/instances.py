@@ -97,15 +97,16 @@ class InstancesEvaluator(COCOEvaluator):
         first: dict[Any, dict[str, Any]] = {}  # first prediction per image, over all processes
         for prediction in predictions:
             first.setdefault(prediction["image_id"], prediction)
-        self._write_predictions(list(first.values()))
-        super()._eval_predictions(list(first.values()), img_ids)
+        counted = list(first.values())
+        self._write_predictions(counted)
+        super()._eval_predictions(counted, img_ids)
 
-    def _write_predictions(self, predictions: Sequence[dict[str, Any]]) -> None:
+    def _write_predictions(self, predictions: list[dict[str, Any]]) -> None:
         """Writes the two files of COCOEvaluator, before a failure of the evaluation can lose the predictions."""
         ids = {number: i for i, number in self._metadata.thing_dataset_id_to_contiguous_id.items()}
         results = [{**x, "category_id": ids[x["category_id"]]} for image in predictions for x in image["instances"]]
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._folder / "instances_predictions.pth", lambda file: torch.save(list(predictions), file))
+        write_atomically(self._folder / "instances_predictions.pth", lambda file: torch.save(predictions, file))
         write_json(self._folder / "coco_instances_results.json", results)
 
     def _derive_coco_results(

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 
 from ..data.annotation import load_annotation
 from ..data.image_header import MAX_PIXELS
-from ..errors import UserError
+from .records import record_of
 from .repeated_images import first_of_each
 
 
@@ -57,9 +57,7 @@ class ResidualEvaluator(DatasetEvaluator):
             DatasetError: the ground-truth PNG is missing or invalid.
         """
         for image, output in zip(inputs, outputs, strict=True):
-            record = self._images.get(image["image_id"])
-            if record is None:
-                raise UserError(f"image id {image['image_id']!r} is not in dataset {self._dataset_name!r}")
+            record = record_of(image, self._images, self._dataset_name)
             if record["image_id"] in self._seen:
                 continue
             semantic, instance = torch.stack(tuple(output["things_masks"])).cpu().numpy()

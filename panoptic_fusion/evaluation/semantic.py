@@ -14,9 +14,9 @@ from detectron2.utils import comm
 from ..data.annotation import load_annotation, semantic_map
 from ..data.image_header import MAX_PIXELS
 from ..data.label_space import IGNORE_LABEL, LabelSpace
-from ..errors import UserError
 from ..files import unused_name
 from ..markdown import markdown_table
+from .records import record_of
 from .repeated_images import first_of_each
 
 logger = logging.getLogger(__name__)
@@ -67,9 +67,7 @@ class SemanticEvaluator(DatasetEvaluator):
             ValueError: sem_seg has the wrong number of channels or the wrong size; the message names the image.
         """
         for image, output in zip(inputs, outputs, strict=True):
-            record = self._images.get(image["image_id"])
-            if record is None:
-                raise UserError(f"image id {image['image_id']!r} is not in dataset {self._dataset_name!r}")
+            record = record_of(image, self._images, self._dataset_name)
             if record["image_id"] in self._areas:
                 continue
             labels = load_annotation(record, max_pixels=self._max_pixels)
