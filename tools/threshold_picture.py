@@ -20,10 +20,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from panoptic_fusion.errors import UserError, run_cli
-from panoptic_fusion.evaluation.tuning.heads import cache_folder, cache_path, run_network
 from panoptic_fusion.evaluation.tuning.rules import THRESHOLDS, check_names, rules_of_model
-from panoptic_fusion.evaluation.tuning.scoring import ImageTask, score_image
+from panoptic_fusion.evaluation.tuning.scoring import score_image
 from panoptic_fusion.evaluation.tuning.statistics import quality_of_sums
+from panoptic_fusion.evaluation.tuning.study import cache_images
 from panoptic_fusion.files import check_writable, write_atomically, write_json
 from panoptic_fusion.locks import locked_folder
 from panoptic_fusion.markdown import markdown_table
@@ -52,11 +52,9 @@ def curves_of_model(model: str, rules: list[str], key: str, values: list[float],
         if key not in usable[name].keys:
             raise UserError(f"--key {key}: {name} has {', '.join(usable[name].keys)}")
     records = load_eval_dicts(cfg, cfg.DATASETS.TEST[0])
-    folder = cache_folder(output, cfg, network)
-    folder.mkdir(parents=True, exist_ok=True)
-    for _, problem in with_progress(run_network(cfg, network, records, folder), len(records), f"network of {model}"):
-        if problem:
-            raise UserError(problem)
+    tasks, problems = cache_images(cfg, network, records, output, f"network of {model}")
+    if problems:
+        raise UserError(problems[0])
     settings = {}
     for name in rules:
         axis = usable[name].keys.index(key)
@@ -66,7 +64,6 @@ def curves_of_model(model: str, rules: list[str], key: str, values: list[float],
     score = partial(
         score_image, rules=usable, settings=settings, num_things=space.num_things, num_stuff=space.num_stuff
     )
-    tasks = [ImageTask(str(cache_path(folder, record)), record, cfg.INPUT.MAX_PIXELS) for record in records]
     sums = sum(with_progress(map_in_processes(score, tasks), len(tasks), f"fusion of {model}"))
     quality = 100 * quality_of_sums(sums).reshape(len(rules), len(values))
     return dict(zip(rules, quality.tolist(), strict=True))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
+from torch import nn
 
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.files import remove_partial_files
@@ -127,21 +128,40 @@ def tune_model(
     model = build_predictor(cfg).model
     own_rule = cfg.MODEL.PANOPTIC_FUSION.NAME
     rules, reasons = rules_of_model(cfg, model.fusion, (own_rule, *names) if names else ())
+    tasks, problems = cache_images(cfg, model, records, output, "running the network")
+    check_enough(tasks, num_folds, problems)
+    space = model.fusion.label_space
+    score = partial(score_image, rules=rules, num_things=space.num_things, num_stuff=space.num_stuff)
+    return study_images(tasks, score, rules, reasons, own_rule, num_folds, processes, seed, problems)
+
+
+def cache_images(
+    cfg: CfgNode, model: nn.Module, records: Sequence[dict[str, Any]], output: str | os.PathLike, title: str
+) -> tuple[list[ImageTask], list[str]]:
+    """Runs the network on the images that are not cached yet.
+
+    Args:
+        cfg, records, output: see `tune_model`.
+        model: the network, in eval mode.
+        title: title of the progress messages.
+
+    Returns:
+        The images that can be scored, and descriptions of the others.
+
+    Raises:
+        DiskError: the disk is full.
+    """
     folder = cache_folder(output, cfg, model)
     folder.mkdir(parents=True, exist_ok=True)
     remove_partial_files(folder)
     tasks, problems = [], []
-    cached = run_network(cfg, model, list(records), folder)
-    for record, problem in with_progress(cached, len(records), "running the network"):
+    for record, problem in with_progress(run_network(cfg, model, list(records), folder), len(records), title):
         problem = problem or annotation_problem(record, cfg.INPUT.MAX_PIXELS)
         if problem:
             problems.append(problem)
         else:
             tasks.append(ImageTask(str(cache_path(folder, record)), record, cfg.INPUT.MAX_PIXELS))
-    check_enough(tasks, num_folds, problems)
-    space = model.fusion.label_space
-    score = partial(score_image, rules=rules, num_things=space.num_things, num_stuff=space.num_stuff)
-    return study_images(tasks, score, rules, reasons, own_rule, num_folds, processes, seed, problems)
+    return tasks, problems
 
 
 def check_enough(tasks: Sequence[Any], num_folds: int, problems: Sequence[str]) -> None:
