@@ -47,7 +47,8 @@ def attempts(quick: bool) -> list[Attempt]:
 
 def _kill_command(place: Place, name: str, kills: int) -> tuple[int, str]:
     rng = random.Random(f"{place.seed} {name}")
-    reference, out = place.folder / "reference", place.folder / "out"
+    reference, out = place.folder / "not_killed" / "out", place.folder / "out"  # one name: reports contain it
+    reference.parent.mkdir()
     words = {}
     for folder in (reference, out):
         place.material.prepare_output(name, folder)
