@@ -48,7 +48,11 @@ def test_data_set_that_is_not_on_this_machine(run_script, trained, tmp_path):
     model.mkdir()
     (model / "config.yaml").write_text(yaml.safe_dump(config))
     (model / "model_final.pth").symlink_to(trained / "model_final.pth")
-    for command, option in (("compare", ["--dataset", "moved_val"]), ("tune", []), ("oracle", ["--dataset", "moved_val"])):
+    for command, option in (
+        ("compare", ["--dataset", "moved_val"]),
+        ("tune", []),
+        ("oracle", ["--dataset", "moved_val"]),
+    ):
         code, _, err = run_script(command, "--model", model, *option, "--output", tmp_path / "out")
         assert code == 2 and "moved/panoptic.json (DATASETS.REGISTER) does not exist" in err, command
         assert "not registered" not in err and "Traceback" not in err
