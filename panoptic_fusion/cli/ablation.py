@@ -33,7 +33,7 @@ HELP = "train variants of a config with several seeds and compare them in one ta
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the YAML file and the output folder."""
-    parser.add_argument("spec", type=Path, help="the yaml")
+    parser.add_argument("spec", type=Path, help="the YAML file")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs, table.md and results.json")
     parser.add_argument("--num-gpus", type=int, default=1, help="as in `panoptic-fusion train`, for each run")
     add_allow_download(parser)

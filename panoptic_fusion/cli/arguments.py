@@ -18,7 +18,9 @@ def add_opts(parser: argparse.ArgumentParser, name: str = "opts") -> None:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Adds --model and --config-file, the two ways to select a trained model."""
-    parser.add_argument("--model", help="OUTPUT_DIR of a training run: its config.yaml and last checkpoint are used")
+    parser.add_argument(
+        "--model", help="OUTPUT_DIR of a training run: its config.yaml, and its best checkpoint or else its last one"
+    )
     parser.add_argument("--config-file", help="instead of --model: a config; the weights are its MODEL.WEIGHTS")
     add_allow_download(parser)
 
@@ -38,14 +40,20 @@ def add_allow_download(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_model(model: str | None, config_file: str | None) -> None:
+def check_model(model: str | None, config_file: str | None, *others: str) -> None:
     """Checks that a trained model is specified.
+
+    Args:
+        model: --model, if given.
+        config_file: --config-file, if given.
+        others: options that the command accepts instead of a trained model, for the message.
 
     Raises:
         UserError: neither argument is given.
     """
     if not model and not config_file:
-        raise UserError("pass --model (the OUTPUT_DIR of a training run), or --config-file and MODEL.WEIGHTS FILE")
+        ways = ("--model (the OUTPUT_DIR of a training run)", "--config-file and MODEL.WEIGHTS FILE", *others)
+        raise UserError(f"pass {', or '.join(ways)}")
 
 
 def add_plugins(parser: argparse.ArgumentParser) -> None:

@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     found = data_sets(args.name, args.config_file, *paths)
 
     from panoptic_fusion.data.checks import check_dataset, format_result
+    from panoptic_fusion.data.coco_panoptic import missing_remedy
 
     if args.output is not None:
         from panoptic_fusion.evaluation.report.one_side import write_dataset_report
@@ -59,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     for name, files in found.items():
         result = check_dataset(files, args.workers, show_progress=True)
         print(format_result(name, result), flush=True)
+        if not os.path.isfile(files.panoptic_json) and (remedy := missing_remedy(name, files.panoptic_json)):
+            print(f"{name}: {remedy}", flush=True)
         trainable &= result.is_trainable()
         if args.output is not None:
             folder = Path(args.output, name.replace("/", "_")) if len(found) > 1 else Path(args.output)

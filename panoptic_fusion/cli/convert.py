@@ -27,8 +27,8 @@ FORMATS = ("seamseg", "upsnet")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the format and the files."""
     parser.add_argument("format", choices=FORMATS, help="whose checkpoint it is")
-    parser.add_argument("input", type=Path, metavar="IN")
-    parser.add_argument("output", type=Path, metavar="OUT.pth")
+    parser.add_argument("input", type=Path, metavar="IN", help="the published file")
+    parser.add_argument("output", type=Path, metavar="OUT.pth", help="the file to write")
     parser.add_argument("--config", type=Path, metavar="CONFIG.yaml", help="write the config here")
 
 

@@ -135,7 +135,7 @@ def demo(
     if onnx:
         check_onnx_source(model, config_file, zoo, weights, opts)
     else:
-        check_source(model, config_file, zoo, weights)
+        check_source(model, config_file, zoo, weights, "--onnx FILE")
     if providers and not onnx:
         raise UserError("--provider needs --onnx FILE")
     if not 0 <= alpha <= 1:

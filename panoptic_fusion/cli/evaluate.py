@@ -152,7 +152,7 @@ def evaluate(
     Raises:
         UserError, FileNotFoundError: the message names the file or the config key and suggests a fix.
     """
-    check_model(model, config_file)
+    check_model(model, config_file, "--gt-json FILE and the options with it")
 
     from panoptic_fusion.config import default_output_dir, read_config, resolve_config, with_values
     from panoptic_fusion.engine.launch import launch_job

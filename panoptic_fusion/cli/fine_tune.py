@@ -42,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="folder of the dataset")
     parser.add_argument("--output", required=True, help="folder for the model, the table and the pictures")
     parser.add_argument("--config-file", default=CONFIG, help="default: %(default)s")
-    parser.add_argument(
-        "--weights", metavar="FILE", help="MODEL.WEIGHTS: where there is no network, or a trained model's"
-    )
+    parser.add_argument("--weights", metavar="FILE", help="initial weights: a downloaded file or a checkpoint")
     parser.add_argument("--iterations", type=int, help="number of iterations; default: the config's")
     parser.add_argument(
         "--val-share", type=float, default=0.2, help="fraction of images held out if there is no val split"

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unlabeled", metavar="NAME", help="stuff class for pixels without a label (default: void)")
     parser.add_argument("--images-root", metavar="DIR", help="another folder to search for images")
     parser.add_argument("--copy-images", action="store_true", help="copy the images instead of linking them")
-    parser.add_argument("--keep-missing", action="store_true", help="import annotations whose images are not here yet")
+    parser.add_argument("--keep-missing", action="store_true", help="also import annotations without an image")
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
 
 

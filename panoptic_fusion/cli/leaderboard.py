@@ -23,7 +23,7 @@ SIZES = ((480, 360), (2048, 1024))
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the YAML file, the folders and the options of the measurements."""
-    parser.add_argument("spec", type=Path, help="a yaml of `panoptic-fusion ablation` whose runs are all trained")
+    parser.add_argument("spec", type=Path, help="a YAML file of `panoptic-fusion ablation` without `eval_of`")
     parser.add_argument("--output", type=Path, required=True, help="folder of the training runs")
     parser.add_argument("--docs", type=Path, required=True, help="folder of the page and its pictures")
     parser.add_argument("--sizes", nargs="+", type=read_size, default=SIZES, help="such as 480x360")

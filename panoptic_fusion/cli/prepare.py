@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         public.add_argument("root", nargs="?", help=f"the dataset's folder (default: $DETECTRON2_DATASETS/{key})")
         public.add_argument("--splits", nargs="+", metavar="SPLIT", help="default: train and val, if they exist")
         public.add_argument("--workers", type=int, help="processes (default: one per core)")
-        public.add_argument("--force", action="store_true", help="do all again, also what earlier runs have finished")
+        public.add_argument("--force", action="store_true", help="start from scratch: keep nothing of earlier runs")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def check_source(
-    model: str | None, config_file: str | None, zoo: str | None, weights: str | os.PathLike | None
+    model: str | None, config_file: str | None, zoo: str | None, weights: str | os.PathLike | None, *others: str
 ) -> None:
-    """Checks that exactly one source of the network is specified; see `demo` for the arguments.
+    """Checks that exactly one source of the network is specified; see `demo` and `check_model` for the arguments.
 
     Raises:
         UserError: no source is specified, or the arguments exclude each other.
@@ -25,9 +25,9 @@ def check_source(
     if zoo and (model or config_file):
         raise UserError("--zoo is a model of its own: leave out --model and --config-file")
     if weights and not zoo:
-        raise UserError("--weights needs --zoo NAME; with --config-file, pass the file as --opts MODEL.WEIGHTS FILE")
+        raise UserError("--weights needs --zoo NAME; with --config-file, set the config key MODEL.WEIGHTS")
     if not zoo:
-        check_model(model, config_file)
+        check_model(model, config_file, "--zoo NAME", *others)
 
 
 def load_source_config(

@@ -104,7 +104,7 @@ def tune(
     Raises:
         UserError, FileNotFoundError: nothing was tuned; the message names the problem.
     """
-    check_model(model, config_file)
+    check_model(model, config_file, "--instances FILE and the options with it")
     check_search(folds, num_images, workers)
 
     from panoptic_fusion.evaluation.oracle_study import check_has_parts

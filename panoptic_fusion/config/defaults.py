@@ -122,7 +122,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     # Seamless's MiniDL head: size of the kernel that fuses a level's three branches, 1 (the numbers of the paper) or 3
     # (its text).
     sem_seg.MINIDL_FUSE_KERNEL = 1
-    # UPSNet's deformable head: number of deformable layers, 2 (Cityscapes in the paper) or 3 (COCO in the paper).
+    # UPSNet's deformable head: number of deformable layers, 2 (the paper's Cityscapes) or 3 (the published models on
+    # COCO).
     sem_seg.NUM_CONVS = 2
     # UPSNet's deformable head: weight of the cross entropy inside the ground-truth boxes. 0 disables it.
     sem_seg.ROI_LOSS_WEIGHT = 0.0
@@ -178,7 +179,8 @@ def add_panoptic_fusion_config(cfg: CfgNode) -> None:
     upsnet.UNKNOWN = True
     # Fraction of an image's ground-truth instances that become unknown in training.
     upsnet.UNKNOWN_FRACTION = 0.3
-    # Whether an instance becomes stuff where the semantic side sees mostly one stuff class (instance class assignment).
+    # Whether an instance becomes stuff if the stuff head predicts one stuff class for at least half of its pixels
+    # (instance class assignment).
     upsnet.CLASS_ASSIGNMENT = True
 
     # OANet's SpatialRankingFusion

@@ -147,7 +147,7 @@ def _headline(name: str, result: CheckResult) -> str:
     total = sum(result.segments.values())
     return (
         f"{name}: no {'serious ' if result.faults else ''}problems in {result.num_images} images, {total} segments "
-        f"({result.num_crowds} of them crowds), {void:.1f} % of the pixels void"
+        f"({result.num_crowds} of them crowds), {void:.1f}% of the pixels void"
     )
 
 

@@ -287,11 +287,17 @@ def _check_there(name: str, path: str) -> None:
     if os.path.isfile(path):
         return
     where = "" if os.path.isabs(path) else f", relative to the working folder: {os.path.abspath(path)}"
-    remedy = MetadataCatalog.get(name).get("missing_remedy")  # set for the built-in datasets
-    if path.startswith("datasets/toy/"):
-        remedy = "`panoptic-fusion prepare toy` makes it"
+    remedy = missing_remedy(name, path)
     make = f"; {remedy}" if remedy else ""
     raise DatasetError(f"the file is missing (panoptic_json of dataset {name!r}{where}){make}", path, "missing file")
+
+
+def missing_remedy(name: str, path: str) -> str:
+    """Returns how to make the missing JSON of a dataset: "" unless it is a built-in dataset or the toy scenes."""
+    if path.startswith("datasets/toy/"):
+        return "`panoptic-fusion prepare toy` makes it"
+    metadata = MetadataCatalog.get(name) if name in DatasetCatalog else None
+    return metadata.get("missing_remedy", "") if metadata else ""  # set for the built-in datasets
 
 
 def _load_registered(name: str) -> list[dict[str, Any]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from detectron2.data import DatasetCatalog
 
@@ -10,6 +12,31 @@ from ..errors import ConfigError
 from .coco_panoptic import get_label_space
 from .image_header import MAX_PIXELS
 from .label_space import LabelSpace
+
+
+def check_registered(name: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Checks that a dataset of a config is registered. The config of a trained model registers datasets that exist.
+
+    Args:
+        name: name of the dataset.
+        entries: DATASETS.REGISTER of the config.
+
+    Raises:
+        FileNotFoundError: if an entry has the name, but its JSON does not exist.
+        ConfigError: if no dataset has the name; the message has the names of the entries.
+    """
+    if name in DatasetCatalog.list():
+        return
+    paths = {entry.get("name"): entry.get("panoptic_json") for entry in entries}
+    if name in paths:
+        raise FileNotFoundError(
+            f"dataset {name!r}: {paths[name]} (DATASETS.REGISTER) does not exist; a relative path starts at the folder "
+            "in which the command runs"
+        )
+    known = f"; the config registers {', '.join(map(str, paths))}" if paths else ""
+    raise ConfigError(
+        f"dataset {name!r} is not registered: name it in DATASETS.REGISTER or call register_panoptic{known}"
+    )
 
 
 def check_data_set(name: str, model: LabelSpace, max_pixels: int = MAX_PIXELS) -> None:

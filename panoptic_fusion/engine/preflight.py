@@ -4,7 +4,6 @@ import os
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
 
@@ -17,7 +16,7 @@ from panoptic_fusion.checkpoint import (
 from panoptic_fusion.config import with_values
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.data.mapper import build_augmentations
-from panoptic_fusion.data.registered import check_data_set
+from panoptic_fusion.data.registered import check_data_set, check_registered
 from panoptic_fusion.errors import ConfigError, UserError, one_line
 from panoptic_fusion.evaluation import check_evaluators
 from panoptic_fusion.files import check_writable
@@ -51,16 +50,7 @@ def check_before_start(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         raise ConfigError("DATASETS.TEST is empty" if eval_only else "DATASETS.TRAIN and DATASETS.TEST are empty")
     model = LabelSpace.from_categories(cfg.MODEL.CATEGORIES)
     for name in names:
-        if name not in DatasetCatalog.list():
-            for entry in cfg.DATASETS.REGISTER:  # a trained model's config registers only datasets that exist
-                if entry.get("name") == name:
-                    raise FileNotFoundError(
-                        f"dataset {name!r}: {entry['panoptic_json']} (DATASETS.REGISTER) does not exist here"
-                    )
-            raise ConfigError(
-                f"dataset {name!r} (DATASETS.TRAIN, DATASETS.TEST) is not registered: name it in DATASETS.REGISTER or "
-                "call register_panoptic"
-            )
+        check_registered(name, cfg.DATASETS.REGISTER)
         check_data_set(name, model, cfg.INPUT.MAX_PIXELS)
     if cfg.SOLVER.AMP.ENABLED and not eval_only:
         _check_mixed_precision(cfg.SOLVER.AMP.DTYPE, cfg.MODEL.DEVICE)

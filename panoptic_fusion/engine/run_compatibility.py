@@ -60,9 +60,10 @@ def check_same_data(folder: str, data: Mapping[str, PanopticFiles], val_share: f
             if there != here:
                 _refuse(folder, f"of the dataset in {there}, not {here}")
         known = json.loads(path.read_bytes()) if path.is_file() else origin
-        for key, what in (("images", "of other images in the same folder"), ("val_share", "of another --val-share")):
-            if known[key] != origin[key]:
-                _refuse(folder, what)
+        if known["images"] != origin["images"]:
+            _refuse(folder, "of other images in the same folder")
+        if known["val_share"] != origin["val_share"]:
+            _refuse(folder, f"of --val-share {known['val_share']}, not {val_share}")
     write_json(path, origin)
 
 

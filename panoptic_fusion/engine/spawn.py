@@ -14,6 +14,9 @@ from torch.multiprocessing import ProcessExitedException
 
 from ..errors import UserError
 
+# A process of a job imports detectron2 before this package, whose `__init__` silences this warning.
+_SILENCED = "ignore:`torch.jit.script` is deprecated:FutureWarning"
+
 
 def launch(main_func: Callable[..., object], num_processes: int, *, args: tuple = (), **options: Any) -> None:
     """Runs `main_func(*args)` in each process of a job: detectron2's `launch` with an orderly end.
@@ -37,6 +40,9 @@ def launch(main_func: Callable[..., object], num_processes: int, *, args: tuple 
         ProcessRaisedException: if `main_func` raised an error in one of several processes.
         UserError: if one of several processes was killed; the others are ended.
     """
+    silenced = os.environ.get("PYTHONWARNINGS", "")
+    if _SILENCED not in silenced:
+        os.environ["PYTHONWARNINGS"] = f"{silenced},{_SILENCED}".lstrip(",")
     try:
         detectron2_launch(partial(_run, main_func, os.getpid()), num_processes, args=args, **options)
     except ProcessExitedException as error:

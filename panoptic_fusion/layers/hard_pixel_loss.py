@@ -21,7 +21,8 @@ def hard_pixel_cross_entropy(
 
     The ceil(fraction * h * w) pixels with the largest loss are used per image of h x w pixels. As in the published
     code, pixels without ground truth are among the h * w with loss 0, so the mean of an image with little ground truth
-    includes zeros. Padding is excluded if `image_sizes` is given.
+    includes zeros. For TASCNet, this is our reading of "bootstrapped". Its reference (Reed et al.) mixes predictions
+    into the labels instead. Padding is excluded if `image_sizes` is given.
 
     Args:
         logits: (N, C, H, W) float.

@@ -15,9 +15,11 @@ def roi_flatten(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: 
 
     Each mask is interpolated bilinearly to its box, as in `F.interpolate` with align_corners=False (pixel centers;
     border elements extend to the edge of the box). Values below `threshold` and outside of the box are set to zero. The
-    map is the sum of these masks divided by the number of nonzero masks at each pixel. A pixel belongs to a box if its
-    center lies in it. The thresholded mask is the same as the mask that detectron2 pastes, except within half a mask
-    element of the edge of the box, where `paste_masks_in_image` interpolates towards zero.
+    map is the sum of these masks divided by the number of nonzero masks at each pixel. A thresholded mask keeps its
+    probabilities, which is our reading of "the thresholded mask is then added": a binary mask would have no gradient. A
+    pixel belongs to a box if its center lies in it. The thresholded mask is the same as the mask that detectron2
+    pastes, except within half a mask element of the edge of the box, where `paste_masks_in_image` interpolates towards
+    zero.
 
     The result is differentiable in `masks` where they reach the threshold. Boxes and thresholding have no gradient.
     Forward and backward both process instances in chunks and compute the interpolated masks, so only masks, boxes and

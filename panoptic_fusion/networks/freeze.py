@@ -1,4 +1,4 @@
-"""Staged training: freezes parts of any network (TASCNet, section 4.3 and table 3)."""
+"""Staged training: freezes parts of any network (TASCNet, section 4.4 and table 3)."""
 
 from collections.abc import Iterable
 

@@ -16,8 +16,8 @@ from panoptic_fusion.checkpoint import AtomicCheckpointer, check_finite_weights,
 from panoptic_fusion.checkpoint.checkpointer import BEST
 from panoptic_fusion.config import merge_opts, read_config, resolve_config, with_values
 from panoptic_fusion.data.label_space import LabelSpace
-from panoptic_fusion.data.registered import check_data_set
-from panoptic_fusion.errors import ConfigError, UserError
+from panoptic_fusion.data.registered import check_data_set, check_registered
+from panoptic_fusion.errors import UserError
 from panoptic_fusion.modeling.backbone.timm_config import clear_pretrained_weights
 
 from .downloads import check_downloads
@@ -116,14 +116,11 @@ def load_eval_dicts(cfg: CfgNode, dataset: str) -> list[dict]:
     """Returns the dicts of a dataset for use with a trained model's config.
 
     Raises:
+        FileNotFoundError: if the config registers the dataset, but its JSON does not exist.
         ConfigError: if the dataset does not exist (the message names the datasets of the config), its classes differ
             from the model's, it has no image, or some of its files are missing.
     """
-    if dataset not in DatasetCatalog.list():
-        raise ConfigError(
-            f"dataset {dataset!r} is not registered; the model's config registers "
-            f"{', '.join(e['name'] for e in cfg.DATASETS.REGISTER) or 'none'}"
-        )
+    check_registered(dataset, cfg.DATASETS.REGISTER)
     check_data_set(dataset, LabelSpace.from_categories(cfg.MODEL.CATEGORIES), cfg.INPUT.MAX_PIXELS)
     return DatasetCatalog.get(dataset)
 

@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import yaml
 
 from panoptic_fusion.cli.compare import contact_sheet
 
@@ -35,6 +36,26 @@ def test_a_large_contact_sheet_is_reduced():
 def test_unknown_data_set(run_script, trained, tmp_path):
     code, _, err = run_script("compare", "--model", trained, "--dataset", "no_such", "--output", tmp_path)
     assert code == 2 and "no_such" in err and "tiny_val" in err and "Traceback" not in err
+
+
+def test_data_set_that_is_not_on_this_machine(run_script, trained, tmp_path):
+    """The message has the path: "not registered" would contradict the model's config, which names the dataset."""
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    (entry,) = (entry for entry in config["DATASETS"]["REGISTER"] if entry["name"] == "tiny_val")
+    config["DATASETS"]["REGISTER"] = [{**entry, "name": "moved_val", "panoptic_json": "moved/panoptic.json"}]
+    config["DATASETS"]["TRAIN"], config["DATASETS"]["TEST"] = ["moved_val"], ["moved_val"]
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.yaml").write_text(yaml.safe_dump(config))
+    (model / "model_final.pth").symlink_to(trained / "model_final.pth")
+    for command, option in (
+        ("compare", ["--dataset", "moved_val"]),
+        ("tune", []),
+        ("oracle", ["--dataset", "moved_val"]),
+    ):
+        code, _, err = run_script(command, "--model", model, *option, "--output", tmp_path / "out")
+        assert code == 2 and "moved/panoptic.json (DATASETS.REGISTER) does not exist" in err, command
+        assert "not registered" not in err and "Traceback" not in err
 
 
 def test_not_a_model(run_script, tmp_path):

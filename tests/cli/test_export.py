@@ -31,6 +31,7 @@ def test_a_trained_model(trained, run_script, tmp_path):
         (["--model", "{model}", "--batch", "0"], "--batch is 0: use 1 or more"),
         (["--model", "{model}", "--size", "0", "5"], "--size is 0 5: use 1 or more pixels"),
         (["--model", "{model}", "--zoo", "x"], "leave out --model"),
+        (["--config-file", "a.yaml", "--weights", "b.pth"], "with --config-file, set the config key MODEL.WEIGHTS\n"),
         (["--model", "missing"], "missing has no config.yaml"),
         (["--model", "{model}", "TEST.AUG.ENABLED", "True"], "one view: add TEST.AUG.ENABLED False"),
         (["--model", "{model}", "MODEL.PANOPTIC_FUSION.OVERLAP", "1"], "OVERLAP"),

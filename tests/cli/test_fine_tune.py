@@ -85,9 +85,10 @@ def test_annotations_of_other_tools_are_imported(tmp_path, capsys):
 def test_without_a_validation_part(tiny_data, tmp_path, run_script, toy_config, in_this_process):
     data, output = data_folder(tiny_data, tmp_path / "mine"), tmp_path / "out"
     shutil.rmtree(data / "val")
+    words = ["fine-tune", "--data", data, "--output", output, "--config-file", toy_config]
     code, out, err = run_script(
-        "fine-tune", "--data", data, "--output", output, "--config-file", toy_config, "--val-share", "0.3",
-        "--iterations", "9", *as_opts({k: v for k, v in TINY_NETWORK.items() if k.partition(".")[0] != "SOLVER"}),
+        *words, "--val-share", "0.3", "--iterations", "9",
+        *as_opts({k: v for k, v in TINY_NETWORK.items() if k.partition(".")[0] != "SOLVER"}),
         "SOLVER.IMS_PER_BATCH", "2", "SOLVER.BASE_LR", "0.001",
     )  # fmt: skip
     assert code == 0, err
@@ -97,6 +98,8 @@ def test_without_a_validation_part(tiny_data, tmp_path, run_script, toy_config, 
     cfg = read_config(output / "config.yaml")
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.CHECKPOINT_PERIOD) == (9, 2)  # four checkpoints besides the last
     assert [Path(entry["panoptic_json"]).parent for entry in cfg.DATASETS.REGISTER] == [output / "data"] * 2
+    code, _, err = run_script(*words, "--val-share", "0.5")
+    assert code == 2 and f"{output} holds a model of --val-share 0.3, not 0.5" in err
 
 
 def test_the_output_of_another_training_is_refused(tiny_data, tmp_path, run_script, toy_config, in_this_process):

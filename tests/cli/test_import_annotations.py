@@ -32,7 +32,8 @@ def test_import_and_its_report(source, tmp_path, run_script):
     ]
     code, out, err = run_script("import", folder, "--output", tmp_path / "out", *options, "--copy-images")
     assert (code, err.count("Traceback")) == (0, 0), err
-    assert "2 images" in out and "format: labelme; overlaps: annotation" in out and "--things" in out
+    assert "2 images (no splits), " in out and "format: labelme; overlaps: annotation" in out
+    assert "with --things or --stuff of `panoptic-fusion import`" in out  # fine-tune prints the same
     content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
     kinds = {category["name"]: category["isthing"] for category in content["categories"]}
     assert kinds["floor"] == 0 and {name for name, isthing in kinds.items() if isthing} == set(things)

@@ -132,6 +132,14 @@ def test_missing_data_set_costs_nothing_until_it_is_asked_for(name, tmp_path, mo
     assert "expected in" in message and not (tmp_path / "nowhere").exists()
 
 
+def test_check_says_how_to_make_a_missing_data_set(run_script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run_script("check", "cityscapes_fine_train", "--workers", "1")
+    assert code == 1 and "3 problems" in out and "prepare it with `panoptic-fusion prepare cityscapes " in out
+    code, out, _ = run_script("check", "--config-file", "toy/panoptic_fpn_r18.yaml", "toy_val", "--workers", "1")
+    assert code == 1 and "`panoptic-fusion prepare toy` makes it" in out
+
+
 def test_missing_data_set_without_a_class_table_says_the_same(tmp_path):
     """Vistas v2.0 has its classes from the JSON: asking for them says what is missing and what to do."""
     register_all(str(tmp_path))

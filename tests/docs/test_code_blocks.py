@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from doc_blocks import CONFIG_KEY, PAGES, ROOT, Block, blocks, shell_commands
+from doc_blocks import CONFIG_KEY, PAGES, ROOT, Block, blocks, commands, page_name, shell_commands
 from model_files import rle_of
 
 from panoptic_fusion.data.annotation import decode_segmentation
@@ -103,6 +103,19 @@ CHECKED = [c for c in COMMANDS if kind_of(c[1]) not in SHELL]
 def test_words_of_a_command(block: Block, words: list[str]):
     """Options, config keys, files and make targets of a command exist."""
     check_command(words)
+
+
+COMMENTED = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if "\n#     " in path.read_text()]
+
+
+@pytest.mark.parametrize("path", COMMENTED, ids=page_name)
+def test_commands_in_comments_of_configs(path: Path):
+    """The same for the commands that a config's comment shows, indented by four spaces."""
+    lines = re.findall(r"^#     (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    found = commands(Block(page_name(path), 1, "bash", "\n".join(lines)))
+    assert found
+    for words in found:
+        check_command(words)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,12 @@ def test_files_that_are_named(path):
             )
 
 
+def test_architecture_names_every_package():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for package in sorted((ROOT / "panoptic_fusion").glob("*/__init__.py")):
+        assert f"`panoptic_fusion/{package.parent.name}`" in text, package
+
+
 @pytest.mark.parametrize("path", PAGES, ids=page_name)
 def test_config_keys_that_are_named(path):
     from panoptic_fusion import get_cfg

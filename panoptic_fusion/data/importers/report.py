@@ -11,12 +11,13 @@ SHOWN = 20
 
 def format_result(result: ImportResult) -> str:
     """Formats the classes with the reason why each is a thing or stuff, the settings, and everything skipped."""
-    images = ", ".join(f"{split or 'not divided'} {count}" for split, count in result.images.items())
+    splits = [f"{split or 'without a split'} {count}" for split, count in result.images.items()]
+    images = "no splits" if set(result.images) == {""} else ", ".join(splits)
     crowds = f", {result.crowds} of them crowds" if result.crowds else ""
     lines = [
         f"{result.output}: {sum(result.images.values())} images ({images}), {result.segments.total()} segments{crowds}",
         f"format: {result.format}; overlaps: {result.order}; {result.painted} images painted now",
-        "classes (--things and --stuff decide otherwise):",
+        "classes (choose with --things or --stuff of `panoptic-fusion import`):",
     ]
     width = max(len(category.name) for category in result.categories)
     for category in result.categories:

@@ -27,6 +27,7 @@ class ImportResult:
 
     Attributes:
         format: name of the format that was read.
+        source: folder or file of the annotations.
         output: folder of the result.
         categories: classes, with the reason why each is a thing or stuff.
         images: {split: number of images}; the split is "" for a dataset without splits.
@@ -38,6 +39,7 @@ class ImportResult:
     """
 
     format: str
+    source: str
     output: str
     categories: list[Category]
     order: str
@@ -99,7 +101,7 @@ def write_result(journal: Path, jobs: Mapping[str, Job], amodal: bool, result: I
                 _summarize(record, split, result)
         if not result.images:
             first = f": {result.faults[0]}" if result.faults else f" ({'; '.join(result.notes)})"
-            raise UserError(f"no image of {result.output} has a shape that can be painted{first}")
+            raise UserError(f"no image of {result.source} has a shape that can be painted{first}")
         for split in set(splits) - set(result.images):
             text = f"no image of the {split} split could be imported. Correct them, or import the other split alone."
             result.faults.append(DatasetError(text, str(output / split), "empty split"))

@@ -96,7 +96,8 @@ def import_annotations(
         (boxes or dataset.boxes) == "mask",
         unlabeled,
     )
-    result = ImportResult(dataset.format, str(output), categories, rules.order, faults=dataset.faults + faults)
+    faults = dataset.faults + faults
+    result = ImportResult(dataset.format, marker["source"], str(output), categories, rules.order, faults=faults)
     result.notes.update(dataset.notes)
     journal = output / ".import" / "journal"
     common = replace(

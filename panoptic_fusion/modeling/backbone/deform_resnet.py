@@ -1,4 +1,6 @@
-"""ResNet with deformable 3x3 convolutions in some stages, such as UPSNet's ResNet-101 on COCO (section 4.1).
+"""ResNet with deformable 3x3 convolutions in some stages, such as the published ResNet-101 of UPSNet on COCO.
+
+The paper (section 4.1) names this ResNet-101, but not its deformable convolutions.
 
 detectron2 has the same layout and names (`res3.0.conv2`, `res3.0.conv2_offset`), but its deformable convolution needs a
 compiled extension and has no backward pass on a CPU.

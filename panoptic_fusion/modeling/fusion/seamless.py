@@ -22,16 +22,20 @@ def order_above(scene: Scene, confidence_thresh: float) -> list[int]:
 
 @PANOPTIC_FUSION_REGISTRY.register()
 class SeamlessFusion(HeuristicFusion):
-    """Fusion of the Seamless paper; the configs set its published constants.
+    """Fusion of the Seamless paper with its published constants.
 
     Instances with a score above INSTANCES_CONFIDENCE_THRESH are painted by descending score (in a tie the lower row
     first). An instance is skipped if more than OVERLAP_THRESH of its mask is already covered. At 0.5, an instance of
     which exactly half is free is painted. Remaining pixels take the class of the stuff head, or void if that is a
-    thing. A stuff class with fewer than STUFF_AREA_LIMIT of them becomes void.
+    thing. A stuff class with fewer than STUFF_AREA_LIMIT of them becomes void, as in the published code. The paper
+    limits "the total amount of pixels of any stuff class".
 
     Except exactly at the thresholds, this is the heuristic rule that it is "inspired by". The paper's own contribution
     is that thing channels take part in the semantic argmax, so a thing pixel without an instance is void, not stuff.
-    The published code turns such pixels into crowd segments, which its evaluation counts as void.
+    The published code turns such pixels into crowd segments, which its PQ counts as void and its mIoU as their class.
+
+    Another difference from the published code: a mask contains the pixels with a probability of at least 0.5 instead of
+    more than 0.5.
     """
 
     thresholds = {

@@ -37,12 +37,13 @@ class DeformableLayer(nn.Module):
 class DeformableSemSegHead(StuffHead):
     """Shared deformable layers on every level, bilinear upsampling to 1/4, concatenation, 1x1 convolution.
 
-    The paper does not specify the channels of the layers. As in the published code, the last two have `conv_dim` (128)
-    channels, and earlier ones have as many as the levels (256). See `predict_from_levels` for the order of the last
-    steps.
+    The paper does not specify the channels of the layers, or their number on COCO. As in the published code, the last
+    two have `conv_dim` (128) channels, and earlier ones have as many as the levels (256). See `predict_from_levels` for
+    the order of the last steps.
 
-    Deviations: `loss_sem_seg` is the mean over all labeled pixels of a batch. The published code uses one image per
-    process. The offsets and the deformable convolutions are computed in float32 under mixed precision.
+    Deviations: `loss_sem_seg` compares logits that are upsampled to input resolution, as in the published code. The
+    paper (section 3.2) compares at 1/4. It is the mean over all labeled pixels of a batch. The published code uses one
+    image per process. The offsets and the deformable convolutions are computed in float32 under mixed precision.
 
     `losses` adds `loss_sem_seg_roi`, the cross entropy inside the ground-truth boxes, see `sem_seg_roi_loss`.
     """
@@ -67,7 +68,7 @@ class DeformableSemSegHead(StuffHead):
             input_shape: shapes of the feature maps that the head uses, in any order, with equal numbers of channels.
             num_classes: C, the number of semantic channels.
             conv_dim: channels of the last two layers.
-            num_convs: number of layers: 2 (the paper's Cityscapes) or 3 (its COCO).
+            num_convs: number of layers: 2 (the paper's Cityscapes) or 3 (the published COCO models).
             norm: name for detectron2's `get_norm`, "InPlaceABN", or "" for none. Batch norms mix the statistics of all
                 levels.
             roi_loss_weight: weight of `loss_sem_seg_roi`. 0 disables it.

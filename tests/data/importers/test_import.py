@@ -222,6 +222,11 @@ def test_boxes_as_masks_or_not(tmp_path):
         result = import_annotations(tmp_path / "in", tmp_path / "out", boxes=boxes, workers=1)
         assert result.segments.total() == count
         assert any("boxes" in note for note in result.notes)
+    write_labelme(tmp_path / "only", "a", shapes[1:])
+    with pytest.raises(UserError) as error:
+        import_annotations(tmp_path / "only", tmp_path / "out2", boxes="skip", workers=1)
+    start = f"no image of {tmp_path / 'only'} has a shape that can be painted (boxes left out"
+    assert str(error.value).startswith(start)
 
 
 def test_things_of_a_semantic_map_are_its_components(scenes, tmp_path):

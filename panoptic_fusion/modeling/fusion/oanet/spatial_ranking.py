@@ -77,7 +77,7 @@ class SpatialRankingFusion(HeuristicFusion):
     module computes the probability of each class at each cell from them. The ranking score of an instance is the mean
     probability of its class over its mask. The highest is painted first; a tie is broken by the detection score. As in
     the heuristic rule, an instance is dropped if more than OVERLAP_THRESH of its pixels are already covered. "In
-    inference we only extract the stuff predictions" corresponds to MODEL.PANOPTIC_FUSION.STUFF_CHANNELS_ONLY.
+    inference, we only extract the stuff predictions" (section 3.1) corresponds to STUFF_CHANNELS_ONLY.
 
     The ranking score tells which instance is in front, not which one exists. Between an instance and a false detection,
     or between two detections of the same instance, the detection score is right more often. The order by ranking scores
@@ -93,6 +93,11 @@ class SpatialRankingFusion(HeuristicFusion):
       take 340 MB.
     - The indicator of equation 4, see `CellMasks.ranking_scores`.
     - The contested pixels that are excluded from the loss, see `ranking_targets`.
+    - The generated masks of images without overlaps. SRM.GENERATE_OVERLAPS False uses the masks of the dataset only.
+    - STUFF_AREA_LIMIT (4900, section 4.2) applies to all pixels of a stuff class. The paper's "connected stuff area" is
+      STUFF_AREA_OF "region".
+
+    Not specified in the paper: the score threshold and the overlap threshold, which are the heuristic rule's.
     """
 
     trains = {"loss_srm": ("fusion",)}

@@ -67,6 +67,11 @@ class MaskGuidedFusion(GreedyFusion):
       cover, as in the other greedy rules. TASC.OVERLAP `iou` is the literal reading, with all painted pixels.
     - The mask at inference is the semantic argmax, without the threshold of 0.5 of the loss, because each pixel must be
       either thing or stuff.
+    - The loss compares the masks at 1/4 of the input resolution, as the semantic logits. TASC.STRIDE 1 is the paper's.
+    - Its proposals are those that the RoI heads sample as positive, and ground-truth boxes are among them
+      (MODEL.ROI_HEADS.PROPOSAL_APPEND_GT). The paper assembles "each positive proposal from the RPN".
+
+    Not specified in the paper: the score threshold and the minimum stuff area, which are the heuristic rule's.
 
     In training, it adds `loss_tasc`, described in `tasc_loss.py`. The rule has no parameters, so weights trained with
     it can be evaluated with another rule and vice versa.

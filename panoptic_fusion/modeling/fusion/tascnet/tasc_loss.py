@@ -72,7 +72,9 @@ def instance_things_mask(mask_logits: list[Tensor], boxes: list[Boxes], size: tu
 
 
 def tasc_loss(semantic: Tensor, instance: Tensor, valid: Tensor) -> Tensor:
-    """Returns the mean squared residual of the two masks over the valid pixels of the batch (the paper's L2 loss).
+    """Returns the mean squared residual of the two masks over the valid pixels of the batch.
+
+    The paper minimizes the residual "using an L2 loss". The mean over the pixels of the batch is our choice.
 
     Args:
         semantic, instance: (N, a, b) float in [0, 1]; both get gradients.

@@ -23,9 +23,11 @@ def assign_segments(
 ) -> tuple[Tensor, list[dict]]:
     """Converts the argmax of the panoptic head to a panoptic segmentation.
 
-    Instances that become stuff are merged with the pixels of that stuff class. Stuff with fewer than `stuff_area_limit`
-    pixels then becomes void. There is no minimum area for things, but an instance without a pixel is omitted. Ids count
-    from 1, first things in the order of their channels, then stuff by ascending class.
+    An instance becomes stuff if one stuff class has at least half of its pixels. The paper requires more than half, see
+    `majority_stuff_class`. Instances that become stuff are merged with the pixels of that stuff class. Stuff with fewer
+    than `stuff_area_limit` pixels then becomes void, as in the published code; the paper has no such limit. There is no
+    minimum area for things, but an instance without a pixel is omitted. Ids count from 1, first things in the order of
+    their channels, then stuff by ascending class.
 
     Args:
         labels, stuff: (H, W) int16, result of `panoptic_argmax` for N instances.

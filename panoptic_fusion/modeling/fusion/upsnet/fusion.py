@@ -142,8 +142,8 @@ class UPSNetFusion(PanopticFusion):
             unknown: whether there is an unknown channel. Without it, training uses all ground-truth instances and
                 ignores pixels that would be unknown, and at inference only the area limit makes pixels void.
             unknown_fraction: fraction in [0, 1) of the ground-truth instances that are made unknown in training.
-            class_assignment: whether an instance becomes stuff where the semantic side sees mostly one stuff class. See
-                `keep_instance_classes`.
+            class_assignment: whether an instance becomes stuff if the stuff head predicts one stuff class for at least
+                half of its pixels. See `keep_instance_classes`.
             test_sizes: short side and longest long side of the network's input, to resize labels by the scale factor of
                 the image (see `resize_labels`). None resizes by the ratio of the two sizes.
             kwargs: forwarded to `PanopticFusion`.

@@ -21,6 +21,8 @@ MAX_CANVAS_PIXELS = 2**25
 def suppress_boxes(boxes: Tensor, scores: Tensor) -> Tensor:
     """Applies class-agnostic non-maximum suppression: drops boxes with IoU above 0.5 with a higher-scoring box.
 
+    The published code computes the IoU of boxes whose last pixel is inside, and also keeps at most 100.
+
     Args:
         boxes: (R, 4) float, XYXY with exclusive ends.
         scores: (R,) float.
@@ -34,7 +36,8 @@ def suppress_boxes(boxes: Tensor, scores: Tensor) -> Tensor:
 def prune_masks(crops: MaskCrops, classes: Sequence[int], thresh: float) -> list[bool]:
     """Pastes the masks of each class onto its own canvas in the given order, and drops masks that do not fit.
 
-    A mask is dropped if it is empty or if more than the fraction `thresh` of it is already covered on its canvas.
+    A mask is dropped if it is empty or if more than the fraction `thresh` of it is already covered on its canvas. "The
+    non-intersecting part" of the paper concerns the canvas only: a kept instance keeps its whole mask logits.
 
     Args:
         crops: masks of at least R instances, by descending score.

@@ -1,4 +1,4 @@
-"""UPSNet's panoptic head in training (section 3.1).
+"""UPSNet's panoptic head in training (section 3.1), at 1/4 of the input resolution (section 3.2).
 
 The loss is the cross entropy over [stuff, unknown, instances] at every pixel of the semantic logits, with ground-truth
 boxes, masks and classes. The unknown channel is not last, so that it has the same index in all images of a batch. The
@@ -64,7 +64,7 @@ def panoptic_targets(
     A pixel belongs to the last instance in channel order whose mask covers it, even if it is stuff or void in the
     semantic ground truth. Among the other pixels, stuff stays stuff and void is ignored. Thing pixels become unknown if
     they belong to excluded instances or crowd regions, or if no mask covers them. Labels are sampled at every
-    `stride`-th pixel.
+    `stride`-th pixel. The paper only mentions the excluded instances; the rest follows the published code.
 
     Args:
         gt_sem_seg: (N, H, W) int64 channels, 255 where there is no ground truth and on padding.

@@ -27,9 +27,9 @@ report.Summary = (() => {
   ];
   const COUNTS = new Set(["n", "tp", "fp", "fn"]);
   const SIZES = [
-    ["small", "Small", "up to 32² px"],
+    ["small", "Small", "below 32² px"],
     ["medium", "Medium", "32² to 96² px"],
-    ["large", "Large", "above 96² px"],
+    ["large", "Large", "from 96² px"],
   ];
   const SHOWN = 50; // problems
 
