@@ -19,11 +19,13 @@ from panoptic_fusion.modeling.backbone.timm_config import NO_PRETRAINING
 
 from .console import run_table
 from .preflight import check_before_start, check_processes, has_checkpoint_to_resume
+from .process_state import restored_process
 from .setup import setup_job, write_config
 from .spawn import launch
 from .trainer import PanopticTrainer
 
 
+@restored_process()
 def launch_job(
     cfg: CfgNode,
     *,

@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..data.coco_json import images_of, lists_of, load_json
 from ..data.journal import append_record, read_records
 from ..data.label_space import LabelSpace
@@ -23,7 +21,7 @@ from ..errors import UserError, one_line
 from ..files import file_state, remove_partial_files, unused_name, write_atomically, write_json
 from ..locks import locked_folder
 from ..modeling.fusion.rules import RULES
-from ..processes import map_in_processes, with_progress
+from ..processes import map_in_processes, use_one_thread, with_progress
 from .model_outputs import ImageOutputs, decode_outputs, read_results
 from .submission import coco_segments, write_panoptic_png
 
@@ -177,7 +175,7 @@ def fuse_image(
         {"image": entry of the image, "annotation": its entry in COCO panoptic format, or None if it could not be fused,
         "problems": list of texts, "source": state of its semantic file}.
     """
-    torch.set_num_threads(1)  # one process per core
+    use_one_thread()
     image, problems, source = outputs.image, [], _semantic_state(outputs)
     try:
         ranked = rule == "spatial_ranking"
