@@ -10,8 +10,10 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
+from panoptic_fusion.config.check import get_config_value
 from panoptic_fusion.errors import UserError
 from panoptic_fusion.files import file_state, write_json
+from panoptic_fusion.networks.downloads import KEYS
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +23,7 @@ INPUTS = "inputs.json"
 def write_inputs(cfg: CfgNode) -> None:
     """Writes OUTPUT_DIR/inputs.json: {description of an input: hash of its state}, for `changed_inputs`."""
     names = dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
-    write_json(Path(cfg.OUTPUT_DIR, INPUTS), _states(names, cfg.MODEL.WEIGHTS), indent=1)
+    write_json(Path(cfg.OUTPUT_DIR, INPUTS), input_states(cfg, names), indent=1)
 
 
 def changed_inputs(cfg: CfgNode, folder: str | os.PathLike, names: Iterable[str]) -> list[str]:
@@ -36,7 +38,7 @@ def changed_inputs(cfg: CfgNode, folder: str | os.PathLike, names: Iterable[str]
     if not path.is_file():
         return []
     before = json.loads(path.read_bytes())
-    return [name for name, state in _states(names, cfg.MODEL.WEIGHTS).items() if before.get(name, state) != state]
+    return [name for name, state in input_states(cfg, names).items() if before.get(name, state) != state]
 
 
 def warn_of_changed_inputs(cfg: CfgNode) -> None:
@@ -47,11 +49,19 @@ def warn_of_changed_inputs(cfg: CfgNode) -> None:
         logger.warning(text + "train from the start", ", ".join(changed), cfg.OUTPUT_DIR)
 
 
-def _states(names: Iterable[str], weights: str) -> dict[str, str]:
+def input_states(cfg: CfgNode, names: Iterable[str]) -> dict[str, str]:
+    """Returns {description: state} of datasets and of the weights that a resolved config names; a state is any text."""
     states = {f"dataset {name!r}": _state_of_dataset(name) for name in names}
-    if weights and "://" not in weights:
-        states[f"MODEL.WEIGHTS {weights}"] = str(file_state(weights))
-    return states
+    paths = {key: get_config_value(cfg, key) for key in KEYS}
+    return states | {f"{key} {path}": _state_of_weights(path) for key, path in paths.items() if path}
+
+
+def _state_of_weights(path: str) -> str:
+    """Returns the size and time of a file, or of the config and checkpoints in a folder; "None" for an address."""
+    if not os.path.isdir(path):
+        return str(file_state(path))
+    files = [file for file in sorted(Path(path).iterdir()) if file.suffix in (".pth", ".yaml")]
+    return str([(file.name, file_state(file)) for file in files])
 
 
 def _state_of_dataset(name: str) -> str:
