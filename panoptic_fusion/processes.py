@@ -25,6 +25,14 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def use_one_thread() -> None:
+    """Limits torch to one thread if this is one of several processes."""
+    if multiprocessing.parent_process() is not None:
+        import torch  # not installed for exported models alone
+
+        torch.set_num_threads(1)
+
+
 def map_in_processes(
     function: Callable[[Any], Any], tasks: Sequence[Any], processes: int | None = None
 ) -> Iterator[Any]:

@@ -15,13 +15,16 @@ import argparse
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from panoptic_fusion.errors import UserError
 
 from . import child
 from .arguments import add_allow_download, add_opts, check_at_least_one, escape_unencodable
 from .evaluate import evaluation_json, listed_images
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
 HELP = "write a page that shows where panoptic quality is lost"
 GROUND_TRUTH = ("gt_json", "gt_root", "photos", "images")
@@ -200,7 +203,7 @@ def report_models(
     launcher = ["--num-gpus", str(num_gpus), *(["--allow-download"] if allow_download else [])]
     folders = {name: Path(output, "predictions", safe_name(name)) for name in models}
     for name, model in models.items():
-        _predict(os.fspath(model), folders[name], list(opts), configs[name].MODEL.WEIGHTS, launcher)
+        _predict(os.fspath(model), folders[name], list(opts), configs[name], launcher)
     reports = []
     for dataset in datasets:
         files, place = panoptic_files(dataset), Path(output) if len(datasets) == 1 else Path(output, safe_name(dataset))
@@ -217,14 +220,18 @@ def report_models(
     return reports
 
 
-def _predict(model: str, folder: Path, opts: list[str], weights: str, launcher: list[str]) -> None:
-    """Evaluates a model in a child process and keeps its predictions; does nothing if that was done before."""
+def _predict(model: str, folder: Path, opts: list[str], cfg: CfgNode, launcher: list[str]) -> None:
+    """Evaluates a model in a child process and keeps its predictions.
+
+    Nothing is done if they were made before with the same config, of which `opts` are a part, weights and datasets.
+    """
     import json
 
-    from panoptic_fusion.files import file_state, write_json
+    from panoptic_fusion.engine.inputs import input_states
+    from panoptic_fusion.files import write_json
 
     done = folder / "finished.json"
-    state = {"model": os.path.abspath(model), "weights": [weights, file_state(weights)], "opts": opts}
+    state = {"model": os.path.abspath(model), "config": cfg.dump(), **input_states(cfg, cfg.DATASETS.TEST)}
     if done.is_file() and json.loads(done.read_text()) == state:
         return
     words = ["--model", model, "--no-report", *launcher]

@@ -19,6 +19,8 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+import cv2
+
 from ..children import exit_with
 from ..errors import DISK_ERRORS, DiskError, UserError
 
@@ -103,8 +105,9 @@ def read_records(journal: str | os.PathLike) -> Iterator[Any]:
 
 
 def _start_worker(parent: int, start: Callable[..., None] | None, arguments: tuple) -> None:
-    """Makes a worker leave Ctrl-C to its parent, and exit soon after the parent was killed."""
+    """Makes a worker use one thread, leave Ctrl-C to its parent, and exit soon after the parent was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     exit_with(parent)
+    cv2.setNumThreads(0)
     if start is not None:
         start(*arguments)

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessRaisedException
 
-from panoptic_fusion.checkpoint import AtomicCheckpointer
+from panoptic_fusion.checkpoint import AtomicCheckpointer, named_checkpoint
 from panoptic_fusion.config import resolve_config, with_values
 from panoptic_fusion.errors import DISK_ERRORS, DiskError, UserError
 from panoptic_fusion.evaluation.results import write_results
@@ -18,12 +18,15 @@ from panoptic_fusion.locks import locked_folder
 from panoptic_fusion.modeling.backbone.timm_config import NO_PRETRAINING
 
 from .console import run_table
+from .inputs import warn_of_changed_inputs, write_inputs
 from .preflight import check_before_start, check_processes, has_checkpoint_to_resume
+from .process_state import restored_process
 from .setup import setup_job, write_config
 from .spawn import launch
 from .trainer import PanopticTrainer
 
 
+@restored_process()
 def launch_job(
     cfg: CfgNode,
     *,
@@ -85,9 +88,14 @@ def _train_or_evaluate(cfg: CfgNode, resume: bool, eval_only: bool) -> dict | No
         model = PanopticTrainer.build_model(cfg)
         checkpointer = AtomicCheckpointer.from_config(cfg, model, cfg.OUTPUT_DIR, require_complete=True)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        if comm.is_main_process() and named_checkpoint(cfg.OUTPUT_DIR) is None:  # no training run to describe
+            write_inputs(cfg)
         write_config(cfg, eval_only=True)
         return PanopticTrainer.test(cfg, model)
-    trainer = PanopticTrainer(with_values(cfg, NO_PRETRAINING) if has_checkpoint_to_resume(cfg, resume) else cfg)
+    resumes = has_checkpoint_to_resume(cfg, resume)
+    if comm.is_main_process():
+        warn_of_changed_inputs(cfg) if resumes else write_inputs(cfg)
+    trainer = PanopticTrainer(with_values(cfg, NO_PRETRAINING) if resumes else cfg)
     trainer.resume_or_load(resume=resume)
     write_config(cfg, eval_only=False)
     parameters = sum(p.numel() for p in trainer.model.parameters())

@@ -26,7 +26,8 @@ def setup_job(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     """Sets up a process of a job, like detectron2's `default_setup`; each process of the job calls it.
 
     Unlike `default_setup`, it also logs the package's own messages, does not write the config yet (see `write_config`),
-    and does not repeat the random numbers of the start in a resumed run (see `process_seed`).
+    and does not repeat the random numbers of the start in a resumed run (see `process_seed`). `restored_process` undoes
+    what it changes in the process.
 
     Args:
         cfg: resolved config.
@@ -37,9 +38,9 @@ def setup_job(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         UserError: if the last checkpoint in OUTPUT_DIR must be resumed but cannot be read.
     """
     rank = comm.get_rank()
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="panoptic_fusion", abbrev_name="pf")
-    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
+    for name in LOGGERS:
+        log_to(cfg.OUTPUT_DIR, name, rank)
+    logger = logging.getLogger("detectron2")
     _log_user_errors_without_traceback()
     for name in LOGGERS:
         drop_log_on_full_disk(logging.getLogger(name))
@@ -87,6 +88,21 @@ def write_config(cfg: CfgNode, *, eval_only: bool) -> None:
     if comm.is_main_process() and not (eval_only and os.path.isfile(path)):
         write_atomically(path, lambda file: file.write(cfg.dump().encode()))
         logging.getLogger(__name__).info("Full config saved to %s", path)
+
+
+def log_to(folder: str, name: str, rank: int) -> None:
+    """Adds the handlers of detectron2's `setup_logger` to a logger: the console, unless it has one, and `log.txt`.
+
+    `setup_logger` itself does nothing for arguments that it has seen before, and keeps files open.
+    """
+    logger = logging.getLogger(name)
+    on_console = any(getattr(handler, "stream", None) in (sys.stdout, sys.stderr) for handler in logger.handlers)
+    abbreviation = {"panoptic_fusion": "pf"}.get(name)
+    setup_logger.__wrapped__(None, rank, name=name, abbrev_name=abbreviation, configure_stdout=not on_console)
+    os.makedirs(folder, exist_ok=True)
+    handler = logging.FileHandler(os.path.join(folder, f"log.txt.rank{rank}" if rank else "log.txt"), encoding="utf-8")
+    handler.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S"))
+    logger.addHandler(handler)
 
 
 def drop_log_on_full_disk(logger: logging.Logger) -> None:

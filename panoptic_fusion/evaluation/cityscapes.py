@@ -193,6 +193,12 @@ class _PanopticBase:
         self._cpu_device = torch.device("cpu")
         self._logger = logger
 
+    def reset(self) -> None:
+        """Removes the predictions written so far; all processes must call it."""
+        if hasattr(self, "_working_dir"):
+            self._working_dir.cleanup()
+        super().reset()
+
     def evaluate(self) -> OrderedDict:
         """Returns `{self.key: {metric: value x 100}}`, empty except on rank 0; all processes must call it."""
         comm.synchronize()  # wait until all predictions are written
@@ -202,6 +208,8 @@ class _PanopticBase:
                 self._link_ground_truth(folder / "gt")
                 self._metadata.gt_dir = str(folder / "gt")
                 stack.enter_context(_cityscapesscripts_on_numpy_2())
+            # detectron2 removes the predictions, but `evaluate` may be called again: `reset` removes them
+            stack.enter_context(mock.patch.object(self._working_dir, "cleanup"))
             results = super().evaluate()
         if not results:
             return OrderedDict()

@@ -1,5 +1,6 @@
 """Wrapper that protects a model's outputs from evaluators that modify them in place."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,10 +29,10 @@ class CopiedOutputs(DatasetEvaluator):
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Passes the inputs and copies of the outputs to the wrapped evaluator."""
-        copies = []
-        for output in outputs:
-            segment_map, segments_info = output["panoptic_seg"]
-            copies.append({**output, "panoptic_seg": (segment_map.clone(), [dict(s) for s in segments_info])})
+        copies = [
+            {key: copy.deepcopy(value) if key == "panoptic_seg" else value for key, value in output.items()}
+            for output in outputs
+        ]
         self._evaluator.process(inputs, copies)
 
     def evaluate(self) -> Any:

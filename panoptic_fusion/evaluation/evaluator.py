@@ -20,7 +20,7 @@ from ..files import safe_name, unused_name, without_nan, write_json, write_text
 from .matching import count_image
 from .panoptic_quality import check_pq_dagger, class_index
 from .prediction import panoptic_prediction
-from .records import record_of
+from .records import record_of, warn_of_missing
 from .repeated_images import first_of_each
 from .results import flat_results
 from .scores import (
@@ -124,7 +124,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             try:
                 counts = count_image(
                     pred_map,
-                    {int(s["id"]): class_index(s, num_things) for s in segments_info},
+                    {s["id"]: class_index(s, num_things) for s in segments_info},
                     gt_map,
                     [(s["id"], class_index(s, num_things), s.get("iscrowd") == 1) for s in record["segments_info"]],
                     num_classes=num_things + self._label_space.num_stuff,
@@ -162,10 +162,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         logger.info("%s: panoptic quality\n%s", self._dataset_name, groups_table(summary))
         logger.info("%s: per segment size\n%s", self._dataset_name, sizes_table(summary))
         logger.info("%s: per class\n%s", self._dataset_name, classes_table(summary))
-        num_images = len(self._images)
-        if summary["images"] < num_images:
-            text = "%d of the %d images of %s were evaluated"
-            logger.warning(text, summary["images"], num_images, self._dataset_name)
+        warn_of_missing(summary["images"], len(self._images), self._dataset_name)
         results = flat_results(summary)
         if self._output_dir is not None:
             self._output_dir.mkdir(parents=True, exist_ok=True)

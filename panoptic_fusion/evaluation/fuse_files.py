@@ -1,7 +1,7 @@
 """Fuses the result files of any instance model and any semantic model into COCO panoptic files, image by image.
 
 Each PNG is written atomically, and then a line is appended to `finished.jsonl`. A run with the same arguments resumes
-after the last line.
+after the last line. Images whose semantic file has changed are fused again.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..data.coco_json import images_of, lists_of, load_json
 from ..data.journal import append_record, read_records
 from ..data.label_space import LabelSpace
@@ -23,7 +21,7 @@ from ..errors import UserError, one_line
 from ..files import file_state, remove_partial_files, unused_name, write_atomically, write_json
 from ..locks import locked_folder
 from ..modeling.fusion.rules import RULES
-from ..processes import map_in_processes, with_progress
+from ..processes import map_in_processes, use_one_thread, with_progress
 from .model_outputs import ImageOutputs, decode_outputs, read_results
 from .submission import coco_segments, write_panoptic_png
 
@@ -82,7 +80,7 @@ def fuse_files(
     png_root.mkdir(parents=True, exist_ok=True)
     with locked_folder(output, f"the folder {output}"):
         remove_partial_files(png_root)
-        finished = _finished_before(Path(output), settings)
+        finished = _finished_before(Path(output), settings, tasks)
         left = [task for task in tasks if task.image["id"] not in finished]
         one = partial(fuse_image, png_root=str(png_root), space=space, rule=rule, options=options)
         for result in with_progress(map_in_processes(one, left, processes), len(left), "fusing"):
@@ -175,20 +173,21 @@ def fuse_image(
 
     Returns:
         {"image": entry of the image, "annotation": its entry in COCO panoptic format, or None if it could not be fused,
-        "problems": list of texts}.
+        "problems": list of texts, "source": state of its semantic file}.
     """
-    torch.set_num_threads(1)  # one process per core
-    image, problems = outputs.image, []
+    use_one_thread()
+    image, problems, source = outputs.image, [], _semantic_state(outputs)
     try:
         ranked = rule == "spatial_ranking"
         decoded, problems = decode_outputs(outputs, space, ("score", "ranking") if ranked else ("score",))
         panoptic_map, segments_info = decoded.inputs(space, ranked=ranked).fuse(rule, **options)
     except UserError as error:
-        return {"image": image, "annotation": None, "problems": [*problems, f"{image['file_name']}: {one_line(error)}"]}
+        problems = [*problems, f"{image['file_name']}: {one_line(error)}"]
+        return {"image": image, "annotation": None, "problems": problems, "source": source}
     write_panoptic_png(Path(png_root) / outputs.png_name, panoptic_map.numpy())
     segments = coco_segments(segments_info, space)
     annotation = {"image_id": image["id"], "file_name": outputs.png_name, "segments_info": segments}
-    return {"image": image, "annotation": annotation, "problems": problems}
+    return {"image": image, "annotation": annotation, "problems": problems, "source": source}
 
 
 def state_of(path: str | os.PathLike) -> list:
@@ -196,20 +195,33 @@ def state_of(path: str | os.PathLike) -> list:
     return [os.path.realpath(path), *((Path(path).is_file() and file_state(path)) or [])]
 
 
-def _finished_before(output: Path, settings: dict[str, Any]) -> dict[Any, dict[str, Any]]:
-    """Returns {image id: result} of an earlier run with the same settings; images with problems are fused again.
+def _semantic_state(outputs: ImageOutputs) -> list | None:
+    """Returns `state_of` the semantic file of an image; None if the semantic results are in a JSON."""
+    return state_of(outputs.semantic) if isinstance(outputs.semantic, str) else None
+
+
+def _finished_before(
+    output: Path, settings: dict[str, Any], tasks: Sequence[ImageOutputs]
+) -> dict[Any, dict[str, Any]]:
+    """Returns {image id: result} of an earlier run with the same settings and unchanged semantic files.
+
+    Images with problems are fused again.
 
     Raises:
         UserError: the folder was written with other settings.
     """
     state, lines = output / "settings.json", output / "finished.jsonl"
     found: dict[Any, dict[str, Any]] = {}
+    sources = {task.image["id"]: _semantic_state(task) for task in tasks}
     if state.is_file():
         if json.loads(state.read_text()) != json.loads(json.dumps(settings)):
             raise UserError(f"{output} has the result of other files or options: choose a different output folder")
         for result in read_records(lines) if lines.is_file() else ():
-            if not result["problems"] and (output / "panoptic" / result["annotation"]["file_name"]).is_file():
-                found[result["image"]["id"]] = result
+            image_id = result["image"]["id"]
+            if result["problems"] or result.get("source") != sources.get(image_id):
+                continue
+            if (output / "panoptic" / result["annotation"]["file_name"]).is_file():
+                found[image_id] = result
     text = "".join(json.dumps(result) + "\n" for result in found.values())
     write_atomically(lines, lambda file: file.write(text.encode()))
     write_json(state, settings)

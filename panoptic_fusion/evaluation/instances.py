@@ -1,5 +1,6 @@
 """Evaluates box and mask AP of the instances with pycocotools on a dataset that has panoptic ground truth."""
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -25,6 +26,7 @@ from ..files import safe_name, write_atomically, write_json
 from ..markdown import markdown_table
 from ..modeling.fusion.mask_crops import MaskCrops
 from ..other_packages import prints_to
+from .records import output_of, record_of, warn_of_missing
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,8 @@ class InstancesEvaluator(COCOEvaluator):
 
     An AP is 0 if there is ground truth but nothing was found, and NaN if there is no ground truth. (detectron2 returns
     NaN, and no mask AP, if nothing was found in any image.) An image counts once, even if a sampler that pads the last
-    batch repeats it in the same or another process.
+    batch repeats it in the same or another process. Only the images seen are scored, which may be a subset of the
+    dataset. (detectron2 counts all others as images in which nothing was found.)
     """
 
     def __init__(self, dataset_name: str, output_dir: str, *, distributed: bool = True, max_pixels: int = MAX_PIXELS):
@@ -62,6 +65,10 @@ class InstancesEvaluator(COCOEvaluator):
             super().__init__(shadow.name, distributed=distributed, use_fast_impl=False)
         finally:
             MetadataCatalog.remove(shadow.name)
+        self._dataset_name = dataset_name
+        self._images = self._coco_api.imgs
+        self._numbers = {image_id: number for number, image_id in enumerate(self._images)}
+        self._coco_api = _with_new_image_ids(self._coco_api, self._numbers)
         self._folder = Path(output_dir)  # detectron2 would leave half a file on a full disk
 
     def evaluate(self, img_ids: Sequence | None = None) -> dict[str, Any]:
@@ -78,17 +85,34 @@ class InstancesEvaluator(COCOEvaluator):
         """Adds a batch, as in COCOEvaluator; `instances` may have pred_mask_logits (R, M, M) instead of pred_masks.
 
         Masks from logits are encoded one at a time within their boxes, so no tensor of R x H x W is allocated.
+
+        Raises:
+            UserError: an image is not in the dataset.
+            ValueError: `instances` is missing, has another size than the image, or a class that does not exist; the
+                message names the image.
         """
         for image, output in zip(inputs, outputs, strict=True):
-            if image["image_id"] in self._seen:
+            record = record_of(image, self._images, self._dataset_name)
+            image_id, name = record["id"], record["file_name"]
+            if image_id in self._seen:
                 continue
-            self._seen.add(image["image_id"])
-            instances = output["instances"].to(self._cpu_device)
-            results = instances_to_coco_json(instances, image["image_id"])
+            instances = output_of(output, "instances", name).to(self._cpu_device)
+            self._check(instances, record)
+            self._seen.add(image_id)
+            results = instances_to_coco_json(instances, image_id)
             if instances.has("pred_mask_logits"):
                 for result, rle in zip(results, encoded_masks(instances), strict=True):
                     result["segmentation"] = rle
-            self._predictions.append({"image_id": image["image_id"], "instances": results})
+            self._predictions.append({"image_id": image_id, "instances": results})
+
+    def _check(self, instances: Instances, record: Mapping[str, Any]) -> None:
+        size, expected = tuple(instances.image_size), (record["height"], record["width"])
+        if len(instances) and size != expected:
+            raise ValueError(f"{record['file_name']}: the instances are for an image of size {size}, not {expected}")
+        num = len(self._metadata.thing_classes)
+        for cls in instances.pred_classes.tolist():
+            if not 0 <= cls < num:
+                raise ValueError(f"{record['file_name']}: an instance is of thing class {cls}; there are {num}")
 
     def _tasks_from_predictions(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
         return ["bbox", "segm"] if not predictions else super()._tasks_from_predictions(predictions)
@@ -97,9 +121,14 @@ class InstancesEvaluator(COCOEvaluator):
         first: dict[Any, dict[str, Any]] = {}  # first prediction per image, over all processes
         for prediction in predictions:
             first.setdefault(prediction["image_id"], prediction)
-        counted = list(first.values())
-        self._write_predictions(counted)
-        super()._eval_predictions(counted, img_ids)
+        warn_of_missing(len(first), len(self._images), self._dataset_name)
+        self._write_predictions(list(first.values()))
+        counted = [  # copies, because detectron2 changes the category ids in place, and `evaluate` may be called again
+            {"instances": [{**x, "image_id": self._numbers[image_id]} for x in prediction["instances"]]}
+            for image_id, prediction in first.items()
+        ]
+        self._scored = [self._numbers[image_id] for image_id in (first if img_ids is None else img_ids)]
+        super()._eval_predictions(counted, self._scored)
 
     def _write_predictions(self, predictions: list[dict[str, Any]]) -> None:
         """Writes the two files of COCOEvaluator, before a failure of the evaluation can lose the predictions."""
@@ -114,7 +143,7 @@ class InstancesEvaluator(COCOEvaluator):
     ) -> dict[str, float]:
         """Extends COCOEvaluator: class names may be any text, and `coco_eval` is None if nothing was found."""
         if coco_eval is None:
-            coco_eval = _evaluate_nothing(self._coco_api, iou_type)
+            coco_eval = _evaluate_nothing(self._coco_api, iou_type, self._scored)
         results = super()._derive_coco_results(coco_eval, iou_type)
         if class_names is None or len(class_names) <= 1:
             return results
@@ -137,12 +166,24 @@ def encoded_masks(instances: Instances) -> list[dict[str, Any]]:
     ]
 
 
-def _evaluate_nothing(ground_truth: COCO, iou_type: str) -> COCOeval:
-    """Runs COCO's evaluation without any detections, which its `loadRes` rejects."""
+def _with_new_image_ids(ground_truth: COCO, numbers: Mapping[Any, int]) -> COCO:
+    """Returns the ground truth with numbers as image ids, because COCO's tools sort the ids, which may be text."""
+    content, numbered = ground_truth.dataset, COCO()
+    images = [{**image, "id": numbers[image["id"]]} for image in content["images"]]
+    annotations = [{**entry, "image_id": numbers[entry["image_id"]]} for entry in content["annotations"]]
+    numbered.dataset = {**content, "images": images, "annotations": annotations}
+    with contextlib.redirect_stdout(None):
+        numbered.createIndex()
+    return numbered
+
+
+def _evaluate_nothing(ground_truth: COCO, iou_type: str, image_ids: Sequence) -> COCOeval:
+    """Runs COCO's evaluation of images without any detections, which its `loadRes` rejects."""
     nothing = COCO()
     nothing.dataset = {**ground_truth.dataset, "annotations": []}
     nothing.createIndex()
     evaluation = COCOeval(ground_truth, nothing, iou_type)
+    evaluation.params.imgIds = image_ids
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()

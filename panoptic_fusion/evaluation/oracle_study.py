@@ -56,12 +56,12 @@ def evaluate_rows(cfg: CfgNode, dataset: str, dicts: list[dict]) -> dict[tuple[s
             inputs = [mapper(dataset_dict)]
             for row, outputs in oracle_outputs(model, inputs).items():
                 evaluators[row].process(inputs, outputs)
-    logger = logging.getLogger(PanopticQualityEvaluator.__module__)
-    logger.disabled = True  # log one table in all instead of two per row
+    level = logging.root.manager.disable
+    logging.disable(max(level, logging.WARNING))  # log one table in all instead of two per row
     try:
         return {row: evaluator.evaluate()["panoptic_seg"] for row, evaluator in evaluators.items()}
     finally:
-        logger.disabled = False
+        logging.disable(level)
 
 
 def table(rows: dict[tuple[str, ...], dict[str, float]]) -> str:

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 
 from ..data.annotation import load_annotation
 from ..data.image_header import MAX_PIXELS
-from .records import record_of
+from .records import output_of, record_of, warn_of_missing
 from .repeated_images import first_of_each
 
 
@@ -55,12 +55,14 @@ class ResidualEvaluator(DatasetEvaluator):
         Raises:
             UserError: an image is not in the dataset.
             DatasetError: the ground-truth PNG is missing or invalid.
+            ValueError: things_masks is missing; the message names the image.
         """
         for image, output in zip(inputs, outputs, strict=True):
             record = record_of(image, self._images, self._dataset_name)
             if record["image_id"] in self._seen:
                 continue
-            semantic, instance = torch.stack(tuple(output["things_masks"])).cpu().numpy()
+            masks = output_of(output, "things_masks", record["file_name"])
+            semantic, instance = torch.stack(tuple(masks)).cpu().numpy()
             things = self._things(record, semantic.shape)
             by_semantic, by_instance = (semantic > 0) & things, (instance > 0) & things
             found = [things, by_semantic, by_instance, things & ~by_semantic & ~by_instance]
@@ -80,6 +82,7 @@ class ResidualEvaluator(DatasetEvaluator):
             seen = [image for part in comm.gather(seen) for image in part]
             if not comm.is_main_process():
                 return OrderedDict()
+        warn_of_missing(len(seen), len(self._images), self._dataset_name)
         mean = sum(residual for residual, _ in seen) / len(seen) if seen else float("nan")
         things, *found = sum((counts for _, counts in seen), np.zeros(4, np.int64)).tolist()
         shares = [100 * count / things if things else float("nan") for count in found]

@@ -16,7 +16,7 @@ from ..data.image_header import MAX_PIXELS
 from ..data.label_space import IGNORE_LABEL, LabelSpace
 from ..files import unused_name
 from ..markdown import markdown_table
-from .records import record_of
+from .records import output_of, record_of, warn_of_missing
 from .repeated_images import first_of_each
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,8 @@ class SemanticEvaluator(DatasetEvaluator):
         Raises:
             UserError: an image is not in the dataset.
             DatasetError: the ground-truth PNG is missing or invalid.
-            ValueError: sem_seg has the wrong number of channels or the wrong size; the message names the image.
+            ValueError: sem_seg is missing or has the wrong number of channels or the wrong size; the message names the
+                image.
         """
         for image, output in zip(inputs, outputs, strict=True):
             record = record_of(image, self._images, self._dataset_name)
@@ -72,7 +73,7 @@ class SemanticEvaluator(DatasetEvaluator):
                 continue
             labels = load_annotation(record, max_pixels=self._max_pixels)
             gt = semantic_map(labels, record["segments_info"], self._label_space, self._ontology)
-            logits = torch.as_tensor(output["sem_seg"])
+            logits = torch.as_tensor(output_of(output, "sem_seg", record["file_name"]))
             if logits.shape != (self._num_channels, *gt.shape):
                 expected = (self._num_channels, *gt.shape)
                 raise ValueError(f"{record['file_name']}: sem_seg is {tuple(logits.shape)} and must be {expected}")
@@ -87,13 +88,15 @@ class SemanticEvaluator(DatasetEvaluator):
             pixel in the ground truth. Other classes are NaN, and so is the mean without any class.
         """
         kept = first_of_each(self._areas) if self._distributed else list(self._areas)
-        areas = np.zeros((3, self._num_channels), np.int64)
+        areas, seen = np.zeros((3, self._num_channels), np.int64), len(kept)
         for image_id in kept:
             areas += self._areas[image_id]
         if self._distributed:
-            areas = sum(comm.gather(areas))
+            parts = comm.gather((areas, seen))
             if not comm.is_main_process():
                 return OrderedDict()
+            areas, seen = (sum(column) for column in zip(*parts, strict=True))
+        warn_of_missing(seen, len(self._images), self._dataset_name)
         iou = 100 * intersection_over_union(areas)
         mean = float(np.nanmean(iou)) if not np.isnan(iou).all() else float("nan")
         names = channel_names(self._label_space, self._ontology)

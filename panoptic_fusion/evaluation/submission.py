@@ -45,6 +45,7 @@ class SubmissionWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._entries = Path(f"{self._folder}.rank{comm.get_rank()}.jsonl")
         self._entries.write_text("")
+        self._collected: list[dict[str, Any]] = []  # entries that `finish` has read
 
     def write(
         self,
@@ -80,12 +81,14 @@ class SubmissionWriter:
             file.write(json.dumps(entry) + "\n")
 
     def finish(self, distributed: bool = True) -> Path | None:
-        """Writes the JSON, with the entries of all processes if `distributed`.
+        """Writes the JSON, with the entries of all processes if `distributed`; more images can follow.
 
         Returns:
             The path of the JSON, or None in the processes that do not write it.
         """
-        entries = [json.loads(line) for line in self._entries.read_text().splitlines()]
+        if self._entries.is_file():
+            self._collected += [json.loads(line) for line in self._entries.read_text().splitlines()]
+        entries = self._collected
         if distributed:
             entries = list(chain.from_iterable(comm.gather(entries)))
         first: dict = {}  # first entry per image: padding samplers repeat images in other processes
@@ -99,5 +102,5 @@ class SubmissionWriter:
             write_json(path, {**content, "categories": self._label_space.to_categories()})
         if distributed:
             comm.synchronize()  # no process deletes its entries before the JSON is written
-        self._entries.unlink()
+        self._entries.unlink(missing_ok=True)
         return path

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
@@ -104,7 +105,8 @@ def build_predictor(cfg: CfgNode) -> DefaultPredictor:
     Raises:
         FileNotFoundError, UserError: if the checkpoint is missing, cannot be read or does not fit.
     """
-    predictor = DefaultPredictor(with_values(cfg, {"MODEL.WEIGHTS": ""}))
+    with torch.random.fork_rng(()):  # the random weights are replaced
+        predictor = DefaultPredictor(with_values(cfg, {"MODEL.WEIGHTS": ""}))
     predictor.metadata = LabelSpace.from_categories(cfg.MODEL.CATEGORIES).apply_to_metadata(Metadata())
     if cfg.TEST.AUG.ENABLED:
         predictor.aug = T.ResizeShortestEdge(0)  # none: the network resizes the image itself, once per view

@@ -1,12 +1,15 @@
 """`panoptic-fusion report`, and the reports that other commands write."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from panoptic_cases import coco_categories, random_pair, write_prediction_files
+from PIL import Image
 from report_data import pixels_of, read_image, read_report
 
 import panoptic_fusion
@@ -132,6 +135,38 @@ def test_models_are_compared(run_script, trained, tmp_path, in_this_process):
     assert index["compare"][0]["delta"]["pq"] == 0 and index["compare"][0]["images"] == []
     results = json.loads((trained / "results.json").read_text())["panoptic_seg"]
     assert index["predictions"][0]["summary"]["All"]["pq"] == pytest.approx(results["PQ"])
+
+
+def test_a_model_is_evaluated_again_if_its_images_weights_or_config_changed(
+    run_script, trained, tiny_data, tmp_path, in_this_process
+):
+    model, images = tmp_path / "model", tmp_path / "images"
+    shutil.copytree(trained, model)
+    shutil.copytree(tiny_data["val"]["images"], images)
+    files = {**tiny_data["val"], "name": "moved_val", "images": str(images)}
+    opts = ["DATASETS.REGISTER", str([files]), "DATASETS.TEST", "('moved_val',)"]
+
+    def number_of_evaluations():
+        in_this_process.clear()
+        code, _, err = run_script("report", "--model", model, "--output", tmp_path / "out", *opts)
+        assert code == 0, err
+        return len(in_this_process)
+
+    def change_an_image():
+        path = next(images.iterdir())
+        Image.new("RGB", Image.open(path).size).save(path)
+
+    def change_the_weights():
+        os.utime(model / "model_final.pth", ns=(1, 1))
+
+    def change_the_config():
+        text = (model / "config.yaml").read_text()
+        (model / "config.yaml").write_text(text.replace("DETECTIONS_PER_IMAGE: 100", "DETECTIONS_PER_IMAGE: 1"))
+
+    assert [number_of_evaluations() for _ in range(2)] == [1, 0]
+    for change in (change_an_image, change_the_weights, change_the_config):
+        change()
+        assert [number_of_evaluations() for _ in range(2)] == [1, 0], change
 
 
 def test_an_evaluation_of_files_with_photos(run_script, files, tmp_path):

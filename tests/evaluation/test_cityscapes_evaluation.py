@@ -228,6 +228,15 @@ def test_perfect_prediction_and_subset(dicts, tmp_path, monkeypatch, capfd):
     assert not list(tmp_path.iterdir())  # nothing is left in the working directory
 
 
+def test_evaluating_twice_gives_the_same(dicts, capfd):
+    for evaluator in cs.build_cityscapes_evaluators(NAME):
+        first = evaluate(evaluator, dicts, [perfect(record) for record in dicts])
+        folder = Path(evaluator._temp_dir)
+        np.testing.assert_equal(evaluator.evaluate(), first)
+        evaluator.reset()
+        assert not folder.exists()
+
+
 def test_void_and_empty_predictions(dicts, tmp_path, capfd):
     outputs = []
     for record in dicts:

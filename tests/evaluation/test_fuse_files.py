@@ -238,6 +238,17 @@ def test_images_with_problems_are_fused_again(tmp_path):
     assert fuse_folder(tmp_path, "labels") == {"images": 3, "problems": []}
 
 
+def test_images_whose_semantic_file_has_changed_are_fused_again(tmp_path):
+    write_outputs(tmp_path, 3)
+    fuse_folder(tmp_path, "labels")
+    changed = tmp_path / "labels" / "001.png"
+    labels = np.asarray(Image.open(changed))
+    Image.fromarray(np.full_like(labels, labels[labels > 0][0])).save(changed)
+    assert fuse_folder(tmp_path, "labels") == {"images": 3, "problems": []}
+    fuse_folder(tmp_path, "labels", "new")
+    assert read_output(tmp_path) == read_output(tmp_path, "new")
+
+
 def test_command(tmp_path, run_script):
     write_outputs(tmp_path, 3)
     (tmp_path / "categories.json").write_text(json.dumps(CATEGORIES))

@@ -121,6 +121,7 @@ def test_masks_are_encoded_as_detectron2_pastes_them():
 def test_mask_ap_from_mask_logits(tiny_data, tmp_path):
     register_panoptic("tiny_val", **tiny_data["val"])
     instances, results = random_instances((96, 128), 20), []
+    instances.pred_classes %= 6  # the thing classes of the dataset
     for i, given in enumerate([instances, with_pasted_masks(instances)]):
         evaluator = InstancesEvaluator("tiny_val", str(tmp_path / str(i)), distributed=False)
         evaluator.reset()

@@ -1,6 +1,7 @@
 """Checks the runs of an ablation before the first one starts."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterator
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -38,28 +39,33 @@ def check_runs(spec: Spec, *, allow_download: bool = False) -> dict[str, CfgNode
         ConfigError: the config of a run is invalid or names an address that needs --allow-download, its evaluators
             cannot be used, or a metric is unknown.
     """
-    configs, before = {}, set(DatasetCatalog)
+    configs = {}
     for run in spec.runs:
         try:
-            cfg = read_config(run.base, run.opts)
-            check_downloads(cfg, allow_download=allow_download)
-            cfg = configs[run.name] = resolve_config(cfg)
-            if cfg.DATASETS.TEST:
-                check_evaluators(cfg)
+            with forgotten_datasets():
+                cfg = read_config(run.base, run.opts)
+                check_downloads(cfg, allow_download=allow_download)
+                cfg = configs[run.name] = resolve_config(cfg)
+                if cfg.DATASETS.TEST:
+                    check_evaluators(cfg)
         except UserError as error:
             raise ConfigError(f"run {run.name!r}: {error}") from error
-        finally:  # runs are separate processes, which may use the same name for different data
-            _forget(set(DatasetCatalog) - before)
     classes = {category["name"] for cfg in configs.values() for category in cfg.MODEL.CATEGORIES}
     for metric in spec.metrics:
         _check_metric(metric, classes)
     return configs
 
 
-def _forget(names: Iterable[str]) -> None:
-    for name in names:
-        DatasetCatalog.pop(name, None)
-        MetadataCatalog.pop(name, None)
+@contextlib.contextmanager
+def forgotten_datasets() -> Iterator[None]:
+    """Forgets the datasets registered in its block: runs are separate processes, and a name can mean other data."""
+    before = set(DatasetCatalog)
+    try:
+        yield
+    finally:
+        for name in set(DatasetCatalog) - before:
+            DatasetCatalog.pop(name, None)
+            MetadataCatalog.pop(name, None)
 
 
 def _check_metric(metric: str, classes: set[str]) -> None:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from panoptic_fusion.cli import child
-from panoptic_fusion.config import read_config
+from panoptic_fusion.config import read_config, resolve_config
+from panoptic_fusion.engine.inputs import changed_inputs
 from panoptic_fusion.files import check_writable, write_atomically, write_json
 from panoptic_fusion.locks import locked_folder
 
-from .check import check_runs
+from .check import check_runs, forgotten_datasets
 from .spec import Job, check_unchanged, create_jobs, flatten_settings, read_spec
 from .table import commit, format_table, last_iteration
 
@@ -61,7 +62,8 @@ def run_all(jobs: list[Job], launcher: Sequence[str], after_each: Callable) -> l
     for number, job in enumerate(jobs):
         label = f"[{number + 1}/{len(jobs)}] {job}"
         if job.is_finished():
-            print(f"{label}: finished before")
+            changed = ", ".join(changed_since(job))
+            print(f"{label}: finished before" + (f"; {changed} changed since: remove {job.folder}" if changed else ""))
             continue
         if job.source is not None and not (job.source / "results.json").is_file():
             print(f"{label}: left out, the run that it evaluates failed", file=sys.stderr)
@@ -81,6 +83,13 @@ def run_all(jobs: list[Job], launcher: Sequence[str], after_each: Callable) -> l
             print(f"{label}: done in {duration(spent[job.source is None][-1])}; {remaining(left, spent)}", flush=True)
         after_each()
     return failed
+
+
+def changed_since(job: Job) -> list[str]:
+    """Returns which inputs of a finished job have changed since it was started."""
+    with forgotten_datasets():
+        cfg = resolve_config(read_config(job.run.base, job.opts()))
+        return changed_inputs(cfg, job.folder, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
 
 
 def remaining(left: list[Job], spent: Mapping[bool, list[float]]) -> str:

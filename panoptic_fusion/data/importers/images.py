@@ -12,6 +12,7 @@ from PIL import Image
 
 from ...files import write_atomically
 from ..dataset_errors import DatasetError
+from ..image_header import open_image
 
 ORIENTATION = 0x0112  # Exif tag: 1 is upright, 5 to 8 swap width and height
 _TIFF_SIZE = 256, 257  # tags of the stored width and height
@@ -25,11 +26,13 @@ def image_header(image: str | bytes, file: str) -> tuple[tuple[int, int], int]:
         DatasetError: the image cannot be read; the message names `file`.
     """
     try:
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+        with Image.open(io.BytesIO(image)) if isinstance(image, bytes) else open_image(image) as opened:
             width, height = opened.size
             orientation = opened.getexif().get(ORIENTATION, 1)
             if opened.format == "TIFF":  # Pillow's size is already the displayed one
                 width, height = (int(opened.tag_v2[tag]) for tag in _TIFF_SIZE)
+    except DatasetError:
+        raise
     except FileNotFoundError:
         raise DatasetError("the image is missing", file, "missing image") from None
     except Exception as error:  # the decoders raise OSError, SyntaxError, ValueError, struct.error and more

@@ -11,9 +11,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..dataset_errors import DatasetError
+from ..image_header import open_image
 from .masks import Crop, tight_crop
 from .shapes import ClassInfo, ImageAnnotation, Mask, Shape
 from .tree import Tree, hex_color, read_json, read_text
@@ -67,12 +67,14 @@ def read_map(path: str) -> np.ndarray:
         DatasetError: the file cannot be read.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             if image.mode in ("RGBA", "CMYK", "YCbCr"):
                 image = image.convert("RGB")
             elif image.mode in ("LA", "PA"):
                 image = image.convert(image.mode[0])
             pixels = np.asarray(image)
+    except DatasetError:
+        raise
     except FileNotFoundError:
         raise DatasetError("the map is missing. Export it again.", path, "missing PNG") from None
     except Exception as error:

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import yaml
 
 from ..dataset_errors import DatasetError
-from ..image_header import IMAGE_SUFFIXES
+from ..image_header import IMAGE_SUFFIXES, check_regular_file
 
 SPLITS = {
     **dict.fromkeys(("train", "training", "trn", "trainset"), "train"),
@@ -166,6 +166,7 @@ def split_of(*names: str) -> str:
 def read_json(path: str) -> Any:
     """Parses a JSON file, with a cache of the last files; raises DatasetError with the position of the error."""
     try:
+        check_regular_file(path, "missing file")
         state = os.stat(path)
         return _parse_json(path, state.st_mtime_ns, state.st_size)
     except FileNotFoundError:
@@ -188,6 +189,7 @@ def forget_files() -> None:
 def read_xml(path: str) -> ElementTree.Element:
     """Parses an XML file; raises DatasetError with the position of the error."""
     try:
+        check_regular_file(path, "missing file")
         return ElementTree.parse(path).getroot()
     except FileNotFoundError:
         raise DatasetError("the file is missing", path, "missing file") from None
@@ -198,6 +200,7 @@ def read_xml(path: str) -> ElementTree.Element:
 def read_text(path: str) -> str:
     """Reads a text file, also from Windows tools; raises DatasetError if it cannot be read."""
     try:
+        check_regular_file(path, "missing file")
         data = Path(path).read_bytes()
     except OSError as error:
         raise DatasetError(f"cannot be read ({error.strerror})", path, "missing file") from None

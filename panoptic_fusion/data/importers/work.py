@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from pycocotools import mask as mask_api
 
@@ -81,7 +80,6 @@ def start(work: Work) -> None:
     """Prepares a worker process."""
     global _work
     _work = work
-    cv2.setNumThreads(0)
 
 
 def look_at(key: str) -> Seen:

@@ -23,12 +23,13 @@ from panoptic_fusion.modeling.fusion.cropped_masks import CroppedMasks
 from panoptic_fusion.modeling.fusion.finite import PanopticSeg
 from panoptic_fusion.modeling.fusion.functional import ImageInputs
 from panoptic_fusion.modeling.fusion.rules import RULES
+from panoptic_fusion.processes import use_one_thread
 
 from ..model_outputs import DecodedOutputs, ImageOutputs, decode_outputs, read_logits
 from ..submission import coco_segments
 from .file_rules import FileRule
 from .heads import ARCHIVE_ERRORS
-from .scoring import RememberedLogits, annotation_problem, score_settings, use_one_thread
+from .scoring import RememberedLogits, annotation_problem, score_settings
 from .search import Setting
 
 

@@ -6,7 +6,6 @@ unchanged, once per setting.
 Shapes: R is the number of instances, C the number of classes, (H, W) the size at which a rule fuses.
 """
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ from panoptic_fusion.data.dataset_errors import DatasetError, raise_error
 from panoptic_fusion.modeling.fusion import SemSegLogits
 from panoptic_fusion.modeling.fusion.finite import PanopticSeg
 from panoptic_fusion.networks.inference import ImageHeads, Size, rescale_instances
+from panoptic_fusion.processes import use_one_thread
 
 from ..panoptic_quality import PanopticQuality, class_index
 from .heads import load_heads
@@ -175,12 +175,6 @@ def ground_truth(
         for k, segment in enumerate(record["segments_info"], start=1)
     ]
     return load_annotation(record, report, max_pixels), segments
-
-
-def use_one_thread() -> None:
-    """Limits torch to one thread if this is one of several processes."""
-    if multiprocessing.parent_process() is not None:
-        torch.set_num_threads(1)
 
 
 def annotation_problem(record: Mapping[str, Any], max_pixels: int) -> str:

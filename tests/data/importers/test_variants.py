@@ -1,7 +1,10 @@
 """Other versions and options of the tools than the round trips write, by hand."""
 
 import base64
+import contextlib
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,9 @@ from annotation_writers import brush_rle, png_bytes
 from PIL import Image
 
 from panoptic_fusion.data.annotation import decode_segmentation
+from panoptic_fusion.data.dataset_errors import DatasetError
 from panoptic_fusion.data.importers import import_annotations
+from panoptic_fusion.data.importers.pixels import read_map
 
 SIZE = (20, 30)
 
@@ -431,3 +436,40 @@ def test_labelme_without_sizes_paths_or_types(run):
     _, masks = run({"a.json": {"shapes": shapes, "imagePath": "C:\\Users\\me\\a.png", "imageData": None}})
     assert [label for label, _, _ in masks] == ["cat", "dog"]
     assert (masks[0][1] == rectangle(3, 4, 10, 13)).all()
+
+
+# -- files that are no files -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.png", "b.json"])
+def test_a_named_pipe_is_named_and_never_read(tmp_path, name):
+    """Reading one would wait for a writer forever."""
+    shape = {"label": "cat", "shape_type": "polygon", "points": corners(3, 4, 9, 12)}
+    for stem in ("a", "b", "c"):
+        Image.new("RGB", SIZE[::-1]).save(tmp_path / f"{stem}.png")
+        content = {"imagePath": f"{stem}.png", "imageData": None, "shapes": [shape]}
+        content |= {"imageHeight": SIZE[0], "imageWidth": SIZE[1]}
+        (tmp_path / f"{stem}.json").write_text(json.dumps(content))
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with alarm():
+        result = import_annotations(tmp_path, tmp_path / "out", workers=1)
+    named = [str(fault) for fault in result.faults]
+    assert result.painted == 2 and len(named) == 1 and f"{name}: it is a named pipe, not a file" in named[0]
+
+
+def test_a_map_that_is_a_named_pipe(tmp_path):
+    os.mkfifo(tmp_path / "map.png")
+    with alarm(), pytest.raises(DatasetError, match=r"map\.png: it is a named pipe, not a file"):
+        read_map(str(tmp_path / "map.png"))
+
+
+@contextlib.contextmanager
+def alarm(seconds=20):
+    """Ends the test process if its block waits forever."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
