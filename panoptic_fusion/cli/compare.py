@@ -1,6 +1,8 @@
 """Draws image, ground truth and prediction of a trained model side by side: one JPEG per image, and a contact sheet.
 
-panoptic-fusion compare --model output/toy --dataset toy_val --output output/toy/pictures --num-images 8
+    panoptic-fusion compare --model output/toy --dataset toy_val --output output/toy/pictures --num-images 8
+
+The contact sheet is all.jpg. In the pictures, void is hatched.
 """
 
 from __future__ import annotations

@@ -65,9 +65,8 @@ def merge_file(cfg: CfgNode, config_file: str | os.PathLike) -> None:
         else:  # detectron2 reads the file again, and upgrades it if it is of an older version
             cfg.merge_from_file(config_file, allow_unsafe=False)
     except _MERGE_ERRORS as error:
-        raise ConfigError(
-            f"{config_file}: {one_line(error)}{similar_key(cfg, error)}{_missing_plugins_of(config_file)}"
-        ) from error
+        hint = _missing_plugins_of(config_file) or similar_key(cfg, error)
+        raise ConfigError(f"{config_file}: {one_line(error)}{hint}") from error
 
 
 def check_bases(config_file: str | os.PathLike, inner: tuple[str, ...] = ()) -> None:

@@ -15,7 +15,9 @@ from .label_space import LabelSpace
 
 
 def check_registered(name: str, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Checks that a dataset of a config is registered. The config of a trained model registers datasets that exist.
+    """Checks that a dataset of a config is registered.
+
+    The config of a trained model registers only datasets whose JSON exists.
 
     Args:
         name: name of the dataset.

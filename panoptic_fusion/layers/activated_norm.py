@@ -78,9 +78,9 @@ def get_activated_norm(
     """Builds the norm of a name, including LeakyReLU (slope 0.01).
 
     Args:
-        norm: "InPlaceABN" (as in the published Seamless models), "GN" (as in the text of their paper: 16 groups, while
-            detectron2's "GN" has 32), "BN", "SyncBN", "FrozenBN", or a callable that builds the module from the number
-            of channels.
+        norm: "InPlaceABN" (as in the published Seamless models), "GN" (as in the text of their paper, with the 16
+            groups of the published code, while detectron2's "GN" has 32), "BN", "SyncBN", "FrozenBN", or a callable
+            that builds the module from the number of channels.
         channels: number of channels C.
         activation: "leaky_relu" or "identity".
 

@@ -116,6 +116,20 @@ def test_downloads_need_a_flag(lab):
     assert len(lab.calls()) == 2 and all("--allow-download" in words for words in lab.words)
 
 
+def test_missing_initial_weights_are_found_before_the_first_run(lab):
+    """Of a training run that is not finished, unless an earlier run writes them."""
+    runs = {"baseline": [], "tuned": ["MODEL.WEIGHTS", str(lab.folder / "start.pth")]}
+    code, _, err = lab.run(runs=runs, seeds=[1])
+    assert code == 2 and f"run 'tuned': MODEL.WEIGHTS: {lab.folder}/start.pth does not exist. Train it first" in err
+    assert not lab.calls() and not lab.output.exists()
+    (lab.folder / "start.pth").touch()
+    assert lab.run(runs=runs, seeds=[1])[0] == 0 and len(lab.calls()) == 2
+    (lab.folder / "start.pth").unlink()
+    assert lab.run(runs=runs, seeds=[1])[0] == 0 and not lab.calls()
+    runs["next"] = ["MODEL.WEIGHTS", str(lab.output / "baseline" / "seed1" / "model_final.pth")]
+    assert lab.run(runs=runs, seeds=[1])[0] == 0 and lab.calls() == [("next", 1)]
+
+
 def test_one_seed_gives_a_plain_mean(lab):
     assert lab.run(seeds=[2])[0] == 0
     assert lab.row("baseline") == ["baseline", "24.00", "12.00", "12", "1"]

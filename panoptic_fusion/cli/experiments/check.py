@@ -1,11 +1,17 @@
 """Checks the runs of an ablation before the first one starts."""
 
+<<<<<<< HEAD
 import contextlib
 from collections.abc import Iterator
+=======
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+>>>>>>> stranger
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from panoptic_fusion.checkpoint import check_weights_file, named_checkpoint
 from panoptic_fusion.config import read_config, resolve_config
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.evaluation import check_evaluators
@@ -13,7 +19,7 @@ from panoptic_fusion.evaluation.results import GROUP_SUFFIXES, MEASURES
 from panoptic_fusion.evaluation.scores import SIZES
 from panoptic_fusion.networks.downloads import check_downloads
 
-from .spec import Spec
+from .spec import Job, Spec
 
 QUALITY = (*MEASURES, *(f"PQ_{size}" for size in SIZES))
 AP = {"AP", "AP50", "AP75", "APs", "APm", "APl"}
@@ -56,6 +62,7 @@ def check_runs(spec: Spec, *, allow_download: bool = False) -> dict[str, CfgNode
     return configs
 
 
+<<<<<<< HEAD
 @contextlib.contextmanager
 def forgotten_datasets() -> Iterator[None]:
     """Forgets the datasets registered in its block: runs are separate processes, and a name can mean other data."""
@@ -66,6 +73,36 @@ def forgotten_datasets() -> Iterator[None]:
         for name in set(DatasetCatalog) - before:
             DatasetCatalog.pop(name, None)
             MetadataCatalog.pop(name, None)
+=======
+def check_initial_weights(jobs: Iterable[Job], configs: Mapping[str, CfgNode], output: Path) -> None:
+    """Checks that the weights from which training runs will start exist, unless an earlier run may write them.
+
+    Args:
+        jobs: all jobs. Finished and interrupted ones no longer need the weights.
+        configs: result of `check_runs`.
+        output: folder of the runs.
+
+    Raises:
+        FileNotFoundError: a file is missing; the message names the run.
+    """
+    for job in jobs:
+        weights = configs[job.run.name].MODEL.WEIGHTS
+        made_here = Path(weights).absolute().is_relative_to(output.absolute())
+        if job.source is not None or job.is_finished() or named_checkpoint(job.folder) or made_here:
+            continue
+        try:
+            check_weights_file(weights)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"run {job.run.name!r}: {error}. Train it first; the comments in the YAML file may say how"
+            ) from error
+
+
+def _forget(names: Iterable[str]) -> None:
+    for name in names:
+        DatasetCatalog.pop(name, None)
+        MetadataCatalog.pop(name, None)
+>>>>>>> stranger
 
 
 def _check_metric(metric: str, classes: set[str]) -> None:

@@ -14,7 +14,7 @@ from panoptic_fusion.engine.inputs import changed_inputs
 from panoptic_fusion.files import check_writable, write_atomically, write_json
 from panoptic_fusion.locks import locked_folder
 
-from .check import check_runs, forgotten_datasets
+from .check import check_initial_weights, check_runs, forgotten_datasets
 from .spec import Job, check_unchanged, create_jobs, flatten_settings, read_spec
 from .table import commit, format_table, last_iteration
 
@@ -127,7 +127,8 @@ def run_spec(spec_file: Path, output: Path, num_gpus: int, command: str, *, allo
     jobs = create_jobs(spec, output)
     check_writable(str(output), "--output")
     check_unchanged(jobs)
-    check_runs(spec, allow_download=allow_download)
+    configs = check_runs(spec, allow_download=allow_download)
+    check_initial_weights(jobs, configs, output)
 
     def write_table() -> str:
         text, content = format_table(spec, jobs, command)

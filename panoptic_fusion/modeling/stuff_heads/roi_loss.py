@@ -20,9 +20,9 @@ def sem_seg_roi_loss(
     """Returns the cross entropy of the semantic logits on patches of all ground-truth boxes.
 
     Each box has the same weight regardless of its size, so small things have more weight than in the loss of the whole
-    image. As in the published code, pixels of a patch without ground truth count as 0 in its mean instead of being
-    excluded. The published code uses one image per process and skips images without things. This project averages over
-    the images, and an image without things counts as 0.
+    image. As in the published code, RoIAlign crops and resizes the logits in one step, and pixels of a patch without
+    ground truth count as 0 in its mean instead of being excluded. The published code uses one image per process and
+    skips images without things. This project averages over the images, and an image without things counts as 0.
 
     Deviation: boxes of the published code end at their last pixel. Both crops leave it out, so the last row and column
     are missing. In this project box ends are exclusive, as everywhere in detectron2, and the crops are complete.

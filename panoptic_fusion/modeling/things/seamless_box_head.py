@@ -24,7 +24,7 @@ LEAKY_GAIN = nn.init.calculate_gain("leaky_relu", 0.01)
 class SeamlessBoxHead(nn.Module):
     """Average pooling by 2 (14x14 to 7x7), then two linear layers, each with norm and LeakyReLU.
 
-    The norm is InPlaceABN in the published models; the paper's text has GroupNorm ("GN", 16 groups).
+    The norm is InPlaceABN in the published models; the paper's text has GroupNorm ("GN", with the published 16 groups).
     """
 
     @configurable

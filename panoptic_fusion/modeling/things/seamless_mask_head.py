@@ -22,7 +22,7 @@ class SeamlessMaskHead(BaseMaskRCNNHead):
     """3x3 convolutions, a 2x2 deconvolution of stride 2, each with norm and LeakyReLU, and a 1x1 convolution.
 
     The layers have detectron2's names (`mask_fcn1`, `deconv`, `predictor`). The norm is InPlaceABN in the published
-    models. The paper's text has GroupNorm ("GN", 16 groups).
+    models. The paper's text has GroupNorm ("GN", with the published 16 groups).
 
     Deviations from the published code, whose ground truth is a map of ids: the targets are detectron2's (the instance's
     mask, averaged over each bin, at least one half), and pixels without ground truth count as background.

@@ -1,4 +1,7 @@
-"""Joint selection of proposals over all pyramid levels, as in Seamless Scene Segmentation (section 3.5)."""
+"""Joint selection of proposals over all pyramid levels, as in the published code of Seamless Scene Segmentation.
+
+The paper (section 3.5) only says that proposals are filtered by NMS.
+"""
 
 import torch
 from detectron2.structures import Boxes

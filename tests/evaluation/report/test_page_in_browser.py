@@ -421,6 +421,8 @@ def test_predictions_without_ground_truth(open_page, tmp_path):
     rewrite_image(tmp_path, index, 1, ground_truth=None, predictions=[part])
     page = open_page(write_page(tmp_path).parent)
     assert page.locator("nav a").all_inner_texts() == ["Summary", "Images"]
+    summary = page.locator("main").inner_text()
+    assert "Predicted segments" in summary and "Ground-truth" not in summary
     page.evaluate("location.hash = '#/images'")
     page.locator(".image-row").first.click()
     page.wait_for_selector("canvas[data-layer=prediction]")

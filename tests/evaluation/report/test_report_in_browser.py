@@ -49,6 +49,10 @@ def test_a_report_of_two_predictions(dataset, request, open_page, tmp_path):
         expected = [f"{counts[key]:,}" for key in ("TP", "FP", "FN")]
         assert row.locator("td").all_inner_texts()[-3:] == expected
 
+    # The limits are COCO's: an area below 32 * 32 is small, and 96 * 96 is large.
+    summary = page.locator("main").inner_text()
+    assert all(text in summary for text in ("Ground-truth segments", "below 32² px", "32² to 96² px", "from 96² px"))
+
     page.locator("nav a", has_text="Classes").click()
     for row in page.locator("table.classes tbody tr").all():
         name = row.locator("a, span:not(.swatch)").first.inner_text()

@@ -21,7 +21,7 @@ MAX_CANVAS_PIXELS = 2**25
 def suppress_boxes(boxes: Tensor, scores: Tensor) -> Tensor:
     """Applies class-agnostic non-maximum suppression: drops boxes with IoU above 0.5 with a higher-scoring box.
 
-    The published code computes the IoU of boxes whose last pixel is inside, and also keeps at most 100.
+    The published code computes the IoU of boxes of width x1 - x0 + 1. It also keeps at most 100.
 
     Args:
         boxes: (R, 4) float, XYXY with exclusive ends.

@@ -100,11 +100,12 @@ report.Summary = (() => {
       const { images, categories: all } = index.value;
       const sum = (key) => all.reduce((total, category) => total + (category[key] ?? 0), 0);
       const things = all.filter((category) => category.isthing).length;
+      const side = scored.value || !predictions.value.length ? "Ground-truth" : "Predicted";
       return [
         { label: "Images", value: format.count(images.length) },
         { label: "Thing classes", value: format.count(things) },
         { label: "Stuff classes", value: format.count(all.length - things) },
-        { label: "Ground-truth segments", value: format.count(sum("segments")) },
+        { label: `${side} segments`, value: format.count(sum("segments")) },
       ].filter((fact) => fact.value !== "0");
     });
 
