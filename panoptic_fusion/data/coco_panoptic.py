@@ -110,11 +110,23 @@ def register_panoptic(
 def register_from_config(entries: Iterable[Mapping[str, Any]]) -> list[str]:
     """Registers each entry of `cfg.DATASETS.REGISTER`: a mapping of keyword arguments for `register_panoptic`.
 
-    Returns the names. Raises ConfigError naming the entry and the key that is unknown, missing, or not a string.
+    Returns the names. Raises ConfigError, see `check_entries`.
+    """
+    entries = list(entries)
+    check_entries(entries)
+    for entry in entries:
+        register_panoptic(**entry)
+    return [entry["name"] for entry in entries]
+
+
+def check_entries(entries: Iterable[Mapping[str, Any]]) -> None:
+    """Checks the entries of `cfg.DATASETS.REGISTER`.
+
+    Raises:
+        ConfigError: a key of an entry is unknown, missing, or not a string. The message names the entry and the key.
     """
     required = ("name", "images", "panoptic_root", "panoptic_json")
     known = (*required, "instances_json")
-    names = []
     for index, entry in enumerate(entries):
         where = f"DATASETS.REGISTER[{index}]"
         if not isinstance(entry, Mapping):
@@ -127,9 +139,6 @@ def register_from_config(entries: Iterable[Mapping[str, Any]]) -> list[str]:
         for key in required:
             if key not in entry:
                 raise ConfigError(f"{where} has no key {key!r}; it needs {', '.join(required)}")
-        register_panoptic(**entry)
-        names.append(entry["name"])
-    return names
 
 
 def panoptic_files(name: str) -> PanopticFiles:
