@@ -68,6 +68,7 @@ class _Stored:
     dicts: bytes
 
 
+_OF_FILES = ("image_root", "panoptic_root", "panoptic_json", "instances_json", "evaluator_type")  # set in metadata
 _REGISTERED: dict[str, PanopticFiles] = {}
 _LABEL_SPACES: dict[str, LabelSpace] = {}
 _STORED: dict[PanopticFiles, _Stored] = {}
@@ -94,8 +95,9 @@ def register_panoptic(
         before = f"with other arguments: {asdict(_REGISTERED[name])}" if name in _REGISTERED else "by other code"
         raise ConfigError(f"dataset {name!r} is already registered, {before}; choose another name")
     present = MetadataCatalog[name].as_dict() if name in MetadataCatalog else {}
-    # Without a dataset, classes under this name come from a trained model whose data was not available.
-    present = {key: value for key, value in present.items() if key not in _LazyMetadata._LAZY}
+    # Without a dataset, classes under this name come from a trained model whose data was not available, and paths from
+    # a dataset that was removed from DatasetCatalog alone.
+    present = {key: value for key, value in present.items() if key not in (*_LazyMetadata._LAZY, *_OF_FILES)}
     metadata = _LazyMetadata(**{**present, "name": name})
     metadata.set(image_root=files.images, panoptic_root=files.panoptic_root, panoptic_json=files.panoptic_json)
     metadata.set(evaluator_type="panoptic_fusion")
