@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError
+from ...errors import UserError, plain_line
 from ...files import remove_partial_files, unused_name, write_json
 from ...locks import locked_folder
 from ...processes import default_workers, with_progress
@@ -114,7 +114,7 @@ def import_annotations(
             remove_partial_files(folder)  # at the end, when all workers of killed runs have ended, too
         result.painted = len(todo)
         write_result(journal, jobs, dataset.amodal, result)
-    (output / PROBLEMS).write_text("".join(f"{fault}\n" for fault in result.faults), "utf-8", "backslashreplace")
+    (output / PROBLEMS).write_text("".join(f"{plain_line(str(fault))}\n" for fault in result.faults), "utf-8")
     write_json(output / MARKER, {**marker, "things": [c.name for c in categories if c.isthing], "complete": True})
     return result
 

@@ -16,6 +16,7 @@ from panoptic_fusion.data.annotation import decode_segmentation
 from panoptic_fusion.data.dataset_errors import DatasetError
 from panoptic_fusion.data.importers import import_annotations
 from panoptic_fusion.data.importers.pixels import read_map
+from panoptic_fusion.data.importers.report import format_result
 
 SIZE = (20, 30)
 
@@ -436,6 +437,23 @@ def test_labelme_without_sizes_paths_or_types(run):
     _, masks = run({"a.json": {"shapes": shapes, "imagePath": "C:\\Users\\me\\a.png", "imageData": None}})
     assert [label for label, _, _ in masks] == ["cat", "dog"]
     assert (masks[0][1] == rectangle(3, 4, 10, 13)).all()
+
+
+def test_the_report_has_one_line_per_class_and_problem(tmp_path):
+    shapes = [
+        {"label": label, "shape_type": "polygon", "points": corners(3 * i, 4, 3 * i + 2, 12)}
+        for i, label in enumerate(["a\nb", "\x1b[31mred", "x" * 300, "cat", ""])
+    ]
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "new\nline.png")
+    content = {"imagePath": "new\nline.png", "imageData": None, "imageHeight": SIZE[0], "imageWidth": SIZE[1]}
+    (tmp_path / "new\nline.json").write_text(json.dumps({**content, "shapes": shapes}))
+    result = import_annotations(tmp_path, tmp_path / "out", workers=1)
+    lines = format_result(result).split("\n")
+    assert sum(line.startswith("  thing  ") for line in lines) == 4 and sum("new line.json: " in x for x in lines) == 1
+    assert "  thing  \\x1b[31mred" in "\n".join(lines) and "\x1b" not in "\n".join(lines)
+    assert len(next(line for line in lines if "  cat  " in line)) < 150
+    problems = (tmp_path / "out" / "problems.txt").read_text().splitlines()
+    assert len(problems) == 1 and "new line.json: shapes[4]" in problems[0]
 
 
 # -- files that are no files -----------------------------------------------------------------------------------------
