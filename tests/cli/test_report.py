@@ -106,6 +106,8 @@ def test_an_evaluation_of_a_model_writes_its_report(run_script, trained, tiny_da
     assert all(image["photo"] and image["size"] == [96, 128] for image in index["images"])
     code, shown, err = run_script("evaluate", "--model", trained, "--no-report", "OUTPUT_DIR", tmp_path / "without")
     assert code == 0 and "Report" not in shown and not list((tmp_path / "without").rglob("report*")), err
+    code, shown, err = run_script("evaluate", "--model", trained, "--no-report", "OUTPUT_DIR", out)
+    assert code == 0 and shown.splitlines()[-1] == f"{page} shows an earlier evaluation", err
 
 
 def test_an_evaluation_on_a_dataset_of_other_code_has_no_report(run_script, trained, tiny_cfg, tmp_path):
