@@ -105,7 +105,7 @@ def import_annotations(
     jobs = _jobs(good, output, common, categories)
     with locked_folder(journal.parent, f"--output {output}"):
         journal.touch()
-        done = {key for key, _ in finished(journal, jobs)}
+        done = finished(journal, jobs)
         todo = [job for job in jobs.values() if job.key not in done]
         results = map_unordered(work.paint_item, todo, workers, work.start, (common,))
         for _ in _shown(results, len(todo), "painting", progress):
