@@ -467,7 +467,7 @@ def test_an_item_that_comes_back_after_another_had_its_name(tmp_path):
 
     def png(hidden, output="out"):
         (tmp_path / hidden).rename(tmp_path / f".{hidden}")
-        import_annotations(tmp_path, tmp_path / output, workers=1)
+        import_annotations(tmp_path, tmp_path / output, workers=1, copy_images=True)
         (tmp_path / f".{hidden}").rename(tmp_path / hidden)
         return (tmp_path / output / "panoptic" / "a.png").read_bytes()
 
