@@ -234,6 +234,7 @@ def _predict(model: str, folder: Path, opts: list[str], cfg: CfgNode, launcher: 
     state = {"model": os.path.abspath(model), "config": cfg.dump(), **input_states(cfg, cfg.DATASETS.TEST)}
     if done.is_file() and json.loads(done.read_text()) == state:
         return
+    done.unlink(missing_ok=True)  # from now on, the predictions are a mixture
     words = ["--model", model, "--no-report", *launcher]
     words += [*opts, "TEST.WRITE_PREDICTIONS", "True", "TEST.EVALUATORS", "['panoptic']", "OUTPUT_DIR", str(folder)]
     code = child.run("evaluate", *words)

@@ -140,7 +140,7 @@ def test_models_are_compared(run_script, trained, tmp_path, in_this_process):
 
 
 def test_a_model_is_evaluated_again_if_its_images_weights_or_config_changed(
-    run_script, trained, tiny_data, tmp_path, in_this_process
+    run_script, trained, tiny_data, tmp_path, in_this_process, monkeypatch
 ):
     model, images = tmp_path / "model", tmp_path / "images"
     shutil.copytree(trained, model)
@@ -169,6 +169,15 @@ def test_a_model_is_evaluated_again_if_its_images_weights_or_config_changed(
     for change in (change_an_image, change_the_weights, change_the_config):
         change()
         assert [number_of_evaluations() for _ in range(2)] == [1, 0], change
+
+    shutil.copytree(images, tmp_path / "before")  # with the times of the files
+    change_an_image()
+    with monkeypatch.context() as patch:
+        patch.setattr(child, "run", lambda *words: 3)  # killed, when some predictions had been replaced
+        code, _, err = run_script("report", "--model", model, "--output", tmp_path / "out", *opts)
+        assert code == 2 and "failed with exit code 3" in err
+    shutil.copytree(tmp_path / "before", images, dirs_exist_ok=True)
+    assert [number_of_evaluations() for _ in range(2)] == [1, 0]
 
 
 def test_an_evaluation_of_files_with_photos(run_script, files, tmp_path):
