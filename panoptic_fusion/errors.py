@@ -1,6 +1,7 @@
 """Errors that a user can fix; the command line shows them in one line, without a traceback."""
 
 import errno
+import re
 import reprlib
 import sys
 from collections.abc import Callable
@@ -50,6 +51,18 @@ def one_line(error: BaseException) -> str:
     """Returns the text of an error without line breaks."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return " ".join(text.split()) or type(error).__name__
+
+
+# Characters that move the cursor, color a terminal, turn the direction of other text around, or cannot be encoded.
+_CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def plain_line(text: str) -> str:
+    """Returns a text that may be anything, such as a class or file name, as one line that a terminal shows as it is.
+
+    White space becomes single spaces; other control characters become escapes such as \\x1b.
+    """
+    return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], " ".join(text.split()))
 
 
 def run_cli(main: Callable[[], int | None], prog: str | None = None) -> NoReturn:

@@ -6,14 +6,16 @@ from typing import Any
 
 from tabulate import tabulate
 
+from .errors import plain_line
+
 # Characters that Markdown would read as markup. An underscore within a word or a lone ampersand is not markup.
 _MARKUP = re.compile(r"[\\|`*~$\[\]]|(?<!\w)_|_(?!\w)")
 _ENTITIES = ((re.compile(r"&(?=#?\w+;)"), "&amp;"), (re.compile("<"), "&lt;"), (re.compile(">"), "&gt;"))
 
 
 def escape_markdown(text: str) -> str:
-    """Escapes `text` so that Markdown shows it on one line, in a table or elsewhere; white space becomes a space."""
-    text = _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
+    """Escapes `text` so that Markdown shows it on one line, in a table or elsewhere, as `plain_line` returns it."""
+    text = _MARKUP.sub(r"\\\g<0>", plain_line(text))
     for pattern, entity in _ENTITIES:
         text = pattern.sub(entity, text)
     return text

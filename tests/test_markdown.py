@@ -4,6 +4,7 @@ import html
 import random
 import re
 
+from panoptic_fusion.errors import plain_line
 from panoptic_fusion.evaluation.results import MEASURES, results_table
 from panoptic_fusion.markdown import escape_markdown, markdown_table
 
@@ -58,3 +59,12 @@ def test_results_of_classes_with_such_names():
     results = {"panoptic_seg": {**quality, "images": 2.0, **{f"PQ-{name}": 50.0 for name in NASTY}}}
     rows = [cells_of(line) for line in results_table(results).split("\n\n")[-1].split("\n")[2:]]
     assert rows == [[" ".join(name.split()), "50.0"] for name in NASTY]
+
+
+def test_one_line_that_a_terminal_shows_as_it_is():
+    assert plain_line(" a\nb\t c\r\n") == "a b c"
+    assert plain_line("\x1b[31mred\0\x7f") == "\\x1b[31mred\\x00\\x7f"
+    assert plain_line("\u202egnp.exe \udce9") == "\\u202egnp.exe \\udce9"
+    for text in ("ü ß 猫", "شارع", "👨\u200d👩\u200d👧", "a|b", "\\", ""):
+        assert plain_line(text) == text
+    assert escape_markdown("\x1b[1m") == "\\\\x1b\\[1m"

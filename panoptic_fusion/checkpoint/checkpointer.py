@@ -118,7 +118,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """Saves the network and `best` as `<save_dir>/model_best.pth`; keeps `last_checkpoint` (rank 0 only).
 
         Args:
-            best: plain values: metric, value, iteration, results. `read_best` returns them.
+            best: plain values: metric, value, iteration, results, data. `read_best` returns them.
         """
         data = {
             "model": self.model.state_dict(),

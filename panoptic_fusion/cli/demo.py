@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panoptic_fusion.errors import UserError
+from panoptic_fusion.errors import UserError, plain_line
 
 from .arguments import add_model, add_opts, add_zoo
 from .source import check_source, load_source_config
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         title = os.path.basename(args.model or args.zoo or args.config_file) or "predictions"
         print(f"Report: {write_prediction_report(Path(args.output, 'panoptic.json'), args.output, args.output, title)}")
     for message in found["unreadable"]:
-        print(f"skipped: {' '.join(message.split())}", file=sys.stderr)
+        print(f"skipped: {plain_line(message)}", file=sys.stderr)
     return 1 if found["unreadable"] else 0
 
 

@@ -173,9 +173,12 @@ def evaluate(
         cfg = with_values(cfg, {"TEST.WRITE_PREDICTIONS": True})
     launch_job(cfg, resume=False, eval_only=True, num_gpus=num_gpus, num_machines=num_machines,
                machine_rank=machine_rank, dist_url=dist_url)  # fmt: skip
-    if report and machine_rank == 0:
+    if machine_rank == 0:
         for dataset in cfg.DATASETS.TEST:
-            _report_on(dataset, cfg)
+            if report:
+                _report_on(dataset, cfg)
+            elif (page := evaluation_json(Path(cfg.OUTPUT_DIR), dataset).with_name("report.html")).is_file():
+                print(f"{page} shows an earlier evaluation", flush=True)
     return json.loads(Path(cfg.OUTPUT_DIR, "results.json").read_text())
 
 

@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panoptic_fusion.errors import UserError
+from panoptic_fusion.errors import UserError, plain_line
 
 from . import child
 from .arguments import add_allow_download, add_opts, check_at_least_one, escape_unencodable
@@ -112,7 +112,7 @@ def print_report(result: Mapping[str, Any]) -> None:
         print(f"{name}: PQ {scores['all']['PQ']:.2f}, {scores['images']} images")
     problems = [text for scores in result["results"].values() for text in scores["problems"]] + result["problems"]
     for text in dict.fromkeys(problems[:SHOWN]):
-        print(f"  {' '.join(text.split())}")
+        print(f"  {plain_line(text)}")
     if len(problems) > SHOWN:
         print(f"  and {len(problems) - SHOWN} more problems")
     print(f"Report: {result['page']}")
@@ -234,6 +234,7 @@ def _predict(model: str, folder: Path, opts: list[str], cfg: CfgNode, launcher: 
     state = {"model": os.path.abspath(model), "config": cfg.dump(), **input_states(cfg, cfg.DATASETS.TEST)}
     if done.is_file() and json.loads(done.read_text()) == state:
         return
+    done.unlink(missing_ok=True)  # from now on, the predictions are a mixture
     words = ["--model", model, "--no-report", *launcher]
     words += [*opts, "TEST.WRITE_PREDICTIONS", "True", "TEST.EVALUATORS", "['panoptic']", "OUTPUT_DIR", str(folder)]
     code = child.run("evaluate", *words)

@@ -20,8 +20,15 @@ class Rule:
 
 
 def only(holds: Callable[[Any], bool], words: str) -> Rule:
-    """Returns the rule that accepts the values for which `holds` is true."""
-    return Rule(holds, words)
+    """Returns the rule that accepts the values for which `holds` is true and raises no TypeError."""
+
+    def holds_for_any(value: Any) -> bool:
+        try:
+            return holds(value)
+        except TypeError:  # None, which any key can be set to, cannot be compared with a number
+            return False
+
+    return Rule(holds_for_any, words)
 
 
 def whole(low: int, high: int | None = None, note: str = "") -> Rule:

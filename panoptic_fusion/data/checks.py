@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_api
 
-from ..errors import UserError
+from ..errors import UserError, plain_line
 from ..processes import WorkerKilledError, map_in_processes, with_progress
 from .annotation import decode_segmentation, label_extents, load_annotation
 from .coco_json import PanopticJson, read_instances_json, read_panoptic_json
@@ -132,13 +132,15 @@ def format_result(name: str, result: CheckResult) -> str:
         lines = [f"{name}: {len(result.faults)} problem{'s' if len(result.faults) > 1 else ''}"]
     for kind, faults in _by_kind(result).items():
         lines.append(f"{kind}: {len(faults)}{' (warning)' if kind in WARNING_KINDS else ''}")
-        lines += [f"  {fault}" for fault in faults]
+        lines += [f"  {plain_line(str(fault))}" for fault in faults]
     return "\n".join(lines)
 
 
 def format_summary(name: str, result: CheckResult) -> str:
     """Summarizes a dataset that `is_trainable`: images, segments per class, one line per kind of error."""
-    warnings = [f"  warning: {len(f)} x {kind}, the first: {f[0]}" for kind, f in _by_kind(result).items()]
+    warnings = [
+        f"  warning: {len(f)} x {kind}, the first: {plain_line(str(f[0]))}" for kind, f in _by_kind(result).items()
+    ]
     return "\n".join([_headline(name, result), *warnings, *_class_lines(result)])
 
 
@@ -155,7 +157,9 @@ def _class_lines(result: CheckResult) -> list[str]:
     space = result.label_space
     kinds = (("thing", space.thing_ids, space.thing_classes), ("stuff", space.stuff_ids, space.stuff_classes))
     return [
-        f"  {kind} {n}: {result.segments[i]}" for kind, ids, names in kinds for i, n in zip(ids, names, strict=True)
+        f"  {kind} {plain_line(name)}: {result.segments[i]}"
+        for kind, ids, names in kinds
+        for i, name in zip(ids, names, strict=True)
     ]
 
 

@@ -68,6 +68,7 @@ class _Stored:
     dicts: bytes
 
 
+_OF_FILES = ("image_root", "panoptic_root", "panoptic_json", "instances_json", "evaluator_type")  # set in metadata
 _REGISTERED: dict[str, PanopticFiles] = {}
 _LABEL_SPACES: dict[str, LabelSpace] = {}
 _STORED: dict[PanopticFiles, _Stored] = {}
@@ -94,8 +95,9 @@ def register_panoptic(
         before = f"with other arguments: {asdict(_REGISTERED[name])}" if name in _REGISTERED else "by other code"
         raise ConfigError(f"dataset {name!r} is already registered, {before}; choose another name")
     present = MetadataCatalog[name].as_dict() if name in MetadataCatalog else {}
-    # Without a dataset, classes under this name come from a trained model whose data was not available.
-    present = {key: value for key, value in present.items() if key not in _LazyMetadata._LAZY}
+    # Without a dataset, classes under this name come from a trained model whose data was not available, and paths from
+    # a dataset that was removed from DatasetCatalog alone.
+    present = {key: value for key, value in present.items() if key not in (*_LazyMetadata._LAZY, *_OF_FILES)}
     metadata = _LazyMetadata(**{**present, "name": name})
     metadata.set(image_root=files.images, panoptic_root=files.panoptic_root, panoptic_json=files.panoptic_json)
     metadata.set(evaluator_type="panoptic_fusion")
@@ -110,11 +112,23 @@ def register_panoptic(
 def register_from_config(entries: Iterable[Mapping[str, Any]]) -> list[str]:
     """Registers each entry of `cfg.DATASETS.REGISTER`: a mapping of keyword arguments for `register_panoptic`.
 
-    Returns the names. Raises ConfigError naming the entry and the key that is unknown, missing, or not a string.
+    Returns the names. Raises ConfigError, see `check_entries`.
+    """
+    entries = list(entries)
+    check_entries(entries)
+    for entry in entries:
+        register_panoptic(**entry)
+    return [entry["name"] for entry in entries]
+
+
+def check_entries(entries: Iterable[Mapping[str, Any]]) -> None:
+    """Checks the entries of `cfg.DATASETS.REGISTER`.
+
+    Raises:
+        ConfigError: a key of an entry is unknown, missing, or not a string. The message names the entry and the key.
     """
     required = ("name", "images", "panoptic_root", "panoptic_json")
     known = (*required, "instances_json")
-    names = []
     for index, entry in enumerate(entries):
         where = f"DATASETS.REGISTER[{index}]"
         if not isinstance(entry, Mapping):
@@ -127,9 +141,6 @@ def register_from_config(entries: Iterable[Mapping[str, Any]]) -> list[str]:
         for key in required:
             if key not in entry:
                 raise ConfigError(f"{where} has no key {key!r}; it needs {', '.join(required)}")
-        register_panoptic(**entry)
-        names.append(entry["name"])
-    return names
 
 
 def panoptic_files(name: str) -> PanopticFiles:

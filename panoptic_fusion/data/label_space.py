@@ -236,8 +236,8 @@ def _parse_category(category: Any) -> tuple[int, str, bool, Color | None]:
         if key not in category:
             raise UserError(f"category {dict(category)!r} has no {key}")
     category_id, name, isthing = category["id"], category["name"], category["isthing"]
-    if not isinstance(category_id, Integral) or isinstance(category_id, bool) or category_id < 0:
-        raise UserError(f"category {name!r}: the id must be an integer >= 0, not {category_id!r}")
+    if not isinstance(category_id, Integral) or isinstance(category_id, bool) or not 0 <= category_id < 2**63:
+        raise UserError(f"category {name!r}: the id must be an integer in [0, 2^63), not {category_id!r}")
     if not isinstance(name, str) or not name:
         raise UserError(f"category {category_id}: the name must be a text, not {name!r}")
     if not isinstance(isthing, Integral) or isthing not in (0, 1):

@@ -15,7 +15,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import UserError
-from .coco_panoptic import PanopticFiles, panoptic_files, register_from_config
+from .coco_panoptic import PanopticFiles, check_entries, panoptic_files, register_from_config
 from .label_space import LabelSpace
 
 
@@ -35,15 +35,16 @@ def register_for_model(
     Raises:
         ConfigError: if an entry is invalid.
     """
+    check_entries(entries)
     renamed = {}
     present = [entry for entry in entries if _is_present(entry)]
     for entry in present:
-        other = f"{entry.get('name')}~{_digest(entry, label_space)}"
+        other = f"{entry['name']}~{_digest(entry, label_space)}"
         if _is_taken(entry):
             renamed[entry["name"]] = other
             entry = {**entry, "name": other}
         register_from_config([entry])
-    absent = {entry.get("name"): entry for entry in entries if not _is_present(entry)}
+    absent = {entry["name"]: entry for entry in entries if not _is_present(entry)}
     for name in dict.fromkeys([*names, *absent]):
         if name in renamed or (name in DatasetCatalog and name not in absent):
             continue
@@ -54,19 +55,16 @@ def register_for_model(
 
 
 def _is_present(entry: Mapping[str, Any]) -> bool:
-    if not isinstance(entry, Mapping):
-        return True  # registering it raises the error
-    return os.path.exists(os.path.expanduser(os.path.expandvars(str(entry.get("panoptic_json")))))
+    return os.path.exists(os.path.expanduser(os.path.expandvars(entry["panoptic_json"])))
 
 
 def _is_taken(entry: Mapping[str, Any]) -> bool:
     """Returns whether the name of an entry is registered for other files."""
-    name = entry.get("name") if isinstance(entry, Mapping) else None
-    if name not in DatasetCatalog:
+    if entry["name"] not in DatasetCatalog:
         return False
     try:
-        return panoptic_files(name) != PanopticFiles(**{key: entry[key] for key in entry if key != "name"})
-    except (UserError, TypeError):
+        return panoptic_files(entry["name"]) != PanopticFiles(**{key: entry[key] for key in entry if key != "name"})
+    except UserError:
         return True
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..markdown import escape_markdown
 from .checks import CheckResult, ImageSummary
 from .label_space import LabelSpace
 
@@ -126,7 +127,7 @@ def format_statistics(name: str, statistics: dict[str, Any]) -> str:
         return " / ".join(format(values[key], digits) for key in ("min", "median", "max"))
 
     lines = [
-        f"# {_cell(name)}",
+        f"# {escape_markdown(name)}",
         "",
         f"{statistics['images']} annotated images. Minimum / median / maximum:",
         "",
@@ -146,16 +147,11 @@ def format_statistics(name: str, statistics: dict[str, Any]) -> str:
     for row in statistics["classes"]:
         kind = "thing" if row["isthing"] else "stuff"
         lines.append(
-            f"| {_cell(row['name'])} | {kind} | {row['images']} | {row['segments']} | {row['crowds']} "
+            f"| {escape_markdown(row['name'])} | {kind} | {row['images']} | {row['segments']} | {row['crowds']} "
             f"| {row['pixels']:.2%} | {spread(row['area'])} | {row['small']} / {row['medium']} / {row['large']} |"
         )
     lines += ["", f"Small: below {SMALL} pixels; large: {LARGE} pixels and more (the limits of COCO).", ""]
     return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    """Escapes a text for a cell of a Markdown table."""
-    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
 
 
 def _classes(space: LabelSpace) -> Iterable[tuple[int, int, str]]:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from panoptic_fusion.checkpoint import AtomicCheckpointer
 from panoptic_fusion.checkpoint.checkpointer import BEST, read_best
 from panoptic_fusion.errors import UserError
 
+from .inputs import dataset_states
+
 logger = logging.getLogger(__name__)
 
 
@@ -20,32 +22,45 @@ class BestCheckpoint(HookBase):
 
     Unlike detectron2's `BestCheckpointer`, it does not change `last_checkpoint`, so that a run resumes from its last
     checkpoint and not from its best. The file contains the network, the result and the complete table of that
-    evaluation, but no optimizer. A resumed run reads the best result so far from the file. The hook must
-    run after `EvalHook`, in the main process only.
+    evaluation, but no optimizer. A resumed run reads the best result so far from the file, unless the data of the
+    evaluation have changed since. The hook must run after `EvalHook`, in the main process only.
     """
 
-    def __init__(self, checkpointer: AtomicCheckpointer, metric: str):
+    def __init__(self, checkpointer: AtomicCheckpointer, metric: str, datasets: Iterable[str] = ()):
         """Initializes the hook.
 
         Args:
             checkpointer: checkpointer of the network; provides the folder.
             metric: name in the results, such as "panoptic_seg/PQ", or "DATASET/panoptic_seg/PQ" with several datasets.
+            datasets: names in DATASETS.TEST.
         """
+        self._datasets = tuple(datasets)
         self._checkpointer = checkpointer
         self._metric = metric
         self._best: dict[str, Any] | None = None
 
     def before_train(self) -> None:
         """Reads the best result so far if the run was resumed; otherwise removes the file, which is of another run."""
+        self._data = dataset_states(self._datasets)
+        path = Path(self._checkpointer.save_dir, f"{BEST}.pth")
         if self.trainer.start_iter > 0:
             try:
                 best = read_best(self._checkpointer.save_dir)
             except UserError as error:
                 logger.warning("The best checkpoint so far is lost: %s", error)
                 best = None
+            if best is not None and best.get("data", self._data) != self._data:
+                kept = path.with_name(f"{BEST}_before.pth")
+                path.replace(kept)
+                logger.warning(
+                    "The data in DATASETS.TEST changed since the best checkpoint was chosen: it is %s now, and the "
+                    "choice starts again",
+                    kept,
+                )
+                best = None
             self._best = best if best is not None and best["metric"] == self._metric else None
         if self._best is None:
-            Path(self._checkpointer.save_dir, f"{BEST}.pth").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
     def after_step(self) -> None:
         """Compares the result if this iteration was evaluated; `after_train` compares the last one."""
@@ -82,6 +97,7 @@ class BestCheckpoint(HookBase):
             "value": float(value),
             "iteration": min(int(iteration), self.trainer.max_iter - 1),
             "results": _plain(results),
+            "data": self._data,
         }
         self._checkpointer.save_best(self._best)
 

@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from tabulate import tabulate
 
 from panoptic_fusion.data.label_space import LabelSpace
+from panoptic_fusion.errors import plain_line
 from panoptic_fusion.other_packages import silence_other_packages
 
 LOGGERS = ("detectron2", "fvcore", "panoptic_fusion")
@@ -68,7 +69,7 @@ def run_table(cfg: CfgNode, *, parameters: int, processes: int) -> str:
 def class_list(names: list[str]) -> str:
     """Returns the number of classes and as many of their names as fit on a line."""
     text, shown = f"{len(names)}", []
-    for name in names:
+    for name in map(plain_line, names):
         if len(", ".join([*shown, name])) > MAX_WIDTH:
             return f"{text}: {', '.join(shown)}, ..."
         shown.append(name)

@@ -51,9 +51,13 @@ def warn_of_changed_inputs(cfg: CfgNode) -> None:
 
 def input_states(cfg: CfgNode, names: Iterable[str]) -> dict[str, str]:
     """Returns {description: state} of datasets and of the weights that a resolved config names; a state is any text."""
-    states = {f"dataset {name!r}": _state_of_dataset(name) for name in names}
     paths = {key: get_config_value(cfg, key) for key in KEYS}
-    return states | {f"{key} {path}": _state_of_weights(path) for key, path in paths.items() if path}
+    return dataset_states(names) | {f"{key} {path}": _state_of_weights(path) for key, path in paths.items() if path}
+
+
+def dataset_states(names: Iterable[str]) -> dict[str, str]:
+    """Returns the part of `input_states` that is about datasets."""
+    return {f"dataset {name!r}": _state_of_dataset(name) for name in names}
 
 
 def _state_of_weights(path: str) -> str:

@@ -80,7 +80,7 @@ class PanopticTrainer(DefaultTrainer):
             if self.cfg.VIS_PERIOD > 0 and "panoptic_seg" in self.cfg.MODEL.PANOPTIC_FUSION.OUTPUTS:
                 extra.append(VisualizePredictions(self.cfg))
             if self.cfg.TEST.BEST_METRIC:
-                extra.insert(0, BestCheckpoint(self.checkpointer, self.cfg.TEST.BEST_METRIC))
+                extra.insert(0, BestCheckpoint(self.checkpointer, self.cfg.TEST.BEST_METRIC, self.cfg.DATASETS.TEST))
             hooks[-1:-1] = extra  # before the writers, which come last
         return hooks
 

@@ -101,8 +101,8 @@ def evaluate_files(
 
     Raises:
         DatasetError: a JSON cannot be used at all.
-        UserError: a folder does not exist, `images` is empty or names an image that the ground truth does not have,
-            `pq_dagger` is unknown, or a process was killed.
+        UserError: a folder does not exist, `images` is empty, a text, or names an image that the ground truth does not
+            have, `pq_dagger` is unknown, or a process was killed.
     """
     check_folders(gt_root, pred_root)
     check_pq_dagger(pq_dagger)
@@ -177,6 +177,8 @@ def make_tasks(
             f"{pred_json}: {len(unknown)} predictions are for images that the ground truth does not list, the first "
             f"for image_id {unknown[0]!r}"
         )
+    if isinstance(images, str):
+        raise UserError(f"images is the text {images!r}: pass a list of ids or file names")
     wanted = None if images is None else set(map(str, images))
     if wanted is not None and not wanted:
         raise UserError("the list of images is empty: pass ids or file names of images in the ground truth")

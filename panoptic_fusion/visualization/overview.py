@@ -14,7 +14,8 @@ from panoptic_fusion.data.checks import CheckResult
 from panoptic_fusion.data.coco_panoptic import PanopticFiles, load_panoptic
 from panoptic_fusion.data.mapper import read_image
 from panoptic_fusion.data.statistics import choose_images, dataset_statistics, format_statistics
-from panoptic_fusion.files import unused_name, write_image, write_json, write_text
+from panoptic_fusion.files import safe_name, unused_name, write_image, write_json, write_text
+from panoptic_fusion.markdown import escape_markdown
 
 from .draw import draw_comparison, reduce_to
 
@@ -46,10 +47,11 @@ def write_overview(name: str, files: PanopticFiles, result: CheckResult, folder:
         picture = _picture(records[image.image_id], metadata)
         if picture is None:
             continue
-        path = f"pictures/{unused_name(Path(image.file_name).stem, used)}.jpg"
+        path = f"pictures/{unused_name(safe_name(Path(image.file_name).stem), used)}.jpg"
         write_image(folder / path, picture, jpeg_quality=88)
         size = f"{image.width}×{image.height}"
-        lines += [f"**{Path(image.file_name).name}** ({size}): {'; '.join(reasons)}", "", f"![](<{path}>)", ""]
+        text = f"**{escape_markdown(Path(image.file_name).name)}** ({size}): {escape_markdown('; '.join(reasons))}"
+        lines += [text, "", f"![](<{path}>)", ""]
     write_json(folder / "statistics.json", statistics, indent=1)
     write_text(folder / "overview.md", "\n".join(lines))
     return folder / "overview.md"

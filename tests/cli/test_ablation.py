@@ -337,6 +337,7 @@ def test_without_a_base(lab):
         ({"runs": {"a": {"options": []}}}, "unknown key 'options'"),
         ({"runs": {"a": "SOLVER.MAX_ITER"}}, "a: expected [KEY, VALUE"),
         ({"runs": {"a": {"eval_of": "b"}}}, "eval_of must name a run that is trained"),
+        ({"runs": {"a": [], "b": {"eval_of": ["a"]}}}, "eval_of must name a run that is trained, not ['a']"),
         ({"runs": {"a": [], "b": {"eval_of": "a"}, "c": {"eval_of": "b"}}}, "eval_of must name a run that is trained"),
         ({"runs": {"a": [], "b": {"eval_of": "a", "opts": ["SOLVER.MAX_ITER", 3]}}}, "is not trained"),
     ],

@@ -106,6 +106,8 @@ def test_an_evaluation_of_a_model_writes_its_report(run_script, trained, tiny_da
     assert all(image["photo"] and image["size"] == [96, 128] for image in index["images"])
     code, shown, err = run_script("evaluate", "--model", trained, "--no-report", "OUTPUT_DIR", tmp_path / "without")
     assert code == 0 and "Report" not in shown and not list((tmp_path / "without").rglob("report*")), err
+    code, shown, err = run_script("evaluate", "--model", trained, "--no-report", "OUTPUT_DIR", out)
+    assert code == 0 and shown.splitlines()[-1] == f"{page} shows an earlier evaluation", err
 
 
 def test_an_evaluation_on_a_dataset_of_other_code_has_no_report(run_script, trained, tiny_cfg, tmp_path):
@@ -138,7 +140,7 @@ def test_models_are_compared(run_script, trained, tmp_path, in_this_process):
 
 
 def test_a_model_is_evaluated_again_if_its_images_weights_or_config_changed(
-    run_script, trained, tiny_data, tmp_path, in_this_process
+    run_script, trained, tiny_data, tmp_path, in_this_process, monkeypatch
 ):
     model, images = tmp_path / "model", tmp_path / "images"
     shutil.copytree(trained, model)
@@ -167,6 +169,15 @@ def test_a_model_is_evaluated_again_if_its_images_weights_or_config_changed(
     for change in (change_an_image, change_the_weights, change_the_config):
         change()
         assert [number_of_evaluations() for _ in range(2)] == [1, 0], change
+
+    shutil.copytree(images, tmp_path / "before")  # with the times of the files
+    change_an_image()
+    with monkeypatch.context() as patch:
+        patch.setattr(child, "run", lambda *words: 3)  # killed, when some predictions had been replaced
+        code, _, err = run_script("report", "--model", model, "--output", tmp_path / "out", *opts)
+        assert code == 2 and "failed with exit code 3" in err
+    shutil.copytree(tmp_path / "before", images, dirs_exist_ok=True)
+    assert [number_of_evaluations() for _ in range(2)] == [1, 0]
 
 
 def test_an_evaluation_of_files_with_photos(run_script, files, tmp_path):

@@ -6,6 +6,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_H
 from panoptic_fusion import resolve_config
 from panoptic_fusion.config.check import REPLACED_BACKBONES
 from panoptic_fusion.config.read import read_config
+from panoptic_fusion.config.values import VALUES
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.modeling.backbone.pyramid import PYRAMIDS
 from panoptic_fusion.modeling.stuff_heads.tasc import TASCSemSegHead
@@ -114,3 +115,11 @@ def test_former_backbone_names_tell_their_replacement(resolve, name: str):
     with pytest.raises(ConfigError) as error:
         resolve("MODEL.BACKBONE.NAME", name)
     assert f"set MODEL.BACKBONE.NAME {pyramid} and MODEL.BACKBONE.BOTTOM_UP {network}" in str(error.value)
+
+
+def test_no_rule_of_a_value_fails():
+    """Any key can be None or, in a file, have any type."""
+    values = [None, True, -1, 0.5, "x", [], [None], [[None]], {}, {"a": 1}, float("nan"), 10**30]
+    for rule in VALUES.values():
+        assert all(rule.holds(value) in (True, False) for value in values)
+    assert not any(rule.holds(None) for key, rule in VALUES.items() if key in ("SEED", "SOLVER.MOMENTUM"))

@@ -109,3 +109,17 @@ def test_categories_that_change_under_a_running_process(model):
     Path(path).write_text(json.dumps(content))
     with pytest.raises(DatasetError, match="the categories have changed since"):
         DatasetCatalog.get(model.name)
+
+
+@pytest.mark.parametrize("name", [[], {}, [1], None, ""])
+@pytest.mark.parametrize("present", [True, False])
+def test_a_name_that_is_no_text_is_one_error(model, tmp_path, name, present):
+    files = make_tiny(tmp_path / "set", 0, num_images=1, instances=False)
+    paths = {key: getattr(files, key) for key in ("images", "panoptic_root", "panoptic_json")}
+    categories = json.loads(Path(files.panoptic_json).read_text())["categories"]
+    if not present:
+        shutil.rmtree(tmp_path / "set")
+    cfg = read_config(config_file("toy/panoptic_fpn_r18.yaml"), ["MODEL.CATEGORIES", str(categories)])
+    cfg.DATASETS.REGISTER = [{"name": name, **paths}]
+    with pytest.raises(ConfigError, match=r"DATASETS.REGISTER\[0\]: name must be a text"):
+        resolve_config(cfg)

@@ -151,6 +151,29 @@ def test_registering_twice(tmp_path, name, monkeypatch):
     DatasetCatalog.remove("other_" + name)
 
 
+@pytest.mark.parametrize("is_read", [False, True])
+@pytest.mark.parametrize("with_metadata", [False, True])
+def test_a_name_that_was_removed_can_be_registered_for_other_files(tmp_path, name, is_read, with_metadata):
+    """detectron2's DatasetCatalog.remove leaves the metadata."""
+    first, second = make_tiny(tmp_path / "a", seed=1), make_tiny(tmp_path / "b", seed=2, instances=False)
+    content = json.loads(Path(second.panoptic_json).read_text())
+    content["categories"][0]["name"] = "other"
+    Path(second.panoptic_json).write_text(json.dumps(content))
+    register_panoptic(name, **arguments(first))
+    MetadataCatalog.get(name).set(own="kept", evaluator_type="panoptic_fusion")
+    if is_read:
+        DatasetCatalog.get(name)
+    DatasetCatalog.remove(name)
+    if with_metadata:
+        MetadataCatalog.remove(name)
+    register_panoptic(name, **arguments(second))
+    metadata = MetadataCatalog.get(name)
+    assert metadata.panoptic_json == second.panoptic_json and metadata.get("instances_json") is None
+    assert "other" in (*metadata.thing_classes, *metadata.stuff_classes)
+    assert [r["file_name"] for r in DatasetCatalog.get(name)] == [r["file_name"] for r in load_panoptic(second)[1]]
+    assert metadata.get("own") == (None if with_metadata else "kept")
+
+
 def test_paths_are_expanded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     monkeypatch.setenv("DATA", "/data")

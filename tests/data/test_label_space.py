@@ -121,6 +121,7 @@ def test_without_things_or_stuff():
         ([{"id": "1", "name": "a", "isthing": 1}], "'a': the id must be an integer"),
         ([{"id": True, "name": "a", "isthing": 1}], "the id must be an integer"),
         ([{"id": -1, "name": "a", "isthing": 1}], "the id must be an integer"),
+        ([{"id": 2**63, "name": "a", "isthing": 1}], "the id must be an integer"),
         ([{"id": 1, "name": 5, "isthing": 1}], "the name must be a text"),
         ([{"id": 1, "name": "a", "isthing": 2}], "isthing must be 0 or 1"),
         ([{"id": 1, "name": "a", "isthing": "yes"}], "isthing must be 0 or 1"),

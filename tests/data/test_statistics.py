@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from tiny_panoptic import make_tiny
 
-from panoptic_fusion.data.checks import CheckResult, ImageSummary, check_dataset
-from panoptic_fusion.data.dataset_errors import DatasetError
+from panoptic_fusion.data.checks import CheckResult, ImageSummary, check_dataset, format_result, format_summary
+from panoptic_fusion.data.dataset_errors import KINDS, DatasetError
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.data.statistics import choose_images, dataset_statistics, format_statistics
 from panoptic_fusion.visualization.overview import write_overview
@@ -142,3 +142,29 @@ def test_nothing_to_show(tmp_path):
     Path(files.panoptic_json).write_text("{}")
     assert write_overview("none", files, check_dataset(files, num_workers=0), tmp_path / "overview") is None
     assert not (tmp_path / "overview").exists()
+
+
+def test_names_of_any_text(tmp_path):
+    """Neither class nor file names are markup, links or new lines of the overview and of the report on the console."""
+    names = ["<img src=x onerror=alert(1)>", "a\nb", "`x`|y", "\x1b[31mred", "*s*"]
+    files = make_tiny(tmp_path / "data", seed=2, num_images=4)
+    content = json.loads(Path(files.panoptic_json).read_text())
+    for category, name in zip(content["categories"], names, strict=False):
+        category["name"] = name
+    for entry, name in zip(content["images"], names, strict=False):
+        path = Path(files.images, entry["file_name"])
+        entry["file_name"] = f"{name}{path.suffix}"
+        path.rename(path.with_name(entry["file_name"]))
+    content["images"][0]["height"] += 1  # named with its file
+    Path(files.panoptic_json).write_text(json.dumps(content))
+    result = check_dataset(files, num_workers=0)
+    written = write_overview("a\n<b>", files, result, tmp_path / "overview")
+    text = written.read_text()
+    assert "<img" not in text and "<b>" not in text and "\x1b" not in text and "**&lt;img" not in text
+    assert "\\`x\\`\\|y" in text and "**a b." in text and text.startswith("# a &lt;b&gt;\n")
+    shown = [line[5:-2] for line in text.split("\n") if line.startswith("![](")]
+    assert len(shown) == 3 and all((written.parent / path).is_file() for path in shown)
+    report, summary = format_result("tiny", result), format_summary("tiny", result)
+    assert "\x1b" not in report + summary and "\n  stuff a b: 1\n" in summary and "<img src=x" in report
+    kinds = [f"{kind}: " for kind in KINDS]
+    assert all(line.startswith(("tiny: ", "  ", *kinds)) for line in (report + "\n" + summary).split("\n"))

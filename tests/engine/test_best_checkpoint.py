@@ -10,7 +10,7 @@ import torch
 from panoptic_fusion.checkpoint import named_checkpoint
 from panoptic_fusion.checkpoint.checkpointer import read_best
 from panoptic_fusion.config import with_values
-from panoptic_fusion.engine import PanopticTrainer
+from panoptic_fusion.engine import PanopticTrainer, best_checkpoint
 from panoptic_fusion.engine.setup import write_config
 from panoptic_fusion.networks.trained import load_trained
 
@@ -72,6 +72,19 @@ def test_a_resumed_run_knows_the_best_so_far(run, tmp_path, caplog):
     (tmp_path / "model_best.pth").write_bytes(b"broken")
     results, _ = run([1.0] * 6, resume=True)  # a broken file does not end the run
     assert results["panoptic_seg"]["PQ"] == 1.0 and "best checkpoint so far is lost" in caplog.text
+
+
+def test_a_result_on_other_data_is_not_compared(run, tmp_path, caplog, monkeypatch):
+    """The ground truth was corrected: the results of the run are measured on it, whatever the best was before."""
+    _, states = run([8.0, 3.0])
+    monkeypatch.setattr(best_checkpoint, "dataset_states", lambda names: {name: "changed" for name in names})
+    results, later = run([5.0, 4.0], resume=True)
+    assert results["panoptic_seg"]["PQ"] == 5.0 and read_best(tmp_path)["value"] == 5.0
+    assert same(tmp_path / "model_best.pth", later[0]) and same(tmp_path / "model_best_before.pth", states[0])
+    assert caplog.text.count("DATASETS.TEST changed since") == 1
+    caplog.clear()
+    run([4.0, 4.0, 4.0], resume=True)
+    assert read_best(tmp_path)["value"] == 5.0 and "changed since" not in caplog.text
 
 
 def test_a_new_run_removes_the_best_of_another(run, tmp_path):

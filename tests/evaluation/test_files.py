@@ -88,6 +88,8 @@ def test_a_subset_of_images_by_id_and_by_name(tmp_path, pairs):
     assert result["all"]["PQ"] == pytest.approx(100 * quality_of([pairs[3], pairs[7]])["all"]["pq"], nan_ok=True)
     with pytest.raises(UserError, match="no image 'nine.jpg'"):
         evaluate_files(**arguments, processes=1, images=["nine.jpg"])
+    with pytest.raises(UserError, match="images is the text '12': pass a list"):  # not the images 1 and 2
+        evaluate_files(**arguments, processes=1, images="12")
 
 
 def test_the_files_of_the_results(tmp_path, pairs):

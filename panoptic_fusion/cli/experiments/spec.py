@@ -139,7 +139,7 @@ def _read_runs(content, base: Path | None, common: tuple[str, ...], spec: Path) 
                 raise ConfigError(f"{where}: {name}: name its config, or a base for all runs")
             runs.append(Run(str(name), bases.get(name, base), common + opts))
             continue
-        if source not in own or sources.get(source) is not None:
+        if not isinstance(source, str | int | float) or source not in own or sources.get(source) is not None:
             raise ConfigError(f"{where}: {name}: eval_of must name a run that is trained, not {source!r}")
         if name in bases:
             raise ConfigError(f"{where}: {name}: a run with eval_of has the config of {source!r}; leave out its own")

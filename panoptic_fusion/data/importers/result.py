@@ -51,19 +51,23 @@ class ImportResult:
     notes: Counter = field(default_factory=Counter)
 
 
-def finished(journal: Path, jobs: Mapping[str, Job]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the records of finished jobs: painted with the same files and rules, and with existing results."""
-    seen: set[str] = set()
+def finished(journal: Path, jobs: Mapping[str, Job]) -> set[str]:
+    """Returns the keys of the jobs whose results are those of the same files and rules, and exist."""
+    # An earlier record is of results that were replaced, even if the item has the same files and rules again. So is the
+    # record of an item whose PNG another item has replaced, while it was missing.
+    last, painted_by = {}, {}
     for record in read_records(journal):
-        job = jobs.get(record.get("key")) if isinstance(record, dict) else None
-        if job is None or record["fingerprint"] != job.fingerprint or job.key in seen:
-            continue
-        if record["image"] is not None and not os.path.isfile(job.png_target):
-            continue
-        if record["image"] is not None and job.image is not None and not os.path.isfile(job.image_target):
-            continue
-        seen.add(job.key)
-        yield job.key, record
+        if isinstance(record, dict) and "key" in record:
+            last[record["key"]] = record["fingerprint"], record["image"] is not None
+            painted_by[record.get("target")] = record["key"]
+    done = set()
+    for key, job in jobs.items():
+        fingerprint, has_results = last.get(key, ("", False))
+        files = [job.png_target, *([job.image_target] if job.image is not None else [])] if has_results else []
+        is_current = fingerprint == job.fingerprint and painted_by.get(job.png_target, key) == key
+        if is_current and all(map(os.path.isfile, files)):
+            done.add(key)
+    return done
 
 
 def write_result(journal: Path, jobs: Mapping[str, Job], amodal: bool, result: ImportResult) -> None:

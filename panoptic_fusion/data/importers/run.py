@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError
+from ...errors import UserError, plain_line
 from ...files import remove_partial_files, unused_name, write_json
 from ...locks import locked_folder
 from ...processes import default_workers, with_progress
@@ -106,7 +106,7 @@ def import_annotations(
     jobs = _jobs(good, output, common, categories)
     with locked_folder(journal.parent, f"--output {output}"):
         journal.touch()
-        done = {key for key, _ in finished(journal, jobs)}
+        done = finished(journal, jobs)
         todo = [job for job in jobs.values() if job.key not in done]
         results = map_unordered(work.paint_item, todo, workers, work.start, (common,))
         for _ in _shown(results, len(todo), "painting", progress):
@@ -115,7 +115,7 @@ def import_annotations(
             remove_partial_files(folder)  # at the end, when all workers of killed runs have ended, too
         result.painted = len(todo)
         write_result(journal, jobs, dataset.amodal, result)
-    (output / PROBLEMS).write_text("".join(f"{fault}\n" for fault in result.faults), "utf-8", "backslashreplace")
+    (output / PROBLEMS).write_text("".join(f"{plain_line(str(fault))}\n" for fault in result.faults), "utf-8")
     write_json(output / MARKER, {**marker, "things": [c.name for c in categories if c.isthing], "complete": True})
     return result
 

@@ -114,7 +114,8 @@ def look_at(key: str) -> Seen:
 
 def paint_item(job: Job) -> dict[str, Any]:
     """Paints one item: writes its PNG and image, then its record in the journal; returns the record."""
-    record: dict[str, Any] = {"key": job.key, "fingerprint": job.fingerprint, "image": None, "faults": [], "notes": {}}
+    record: dict[str, Any] = {"key": job.key, "fingerprint": job.fingerprint, "target": job.png_target}
+    record |= {"image": None, "faults": [], "notes": {}}
     try:
         _paint(job, record)
     except DiskError:  # not an error of the item: the next run paints it

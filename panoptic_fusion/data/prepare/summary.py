@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import UserError
+from ...errors import UserError, plain_line
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,11 @@ class SplitSummary:
         ]
         if self.converted or self.kept:
             lines.append(f"  {self.converted} images converted now, {self.kept} before")
-        width = max(map(len, self.segments), default=0)
+        names = {name: plain_line(name) for name in self.segments}
+        width = max(map(len, names.values()), default=0)
         for name, count in self.segments.items():
             crowds = f" + {self.crowds[name]} crowds" if self.crowds.get(name) else ""
-            lines.append(f"  {name:<{width}} {count:>9}{crowds}")
+            lines.append(f"  {names[name]:<{width}} {count:>9}{crowds}")
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from panoptic_fusion.errors import UserError
 
+LARGEST_TABLE = 2**16  # entries of a lookup table, which is faster than a binary search
+MAX_ID = torch.iinfo(torch.int64).max
+
 
 @dataclass(frozen=True)
 class ClassNumbers:
@@ -141,16 +144,21 @@ def _is_integer(value: object) -> bool:
 
 def _as_ids(name: str, value: int | Sequence[int]) -> tuple[int, ...]:
     items = [value] if _is_integer(value) else list(value)
-    if not all(_is_integer(item) and item >= 0 for item in items):
-        raise UserError(f"{name} is {value!r}: pass a count or a sequence of category ids, integers from 0")
+    if not all(_is_integer(item) and 0 <= item <= MAX_ID for item in items):
+        raise UserError(f"{name} is {value!r}: pass a count or a sequence of category ids, integers in [0, 2^63)")
     return tuple(range(value)) if _is_integer(value) else tuple(int(item) for item in items)
 
 
 def _look_up(values: Tensor, numbers: Sequence[int], absent: int) -> Tensor:
-    """Replaces each value by its position in `numbers`, or `absent`: int64 of the same shape."""
+    """Replaces each value by its position in `numbers` (>= 0), or `absent`: int64 of the same shape."""
+    values, device = values.long(), values.device
     last = max(numbers, default=-1) + 1
-    table = torch.full((last + 1,), absent)
-    for position, number in enumerate(numbers):
-        table[number] = position
-    values = values.long()
-    return table.to(values.device)[torch.where((values >= 0) & (values < last), values, last)]
+    if last <= LARGEST_TABLE:
+        table = torch.full((last + 1,), absent)
+        for position, number in enumerate(numbers):
+            table[number] = position
+        return table.to(device)[torch.where((values >= 0) & (values < last), values, last)]
+    known = sorted((number, position) for position, number in enumerate(numbers))
+    sorted_numbers, positions = torch.tensor([*known, (MAX_ID, absent)], device=device).T.contiguous()
+    place = torch.searchsorted(sorted_numbers, values)
+    return torch.where(sorted_numbers[place] == values, positions[place], absent)

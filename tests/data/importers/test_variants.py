@@ -16,6 +16,7 @@ from panoptic_fusion.data.annotation import decode_segmentation
 from panoptic_fusion.data.dataset_errors import DatasetError
 from panoptic_fusion.data.importers import import_annotations
 from panoptic_fusion.data.importers.pixels import read_map
+from panoptic_fusion.data.importers.report import format_result
 
 SIZE = (20, 30)
 
@@ -436,6 +437,59 @@ def test_labelme_without_sizes_paths_or_types(run):
     _, masks = run({"a.json": {"shapes": shapes, "imagePath": "C:\\Users\\me\\a.png", "imageData": None}})
     assert [label for label, _, _ in masks] == ["cat", "dog"]
     assert (masks[0][1] == rectangle(3, 4, 10, 13)).all()
+
+
+def test_the_options_of_the_first_import_again(tmp_path):
+    """The PNGs of the second import are replaced, although the journal has records of the same files and options."""
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "a.png")
+    shapes = [{"label": n, "shape_type": "polygon", "points": corners(3, 4, 9 + k, 12)} for k, n in enumerate("xyz")]
+    content = {"imagePath": "a.png", "imageData": None, "imageHeight": SIZE[0], "imageWidth": SIZE[1]}
+    (tmp_path / "a.json").write_text(json.dumps({**content, "shapes": shapes}))
+
+    def files_of(order, output="out"):
+        import_annotations(tmp_path, tmp_path / output, workers=1, order=order)
+        return [(tmp_path / output / name).read_bytes() for name in ("panoptic/a.png", "panoptic.json")]
+
+    first, second = files_of("annotation"), files_of("smaller-in-front")
+    assert first[0] != second[0]
+    assert files_of("annotation") == first == files_of("annotation", "new")
+    assert files_of("smaller-in-front") == second
+    assert import_annotations(tmp_path, tmp_path / "out", workers=1, order="smaller-in-front").painted == 0
+
+
+def test_an_item_that_comes_back_after_another_had_its_name(tmp_path):
+    for folder in "12":
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", SIZE[::-1]).save(tmp_path / folder / "a.png")
+        shape = {"label": "cat", "shape_type": "polygon", "points": corners(3, 4, 9, 5 + 4 * int(folder))}
+        content = {"imagePath": "a.png", "imageData": None, "imageHeight": SIZE[0], "imageWidth": SIZE[1]}
+        (tmp_path / folder / "a.json").write_text(json.dumps({**content, "shapes": [shape]}))
+
+    def png(hidden, output="out"):
+        (tmp_path / hidden).rename(tmp_path / f".{hidden}")
+        import_annotations(tmp_path, tmp_path / output, workers=1, copy_images=True)
+        (tmp_path / f".{hidden}").rename(tmp_path / hidden)
+        return (tmp_path / output / "panoptic" / "a.png").read_bytes()
+
+    first, second = png("2"), png("1")
+    assert first != second and png("2") == first and png("1") == second
+
+
+def test_the_report_has_one_line_per_class_and_problem(tmp_path):
+    shapes = [
+        {"label": label, "shape_type": "polygon", "points": corners(3 * i, 4, 3 * i + 2, 12)}
+        for i, label in enumerate(["a\nb", "\x1b[31mred", "x" * 300, "cat", ""])
+    ]
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "new\nline.png")
+    content = {"imagePath": "new\nline.png", "imageData": None, "imageHeight": SIZE[0], "imageWidth": SIZE[1]}
+    (tmp_path / "new\nline.json").write_text(json.dumps({**content, "shapes": shapes}))
+    result = import_annotations(tmp_path, tmp_path / "out", workers=1)
+    lines = format_result(result).split("\n")
+    assert sum(line.startswith("  thing  ") for line in lines) == 4 and sum("new line.json: " in x for x in lines) == 1
+    assert "  thing  \\x1b[31mred" in "\n".join(lines) and "\x1b" not in "\n".join(lines)
+    assert len(next(line for line in lines if "  cat  " in line)) < 150
+    problems = (tmp_path / "out" / "problems.txt").read_text().splitlines()
+    assert len(problems) == 1 and "new line.json: shapes[4]" in problems[0]
 
 
 # -- files that are no files -----------------------------------------------------------------------------------------

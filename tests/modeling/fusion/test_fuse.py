@@ -162,6 +162,23 @@ def test_heuristic_rule_on_label_maps_with_category_ids_equals_a_slow_one():
         assert all(s["area"] == (panoptic == s["id"]).sum() and s["isthing"] == ("score" in s) for s in info)
 
 
+def test_large_category_ids_take_no_memory():
+    """A table with an entry per number up to the largest would need 2^66 bytes."""
+    rng = np.random.default_rng(1)
+    labels = rng.choice([7, 2, 11, 255, 0], (9, 12))
+    masks, scores = rng.random((3, 9, 12)) < 0.5, [0.9, 0.8, 0.7]
+    options = {"stuff_area_limit": 2}
+    panoptic, info = fuse(labels, masks, scores, [11, 11, 3], stuff_classes=[7, 2], thing_classes=[11, 3], **options)
+    large = {7: 2**63 - 1, 2: 2**40, 11: 2**62, 3: 2**31, 255: -1, 0: 2**17}
+    again, large_info = fuse(
+        np.vectorize(large.get)(labels), masks, scores, [large[11], large[11], large[3]],
+        stuff_classes=[large[7], large[2]], thing_classes=[large[11], large[3]], **options,
+    )  # fmt: skip
+    assert len({s["category_id"] for s in info}) > 2
+    assert np.array_equal(panoptic, again)
+    assert large_info == [{**s, "category_id": large[s["category_id"]]} for s in info]
+
+
 def test_by_hand():
     # Sky (0) above road (1). A car of 6 pixels; a second one of 4, of which 3 are covered, is dropped.
     labels = np.array([[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 2]])
@@ -316,6 +333,7 @@ ERRORS = [
     ({"stuff_classes": [0, 1]}, "pass two counts or two sequences of category ids"),
     ({"stuff_classes": [0, 1], "thing_classes": [1, 2]}, "share a category id or repeat one"),
     ({"stuff_classes": -2}, "stuff_classes is -2: pass a count"),
+    ({"stuff_classes": [2**63], "thing_classes": [1]}, r"integers in \[0, 2\^63\)"),
     ({"stuff_classes": [0.5], "thing_classes": [1]}, "stuff_classes is .0.5.: pass a count"),
     ({"stuff_classes": [7], "thing_classes": [1], "sem_seg": LOGITS, "classes": [1, 1]}, "stuff_classes has the id 7"),
     ({"classes": [0, 1]}, "instance 1 has the class 1, which is not a thing class .0 to 0."),
