@@ -223,15 +223,20 @@ def report_models(
 def _predict(model: str, folder: Path, opts: list[str], cfg: CfgNode, launcher: list[str]) -> None:
     """Evaluates a model in a child process and keeps its predictions.
 
-    Nothing is done if they were made before with the same config, of which `opts` are a part, weights and datasets.
+    Nothing is done if they were made before with the same settings of inference, of which `opts` are a part, and from
+    the same weights and datasets.
     """
     import json
 
+    from panoptic_fusion.config.read import leaves
     from panoptic_fusion.engine.inputs import input_states
+    from panoptic_fusion.engine.run_compatibility import NOT_COMPARED
     from panoptic_fusion.files import write_json
 
     done = folder / "finished.json"
-    state = {"model": os.path.abspath(model), "config": cfg.dump(), **input_states(cfg, cfg.DATASETS.TEST)}
+    sections = [leaves(cfg[name], f"{name}.") for name in ("MODEL", "INPUT", "TEST")]
+    settings = {key: repr(value) for section in sections for key, value in section if key not in NOT_COMPARED}
+    state = {"model": os.path.abspath(model), "settings": settings, **input_states(cfg, cfg.DATASETS.TEST)}
     if done.is_file() and json.loads(done.read_text()) == state:
         return
     done.unlink(missing_ok=True)  # from now on, the predictions are a mixture

@@ -21,6 +21,7 @@ from .console import run_table
 from .inputs import warn_of_changed_inputs, write_inputs
 from .preflight import check_before_start, check_processes, has_checkpoint_to_resume
 from .process_state import restored_process
+from .run_compatibility import log_changed_keys
 from .setup import setup_job, write_config
 from .spawn import launch
 from .trainer import PanopticTrainer
@@ -94,7 +95,11 @@ def _train_or_evaluate(cfg: CfgNode, resume: bool, eval_only: bool) -> dict | No
         return PanopticTrainer.test(cfg, model)
     resumes = has_checkpoint_to_resume(cfg, resume)
     if comm.is_main_process():
-        warn_of_changed_inputs(cfg) if resumes else write_inputs(cfg)
+        if resumes:
+            log_changed_keys(cfg.OUTPUT_DIR, cfg)
+            warn_of_changed_inputs(cfg)
+        else:
+            write_inputs(cfg)
     trainer = PanopticTrainer(with_values(cfg, NO_PRETRAINING) if resumes else cfg)
     trainer.resume_or_load(resume=resume)
     write_config(cfg, eval_only=False)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +19,12 @@ from panoptic_fusion.errors import UserError
 from panoptic_fusion.files import write_json
 from panoptic_fusion.modeling.fusion import fill_in_thresholds
 
+logger = logging.getLogger(__name__)
+
 ORIGIN = "origin.json"  # next to config.yaml, which has the paths of a dataset but not its images
 COMPARED = ("MODEL", "INPUT")  # a run may be resumed with a different SOLVER: longer, or with a smaller batch
+NOT_LOGGED = ("DATASETS.", "OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHTS")  # a resumed run has its own weights
+SHOWN = 5  # keys in a log line
 # Keys that do not change the network or its input once a run has started.
 NOT_COMPARED = ("MODEL.DEVICE", "MODEL.TRANSFER", "MODEL.TRANSFER_SYNONYMS", "INPUT.PIXEL_BUDGET")
 
@@ -104,6 +109,22 @@ def check_same_parts(folder: str, cfg: CfgNode) -> None:
     for key in PARTS if before is not None else ():
         if get_config_value(before, key) != get_config_value(cfg, key):
             _refuse(folder, f"with {key} {get_config_value(before, key)!r}, not {get_config_value(cfg, key)!r}")
+
+
+def log_changed_keys(folder: str, cfg: CfgNode) -> None:
+    """Logs which keys differ from those of the training run in `folder`, if any, that a config resumes."""
+    before = _trained(folder)
+    if before is None:
+        return
+    there, here = (dict(leaves(fill_in_thresholds(config))) for config in (before, cfg))
+    changed = [
+        f"{key} {value!r} (was {there[key]!r})"
+        for key, value in here.items()
+        if key in there and not key.startswith(NOT_LOGGED) and _plain(there[key]) != _plain(value)
+    ]
+    if changed:
+        more = f", and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+        logger.info("The run in %s continues with other values of %s%s", folder, ", ".join(changed[:SHOWN]), more)
 
 
 def _trained(folder: str) -> CfgNode | None:

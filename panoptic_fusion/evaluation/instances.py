@@ -88,8 +88,8 @@ class InstancesEvaluator(COCOEvaluator):
 
         Raises:
             UserError: an image is not in the dataset.
-            ValueError: `instances` is missing, has another size than the image, or a class that does not exist; the
-                message names the image.
+            ValueError: `instances` is missing, has another size than the image, a class that does not exist, or a score
+                or box that is not finite; the message names the image.
         """
         for image, output in zip(inputs, outputs, strict=True):
             record = record_of(image, self._images, self._dataset_name)
@@ -109,6 +109,9 @@ class InstancesEvaluator(COCOEvaluator):
         size, expected = tuple(instances.image_size), (record["height"], record["width"])
         if len(instances) and size != expected:
             raise ValueError(f"{record['file_name']}: the instances are for an image of size {size}, not {expected}")
+        for values in (instances.scores, instances.pred_boxes.tensor):
+            if not torch.isfinite(values).all():
+                raise ValueError(f"{record['file_name']}: scores or boxes of the instances are not finite")
         num = len(self._metadata.thing_classes)
         for cls in instances.pred_classes.tolist():
             if not 0 <= cls < num:

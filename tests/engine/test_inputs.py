@@ -85,6 +85,18 @@ def test_a_resumed_run_tells_that_its_initial_weights_changed(toy_config, data, 
     assert f"MODEL.WEIGHTS {weights} {WARNING}" in capsys.readouterr().out
 
 
+def test_a_resumed_run_tells_which_options_changed(toy_config, data, tmp_path, capsys, one_thread):
+    opts = [*data[1], "OUTPUT_DIR", str(tmp_path / "out")]
+    train(toy_config, opts)
+    train(toy_config, opts, resume=True)
+    assert "continues with other values" not in capsys.readouterr().out
+    changes = ["SOLVER.BASE_LR", "0.5", "MODEL.PANOPTIC_FUSION.OVERLAP_THRESH", "0.25"]
+    train(toy_config, [*opts, *changes], resume=True)
+    line = next(line for line in capsys.readouterr().out.splitlines() if "continues with other values" in line)
+    assert "SOLVER.BASE_LR 0.5 (was 0.01)" in line and "OVERLAP_THRESH 0.25 (was 0.5)" in line
+    assert line.count("(was ") == 2
+
+
 def test_an_evaluation_records_its_data_unless_a_training_run_did(data, trained, tmp_path, one_thread):
     files, opts = data
     for folder in (tmp_path / "new", tmp_path / "run"):

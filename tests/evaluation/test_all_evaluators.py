@@ -201,7 +201,7 @@ def test_pairs(build, panoptic_seg, message):
     assert "0.png: " in text and message in text
 
 
-def test_instances_of_another_size_or_an_unknown_class(build):
+def test_instances_of_another_size_an_unknown_class_or_without_a_score(build):
     evaluator = build(InstancesEvaluator)
     small = Instances(
         (32, 48),
@@ -210,7 +210,10 @@ def test_instances_of_another_size_or_an_unknown_class(build):
         pred_classes=torch.zeros(1, dtype=torch.int64),
         pred_masks=torch.ones(1, 32, 48, dtype=torch.bool),
     )
+    without_score = found(IDS)
+    without_score.scores[0] = math.nan
     for instances, message in (
+        (without_score, "0.png: scores or boxes of the instances are not finite"),
         (small, r"0.png: the instances are for an image of size \(32, 48\), not \(64, 96\)"),
         (found(IDS, (2,)), "0.png: an instance is of thing class 2; there are 2"),
         (found(IDS, (-1,)), "0.png: an instance is of thing class -1"),

@@ -52,7 +52,7 @@ class ImportResult:
 
 
 def finished(journal: Path, jobs: Mapping[str, Job]) -> set[str]:
-    """Returns the keys of the jobs whose results are those of the same files and rules, and exist."""
+    """Returns the keys of the jobs whose results exist and were made from the same files and rules."""
     # An earlier record is of results that were replaced, even if the item has the same files and rules again. So is the
     # record of an item whose PNG another item has replaced, while it was missing.
     last, painted_by = {}, {}
