@@ -21,6 +21,7 @@ from panoptic_fusion.errors import ConfigError, UserError, one_line
 from panoptic_fusion.evaluation import check_evaluators
 from panoptic_fusion.files import check_writable
 from panoptic_fusion.modeling.backbone.timm_config import NO_PRETRAINING, check_trainable
+from panoptic_fusion.networks.freeze import freeze_parts
 from panoptic_fusion.networks.trained import loads_submodel_weights
 
 from .initial_weights import name_match_of, training_checkpointer
@@ -93,6 +94,7 @@ def build_on_trial(cfg: CfgNode, *, eval_only: bool) -> torch.nn.Module:
     what = "network"
     try:
         model = build_model(with_values(cfg, {"MODEL.DEVICE": "cpu"}))
+        freeze_parts(model, cfg.MODEL.FREEZE)
         if not eval_only:
             what = "optimizer"
             optimizer = build_optimizer(cfg, model)

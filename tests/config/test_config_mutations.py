@@ -130,6 +130,14 @@ def test_mutations_on_the_command_line(run_script, toy_config, tiny_opts, tmp_pa
     assert started  # not everything is refused
 
 
+def test_unknown_frozen_parts_are_refused_before_anything_is_written(base, tmp_path):
+    cfg = base()
+    cfg.MODEL.FREEZE = ["Foo"]
+    with pytest.raises(ConfigError, match="MODEL.FREEZE: no parameter belongs to 'Foo'"):
+        check_before_start(resolve_config(cfg), resume=False, eval_only=False)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

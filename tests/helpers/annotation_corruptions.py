@@ -204,6 +204,8 @@ def damaged_image(rng: np.random.Generator, root: Path) -> Path:
 
 
 def other_image(rng: np.random.Generator, root: Path) -> Path:
+    if (root / "data.yaml").is_file():  # YOLO: its coordinates are fractions of any size
+        raise NotApplicable
     path = pick(rng, image_files(root))
     Image.new("RGB", (31, 17)).save(path)
     return path

@@ -1,12 +1,8 @@
 """Checks the runs of an ablation before the first one starts."""
 
-<<<<<<< HEAD
 import contextlib
-from collections.abc import Iterator
-=======
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
->>>>>>> stranger
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -62,7 +58,6 @@ def check_runs(spec: Spec, *, allow_download: bool = False) -> dict[str, CfgNode
     return configs
 
 
-<<<<<<< HEAD
 @contextlib.contextmanager
 def forgotten_datasets() -> Iterator[None]:
     """Forgets the datasets registered in its block: runs are separate processes, and a name can mean other data."""
@@ -73,7 +68,8 @@ def forgotten_datasets() -> Iterator[None]:
         for name in set(DatasetCatalog) - before:
             DatasetCatalog.pop(name, None)
             MetadataCatalog.pop(name, None)
-=======
+
+
 def check_initial_weights(jobs: Iterable[Job], configs: Mapping[str, CfgNode], output: Path) -> None:
     """Checks that the weights from which training runs will start exist, unless an earlier run may write them.
 
@@ -96,13 +92,6 @@ def check_initial_weights(jobs: Iterable[Job], configs: Mapping[str, CfgNode], o
             raise FileNotFoundError(
                 f"run {job.run.name!r}: {error}. Train it first; the comments in the YAML file may say how"
             ) from error
-
-
-def _forget(names: Iterable[str]) -> None:
-    for name in names:
-        DatasetCatalog.pop(name, None)
-        MetadataCatalog.pop(name, None)
->>>>>>> stranger
 
 
 def _check_metric(metric: str, classes: set[str]) -> None:

@@ -16,30 +16,41 @@ NAME = "binary-masks"
 _NAME = re.compile(r"(.+)_([^_\d][^_]*)_(\d+)")
 
 
-def _masks(tree: Tree) -> dict[str, list[tuple[str, str]]]:
-    """Returns the masks (file, class) of each image file."""
+def _masks(tree: Tree) -> tuple[dict[str, list[tuple[str, str]]], dict[str, list[tuple[str, str]]]]:
+    """Returns the masks (file, class) of each image file, and PNGs named like masks by the stem of their image."""
     images = {os.path.splitext(os.path.basename(file))[0]: file for file in tree.images()}
     found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    others: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for file in tree.having(".png"):
         match = _NAME.fullmatch(os.path.splitext(os.path.basename(file))[0])
-        if match and match[1] in images and images[match[1]] != file:
+        if match and match[1] not in images:
+            others[match[1]].append((file, match[2]))
+        elif match and images[match[1]] != file:
             found[images[match[1]]].append((file, match[2]))
-    return found
+    return found, others
 
 
 def recognize(tree: Tree) -> bool:
     """Returns whether a tree of files has this format; see `formats`."""
     pngs = len(tree.having(".png"))
-    return pngs > 0 and 2 * sum(map(len, _masks(tree).values())) > pngs
+    return pngs > 0 and 2 * sum(map(len, _masks(tree)[0].values())) > pngs
 
 
 def open_dataset(tree: Tree) -> Dataset:
     """Returns the dataset in a tree of files; see `formats`."""
-    items = {}
-    for image, masks in sorted(_masks(tree).items()):
+    found, others = _masks(tree)
+    dataset = Dataset(NAME, {}, read, order="smaller-in-front")
+    for image, masks in sorted(found.items()):
         paths = [(str(tree.path(file)), label) for file, label in masks]
-        items[image] = {"image": str(tree.path(image)), "masks": paths, "split": split_of(os.path.dirname(image))}
-    return Dataset(NAME, items, read, order="smaller-in-front")
+        item = {"image": str(tree.path(image)), "masks": paths, "split": split_of(os.path.dirname(image))}
+        dataset.items[image] = item
+    known = {label for masks in found.values() for _, label in masks}
+    for stem, masks in sorted(others.items()):
+        if known & {label for _, label in masks}:
+            file, more = str(tree.path(masks[0][0])), f" and {len(masks) - 1} more" if len(masks) > 1 else ""
+            text = f"the image {stem!r} of this mask{more} was not found. Put it next to the masks, or remove them."
+            dataset.faults.append(DatasetError(text, file, "missing image"))
+    return dataset
 
 
 def read(item: dict[str, Any]) -> ImageAnnotation:

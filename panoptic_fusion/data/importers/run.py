@@ -86,7 +86,7 @@ def import_annotations(
     try:
         categories = make_categories(dataset, _count(good), things, stuff, unlabeled)
     except UserError as error:
-        problems = faults + [found.problem for found in good if found.problem is not None]
+        problems = dataset.faults + faults + [found.problem for found in good if found.problem is not None]
         if not problems:
             raise
         raise UserError(f"{error}. {len(problems)} files could not be read, the first: {problems[0]}") from None
@@ -134,7 +134,8 @@ def _open(
     dataset = open_dataset(tree, format)
     if not dataset.items:
         reason = f": {dataset.faults[0]}" if dataset.faults else ""
-        raise UserError(f"{path}: no annotation was found in these {dataset.format} files{reason}")
+        advice = "Export them again, or choose another --format"
+        raise UserError(f"{path}: no annotation was found in these {dataset.format} files{reason}. {advice}")
     return tree, ImageIndex(tree, images_root), dataset
 
 

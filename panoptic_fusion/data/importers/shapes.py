@@ -44,6 +44,11 @@ class Polygon:
         points = np.concatenate([ring for rings in self.parts for ring in rings])
         return (*points.min(0).tolist(), *points.max(0).tolist())
 
+    def has_ring_outside(self, height: int, width: int) -> bool:
+        """Returns whether all points of a ring are beyond the same edge of the image."""
+        rings = [ring for rings in self.parts for ring in rings if len(ring)]
+        return any((ring.max(0) <= 0).any() or (ring.min(0) >= (width, height)).any() for ring in rings)
+
 
 @dataclass(frozen=True)
 class Mask:

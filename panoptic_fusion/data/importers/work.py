@@ -177,8 +177,9 @@ def _open(key: str) -> tuple[ImageAnnotation, str | None, tuple[int, int], int]:
     size = upright_size(stored, orientation)
     if annotation.size not in (None, size, stored):
         height, width = annotation.size
+        masks = f" with {annotation.more_files[0]}" if annotation.more_files else ""
         text = (
-            f"the annotation is for {width}x{height}, its image {image or ''} is {size[1]}x{size[0]}. "
+            f"the annotation{masks} is for {width}x{height}, its image {image or ''} is {size[1]}x{size[0]}. "
             "Use the image that was annotated, or leave it out."
         )
         raise DatasetError(text, annotation.file, "wrong image size")

@@ -81,7 +81,7 @@ def test_each_damage_is_reported(written, scenes, tmp_path):
             failed.append((where, about or texts))
         shutil.rmtree(source)
         shutil.rmtree(output, ignore_errors=True)
-    assert not failed, failed
+    assert not failed, "\n".join(map(str, failed))
     assert len(seen) == len(corruptions)  # every kind was used
 
 

@@ -415,3 +415,73 @@ def test_coco_images_with_the_same_id_or_without_one(tmp_path, name, kind):
     result = import_annotations(tmp_path / "in", tmp_path / "out", format=kind, images_root=files.images, workers=1)
     assert [fault.kind for fault in result.faults] == ["duplicate image id", *["bad image entry"] * 2]
     assert sum(result.images.values()) == 3 and "'other.png'" in str(result.faults[0])
+
+
+def test_a_class_whose_only_file_cannot_be_read_is_named_with_the_file(scenes, tmp_path):
+    WRITERS["roboflow"].write(tmp_path / "in", scenes[:1])
+    file = next((tmp_path / "in").rglob("_annotations.coco.json"))
+    split = file.parent
+    copied = split.with_name("second")
+    copied.mkdir()
+    for path in split.iterdir():
+        (copied / path.name).write_bytes(path.read_bytes())
+    (copied / file.name).write_text("{")
+    with pytest.raises(UserError, match=r"names 'unicorn', which no file has.*second/_annotations.coco.json"):
+        import_annotations(tmp_path / "in", tmp_path / "out", things=["unicorn"], workers=1)
+
+
+@pytest.mark.parametrize("part", ["hole", "polygon"])
+def test_an_outline_outside_the_image_is_reported_and_the_rest_is_painted(tmp_path, part):
+    inside, outside = [[5, 5], [20, 5], [20, 20], [5, 20]], [[5000, 5], [5010, 5], [5010, 10]]
+    if part == "hole":
+        paths = [[{"x": x, "y": y} for x, y in ring] for ring in (inside, outside)]
+        entries = [{"id": "1", "name": "car", "polygon": {"paths": paths}}]
+        slot = {"type": "image", "width": 40, "height": 30}
+        content = {"item": {"name": "a.png", "slots": [slot]}, "annotations": entries}
+    else:
+        segmentation = [np.ravel(ring).tolist() for ring in (inside, outside)]
+        entry = {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "segmentation": segmentation}
+        image = {"id": 1, "file_name": "a.png", "height": 30, "width": 40}
+        content = {"images": [image], "annotations": [entry], "categories": [{"id": 1, "name": "car"}]}
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "a.json").write_text(json.dumps(content))
+    result = import_annotations(tmp_path / "in", tmp_path / "out", things=["car"], workers=1)
+    (fault,) = result.faults
+    assert "a.json" in str(fault) and "outside the image. Fix or remove it" in str(fault)
+    (segment,) = panoptic(tmp_path / "out")["annotations"][0]["segments_info"]
+    assert segment["area"] >= 225
+
+
+def test_binary_masks_without_their_image_are_reported(tmp_path):
+    folder = tmp_path / "in"
+    for name in ("a", "b"):
+        save_map(np.zeros((8, 9, 3), np.uint8), folder / f"{name}.png")
+        for label in ("car", f"only {name}"):
+            save_map(np.eye(8, 9, dtype=np.uint8) * 255, folder / f"{name}_{label}_1.png")
+    save_map(np.zeros((8, 9, 3), np.uint8), folder / "drive_north_1.png")  # an image, whose name is like a mask's
+    (folder / "b.png").unlink()
+    result = import_annotations(folder, tmp_path / "out", format="binary-masks", things=["car"], workers=1)
+    (fault,) = result.faults
+    assert "the image 'b' of this mask and 1 more was not found" in str(fault) and "b_car_1.png" in str(fault)
+
+
+def test_a_map_of_another_size_than_its_image_is_named(scenes, tmp_path):
+    WRITERS["superannotate pixels"].write(tmp_path / "in", scenes[:1])
+    path = next((tmp_path / "in").rglob("*___save.png"))
+    with Image.open(path) as image:
+        smaller = image.resize((40, 30), Image.Resampling.NEAREST)
+    smaller.save(path)
+    content = next((tmp_path / "in").rglob("*___pixel.json"))
+    entry = json.loads(content.read_text())
+    for key in ("width", "height"):
+        (entry["metadata"] if isinstance(entry, dict) else entry[-1]).pop(key, None)
+    content.write_text(json.dumps(entry))
+    with pytest.raises(UserError, match="___save.png is for 40x30, its image"):
+        import_annotations(tmp_path / "in", tmp_path / "out", things=things_of(scenes), workers=1)
+
+
+def test_files_without_an_annotation_say_what_to_do(tmp_path):
+    (tmp_path / "via.json").write_text(json.dumps({"a.png1": {"filename": "a.png", "regions": []}}))
+    with pytest.raises(UserError, match="no annotation was found in these via files. Export them again"):
+        import_annotations(tmp_path, tmp_path / "out", workers=1)
