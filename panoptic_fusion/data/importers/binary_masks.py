@@ -45,7 +45,8 @@ def open_dataset(tree: Tree) -> Dataset:
         item = {"image": str(tree.path(image)), "masks": paths, "split": split_of(os.path.dirname(image))}
         dataset.items[image] = item
     known = {label for masks in found.values() for _, label in masks}
-    for stem, masks in sorted(others.items()):
+    for stem, all_masks in sorted(others.items()):
+        masks = [(file, label) for file, label in all_masks if file not in found]
         if known & {label for _, label in masks}:
             file, more = str(tree.path(masks[0][0])), f" and {len(masks) - 1} more" if len(masks) > 1 else ""
             text = f"the image {stem!r} of this mask{more} was not found. Put it next to the masks, or remove them."

@@ -459,7 +459,9 @@ def test_binary_masks_without_their_image_are_reported(tmp_path):
         save_map(np.zeros((8, 9, 3), np.uint8), folder / f"{name}.png")
         for label in ("car", f"only {name}"):
             save_map(np.eye(8, 9, dtype=np.uint8) * 255, folder / f"{name}_{label}_1.png")
-    save_map(np.zeros((8, 9, 3), np.uint8), folder / "drive_north_1.png")  # an image, whose name is like a mask's
+    for image in ("drive_north_1", "drive_car_1"):  # images, whose names are like a mask's
+        save_map(np.zeros((8, 9, 3), np.uint8), folder / f"{image}.png")
+    save_map(np.eye(8, 9, dtype=np.uint8) * 255, folder / "drive_car_1_car_1.png")
     (folder / "b.png").unlink()
     result = import_annotations(folder, tmp_path / "out", format="binary-masks", things=["car"], workers=1)
     (fault,) = result.faults
