@@ -79,7 +79,7 @@ ROOM = {
     "convert": (0, 5000),
     "fine-tune": (0, 20_000, 100_000),
     "demo": (0, 8000),
-    "demo in full": (0, 12_000),
+    "demo in full": (0, 8000),
     "compare": (0, 60_000),
     "oracle": (0, 500),
 }

@@ -35,9 +35,8 @@ def run(tmp_path: Path, monkeypatch, run_script):
     monkeypatch.setattr(child, "command_line", lambda command, *words: [sys.executable, stand_in, *words])
     Path(stand_in).write_text(STAND_IN)
     monkeypatch.setattr(mixtures_table, "registered", lambda: (["HeadA", "HeadBc"], ["One", "Three"]))
-    monkeypatch.setattr(
-        ablation_runs, "check_runs", lambda spec, **options: None
-    )  # there are no such heads and fusions
+    for check in ("check_runs", "check_initial_weights", "changed_since"):  # there are no such heads and fusions
+        monkeypatch.setattr(ablation_runs, check, lambda *args, **options: ())
     (tmp_path / "base.yaml").write_text("VERSION: 2\n")
     (tmp_path / "fail").write_text("")
     (tmp_path / "weights.pth").write_text("")
