@@ -205,6 +205,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
+@pytest.mark.slow
 def test_memory_of_a_large_image(trained, tmp_path, child_env):
     """An image that is tiny as a file takes at most 35 bytes per pixel more than a small one."""
     rng, peaks = np.random.default_rng(0), {}

@@ -18,7 +18,7 @@ from panoptic_fusion.engine.trainer import PanopticTrainer
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.networks.downloads import check_downloads
 
-MUTATIONS = fuzz_length(300)
+MUTATIONS = fuzz_length(200)
 HOSTILE = [
     "-1", "0", "1", "7", "1000000000", "-0.5", "0.0", "0.5", "1e30", "-1e30", "float", ".nan", ".inf", "True", "False",
     "None", "''", "'Foo'", "Foo", "[]", "()", "[[]]", "[1]", "[-1]", "[0.5]", "[[1]]", "[[[32]]]", "['Foo']", "[None]",
@@ -107,7 +107,7 @@ def test_mutations(base, tmp_path, monkeypatch):
             assert not (tmp_path / "run").exists(), what
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
     assert not broken, "\n".join(broken)
-    assert outcomes.count("refused") > 150 and outcomes.count("trains") > 40
+    assert outcomes.count("refused") > 100 and outcomes.count("trains") > 40
 
 
 def test_mutations_on_the_command_line(run_script, toy_config, tiny_opts, tmp_path, monkeypatch):

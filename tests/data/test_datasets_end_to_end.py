@@ -165,6 +165,7 @@ def test_submission_of_the_test_split(tmp_path, monkeypatch, run_script):
         register_all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tree", ["idd"], indirect=True)
 def test_the_commands_of_the_documentation(tree, tmp_path, child_env):
     """As a user types them, in processes of their own and another folder, with $DETECTRON2_DATASETS alone."""

@@ -8,6 +8,7 @@ from headless_browser import missing_browser
 from tiny_training import ROOT
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(missing_browser()), reason=f"no pictures are drawn: {missing_browser()}")
 def test_the_pictures_of_the_documentation(run_script, tmp_path):
     output = tmp_path / "pictures"

@@ -253,6 +253,7 @@ def test_killed_while_it_wrote_its_first_file(scenes, tmp_path):
     assert not result.faults and not partial.exists()
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(scenes, tmp_path):
     """The same bytes as of a calm run; nothing that was finished is painted again."""
     labelme("polygon")(tmp_path / "in", [scenes[k % 4] for k in range(60)])
