@@ -15,6 +15,7 @@ from panoptic_fusion.data.checks import check_dataset
 from panoptic_fusion.data.datasets import BUILTIN, datasets_root, register_all
 from panoptic_fusion.data.datasets.idd import idd_labels
 from panoptic_fusion.data.prepare import prepare
+from panoptic_fusion.data.registered import forgotten_datasets
 from panoptic_fusion.errors import ConfigError, UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -136,11 +137,8 @@ def test_check_says_how_to_make_a_missing_data_set(run_script, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     code, out, _ = run_script("check", "cityscapes_fine_train", "--workers", "1")
     assert code == 1 and "3 problems" in out and "prepare it with `panoptic-fusion prepare cityscapes " in out
-    before = set(DatasetCatalog)
-    code, out, _ = run_script("check", "--config-file", "toy/panoptic_fpn_r18.yaml", "toy_val", "--workers", "1")
-    for name in set(DatasetCatalog) - before:  # other tests resolve the same config
-        DatasetCatalog.pop(name)
-        MetadataCatalog.pop(name)
+    with forgotten_datasets():  # other tests resolve the same config
+        code, out, _ = run_script("check", "--config-file", "toy/panoptic_fpn_r18.yaml", "toy_val", "--workers", "1")
     assert code == 1 and "`panoptic-fusion prepare toy` makes it" in out
 
 

@@ -1,14 +1,13 @@
 """Checks the runs of an ablation before the first one starts."""
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from panoptic_fusion.checkpoint import check_weights_file, named_checkpoint
 from panoptic_fusion.config import read_config, resolve_config
+from panoptic_fusion.data.registered import forgotten_datasets
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.evaluation import check_evaluators
 from panoptic_fusion.evaluation.results import GROUP_SUFFIXES, MEASURES
@@ -44,7 +43,7 @@ def check_runs(spec: Spec, *, allow_download: bool = False) -> dict[str, CfgNode
     configs = {}
     for run in spec.runs:
         try:
-            with forgotten_datasets():
+            with forgotten_datasets():  # runs are separate processes, and a name can mean other data
                 cfg = read_config(run.base, run.opts)
                 check_downloads(cfg, allow_download=allow_download)
                 cfg = configs[run.name] = resolve_config(cfg)
@@ -56,18 +55,6 @@ def check_runs(spec: Spec, *, allow_download: bool = False) -> dict[str, CfgNode
     for metric in spec.metrics:
         _check_metric(metric, classes)
     return configs
-
-
-@contextlib.contextmanager
-def forgotten_datasets() -> Iterator[None]:
-    """Forgets the datasets registered in its block: runs are separate processes, and a name can mean other data."""
-    before = set(DatasetCatalog)
-    try:
-        yield
-    finally:
-        for name in set(DatasetCatalog) - before:
-            DatasetCatalog.pop(name, None)
-            MetadataCatalog.pop(name, None)
 
 
 def check_initial_weights(jobs: Iterable[Job], configs: Mapping[str, CfgNode], output: Path) -> None:

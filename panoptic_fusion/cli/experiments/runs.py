@@ -10,11 +10,12 @@ from pathlib import Path
 
 from panoptic_fusion.cli import child
 from panoptic_fusion.config import read_config, resolve_config
+from panoptic_fusion.data.registered import forgotten_datasets
 from panoptic_fusion.engine.inputs import changed_inputs
 from panoptic_fusion.files import check_writable, write_atomically, write_json
 from panoptic_fusion.locks import locked_folder
 
-from .check import check_initial_weights, check_runs, forgotten_datasets
+from .check import check_initial_weights, check_runs
 from .spec import Job, check_unchanged, create_jobs, flatten_settings, read_spec
 from .table import commit, format_table, last_iteration
 

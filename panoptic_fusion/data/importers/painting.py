@@ -113,10 +113,11 @@ def _pieces(
             continue
         if shape.isbox:
             painted.notes["boxes taken as masks (--boxes skip leaves them out)"] += 1
-        if isinstance(shape.geometry, Polygon) and shape.geometry.has_ring_outside(*size):
-            annotation.fault(f"{shape.name}: one of its outlines is outside the image. Fix or remove it.")
-        elif isinstance(shape.geometry, Polygon) and _leaves(shape.geometry.bounds(*size), size):
-            painted.notes["shapes cut off at the edge of the image"] += 1
+        if isinstance(shape.geometry, Polygon):
+            if shape.geometry.has_ring_outside(*size):
+                annotation.fault(f"{shape.name}: one of its outlines is outside the image. Fix or remove it.")
+            elif _leaves(shape.geometry.bounds(*size), size):
+                painted.notes["shapes cut off at the edge of the image"] += 1
         if shape.label not in rules.things:
             pieces.append((shape, shape.label, crop))
         elif shape.semantic and not shape.crowd:
