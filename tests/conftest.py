@@ -20,6 +20,18 @@ def tiny_data(tmp_path_factory) -> dict[str, dict[str, str]]:
     return generate_toy_scenes(folder, num_train=6, num_val=3, seed=5, size=(96, 128))
 
 
+@pytest.fixture(autouse=True)
+def datasets_of_one_test():
+    """Forgets the datasets that a test registers: in other tests of the process their names mean other files.
+
+    Datasets of fixtures of a module or session stay: those are set up before this one.
+    """
+    from panoptic_fusion.data.catalogs import forgotten_datasets
+
+    with forgotten_datasets():
+        yield
+
+
 @pytest.fixture(scope="session")
 def one_thread() -> None:
     """From here on one thread: for networks this small more of them only wait for each other."""

@@ -20,6 +20,7 @@ from pycocotools import mask as mask_api
 
 from ..errors import ConfigError
 from ..files import file_state
+from .catalogs import LABEL_SPACES, REGISTERED
 from .coco_json import PanopticJson, is_number, paused_gc, read_instances_json, read_panoptic_json
 from .dataset_errors import DatasetError, Report, raise_error
 from .image_header import MAX_PIXELS
@@ -69,8 +70,6 @@ class _Stored:
 
 
 _OF_FILES = ("image_root", "panoptic_root", "panoptic_json", "instances_json", "evaluator_type")  # set in metadata
-_REGISTERED: dict[str, PanopticFiles] = {}
-_LABEL_SPACES: dict[str, LabelSpace] = {}
 _STORED: dict[PanopticFiles, _Stored] = {}
 
 
@@ -84,7 +83,7 @@ def register_panoptic(
     built-in datasets (see `panoptic_fusion.data.datasets`) can be moved to other files.
     """
     files = PanopticFiles(images, panoptic_root, panoptic_json, instances_json)
-    if _REGISTERED.get(name) == files and name in DatasetCatalog:
+    if REGISTERED.get(name) == files and name in DatasetCatalog:
         return
     builtin_key = MetadataCatalog.get(name).get("builtin_key") if name in DatasetCatalog else None
     if builtin_key is not None:
@@ -92,7 +91,7 @@ def register_panoptic(
         MetadataCatalog.remove(name)
         MetadataCatalog.get(name).set(builtin_key=builtin_key)
     if name in DatasetCatalog:
-        before = f"with other arguments: {asdict(_REGISTERED[name])}" if name in _REGISTERED else "by other code"
+        before = f"with other arguments: {asdict(REGISTERED[name])}" if name in REGISTERED else "by other code"
         raise ConfigError(f"dataset {name!r} is already registered, {before}; choose another name")
     present = MetadataCatalog[name].as_dict() if name in MetadataCatalog else {}
     # Without a dataset, classes under this name come from a trained model whose data was not available, and paths from
@@ -103,8 +102,8 @@ def register_panoptic(
     metadata.set(evaluator_type="panoptic_fusion")
     if files.instances_json is not None:
         metadata.set(instances_json=files.instances_json)
-    _LABEL_SPACES.pop(name, None)
-    _REGISTERED[name] = files
+    LABEL_SPACES.pop(name, None)
+    REGISTERED[name] = files
     MetadataCatalog[name] = metadata
     DatasetCatalog.register(name, partial(_load_registered, name))
 
@@ -145,12 +144,12 @@ def check_entries(entries: Iterable[Mapping[str, Any]]) -> None:
 
 def panoptic_files(name: str) -> PanopticFiles:
     """Returns the paths of a registered dataset in COCO panoptic format. Raises ConfigError for any other name."""
-    if name in _REGISTERED:
-        return _REGISTERED[name]
+    if name in REGISTERED:
+        return REGISTERED[name]
     metadata = MetadataCatalog[name] if name in DatasetCatalog and name in MetadataCatalog else None
     paths = [metadata.get(key) if metadata else None for key in ("image_root", "panoptic_root", "panoptic_json")]
     if None in paths:
-        known = ", ".join(sorted(_REGISTERED)) or "none"
+        known = ", ".join(sorted(REGISTERED)) or "none"
         raise ConfigError(f"no panoptic dataset {name!r} is registered (registered: {known}); see DATASETS.REGISTER")
     return PanopticFiles(*paths, metadata.get("instances_json"))
 
@@ -160,8 +159,8 @@ def get_label_space(name: str) -> LabelSpace:
 
     Raises ConfigError if the name is unknown and DatasetError if the JSON is missing or invalid.
     """
-    if name not in _LABEL_SPACES:
-        if name not in _REGISTERED and MetadataCatalog.get(name).get("stuff_classes") is not None:
+    if name not in LABEL_SPACES:
+        if name not in REGISTERED and MetadataCatalog.get(name).get("stuff_classes") is not None:
             return LabelSpace.from_metadata(MetadataCatalog.get(name))
         path = panoptic_files(name).panoptic_json
         _check_there(name, path)
@@ -170,7 +169,7 @@ def get_label_space(name: str) -> LabelSpace:
         except DatasetError:  # in what only the images need, or in the categories as well
             label_space = read_panoptic_json(path).label_space
         _remember(name, label_space)
-    return _LABEL_SPACES[name]
+    return LABEL_SPACES[name]
 
 
 def load_panoptic(files: PanopticFiles, report: Report = raise_error) -> tuple[LabelSpace | None, list[dict[str, Any]]]:
@@ -282,14 +281,14 @@ class _LazyMetadata(Metadata):
     def __getattr__(self, key: str) -> Any:
         name = self.__dict__.get("name")
         # While `get_label_space` fills this object, the label space is known and the entry is just not set yet.
-        if key in self._LAZY and name in _REGISTERED and name not in _LABEL_SPACES:
+        if key in self._LAZY and name in REGISTERED and name not in LABEL_SPACES:
             get_label_space(name)
             return self.__dict__[key]
         return super().__getattr__(key)
 
 
 def _remember(name: str, label_space: LabelSpace) -> None:
-    _LABEL_SPACES[name] = label_space
+    LABEL_SPACES[name] = label_space
     label_space.apply_to_metadata(MetadataCatalog.get(name))
 
 
@@ -314,9 +313,9 @@ def missing_remedy(name: str, path: str) -> str:
 def _load_registered(name: str) -> list[dict[str, Any]]:
     files = panoptic_files(name)
     label_space, dicts = load_panoptic(files)
-    if name not in _LABEL_SPACES:
+    if name not in LABEL_SPACES:
         _remember(name, label_space)
-    elif _LABEL_SPACES[name] != label_space:
+    elif LABEL_SPACES[name] != label_space:
         text = f"the categories have changed since this process first read them for dataset {name!r}: start it again"
         raise DatasetError(text, files.panoptic_json, "bad category")
     return dicts

@@ -1,13 +1,12 @@
-"""Checks registered datasets before they are used with a model, and forgets them afterwards."""
+"""Checks registered datasets before they are used with a model."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 
 from ..errors import ConfigError
 from .coco_panoptic import get_label_space
@@ -84,15 +83,3 @@ def _check_files(name: str, dicts: list[dict]) -> None:
                 f"dataset {name!r}: {len(missing)} of {len(dicts)} files are missing, the first is {missing[0]}; "
                 "`panoptic-fusion check` lists all problems"
             )
-
-
-@contextlib.contextmanager
-def forgotten_datasets() -> Iterator[None]:
-    """Forgets the datasets that are registered in its block, so that their names can be used for others."""
-    before = set(DatasetCatalog)
-    try:
-        yield
-    finally:
-        for name in set(DatasetCatalog) - before:
-            DatasetCatalog.pop(name, None)
-            MetadataCatalog.pop(name, None)

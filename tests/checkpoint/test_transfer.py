@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
 from small_networks import CATEGORIES, small_cfg
@@ -400,16 +399,7 @@ def test_a_trained_model_on_reordered_classes(trained, tiny_cfg, tiny_data, tmp_
     assert len(seen - {"void"}) >= 2
 
 
-@pytest.fixture
-def own_data_removed():
-    """Takes back the datasets that fine-tune registers."""
-    yield
-    for name in {"own_train", "own_val"} & set(DatasetCatalog.list()):
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-
-
-def test_fine_tuning_from_a_file_of_the_zoo(own_data_removed, tiny_data, tmp_path, monkeypatch, run_script):
+def test_fine_tuning_from_a_file_of_the_zoo(tiny_data, tmp_path, monkeypatch, run_script):
     """A file in detectron2's layout with COCO's classes, under another name; the log has a table of the toy classes."""
     opts = as_opts({**TINY_NETWORK, "SOLVER.MAX_ITER": 1, "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32})
     opts += ["MODEL.BACKBONE.BOTTOM_UP", "build_narrow_resnet_backbone", "MODEL.BACKBONE.FREEZE_AT", "0"]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from annotation_writers import labelme
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from polygon_scenes import make_scene
 from report_data import read_report
 from tiny_training import TINY_NETWORK, as_opts
@@ -31,11 +30,7 @@ def in_this_process(monkeypatch):
         return exit_info.value.code
 
     monkeypatch.setattr(child, "run", run)
-    yield started
-    for name in ("own_train", "own_val"):
-        if name in DatasetCatalog:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
+    return started
 
 
 def data_folder(tiny_data, root: Path) -> Path:

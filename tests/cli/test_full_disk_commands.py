@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from annotation_writers import labelme
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from limited_files import room_for
 from polygon_scenes import make_scene
 
@@ -54,15 +53,6 @@ def commands(trained, tiny_data, toy_config, tiny_opts, tmp_path, monkeypatch) -
         "compare": ["compare", "--model", trained, "--dataset", "tiny_val", "--output", out, "--num-images", "2"],
         "oracle": ["oracle", "--model", trained, "--dataset", "tiny_val", "--output", out, "--num-images", "1"],
     }
-
-
-@pytest.fixture(autouse=True)
-def own_datasets():
-    yield
-    for name in ("own_train", "own_val"):
-        if name in DatasetCatalog:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
 
 
 EVERY = ("--cutouts", "--instances-json")

@@ -17,7 +17,6 @@ from panoptic_fusion.config.read import read_config
 from panoptic_fusion.config.resolve import resolve_config
 from panoptic_fusion.data.coco_panoptic import get_label_space, register_from_config
 from panoptic_fusion.data.label_space import LabelSpace
-from panoptic_fusion.data.registered import forgotten_datasets
 from panoptic_fusion.errors import ConfigError
 from panoptic_fusion.networks.freeze import freeze_parts
 from panoptic_fusion.networks.test_time_augmentation import TestTimeAugmentation, View
@@ -38,13 +37,6 @@ def dataset_of(path: Path) -> str:
 
 def name_of(path: Path) -> str:
     return str(path.relative_to(CONFIGS))
-
-
-@pytest.fixture(autouse=True)
-def catalogs_as_before():
-    """A test of another file may register a dataset of the same name from another place."""
-    with forgotten_datasets():
-        yield
 
 
 def resolved(path: Path):

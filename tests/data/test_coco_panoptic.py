@@ -32,11 +32,7 @@ from panoptic_fusion.errors import ConfigError
 
 @pytest.fixture
 def name():
-    value = f"test_{uuid.uuid4().hex}"
-    yield value
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        if value in catalog:
-            catalog.remove(value)
+    return f"test_{uuid.uuid4().hex}"
 
 
 def arguments(files: PanopticFiles) -> dict:
@@ -148,7 +144,6 @@ def test_registering_twice(tmp_path, name, monkeypatch):
     DatasetCatalog.register("other_" + name, list)
     with pytest.raises(ConfigError, match="by other code"):
         register_panoptic("other_" + name, **arguments(files))
-    DatasetCatalog.remove("other_" + name)
 
 
 @pytest.mark.parametrize("is_read", [False, True])
@@ -257,8 +252,6 @@ def test_derived_instances(tmp_path, name):
     assert sorted(p.name for p in tmp_path.iterdir() if "json" in p.name) == [
         "instances.json", "panoptic.json", "visible.json", "whole.json",
     ]  # fmt: skip
-    DatasetCatalog.remove(f"{name}_whole")
-    MetadataCatalog.remove(f"{name}_whole")
 
 
 def test_derived_json_is_never_half_written(tmp_path, name):

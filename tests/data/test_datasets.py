@@ -15,7 +15,6 @@ from panoptic_fusion.data.checks import check_dataset
 from panoptic_fusion.data.datasets import BUILTIN, datasets_root, register_all
 from panoptic_fusion.data.datasets.idd import idd_labels
 from panoptic_fusion.data.prepare import prepare
-from panoptic_fusion.data.registered import forgotten_datasets
 from panoptic_fusion.errors import ConfigError, UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -137,8 +136,7 @@ def test_check_says_how_to_make_a_missing_data_set(run_script, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     code, out, _ = run_script("check", "cityscapes_fine_train", "--workers", "1")
     assert code == 1 and "3 problems" in out and "prepare it with `panoptic-fusion prepare cityscapes " in out
-    with forgotten_datasets():  # other tests resolve the same config
-        code, out, _ = run_script("check", "--config-file", "toy/panoptic_fpn_r18.yaml", "toy_val", "--workers", "1")
+    code, out, _ = run_script("check", "--config-file", "toy/panoptic_fpn_r18.yaml", "toy_val", "--workers", "1")
     assert code == 1 and "`panoptic-fusion prepare toy` makes it" in out
 
 
@@ -157,11 +155,8 @@ def test_name_of_other_code_is_not_taken_over():
     DatasetCatalog.remove("idd_val")
     MetadataCatalog.remove("idd_val")
     DatasetCatalog.register("idd_val", list)
-    try:
-        with pytest.raises(ConfigError, match="idd_val"):
-            register_all()
-    finally:
-        DatasetCatalog.remove("idd_val")
+    with pytest.raises(ConfigError, match="idd_val"):
+        register_all()
 
 
 # -- loading ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
 from detectron2.data.common import DatasetFromList, MapDataset
 from detectron2.structures import BitMasks
@@ -295,10 +295,7 @@ def registered(tmp_path):
             data["categories"][0]["name"] = "ceiling"
             Path(files.panoptic_json).write_text(json.dumps(data))
         register_panoptic(name, files.images, files.panoptic_root, files.panoptic_json)
-    yield SimpleNamespace(a=names[0], b=names[1], other=names[2])
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    return SimpleNamespace(a=names[0], b=names[1], other=names[2])
 
 
 def test_from_config(registered):

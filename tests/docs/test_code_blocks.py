@@ -311,7 +311,7 @@ def test_python_of_datasets():
 
 
 def test_own_config(folder):
-    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.data import DatasetCatalog
 
     from panoptic_fusion import get_cfg, resolve_config
 
@@ -321,15 +321,9 @@ def test_own_config(folder):
     shutil.copy(ROOT / "configs" / "Base-PanopticRCNN.yaml", folder / "configs")
     cfg = get_cfg()
     cfg.merge_from_file(str(file))
-    try:
-        cfg = resolve_config(cfg)
-        assert cfg.MODEL.RESNETS.DEPTH == 50 and cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 12
-        assert len(DatasetCatalog.get("mine_train")) == 6
-    finally:
-        for name in ("mine_train", "mine_val"):
-            if name in DatasetCatalog:
-                DatasetCatalog.remove(name)
-                MetadataCatalog.pop(name)
+    cfg = resolve_config(cfg)
+    assert cfg.MODEL.RESNETS.DEPTH == 50 and cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 12
+    assert len(DatasetCatalog.get("mine_train")) == 6
 
 
 def test_second_base(tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.structures import BitMasks, Boxes, Instances
 from panoptic_cases import (
@@ -27,8 +27,9 @@ from panoptic_cases import (
 from PIL import Image
 from two_processes import run_in_two_processes
 
-from panoptic_fusion.data import DatasetError, coco_panoptic, register_panoptic
+from panoptic_fusion.data import DatasetError, register_panoptic
 from panoptic_fusion.data.annotation import decode_segmentation
+from panoptic_fusion.data.catalogs import forgotten_datasets
 from panoptic_fusion.data.checks import check_dataset
 from panoptic_fusion.data.coco_panoptic import panoptic_files
 from panoptic_fusion.errors import ConfigError, UserError
@@ -44,13 +45,6 @@ def register(files):
     name = f"evaluator_test_{uuid.uuid4().hex}"
     register_panoptic(name, **files)
     return name
-
-
-def forget(name):
-    coco_panoptic._REGISTERED.pop(name)
-    coco_panoptic._LABEL_SPACES.pop(name)
-    DatasetCatalog.remove(name)
-    MetadataCatalog.remove(name)
 
 
 def output_of(pair, num_things=NUM_THINGS):
@@ -338,10 +332,10 @@ def test_the_derived_instances_are_those_of_the_data_set(tmp_path, tiny_data):
     for split, num_images in (("val", 3), ("train", 6)):
         files = {key: value for key, value in tiny_data[split].items() if key != "instances_json"}
         os.utime(files["panoptic_json"], (1e9, 1e9))
-        register_panoptic(name, **files)
-        build_evaluators(config(["instances"]), name, str(tmp_path))
+        with forgotten_datasets():
+            register_panoptic(name, **files)
+            build_evaluators(config(["instances"]), name, str(tmp_path))
         assert len(json.loads((tmp_path / f"{name}_instances.json").read_text())["images"]) == num_images
-        forget(name)
 
 
 @pytest.mark.parametrize("change", ["as it is", "no more than needed", "given boxes and areas"])
@@ -367,7 +361,6 @@ def test_an_instances_json_with_no_more_than_training_needs(tmp_path, tiny_data,
     assert len(written["images"]) == 3
     if change == "given boxes and areas":
         assert all((e["bbox"], e["area"]) == ([1.5, 2.5, 3.5, 4.5], 12.25) for e in written["annotations"])
-        forget(name)
         return
     outputs = []
     dicts = DatasetCatalog.get(name)
@@ -383,7 +376,6 @@ def test_an_instances_json_with_no_more_than_training_needs(tmp_path, tiny_data,
     assert results["segm"]["AP"] == pytest.approx(100.0)
     if change == "no more than needed":
         assert results["bbox"]["AP"] == pytest.approx(100.0)
-    forget(name)
 
 
 def test_build_evaluators_leaves_out_what_cannot_be_measured(tmp_path, caplog):

@@ -1,6 +1,7 @@
 """Wrong results that users of such projects have reported: stale caches, repeated images, AP of nothing, odd names."""
 
 import errno
+import itertools
 import json
 import logging
 import math
@@ -14,9 +15,9 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
 from PIL import Image
-from test_evaluator import forget
 
 from panoptic_fusion.data import register_panoptic
+from panoptic_fusion.data.catalogs import forgotten_datasets
 from panoptic_fusion.errors import DiskError
 from panoptic_fusion.evaluation import InstancesEvaluator, PanopticQualityEvaluator
 from panoptic_fusion.files import safe_name
@@ -45,10 +46,10 @@ def write_png(path, ids):
 @pytest.fixture
 def make(tmp_path):
     """make(image_ids, categories=..., names=...) -> name of a registered dataset of equal images."""
-    made = []
+    made = itertools.count()
 
     def make(image_ids=(1, 2), categories=CATEGORIES, names=None, name=None):
-        root = tmp_path / f"set{len(made)}"
+        root = tmp_path / f"set{next(made)}"
         content = {"images": [], "annotations": [], "categories": categories}
         for index, image_id in enumerate(image_ids):
             file_name = names[index] if names else f"{index}.png"
@@ -61,13 +62,9 @@ def make(tmp_path):
         (root / "panoptic.json").write_text(json.dumps(content))
         name = name or f"wrong_{uuid.uuid4().hex}"
         register_panoptic(name, str(root / "images"), str(root / "png"), str(root / "panoptic.json"))
-        made.append(name)
         return name
 
-    yield make
-    for name in made:
-        if name in DatasetCatalog:
-            forget(name)
+    return make
 
 
 def found(ids=None, classes=(0,)):
@@ -145,9 +142,9 @@ def test_the_json_is_not_made_again_without_a_change(make, tmp_path, monkeypatch
 
 def test_a_name_that_is_registered_again_with_other_classes(make, tmp_path):
     """One folder, one name: the second evaluator has the second dataset's classes."""
-    name = make()
-    assert "AP-car" in instance_results(name, tmp_path / "out", [(1, found())])["segm"]
-    forget(name)
+    with forgotten_datasets():
+        name = make()
+        assert "AP-car" in instance_results(name, tmp_path / "out", [(1, found())])["segm"]
     renamed = [{**c, "name": {"car": "wolf"}.get(c["name"], c["name"])} for c in CATEGORIES]
     make(categories=renamed, name=name)
     results = instance_results(name, tmp_path / "out", [(1, found(IDS)), (2, found(IDS))])

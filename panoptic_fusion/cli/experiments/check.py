@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 
 from panoptic_fusion.checkpoint import check_weights_file, named_checkpoint
 from panoptic_fusion.config import read_config, resolve_config
-from panoptic_fusion.data.registered import forgotten_datasets
+from panoptic_fusion.data.catalogs import forgotten_datasets
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.evaluation import check_evaluators
 from panoptic_fusion.evaluation.results import GROUP_SUFFIXES, MEASURES

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from panoptic_fusion.cli import child
 from panoptic_fusion.config import read_config, resolve_config
-from panoptic_fusion.data.registered import forgotten_datasets
+from panoptic_fusion.data.catalogs import forgotten_datasets
 from panoptic_fusion.engine.inputs import changed_inputs
 from panoptic_fusion.files import check_writable, write_atomically, write_json
 from panoptic_fusion.locks import locked_folder
