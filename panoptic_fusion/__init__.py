@@ -8,10 +8,12 @@ registers the meta-architectures, heads, fusions and datasets in detectron2's re
 """
 
 import importlib
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
 from .errors import INSTALL_DETECTRON2
+from .moved import MovedModules
 
 if TYPE_CHECKING:
     from .cli.ablation import ablation
@@ -104,6 +106,7 @@ __all__ = [
 
 # detectron2 itself uses torch.jit.script, which torch 2.14 deprecates. A user cannot act on this warning.
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
+sys.meta_path.append(MovedModules())
 
 
 def __getattr__(name: str) -> Any:

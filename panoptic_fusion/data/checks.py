@@ -60,6 +60,8 @@ class CheckResult:
         """Returns whether all errors are of `WARNING_KINDS`."""
         return all(fault.kind in WARNING_KINDS for fault in self.faults)
 
+    can_be_trained = is_trainable  # the name in version 0.1.0
+
 
 def check_dataset(files: PanopticFiles, num_workers: int | None = None, show_progress: bool = False) -> CheckResult:
     """Checks a whole dataset; never raises because of the content of its files.

@@ -6,3 +6,16 @@ without ground truth. `image.py` handles one image: `errors.py` says what is wro
 collects the numbers of all images, `comparison.py` compares predictions. `javascript.py` writes data for the page, and
 `page.py` writes the page itself.
 """
+
+from typing import Any
+
+from ...moved import warn_of_move
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("results_table", "write_results"):  # what this module had in version 0.1.0
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .. import results
+
+    warn_of_move(f"{__name__}.{name}", f"{results.__name__}.{name}")
+    return getattr(results, name)
