@@ -22,12 +22,6 @@ NAMES = [name for dataset in BUILTIN.values() for name in dataset.names.values()
 MAKE = {key: getattr(dataset_trees, f"make_{key}") for key in BUILTIN}
 
 
-@pytest.fixture(autouse=True)
-def _back_to_default_root():
-    yield
-    register_all()
-
-
 # -- classes ---------------------------------------------------------------------------------------------------------
 
 

@@ -55,9 +55,7 @@ def tree(request, tmp_path, monkeypatch):
     MAKE[key](tmp_path / "data" / key, np.random.default_rng(7))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
     register_all()
-    yield key
-    monkeypatch.undo()
-    register_all()
+    return key
 
 
 def read_results(folder: Path) -> dict:
@@ -146,23 +144,19 @@ def test_submission_of_the_test_split(tmp_path, monkeypatch, run_script):
     dataset_trees.make_cityscapes(tmp_path / "cityscapes", np.random.default_rng(8), 2, ("train", "test"))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     register_all()
-    try:
-        code, _, err = run_script("prepare", "cityscapes", "--splits", "train", "test")
-        assert code == 0, err
-        arguments = ["--config-file", ROOT / "configs" / "cityscapes" / "panoptic_fpn_r50.yaml", *as_opts(SHRUNK)]
-        arguments += ["OUTPUT_DIR", tmp_path / "output", "DATASETS.TEST", "('cityscapes_fine_test',)"]
-        code, _, err = run_script("train", *arguments)
-        assert code == 0, err
-        results = read_results(tmp_path / "output")
-        assert results.keys() == {"panoptic_seg", "bbox", "segm"}
-        assert results["panoptic_seg"]["PQ"] is None and results["panoptic_seg"]["images"] == 2
-        dicts = DatasetCatalog.get("cityscapes_fine_test")
-        folder = tmp_path / "output" / "inference" / "cityscapes_fine_test"
-        check_coco_submission(folder, dicts, "cityscapes")
-        check_cityscapes_submission(folder, dicts)
-    finally:
-        monkeypatch.undo()
-        register_all()
+    code, _, err = run_script("prepare", "cityscapes", "--splits", "train", "test")
+    assert code == 0, err
+    arguments = ["--config-file", ROOT / "configs" / "cityscapes" / "panoptic_fpn_r50.yaml", *as_opts(SHRUNK)]
+    arguments += ["OUTPUT_DIR", tmp_path / "output", "DATASETS.TEST", "('cityscapes_fine_test',)"]
+    code, _, err = run_script("train", *arguments)
+    assert code == 0, err
+    results = read_results(tmp_path / "output")
+    assert results.keys() == {"panoptic_seg", "bbox", "segm"}
+    assert results["panoptic_seg"]["PQ"] is None and results["panoptic_seg"]["images"] == 2
+    dicts = DatasetCatalog.get("cityscapes_fine_test")
+    folder = tmp_path / "output" / "inference" / "cityscapes_fine_test"
+    check_coco_submission(folder, dicts, "cityscapes")
+    check_cityscapes_submission(folder, dicts)
 
 
 @pytest.mark.slow

@@ -24,12 +24,6 @@ NAMES = (
 THINGS = {9, 10, 11}  # category id = label + 1
 
 
-@pytest.fixture(autouse=True)
-def default_root():
-    yield
-    register_all()
-
-
 def segments_of(labels: np.ndarray) -> set[tuple[int, frozenset]]:
     """(category id, its pixels) of each segment, by flooding pixel by pixel."""
     height, width = labels.shape

@@ -268,14 +268,11 @@ def test_vistas_of_release_2(folders, tmp_path):
                         pairs.add((value // 256, instance, segment_id))
                 assert len(pairs) == len({p[:2] for p in pairs}) == len({p[2] for p in pairs})
     register_all(str(tmp_path))
-    try:
-        assert get_label_space("vistas_v2_val").thing_classes == ("Bird", "Person", "Car")
-        assert get_label_space("vistas_val").num_things == 37
-        for name, number in (("vistas_train", 3), ("vistas_v2_train", 3), ("vistas_val", 1)):
-            dicts = DatasetCatalog.get(name)
-            assert len(dicts) == number and all(Path(d["file_name"]).is_file() for d in dicts)
-    finally:
-        register_all()
+    assert get_label_space("vistas_v2_val").thing_classes == ("Bird", "Person", "Car")
+    assert get_label_space("vistas_val").num_things == 37
+    for name, number in (("vistas_train", 3), ("vistas_v2_train", 3), ("vistas_val", 1)):
+        dicts = DatasetCatalog.get(name)
+        assert len(dicts) == number and all(Path(d["file_name"]).is_file() for d in dicts)
 
 
 def test_vistas_release_2_official_panoptic_folder_is_used(tmp_path):
@@ -485,12 +482,9 @@ def test_splits_without_annotations(key, split, tmp_path):
     assert (summary.images, summary.empty, summary.converted) == (3, 3, 3)
     (again,) = prepare(key, root, [split], workers=1, progress=False)
     assert (again.converted, again.kept) == (0, 3)
-    try:
-        register_all(str(tmp_path))
-        records = DatasetCatalog.get(summary.name)
-        assert get_label_space(summary.name).num_things == {"coco": 80, "vistas": 37, "vistas_v2": 3, "idd": 9}[key]
-    finally:
-        register_all()
+    register_all(str(tmp_path))
+    records = DatasetCatalog.get(summary.name)
+    assert get_label_space(summary.name).num_things == {"coco": 80, "vistas": 37, "vistas_v2": 3, "idd": 9}[key]
     found = {x["image_id"]: (x["file_name"], (x["height"], x["width"])) for x in records}
     assert found.keys() == expected.keys()
     for image_id, (name, size) in expected.items():
