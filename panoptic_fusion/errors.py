@@ -57,6 +57,11 @@ def one_line(error: BaseException) -> str:
 _CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
+def counted(number: float, noun: str) -> str:
+    """Returns a number with its noun, such as "1 image" and "2 images"."""
+    return f"{number:.0f} {noun}{'' if number == 1 else 's'}"
+
+
 def plain_line(text: str) -> str:
     """Returns a text that may be anything, such as a class or file name, as one line that a terminal shows as it is.
 

@@ -4,7 +4,7 @@ import html
 import random
 import re
 
-from panoptic_fusion.errors import plain_line
+from panoptic_fusion.errors import counted, plain_line
 from panoptic_fusion.evaluation.results import MEASURES, results_table
 from panoptic_fusion.markdown import escape_markdown, markdown_table
 
@@ -68,3 +68,9 @@ def test_one_line_that_a_terminal_shows_as_it_is():
     for text in ("ü ß 猫", "شارع", "👨\u200d👩\u200d👧", "a|b", "\\", ""):
         assert plain_line(text) == text
     assert escape_markdown("\x1b[1m") == "\\\\x1b\\[1m"
+
+
+def test_a_number_with_its_noun():
+    assert [counted(number, "image") for number in (0, 1, 2, 1.0, 1000.0)] == [
+        "0 images", "1 image", "2 images", "1 image", "1000 images",
+    ]  # fmt: skip

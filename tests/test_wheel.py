@@ -79,7 +79,7 @@ def test_train_check_and_demo_in_an_empty_folder(command):
     code, out, err = command("prepare", "toy", *numbers)
     assert code == 0, err
     code, out, err = command("check", "--config-file", "toy/panoptic_fpn_r18.yaml", "toy_val")
-    assert code == 0 and "toy_val: no problems in 1 images" in out, out + err
+    assert code == 0 and "toy_val: no problems in 1 image," in out, out + err
     settings = as_opts({**TINY_NETWORK, "SOLVER.MAX_ITER": 2, "OUTPUT_DIR": "out"})
     code, out, err = command("train", "--config-file", "toy/panoptic_fpn_r18.yaml", *settings)
     assert code == 0 and (command.folder / "out" / "results.json").is_file(), out + err

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from panoptic_fusion.errors import counted
+
 from .arguments import add_allow_download, add_opts, check_at_least_one
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
         opts=args.opts,
         allow_download=args.allow_download,
     )
-    print(f"{len(pictures)} pictures (image, ground truth, prediction) and all.jpg in {args.output}")
+    print(f"{counted(len(pictures), 'picture')} (image, ground truth, prediction) and all.jpg in {args.output}")
 
 
 def compare(

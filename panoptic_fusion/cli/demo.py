@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panoptic_fusion.errors import UserError, plain_line
+from panoptic_fusion.errors import UserError, counted, plain_line
 
 from .arguments import add_model, add_opts, add_zoo
 from .source import check_source, load_source_config
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     )
     requested = {"videos": args.video, "cut-outs": args.cutouts, "instances.json": args.instances_json}
     written = ", ".join(["pictures", "panoptic PNGs", *(name for name, wanted in requested.items() if wanted)])
-    print(f"{len(found['annotations'])} images: {written} and panoptic.json in {args.output}")
+    print(f"{counted(len(found['annotations']), 'image')}: {written} and panoptic.json in {args.output}")
     if found["images"] and not args.onnx:  # the report needs torch
         from panoptic_fusion.evaluation.report.one_side import write_prediction_report
 

@@ -15,6 +15,8 @@ import os
 import sys
 from typing import Any
 
+from panoptic_fusion.errors import counted
+
 from .arguments import check_at_least_one
 
 HELP = "fuse the result files of any instance model and any semantic model"
@@ -57,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
         print(problem, file=sys.stderr)
     if len(problems) > SHOWN:
         print(f"and {len(problems) - SHOWN} more problems", file=sys.stderr)
-    print(f"{result['images']} images fused, {len(problems)} problems: {os.path.join(args.output, 'panoptic.json')}")
+    path = os.path.join(args.output, "panoptic.json")
+    print(f"{counted(result['images'], 'image')} fused, {counted(len(problems), 'problem')}: {path}")
     return int(bool(problems))
 
 

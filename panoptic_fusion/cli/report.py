@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panoptic_fusion.errors import UserError, plain_line
+from panoptic_fusion.errors import UserError, counted, plain_line
 
 from . import child
 from .arguments import add_allow_download, add_opts, check_at_least_one, escape_unencodable
@@ -109,7 +109,7 @@ def names_of(paths: Sequence[str | os.PathLike]) -> list[str]:
 def print_report(result: Mapping[str, Any]) -> None:
     """Prints the PQ of each prediction, the first problems, and the path of the page."""
     for name, scores in result["results"].items():
-        print(f"{name}: PQ {scores['all']['PQ']:.2f}, {scores['images']} images")
+        print(f"{name}: PQ {scores['all']['PQ']:.2f}, {counted(scores['images'], 'image')}")
     problems = [text for scores in result["results"].values() for text in scores["problems"]] + result["problems"]
     for text in dict.fromkeys(problems[:SHOWN]):
         print(f"  {plain_line(text)}")

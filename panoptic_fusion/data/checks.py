@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_api
 
-from ..errors import UserError, plain_line
+from ..errors import UserError, counted, plain_line
 from ..processes import WorkerKilledError, map_in_processes, with_progress
 from .annotation import decode_segmentation, label_extents, load_annotation
 from .coco_json import PanopticJson, read_instances_json, read_panoptic_json
@@ -131,7 +131,7 @@ def format_result(name: str, result: CheckResult) -> str:
     if result.is_trainable():
         lines = [_headline(name, result), *_class_lines(result)]
     else:
-        lines = [f"{name}: {len(result.faults)} problem{'s' if len(result.faults) > 1 else ''}"]
+        lines = [f"{name}: {counted(len(result.faults), 'problem')}"]
     for kind, faults in _by_kind(result).items():
         lines.append(f"{kind}: {len(faults)}{' (warning)' if kind in WARNING_KINDS else ''}")
         lines += [f"  {plain_line(str(fault))}" for fault in faults]
@@ -150,7 +150,8 @@ def _headline(name: str, result: CheckResult) -> str:
     void = 100 * result.void_pixels / max(result.pixels, 1)
     total = sum(result.segments.values())
     return (
-        f"{name}: no {'serious ' if result.faults else ''}problems in {result.num_images} images, {total} segments "
+        f"{name}: no {'serious ' if result.faults else ''}problems in {counted(result.num_images, 'image')}, "
+        f"{counted(total, 'segment')} "
         f"({result.num_crowds} of them crowds), {void:.1f}% of the pixels void"
     )
 

@@ -49,7 +49,7 @@ class LabelSpace:
             names, colors, ids = (getattr(self, f"{kind}_{what}") for what in ("classes", "colors", "ids"))
             if not len(names) == len(colors) == len(ids):
                 raise UserError(
-                    f"a label space needs as many {kind} classes ({len(names)}) as {kind} colours ({len(colors)}) "
+                    f"a label space needs as many {kind} classes ({len(names)}) as {kind} colors ({len(colors)}) "
                     f"and {kind} ids ({len(ids)})"
                 )
             if any(a >= b for a, b in zip(ids, ids[1:], strict=False)):

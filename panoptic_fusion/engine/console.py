@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from tabulate import tabulate
 
 from panoptic_fusion.data.label_space import LabelSpace
-from panoptic_fusion.errors import plain_line
+from panoptic_fusion.errors import counted, plain_line
 from panoptic_fusion.other_packages import silence_other_packages
 
 LOGGERS = ("detectron2", "fvcore", "panoptic_fusion")
@@ -50,6 +50,7 @@ def run_table(cfg: CfgNode, *, parameters: int, processes: int) -> str:
     label_space = LabelSpace.from_categories(cfg.MODEL.CATEGORIES)
     model, solver = cfg.MODEL, cfg.SOLVER
     on_device = f"{processes} processes" if processes > 1 else "1 process"
+    images = counted(solver.IMS_PER_BATCH, "image")
     rows = [
         ("training data", ", ".join(cfg.DATASETS.TRAIN)),
         ("test data", ", ".join(cfg.DATASETS.TEST) or "none"),
@@ -59,7 +60,7 @@ def run_table(cfg: CfgNode, *, parameters: int, processes: int) -> str:
         ("backbone", f"{model.BACKBONE.NAME} on {model.TIMM.NAME or model.BACKBONE.BOTTOM_UP}"),
         ("stuff head, fusion", f"{model.SEM_SEG_HEAD.NAME}, {model.PANOPTIC_FUSION.NAME}"),
         ("initial weights", model.WEIGHTS or model.TIMM.WEIGHTS or "random"),
-        ("schedule", f"{solver.MAX_ITER} iterations of {solver.IMS_PER_BATCH} images, learning rate {solver.BASE_LR}"),
+        ("schedule", f"{counted(solver.MAX_ITER, 'iteration')} of {images}, learning rate {solver.BASE_LR}"),
         ("device", f"{model.DEVICE}, {on_device}"),
         ("output", f"{cfg.OUTPUT_DIR} (log.txt has all messages)"),
     ]

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from panoptic_fusion.data.coco_panoptic import get_label_space
 from panoptic_fusion.data.mapper import PanopticDatasetMapper, build_augmentations
-from panoptic_fusion.errors import ConfigError
+from panoptic_fusion.errors import ConfigError, counted
 from panoptic_fusion.markdown import markdown_table
 from panoptic_fusion.networks import IndependentPanoptic, PanopticRCNN
 from panoptic_fusion.networks.trained import build_predictor
@@ -73,7 +73,7 @@ def table(rows: dict[tuple[str, ...], dict[str, float]]) -> str:
         for row, results in rows.items()
     ]
     header = [*(f"GT {part}" for part in PARTS), *MEASURES, "PQ gained"]
-    return f"{rows[()]['images']:.0f} images\n\n" + markdown_table(lines, header)
+    return counted(rows[()]["images"], "image") + "\n\n" + markdown_table(lines, header)
 
 
 def interpretation(rows: dict[tuple[str, ...], dict[str, float]]) -> str:

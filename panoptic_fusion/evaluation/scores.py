@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import counted
 from ..files import without_nan, write_json, write_text
 from ..markdown import escape_markdown, markdown_table
 from .matching import ImageCounts
@@ -107,7 +108,7 @@ def scores_table(result: Mapping[str, Any]) -> str:
 def groups_table(result: Mapping[str, Any]) -> str:
     """Returns the metrics of all classes, of the things and of the stuff as a Markdown table."""
     keys = ("PQ", "SQ", "RQ", "PQ_dagger", "boundary_PQ", "mIoU", "TP", "FP", "FN")
-    return _rows_table({group: result[group] for group in GROUPS}, f"{result['images']} images", keys)
+    return _rows_table({group: result[group] for group in GROUPS}, counted(result["images"], "image"), keys)
 
 
 def sizes_table(result: Mapping[str, Any]) -> str:

@@ -262,7 +262,7 @@ def test_command(tmp_path, run_script):
     assert read_output(tmp_path) == read_output(tmp_path, "python")
     (tmp_path / "labels" / "002.png").unlink()
     code, out, errors = run_script("fuse", *words, "--rule", "seamless", "--output", str(tmp_path / "out2"))
-    assert code == 1 and out.startswith("2 images fused, 1 problems") and "002.jpg" in errors
+    assert code == 1 and out.startswith("2 images fused, 1 problem:") and "002.jpg" in errors
     code, _, errors = run_script("fuse", *words, "--overlap-thresh", "3", "--output", str(tmp_path / "out3"))
     assert code == 2 and "overlap_thresh is 3.0: pass a number in [0, 1]" in errors
     assert panoptic_fusion.fuse_files.__module__ == "panoptic_fusion.cli.fuse_files"

@@ -255,7 +255,7 @@ def test_demo_of_the_zoo(zoo, run_script, tmp_path):
     code, out, err = run_script("demo", "--zoo", NAME, *words, "--opts", *OPTS)
     assert code == 0, err
     content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
-    assert "1 images" in out and len(content["annotations"]) == 1 and len(content["categories"]) == 80 + 53
+    assert "1 image:" in out and len(content["annotations"]) == 1 and len(content["categories"]) == 80 + 53
 
 
 @pytest.mark.parametrize(

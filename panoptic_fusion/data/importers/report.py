@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ...errors import plain_line
+from ...errors import counted, plain_line
 from .result import PROBLEMS, ImportResult
 
 SHOWN = 20
@@ -17,8 +17,9 @@ def format_result(result: ImportResult) -> str:
     images = "no splits" if set(result.images) == {""} else ", ".join(splits)
     crowds = f", {result.crowds} of them crowds" if result.crowds else ""
     lines = [
-        f"{result.output}: {sum(result.images.values())} images ({images}), {result.segments.total()} segments{crowds}",
-        f"format: {result.format}; overlaps: {result.order}; {result.painted} images painted now",
+        f"{result.output}: {counted(sum(result.images.values()), 'image')} ({images}), "
+        f"{counted(result.segments.total(), 'segment')}{crowds}",
+        f"format: {result.format}; overlaps: {result.order}; {counted(result.painted, 'image')} painted now",
         "classes (choose with --things or --stuff of `panoptic-fusion import`):",
     ]
     names = [plain_line(category.name) for category in result.categories]

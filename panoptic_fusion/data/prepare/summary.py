@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import UserError, plain_line
+from ...errors import UserError, counted, plain_line
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,14 @@ class SplitSummary:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        segments = counted(sum(self.segments.values()), "segment")
+        crowds = counted(sum(self.crowds.values()), "crowd")
         lines = [
-            f"{self.name}: {self.images} images ({self.empty} without a segment), {sum(self.segments.values())} "
-            f"segments, {sum(self.crowds.values())} crowds, {self.void_share:.1%} of the pixels void"
+            f"{self.name}: {counted(self.images, 'image')} ({self.empty} without a segment), {segments}, {crowds}, "
+            f"{self.void_share:.1%} of the pixels void"
         ]
         if self.converted or self.kept:
-            lines.append(f"  {self.converted} images converted now, {self.kept} before")
+            lines.append(f"  {counted(self.converted, 'image')} converted now, {self.kept} before")
         names = {name: plain_line(name) for name in self.segments}
         width = max(map(len, names.values()), default=0)
         for name, count in self.segments.items():

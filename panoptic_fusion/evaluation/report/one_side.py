@@ -6,6 +6,7 @@ from pathlib import Path
 from ...data.checks import CheckResult
 from ...data.coco_panoptic import PanopticFiles
 from ...data.statistics import choose_images, dataset_statistics
+from ...errors import counted
 from .write import write_report
 
 
@@ -36,7 +37,7 @@ def write_dataset_report(
         (each["segments"], round(each["pixels"] * result.pixels), each["crowds"], each["images"])
         for each in dataset_statistics(result)["classes"]
     ]
-    shown = f"{len(chosen)} of {len(result.images)} images"
+    shown = f"{len(chosen)} of {counted(len(result.images), 'image')}"
     return write_report(
         files.panoptic_json, files.panoptic_root, {}, output,
         photos=files.images, images=[image.image_id for image, _ in chosen], title=f"{name} ({shown})",

@@ -9,6 +9,7 @@ import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from panoptic_fusion.errors import counted
 from panoptic_fusion.files import without_nan, write_atomically, write_json
 from panoptic_fusion.markdown import escape_markdown, markdown_table
 
@@ -57,7 +58,7 @@ def comparison_table(study: Study) -> str:
     """Returns the PQ of each rule before and after tuning, with confidence intervals, as a Markdown table."""
     rows = [[name, *_cells(tuned.held_out)] for name, tuned in study.rules.items()]
     rows.append([f"chosen rule (before: {study.own_rule})", *_cells(study.choice)])
-    header = [f"{study.images} images", "PQ before", "PQ tuned, held out", "PQ gained"]
+    header = [counted(study.images, "image"), "PQ before", "PQ tuned, held out", "PQ gained"]
     return markdown_table(rows, header)
 
 
