@@ -20,14 +20,12 @@ LABEL_SPACES: dict[str, LabelSpace] = {}  # of datasets whose JSON has been read
 @contextlib.contextmanager
 def forgotten_datasets() -> Iterator[None]:
     """Puts the registered datasets back as they were before its block, so that their names can be used for others."""
-    registries = (DatasetCatalog, MetadataCatalog, REGISTERED)
-    before = [dict(registry) for registry in registries]
+    registries = (DatasetCatalog, MetadataCatalog, REGISTERED, LABEL_SPACES)
+    *before, label_spaces = (dict(registry) for registry in registries)
     try:
         yield
     finally:
-        for name, files in REGISTERED.items():
-            if before[-1].get(name) != files:
-                LABEL_SPACES.pop(name, None)
-        for registry, content in zip(registries, before, strict=True):
+        read = {name: space for name, space in LABEL_SPACES.items() if before[2].get(name) == REGISTERED.get(name)}
+        for registry, content in zip(registries, (*before, {**label_spaces, **read}), strict=True):
             registry.clear()
             registry.update(content)

@@ -1,12 +1,13 @@
 """What a block registers is forgotten after it, and what was registered before it is back."""
 
 import uuid
+from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from tiny_panoptic import make_tiny
 
-from panoptic_fusion.data import DatasetError, get_label_space, register_panoptic
+from panoptic_fusion.data import get_label_space, register_panoptic
 from panoptic_fusion.data.catalogs import forgotten_datasets
 from panoptic_fusion.data.coco_panoptic import panoptic_files
 from panoptic_fusion.data.datasets import register_all
@@ -49,10 +50,24 @@ def test_what_was_there_is_back_after_an_error(tmp_path, name):
 
 
 def test_a_built_in_data_set_that_was_moved_is_back(tmp_path):
-    metadata = MetadataCatalog.get("cityscapes_fine_val")
+    """Its classes are known without its JSON."""
+    label_space, metadata = get_label_space("cityscapes_fine_val"), MetadataCatalog.get("cityscapes_fine_val")
+    moves = (
+        lambda: register("cityscapes_fine_val", make_tiny(tmp_path, seed=1)),
+        lambda: register_all(str(tmp_path)),
+    )
+    for move in moves:
+        with forgotten_datasets():
+            move()
+        assert MetadataCatalog.get("cityscapes_fine_val") is metadata
+        assert get_label_space("cityscapes_fine_val") == label_space and label_space.num_things == 8
+
+
+def test_classes_that_were_read_in_the_block_stay(tmp_path, name):
+    files = make_tiny(tmp_path, seed=1)
+    register(name, files)
     with forgotten_datasets():
-        register("cityscapes_fine_val", make_tiny(tmp_path, seed=1))
-        assert get_label_space("cityscapes_fine_val").thing_classes == ("car", "person")
-    assert MetadataCatalog.get("cityscapes_fine_val") is metadata and len(metadata.thing_classes) == 8
-    with pytest.raises(DatasetError, match="cityscapes_panoptic_val.json"):
-        get_label_space("cityscapes_fine_val")
+        label_space = get_label_space(name)
+    (tmp_path / "gone").mkdir()
+    Path(files.panoptic_json).rename(tmp_path / "gone" / "panoptic.json")
+    assert get_label_space(name) == label_space
