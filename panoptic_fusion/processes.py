@@ -52,15 +52,16 @@ def map_in_processes(
         return
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
     context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=(os.getpid(),)) as pool:
-        try:
-            yield from pool.map(function, tasks, chunksize=max(1, min(16, len(tasks) // (4 * processes))))
-        except BrokenProcessPool as error:
-            raise WorkerKilledError(
-                "a process was killed, possibly because memory ran out: use fewer processes (--workers)"
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=(os.getpid(),))
+    try:
+        yield from pool.map(function, tasks, chunksize=max(1, min(16, len(tasks) // (4 * processes))))
+    except BrokenProcessPool as error:
+        raise WorkerKilledError(
+            "a process was killed, possibly because memory ran out: use fewer processes (--workers)"
+        ) from error
+    finally:
+        # With wait=False, the pool's thread may close its pipe while Python exits, which prints a traceback.
+        pool.shutdown(cancel_futures=True)
 
 
 def _start(parent: int) -> None:

@@ -1,9 +1,11 @@
 """Locks of folders, and child processes that end with their parent."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -101,3 +103,17 @@ def test_a_killed_process_of_a_map_is_one_clear_error():
     """Every command that maps over processes gets the same line, not a traceback."""
     with pytest.raises(WorkerKilledError, match="a process was killed.*--workers"):
         list(map_in_processes(end_at_three, range(8), 2))
+
+
+def slow_after_the_first(number: int) -> int:
+    time.sleep(0.05 * min(number, 1))
+    return number
+
+
+def test_a_map_that_ends_early_leaves_no_thread_and_no_process():
+    """A thread of the pool that is left may close its pipe while Python exits: a traceback after the error's line."""
+    results = map_in_processes(slow_after_the_first, range(40), 2)
+    assert next(results) == 0
+    results.close()
+    assert multiprocessing.active_children() == []
+    assert [thread for thread in threading.enumerate() if "ExecutorManager" in type(thread).__name__] == []
