@@ -3,7 +3,7 @@
     python benchmarks/launches.py [--instances 10 100 300] [--size 1024 2048]
 
 "loop" processes one instance after another, as on a CPU. "flat" processes all instances at once, as on a GPU. Both run
-on the simulated device of `launch_counter.py`, on the street scene of `fusion.py` with semantic logits that show the
+on the simulated device of `simulated_device.py`, on the street scene of `fusion.py` with semantic logits that show the
 things. The counts include the check for non-finite numbers. They exclude the argmax of the semantic logits, which does
 not depend on the instances. "reads" are points where the CPU waits for values of the GPU; "all" also includes
 `bincount` and copies from the CPU.
@@ -22,7 +22,8 @@ import torch
 from arguments import parse_arguments
 from detectron2.structures import Boxes, Instances
 from fusion import NUM_STUFF, NUM_THINGS, OVERLAP, SCORE, STUFF_AREA, street_scene
-from launch_counter import DEVICE, Counts, LaunchCounter, to_device
+from launch_counter import Counts, LaunchCounter
+from simulated_device import DEVICE, to_device
 
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.modeling.fusion import (
@@ -132,6 +133,8 @@ def count(name: str, size: tuple[int, int], num_instances: int, *, flat: bool) -
             module, function = PARTS[name]
             stack.enter_context(mock.patch.object(module, function, counted(getattr(module, function))))
         stack.enter_context(counter)
+        with counter.paused():
+            fusion.to(DEVICE)
         fusion(ArgmaxApart(to_device(sem_seg.logits), size, size, size), Instances(size, **fields))
     return counter.counts, part
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from launch_counter import DEVICE, Counts, LaunchCounter, to_device
+from launch_counter import Counts, LaunchCounter
 from launches import PARTS, RULES, count
+from simulated_device import DEVICE, to_device
 
 from panoptic_fusion.modeling.fusion import sem_seg_logits
 

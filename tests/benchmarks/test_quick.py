@@ -7,7 +7,14 @@ import sys
 import pytest
 from tiny_training import ROOT
 
-SHARED = {"arguments", "launch_counter", "peak_memory", "gpu_parts", "gpu"}  # what the benchmarks and gpu.sh use
+SHARED = {
+    "arguments",
+    "launch_counter",
+    "simulated_device",
+    "peak_memory",
+    "gpu_parts",
+    "gpu",
+}  # what the benchmarks and gpu.sh use
 NAMES = sorted({path.stem for path in (ROOT / "benchmarks").glob("*.py")} - SHARED)
 
 
