@@ -12,6 +12,8 @@ import argparse
 import os
 from collections.abc import Sequence
 
+from panoptic_fusion.errors import ConfigError
+
 from .arguments import add_model, add_opts, check_at_least_one, check_model
 
 HELP = "measure where a trained model loses quality, with ground truth in place of its parts"
@@ -80,6 +82,10 @@ def oracle(
     words = [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
     cfg = load_config(model, config_file, words, allow_download=allow_download)
     check_has_parts(cfg, str(model or config_file))
+    if cfg.TEST.AUG.ENABLED:
+        raise ConfigError(
+            "TEST.AUG.ENABLED is True, but the parts of one view are replaced: add TEST.AUG.ENABLED False"
+        )
     dicts = load_eval_dicts(cfg, dataset)
     check_writable(os.fspath(output), "--output")
     if num_images is not None:

@@ -106,3 +106,13 @@ def test_data_set_of_other_classes(fails_early, tmp_path):
     name = f"oracle_{uuid.uuid4().hex}"
     register_panoptic(name, images=tmp_path, panoptic_root=tmp_path, panoptic_json=tmp_path / "other.json")
     fails_early(f"the classes of dataset {name!r} differ from the model's", "--dataset", name)
+
+
+def test_several_views_are_refused_before_the_work(run_script, trained, tmp_path):
+    words = ["oracle", "--model", trained, "--dataset", "tiny_val", "--output", tmp_path / "oracle"]
+    code, _, err = run_script(*words, "TEST.AUG.ENABLED", "True")
+    assert (
+        code == 2
+        and "parts of one view are replaced: add TEST.AUG.ENABLED False" in err
+        and not (tmp_path / "oracle").exists()
+    )
