@@ -78,12 +78,19 @@ def compare(
 
     from panoptic_fusion.data.mapper import read_image
     from panoptic_fusion.files import check_writable, remove_partial_files, unused_name
-    from panoptic_fusion.networks.trained import build_predictor, evenly_spread, load_eval_dicts, load_trained
+    from panoptic_fusion.networks.trained import (
+        build_predictor,
+        check_is_panoptic,
+        evenly_spread,
+        load_eval_dicts,
+        load_trained,
+    )
     from panoptic_fusion.visualization import draw_comparison, ground_truth_panoptic, write_picture
 
     check_writable(os.fspath(output), "--output")
     words = [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
     cfg = load_trained(model, words, allow_download=allow_download)
+    check_is_panoptic(cfg, model)
     dicts = evenly_spread(load_eval_dicts(cfg, dataset), num_images)
     predictor = build_predictor(cfg)
     os.makedirs(output, exist_ok=True)

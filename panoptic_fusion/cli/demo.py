@@ -201,17 +201,13 @@ def load_source(
         UserError, FileNotFoundError: it cannot be loaded, or has no panoptic output.
     """
     from panoptic_fusion.data.label_space import LabelSpace
-    from panoptic_fusion.networks.trained import build_predictor
+    from panoptic_fusion.networks.trained import build_predictor, check_is_panoptic
 
     from .demo_images import Source
 
     words = [*opts, "MODEL.PANOPTIC_FUSION.OUTPUTS", "['panoptic_seg']"]
     cfg = load_source_config(model, config_file, zoo, weights, words, allow_download=allow_download)
-    if not cfg.MODEL.PANOPTIC_FUSION.OUTPUTS:
-        raise UserError(
-            f"{zoo or model or config_file} is a {cfg.MODEL.META_ARCHITECTURE}, which has no panoptic output: choose a "
-            "panoptic model"
-        )
+    check_is_panoptic(cfg, zoo or model or config_file or "")
     predictor = build_predictor(cfg)
 
     def predict(image: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]]]:

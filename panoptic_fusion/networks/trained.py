@@ -18,7 +18,7 @@ from panoptic_fusion.checkpoint.checkpointer import BEST
 from panoptic_fusion.config import merge_opts, read_config, resolve_config, with_values
 from panoptic_fusion.data.label_space import LabelSpace
 from panoptic_fusion.data.registered import check_data_set, check_registered
-from panoptic_fusion.errors import UserError
+from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.modeling.backbone.timm_config import clear_pretrained_weights
 
 from .downloads import check_downloads
@@ -112,6 +112,19 @@ def build_predictor(cfg: CfgNode) -> DefaultPredictor:
         predictor.aug = T.ResizeShortestEdge(0)  # none: the network resizes the image itself, once per view
     AtomicCheckpointer.from_config(cfg, predictor.model, require_complete=True).load(cfg.MODEL.WEIGHTS)
     return predictor
+
+
+def check_is_panoptic(cfg: CfgNode, source: str | os.PathLike) -> None:
+    """Checks that a resolved config's network returns a panoptic map; `source` is where the config comes from.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if "panoptic_seg" not in cfg.MODEL.PANOPTIC_FUSION.OUTPUTS:
+        raise ConfigError(
+            f"{source}: MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which has no panoptic output: choose "
+            "a panoptic model"
+        )
 
 
 def load_eval_dicts(cfg: CfgNode, dataset: str) -> list[dict]:

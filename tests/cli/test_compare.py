@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import pytest
 import yaml
 
 from panoptic_fusion.cli.compare import contact_sheet
@@ -67,3 +68,19 @@ def test_an_address_of_weights_needs_a_flag(run_script, trained, tmp_path):
     words = ["compare", "--model", trained, "--dataset", "tiny_val", "--output", tmp_path / "out", "--opts"]
     code, _, err = run_script(*words, "MODEL.WEIGHTS", "https://example.org/a.pth")
     assert code == 2 and "--allow-download" in err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["compare", "demo"])
+def test_a_network_without_a_panoptic_output(run_script, trained, tmp_path, command):
+    """The weights are not even read."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    config["MODEL"]["META_ARCHITECTURE"] = "InstanceNetwork"
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "model_final.pth").symlink_to(trained / "model_final.pth")
+    data = ["--dataset", "tiny_val"] if command == "compare" else ["--input", tmp_path / "*.jpg"]
+    if command == "demo":
+        cv2.imwrite(str(tmp_path / "a.jpg"), np.zeros((8, 8, 3), np.uint8))
+    code, _, err = run_script(command, "--model", folder, *data, "--output", tmp_path / "out")
+    assert code == 2 and f"{folder}: MODEL.META_ARCHITECTURE is InstanceNetwork, which has no panoptic output" in err
