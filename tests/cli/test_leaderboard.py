@@ -290,6 +290,15 @@ def test_evaluations_have_no_cost(finished, run_script, tmp_path, toy_config):
     assert code == 2 and "'strict'" in err and started == []
 
 
+def test_a_system_without_a_panoptic_output(finished, run_script, tmp_path, toy_config):
+    spec, output, started = finished
+    content = yaml.safe_load(spec.read_text())
+    content["runs"]["boxes"] = {"config": toy_config, "opts": ["MODEL.META_ARCHITECTURE", "InstanceNetwork"]}
+    spec.write_text(yaml.safe_dump(content))
+    code, _, err = run_script("leaderboard", spec, "--output", output, "--docs", tmp_path / "docs")
+    assert code == 2 and "run 'boxes': MODEL.META_ARCHITECTURE is InstanceNetwork" in err and started == []
+
+
 def test_several_data_sets(finished, run_script, tmp_path, toy_config, tiny_data):
     spec, output, started = finished
     entries = [{"name": f"board_{split}", **tiny_data[split]} for split in ("train", "val")]

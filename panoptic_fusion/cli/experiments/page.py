@@ -9,6 +9,7 @@ from panoptic_fusion.cli.report import report_models
 from panoptic_fusion.errors import ConfigError, UserError
 from panoptic_fusion.files import check_writable, write_atomically, write_json
 from panoptic_fusion.markdown import markdown_table
+from panoptic_fusion.networks.trained import check_is_panoptic
 
 from .check import check_runs
 from .costs import Costs, Size, measure
@@ -58,9 +59,10 @@ def make_leaderboard(
     if evaluations:
         raise ConfigError(f"{spec_file}: run {evaluations[0]!r} is not trained: a leaderboard takes no eval_of")
     check_writable(str(docs), "--docs")
-    datasets = sorted(
-        {name for cfg in check_runs(spec, allow_download=allow_download).values() for name in cfg.DATASETS.TEST}
-    )
+    configs = check_runs(spec, allow_download=allow_download)
+    for name, cfg in configs.items():
+        check_is_panoptic(cfg, f"{spec_file}: run {name!r}")
+    datasets = sorted({name for cfg in configs.values() for name in cfg.DATASETS.TEST})
     if len(datasets) != 1:
         raise UserError(f"a leaderboard is of one dataset; DATASETS.TEST has {', '.join(datasets) or 'none'}")
     if run_spec(spec_file, output, num_gpus, command, allow_download=allow_download):
