@@ -1,4 +1,4 @@
-"""Whole networks on a device that is not the CPU, simulated: no operator gets tensors of two devices.
+"""Whole networks on a simulated device: no operator gets tensors of two devices, nothing is read per instance.
 
 A GPU refuses what `SimulatedDevice` refuses; without one, nothing else would notice a tensor left on the CPU.
 """
@@ -8,6 +8,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
+from launch_counter import LaunchCounter
 from launches import flat_on
 from simulated_device import DEVICE, SimulatedDevice, to_device
 from tiny_training import TINY_NETWORK, as_opts
@@ -31,11 +32,11 @@ SYSTEMS = {
 }
 
 
-def setting(name, tiny_settings):
-    """The config of a system, and the mapped images of its data."""
+def setting(name, tiny_settings, changes=()):
+    """The config of a system."""
     path, more = SYSTEMS[name]
     data = {key: value for key, value in tiny_settings.items() if key.startswith("DATASETS")}
-    opts = {**TINY, **data, **more, "MODEL.DEVICE": DEVICE, "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0}
+    opts = {**TINY, **data, **more, "MODEL.DEVICE": DEVICE, "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0, **dict(changes)}
     return resolve_config(read_config(config_file(path), as_opts(opts)))
 
 
@@ -67,6 +68,35 @@ def test_training(name, tiny_settings, one_thread):
         sum(losses.values()).backward()
         grads = [p.grad for p in model.parameters() if p.requires_grad and p.grad is not None]
         assert len(grads) > 60 and all(grad.device.type == DEVICE for grad in grads)
+
+
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if name != "augmented"])
+def test_no_reads_per_instance(name, tiny_settings, one_thread):
+    """40 detections instead of 4, and 12 annotations instead of 1, do not make the CPU wait more often."""
+    opts = {"MODEL.RPN.POST_NMS_TOPK_TEST": 100, "MODEL.RPN.NMS_THRESH": 0.99, "MODEL.ROI_HEADS.NMS_THRESH_TEST": 0.99}
+    opts["MODEL.PANOPTIC_FUSION.INSTANCES_CONFIDENCE_THRESH"] = 0.0
+    inference, training, found = [], [], []
+    for number in (4, 40):
+        cfg = setting(name, tiny_settings, {**opts, "TEST.DETECTIONS_PER_IMAGE": number})
+        inputs = [PanopticDatasetMapper(cfg, is_train=False)(DatasetCatalog.get("tiny_val")[0])]
+        with torch.no_grad(), flat_on(DEVICE), LaunchCounter() as counter:
+            with counter.paused():
+                torch.manual_seed(0)
+                model = build_model(cfg).eval()
+            found.append(len(model(inputs)[0]["instances"]))
+        inference.append(counter.counts.all_reads)
+    assert found == [4, 40] and inference[1] <= inference[0] + 4
+    mapped = map(PanopticDatasetMapper(cfg, is_train=True), DatasetCatalog.get("tiny_train"))
+    images = [image for image in mapped if len(image["instances"])][:2]
+    for number in (1, 12):
+        batch = [{**x, "instances": x["instances"][torch.arange(number) % len(x["instances"])]} for x in images]
+        with EventStorage(), flat_on(DEVICE), LaunchCounter() as counter:
+            with counter.paused():
+                torch.manual_seed(0)
+                model = build_model(cfg).train()
+            sum(model(batch).values()).backward()
+        training.append(counter.counts.all_reads)
+    assert 50 < training[0] and training[1] <= training[0] + 4
 
 
 def test_a_tensor_left_on_the_cpu_is_found():

@@ -34,7 +34,8 @@ class BinCenterSampler(nn.Module):
             (R, C, P, P) in the type of `x`.
         """
         dtype = torch.promote_types(x.dtype, torch.float32)  # float16 has no fractions of pixels above 1024
-        moved = rois.to(dtype) + rois.new_tensor([0.0] + [0.5 * (self.stride - 1)] * 4, dtype=dtype)
+        index, boxes = rois.to(dtype).split([1, 4], dim=1)
+        moved = torch.cat([index, boxes + 0.5 * (self.stride - 1)], dim=1)
         sampled = roi_align(
             x.to(dtype), moved, self.output_size, spatial_scale=1.0 / self.stride, sampling_ratio=1, aligned=True
         )
