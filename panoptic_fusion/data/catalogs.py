@@ -19,13 +19,19 @@ LABEL_SPACES: dict[str, LabelSpace] = {}  # of datasets whose JSON has been read
 
 @contextlib.contextmanager
 def forgotten_datasets() -> Iterator[None]:
-    """Puts the registered datasets back as they were before its block, so that their names can be used for others."""
+    """Puts the registered datasets back as they were before its block, so that their names can be used for others.
+
+    Built-in datasets that were registered on their first use, in the block, stay.
+    """
     registries = (DatasetCatalog, MetadataCatalog, REGISTERED, LABEL_SPACES)
-    *before, label_spaces = (dict(registry) for registry in registries)
+    before = [dict(registry) for registry in registries]
     try:
         yield
     finally:
-        read = {name: space for name, space in LABEL_SPACES.items() if before[2].get(name) == REGISTERED.get(name)}
-        for registry, content in zip(registries, (*before, {**label_spaces, **read}), strict=True):
+        built_in = {name for name, metadata in MetadataCatalog.items() if metadata.get("builtin_key")} - set(before[1])
+        kept = [{name: registry[name] for name in built_in & set(registry)} for registry in registries]
+        same_files = {name for name, files in REGISTERED.items() if before[2].get(name) == files}
+        kept[3] |= {name: space for name, space in LABEL_SPACES.items() if name in same_files}  # read in the block
+        for registry, old, new in zip(registries, before, kept, strict=True):
             registry.clear()
-            registry.update(content)
+            registry.update(old | new)

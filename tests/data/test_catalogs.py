@@ -1,5 +1,7 @@
 """What a block registers is forgotten after it, and what was registered before it is back."""
 
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 
@@ -71,3 +73,21 @@ def test_classes_that_were_read_in_the_block_stay(tmp_path, name):
     (tmp_path / "gone").mkdir()
     Path(files.panoptic_json).rename(tmp_path / "gone" / "panoptic.json")
     assert get_label_space(name) == label_space
+
+
+def test_built_in_data_sets_that_are_registered_in_the_block_stay(child_env):
+    """They are registered once per process, on the first use of a config."""
+    code = """
+import sys
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from panoptic_fusion.data.catalogs import forgotten_datasets
+assert "panoptic_fusion.data.datasets" not in sys.modules
+with forgotten_datasets():
+    import panoptic_fusion.data.datasets
+    DatasetCatalog.register("mine", list)
+from panoptic_fusion.data import get_label_space
+assert "mine" not in DatasetCatalog and "vistas_train" in DatasetCatalog
+assert get_label_space("cityscapes_fine_train").num_things == 8
+assert len(MetadataCatalog.get("idd_train").thing_classes) == 9
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=child_env, check=True)
