@@ -7,14 +7,8 @@ import sys
 import pytest
 from tiny_training import ROOT
 
-SHARED = {
-    "arguments",
-    "launch_counter",
-    "simulated_device",
-    "peak_memory",
-    "gpu_parts",
-    "gpu",
-}  # what the benchmarks and gpu.sh use
+# What the benchmarks and gpu.sh use.
+SHARED = {"arguments", "launch_counter", "simulated_device", "peak_memory", "gpu_parts", "gpu"}
 NAMES = sorted({path.stem for path in (ROOT / "benchmarks").glob("*.py")} - SHARED)
 
 
