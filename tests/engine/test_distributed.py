@@ -198,6 +198,7 @@ def test_two_processes_score_all_images(run_script, toy_config, tiny_settings, c
         assert {k: v for k, v in together[task].items() if v is not None} == pytest.approx(numbers, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_two_machines(toy_config, tiny_settings, child_env, tmp_path: Path):
     """--num-machines 2 on loopback, each with a folder of its own: the first writes checkpoint and results."""
     port = free_port()

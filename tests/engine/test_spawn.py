@@ -59,6 +59,7 @@ def test_processes_leave_without_the_shutdown(tmp_path, on_cpu, capfd):
         assert "last words" in (tmp_path / f"log{rank}").read_text()
 
 
+@pytest.mark.slow
 def test_the_stand_in_aborts_without_it(tmp_path, on_cpu):
     """What the test above would see with detectron2's launch."""
     with pytest.raises(ProcessExitedException, match="SIGABRT"):

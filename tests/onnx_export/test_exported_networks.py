@@ -177,7 +177,9 @@ class TestSettings:
         with pytest.raises(UserError, match="96"):
             predictor(smooth_image((100, 100), 0))
 
-    @pytest.mark.parametrize("system", ["panoptic_fpn", "seamless", "upsnet"])
+    @pytest.mark.parametrize(
+        "system", ["seamless", *(pytest.param(s, marks=pytest.mark.slow) for s in ("panoptic_fpn", "upsnet"))]
+    )
     def test_half(self, system, tmp_path, one_thread):
         exported = self.export(tmp_path, system, half=True)
         model = onnx.load(exported.path)
@@ -195,7 +197,7 @@ class TestSettings:
         exported = Exported(spread_cfg("toy/panoptic_fpn_lite0.yaml", keys), tmp_path / "model.onnx")
         assert_same_outputs(*exported.outputs(images_of((101, 140), 5)))
 
-    @pytest.mark.parametrize("sharing", ["backbone", "none"])
+    @pytest.mark.parametrize("sharing", ["backbone", pytest.param("none", marks=pytest.mark.slow)])
     def test_two_branches(self, sharing, tmp_path, one_thread):
         cfg = spread_cfg(SYSTEMS["oanet"], {**TINY, "MODEL.SHARING": sharing})
         assert_same_outputs(*Exported(cfg, tmp_path / "model.onnx").outputs(images_of((101, 140), 5)))
