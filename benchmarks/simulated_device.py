@@ -1,4 +1,4 @@
-"""A device of its own, on a machine without one: it refuses what CUDA refuses.
+"""A device that is simulated on the CPU and refuses what CUDA refuses.
 
 Inside a `SimulatedDevice`, tensors on `DEVICE` keep their values in CPU memory, and operators on them run on the CPU.
 An operator that gets tensors of both devices raises, except where CUDA allows it: copies, CPU tensors without a

@@ -53,13 +53,13 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-# Characters that move the cursor, color a terminal, turn the direction of other text around, or cannot be encoded.
-_CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
 def counted(number: float, noun: str) -> str:
     """Returns a number with its noun, such as "1 image" and "2 images"."""
     return f"{number:.0f} {noun}{'' if number == 1 else 's'}"
+
+
+# Characters that move the cursor, color a terminal, turn the direction of other text around, or cannot be encoded.
+_CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def plain_line(text: str) -> str:

@@ -26,7 +26,7 @@ from panoptic_fusion.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("PANOPTIC_FUSION_DATA", REPOSITORY.parent / "shared" / "data"))
-NUM_CORRUPTIONS = 500
+NUM_CORRUPTIONS = 1000
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_fuzz(originals, tmp_path):
         done[expected.kind] += 1
         shutil.rmtree(root)
     assert set(KINDS) - set(done) == {"unexpected error", "too many pixels"}  # see test_image_header.py
-    assert sum(done.values()) == NUM_CORRUPTIONS and min(done.values()) >= 5
+    assert sum(done.values()) == NUM_CORRUPTIONS and min(done.values()) >= 10
 
 
 def test_two_corruptions_are_both_reported(originals, tmp_path):

@@ -89,6 +89,8 @@ def test_errors_before_any_work_starts(fails_early):
     fails_early("--num-images is 0", "--dataset", "tiny_val", "--num-images", "0")
     other = ("MODEL.META_ARCHITECTURE", "SemanticNetwork")
     fails_early("in a PanopticRCNN or IndependentPanoptic only", "--dataset", "tiny_val", *other)
+    views = ("TEST.AUG.ENABLED", "True")
+    fails_early("parts of one view are replaced: add TEST.AUG.ENABLED False", "--dataset", "tiny_val", *views)
 
 
 def test_a_model_must_be_named(run_script, tmp_path):
@@ -106,13 +108,3 @@ def test_data_set_of_other_classes(fails_early, tmp_path):
     name = f"oracle_{uuid.uuid4().hex}"
     register_panoptic(name, images=tmp_path, panoptic_root=tmp_path, panoptic_json=tmp_path / "other.json")
     fails_early(f"the classes of dataset {name!r} differ from the model's", "--dataset", name)
-
-
-def test_several_views_are_refused_before_the_work(run_script, trained, tmp_path):
-    words = ["oracle", "--model", trained, "--dataset", "tiny_val", "--output", tmp_path / "oracle"]
-    code, _, err = run_script(*words, "TEST.AUG.ENABLED", "True")
-    assert (
-        code == 2
-        and "parts of one view are replaced: add TEST.AUG.ENABLED False" in err
-        and not (tmp_path / "oracle").exists()
-    )
